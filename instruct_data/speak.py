@@ -1,0 +1,82 @@
+"""Speak many lines into a folder of wavs with a manifest: in parallel, resumable, every failure counted.
+
+A line that is on disk already is not spoken again, so a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from instruct_data.voices import VoiceError, open_voice
+from units.audio import SAMPLE_RATE, AudioError, save_wav
+from units.manifest import Utterance, write_manifest, written_whole
+
+SILENCE = 0.01  # of the peak
+MARGIN = round(0.04 * SAMPLE_RATE)  # samples of quiet kept on either side
+PEAK = 0.7
+
+
+@dataclass(frozen=True)
+class Line:
+    """One sentence to speak. `options` go to the engine; `speaker` is what the manifest calls the voice."""
+
+    id: str
+    text: str
+    voice: str
+    options: dict[str, float] = field(default_factory=dict)
+
+
+def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | None = None) -> Path:
+    """Speak every line to `folder/wav/ID.wav` and write the manifest `folder/NAME.jsonl`.
+
+    Lines that no engine could speak are listed in `folder/NAME.refused.jsonl` with the reason.
+
+    Args:
+        workers: processes; None takes one for each core.
+
+    Returns: the manifest's path.
+
+    Raises: VoiceError if not one line could be spoken.
+    """
+    jobs = [(line, folder / "wav" / f"{line.id}.wav") for line in lines]
+    todo = [job for job in jobs if not job[1].exists()]
+    refused: dict[str, str] = {}
+    if todo:
+        with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
+            spoken = tqdm(pool.imap(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit=" lines", mininterval=2)
+            refused = {line_id: reason for line_id, reason in spoken if reason}
+    kept = [Utterance(id=line.id, audio=path, text=line.text, speaker=line.voice) for line, path in jobs if line.id not in refused]
+    if jobs and not kept:
+        raise VoiceError(f"no line of {name} could be spoken; the first reason: {next(iter(refused.values()))}")
+    if refused:
+        with written_whole(folder / f"{name}.refused.jsonl") as file:
+            file.writelines(json.dumps({"id": key, "reason": reason}) + "\n" for key, reason in refused.items())
+        print(f"{len(refused)} of {len(lines)} lines refused, see {folder / name}.refused.jsonl")
+    return write_manifest(folder / f"{name}.jsonl", kept)
+
+
+def _speak_one(job: tuple[Line, Path]) -> tuple[str, str | None]:
+    """Speak one line to its file; returns its id and the reason it failed, if it did."""
+    line, path = job
+    try:
+        save_wav(path, trim(open_voice(line.voice, **line.options).speak(line.text)))
+    except (VoiceError, AudioError) as error:
+        return line.id, str(error)
+    return line.id, None
+
+
+def trim(wav: np.ndarray) -> np.ndarray:
+    """Cut the silence around speech down to 40 ms and bring the peak to 0.7."""
+    loud = np.flatnonzero(np.abs(wav) > SILENCE * np.abs(wav).max())
+    if not len(loud):
+        return wav
+    wav = wav[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
+    return wav * (PEAK / np.abs(wav).max())

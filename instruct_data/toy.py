@@ -1,0 +1,114 @@
+"""The toy world, spoken: real audio by local engines, in several question voices and one answer voice.
+
+    python -m instruct_data.toy --out runs/toy/corpus
+
+Writes `train.jsonl` (questions, statements, answers), `dev.jsonl`, `test.jsonl` (questions in the training voices),
+`test_new_voice.jsonl` (the test questions in a voice that training never hears), `chats.jsonl` (every question with
+its answer as text, and its split), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from instruct_data.speak import Line, speak_lines
+from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
+from units.manifest import written_whole
+
+WORLD_COUNTS = {"say_counts": {"train": 2600, "dev": 30, "test": 50}, "num_statements": 6000}
+ANSWER_VOICE = "flite:slt"
+NEW_VOICE = "flite:rms"
+QUESTION_VOICES = (
+    "flite:awb", "flite:kal16", "espeak:en-us", "espeak:en-us+m3", "espeak:en-us+f2", "espeak:en-us+f4",
+    "espeak:en-us+m5", "espeak:en-us+Alicia", "espeak:gmw/en-GB-scotland",
+)  # fmt: skip
+
+
+@dataclass
+class ToyConfig:
+    """How much is spoken."""
+
+    fact_renditions: int = 6
+    """How many voices speak each training question of the closed families."""
+    spoken_statements: int = 4000
+    """Statements spoken by question voices, for hearing practice."""
+    answer_voice_statements: int = 3000
+    """Statements spoken by the answer voice, for speaking practice."""
+    seed: int = 0
+    """Decides the split, the sentences and every voice's rate and pitch."""
+
+
+def draw_options(voice: str, draw: random.Random) -> dict[str, float]:
+    """A speaking rate, and for espeak a pitch; the vocal tract is warped by up to 12 percent either way."""
+    warp = round(draw.uniform(0.88, 1.12), 3)
+    if voice.startswith("flite:"):
+        return {"stretch": round(draw.uniform(0.85, 1.2), 3), "warp": warp}
+    return {"speed": draw.randint(140, 195), "pitch": draw.randint(30, 70), "warp": warp}
+
+
+def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
+    """Everything that training may hear."""
+    draw = random.Random(f"train {config.seed}")
+    lines: list[Line] = []
+
+    def asked(sentence: str, voice: str) -> None:
+        lines.append(Line(f"q{len(lines):05d}", sentence, voice, draw_options(voice, draw)))
+
+    def answered(sentence: str) -> None:
+        lines.append(Line(f"a{len(lines):05d}", sentence, ANSWER_VOICE))
+
+    for question in text.questions["train"]:
+        renditions = 1 if question.family == "say" else config.fact_renditions
+        for voice in draw.sample(QUESTION_VOICES, renditions):
+            asked(question.question, voice)
+    for sentence in text.statements[: config.spoken_statements]:
+        asked(sentence, draw.choice(QUESTION_VOICES))
+    answers = [question.answer for question in text.questions["train"]]
+    for sentence in dict.fromkeys(answers + text.statements[-config.answer_voice_statements :]):
+        answered(sentence)
+    return lines
+
+
+def question_lines(split: str, questions: list[Question], voices: tuple[str, ...], seed: int) -> list[Line]:
+    """Each question once, the voices taking turns."""
+    draw = random.Random(f"{split} {seed}")
+    return [
+        Line(f"{split}-{i:04d}", question.question, voice := voices[i % len(voices)], draw_options(voice, draw))
+        for i, question in enumerate(questions)
+    ]
+
+
+def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) -> None:
+    """Speak the toy world into a folder.
+
+    Args:
+        out: the corpus folder
+        toy: how much is spoken
+        workers: processes, all cores if not given
+    """
+    text = make_text(toy.seed, **WORLD_COUNTS)
+    speak_lines(training_lines(text, toy), out, "train", workers)
+    for split in ("dev", "test"):
+        speak_lines(question_lines(split, text.questions[split], QUESTION_VOICES, toy.seed), out, split, workers)
+    speak_lines(question_lines("test_new_voice", text.questions["test"], (NEW_VOICE,), toy.seed), out, "test_new_voice", workers)
+    with written_whole(out / "chats.jsonl") as file:
+        for split in SPLITS:
+            for q in text.questions[split]:
+                record = {"question": q.question, "answer": q.answer, "family": q.family, "split": split}
+                file.write(json.dumps(record) + "\n")
+    with written_whole(out / "judge.jsgf") as file:
+        file.write(judge_grammar())
+    with written_whole(out / "corpus.json") as file:
+        counts = {split: len(text.questions[split]) for split in SPLITS}
+        json.dump({"answer_voice": ANSWER_VOICE, "new_voice": NEW_VOICE, "questions": counts,
+                   "words": len(vocabulary()), "seed": toy.seed}, file, indent=1)  # fmt: skip
+    print(f"toy world in {out}: {counts}")
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main, as_positional=False)

@@ -1,0 +1,94 @@
+"""Audio files in and out. A *wav* here is float32 (T,), mono, 16 kHz, in [-1, 1].
+
+    wav = load_wav("question.flac")
+    save_wav("answer.wav", wav)
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE_RATE = 16_000  # Hz
+HOP = 320  # samples between unit frames: 20 ms
+RECEPTIVE_FIELD = 400  # samples seen by one frame: 25 ms
+FRAME_RATE = SAMPLE_RATE / HOP  # 50 frames a second
+
+
+class AudioError(ValueError):
+    """A file that is not usable audio; the message says which file and why."""
+
+
+def num_frames(num_samples: int) -> int:
+    """Frames of a wav of `num_samples`: N = (T - 400) // 320 + 1, as fairseq and transformers count them."""
+    return max(0, (num_samples - RECEPTIVE_FIELD) // HOP + 1)
+
+
+def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None) -> np.ndarray:
+    """Read any audio file, or a stretch of it, as a wav.
+
+    Channels are averaged; other rates are resampled by soxr (high quality).
+
+    Args:
+        path: anything libsndfile reads (wav, flac, ogg, opus, mp3).
+        start: seconds to skip.
+        duration: seconds to read; None reads to the end.
+
+    Returns: float32 (T,), T >= 400.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AudioError: not audio, not finite, or shorter than one frame (25 ms).
+    """
+    import soundfile
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no audio file at {path}")
+    if path.is_dir():
+        raise AudioError(f"{path} is a folder, not an audio file; give one file, or use units-extract for a folder")
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate = file.samplerate
+            file.seek(min(round(start * rate), file.frames))
+            frames = -1 if duration is None else round(duration * rate)
+            wav = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(f"{path} cannot be read as audio ({error}); wav, flac, ogg, opus and mp3 are") from error
+    return check_wav(resample(wav, rate), path)
+
+
+def check_wav(wav: np.ndarray, source: str | Path = "the wav") -> np.ndarray:
+    """Return `wav` if it is a finite (T,) array of at least one frame, else raise AudioError naming `source`."""
+    if wav.ndim != 1:
+        raise AudioError(f"{source} has shape {wav.shape}; a wav is mono, (T,)")
+    if len(wav) < RECEPTIVE_FIELD:
+        raise AudioError(
+            f"{source} is {len(wav) / SAMPLE_RATE:.3f} s long; at least {RECEPTIVE_FIELD / SAMPLE_RATE:.3f} s are needed"
+        )
+    if not np.isfinite(wav).all():
+        raise AudioError(f"{source} holds NaN or infinite samples")
+    return wav
+
+
+def resample(wav: np.ndarray, rate: float) -> np.ndarray:
+    """Bring float (T',) at `rate` Hz to 16 kHz float32."""
+    if rate != SAMPLE_RATE:
+        import soxr
+
+        wav = soxr.resample(wav, rate, SAMPLE_RATE)
+    return np.ascontiguousarray(wav, dtype=np.float32)
+
+
+def save_wav(path: str | Path, wav: np.ndarray) -> Path:
+    """Write a wav as 16-bit PCM, 16 kHz; the file appears whole or not at all. Samples beyond [-1, 1] are clipped."""
+    import soundfile
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    soundfile.write(str(part), np.clip(wav, -1.0, 1.0), SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    part.replace(path)
+    return path

@@ -1,0 +1,118 @@
+"""A codebook names a set of units; Units are a wav's sequence of them, runs collapsed, durations kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class CodebookMismatch(ValueError):
+    """Units or models of two different codebooks met."""
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """What the unit numbers mean: everything that decides them, and nothing that does not.
+
+    name: for people, such as "starter-L3-km100".
+    encoder: where the features come from, such as "starter", "mfcc" or a hub id.
+    layer: transformer layer of the features, 1-based; 0 for MFCC.
+    size: K, the number of units; ids are 0 .. K-1.
+    frame_rate: frames a second.
+    centring: "utterance" when each utterance's mean is taken off the features, else "none".
+    fingerprint: hash of the encoder's weights up to the layer and of the centres.
+    """
+
+    name: str
+    encoder: str
+    layer: int
+    size: int
+    frame_rate: float
+    centring: str
+    fingerprint: str
+
+    def check_same(self, other: Codebook, mine: str, theirs: str) -> None:
+        """Raise CodebookMismatch unless `other` is this codebook; `mine` and `theirs` say whose they are."""
+        if other.fingerprint != self.fingerprint:
+            raise CodebookMismatch(
+                f"{theirs} speaks the codebook {other.name!r} ({other.fingerprint}), but {mine} speaks {self.name!r} "
+                f"({self.fingerprint}). Use parts made with one unit encoder, or extract and train again with one."
+            )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | dict) -> Codebook:
+        """Inverse of to_json; also takes the parsed dict. Raises ValueError on missing or unknown fields."""
+        record = json.loads(text) if isinstance(text, str) else text
+        fields = {field.name for field in dataclasses.fields(cls)}
+        if set(record) != fields:
+            raise ValueError(f"a codebook has the fields {sorted(fields)}; this one has {sorted(record)}")
+        return cls(**record)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Codebook:
+        """Read a `codebook.json`."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Units:
+    """Collapsed units of one wav.
+
+    ids: each in [0, codebook.size), neighbours differ. durations: frames of each, at least 1.
+    """
+
+    ids: tuple[int, ...]
+    durations: tuple[int, ...]
+    codebook: Codebook
+
+    def __post_init__(self) -> None:
+        if len(self.ids) != len(self.durations):
+            raise ValueError(f"{len(self.ids)} ids but {len(self.durations)} durations; each unit has one")
+        if self.ids and not 0 <= min(self.ids) <= max(self.ids) < self.codebook.size:
+            raise ValueError(f"unit ids run from {min(self.ids)} to {max(self.ids)}; {self.codebook.name!r} has 0 to {self.codebook.size - 1}")
+        if self.durations and min(self.durations) < 1:
+            raise ValueError("a unit lasts at least one frame")
+
+    @classmethod
+    def from_frames(cls, frames: Sequence[int], codebook: Codebook) -> Units:
+        """From one id a frame."""
+        return cls(*reduce(frames), codebook)
+
+    @property
+    def num_frames(self) -> int:
+        return sum(self.durations)
+
+    @property
+    def seconds(self) -> float:
+        return self.num_frames / self.codebook.frame_rate
+
+    def frames(self) -> list[int]:
+        """One id a frame; inverse of from_frames."""
+        return expand(self.ids, self.durations)
+
+
+def reduce(frames: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Collapse runs of equal units.
+
+    Example: [5, 5, 5, 2, 2, 7] -> ids (5, 2, 7), durations (3, 2, 1)
+    """
+    ids: list[int] = []
+    durations: list[int] = []
+    for unit in frames:
+        if ids and ids[-1] == unit:
+            durations[-1] += 1
+        else:
+            ids.append(int(unit))
+            durations.append(1)
+    return tuple(ids), tuple(durations)
+
+
+def expand(ids: Sequence[int], durations: Sequence[int]) -> list[int]:
+    """Repeat each unit for its duration; inverse of reduce."""
+    return [unit for unit, duration in zip(ids, durations, strict=True) for _ in range(duration)]

@@ -1,0 +1,77 @@
+"""k-means over features: a seeded fit (scikit-learn) and assignment as one matrix product on the features' device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """centres: float32 (K, D). inertia: mean squared distance of a frame to its centre. dead: centres no frame chose."""
+
+    centres: Tensor
+    inertia: float
+    dead: int
+    frames: int
+
+
+def sample_frames(features: Iterable[Tensor], limit: int, seed: int) -> Tensor:
+    """A uniform sample of at most `limit` frames (limit, D) from a stream of (N, D), in memory of that size.
+
+    Reservoir sampling with random keys: the frames with the `limit` smallest keys stay.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kept, keys = None, torch.empty(0, dtype=torch.float64)
+    for piece in features:
+        fresh = torch.rand(len(piece), generator=generator, dtype=torch.float64)
+        kept = piece.cpu() if kept is None else torch.cat([kept, piece.cpu()])
+        keys = torch.cat([keys, fresh])
+        if len(keys) > 2 * limit:
+            best = keys.topk(limit, largest=False).indices
+            kept, keys = kept[best], keys[best]
+    if kept is None:
+        raise ValueError("no features to cluster: the corpus is empty or every file was refused")
+    best = keys.topk(min(limit, len(keys)), largest=False).indices.sort().values
+    return kept[best]
+
+
+def fit(frames: Tensor, size: int, seed: int = 0) -> Fit:
+    """Fit `size` centres to frames (M, D). Same frames and seed, same centres.
+
+    Raises: ValueError if there are fewer frames than centres.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    if len(frames) < size:
+        raise ValueError(f"{len(frames)} frames cannot make {size} centres; give more audio or fewer units")
+    model = MiniBatchKMeans(size, batch_size=8192, n_init=3, max_iter=100, random_state=seed)
+    model.fit(frames.numpy())
+    centres = torch.from_numpy(np.ascontiguousarray(model.cluster_centers_, dtype=np.float32))
+    chosen = assign(frames, centres)
+    inertia = (frames - centres[chosen]).square().sum(1).mean().item()
+    return Fit(centres, inertia, size - len(chosen.unique()), len(frames))
+
+
+def assign(features: Tensor, centres: Tensor) -> Tensor:
+    """Nearest centre of each frame: (N, D), (K, D) -> int64 (N,). |x|^2 is the same for all centres and left out."""
+    return torch.addmm(centres.square().sum(1), features, centres.T, beta=1, alpha=-2).argmin(1)
+
+
+def save_centres(path: Path, centres: Tensor) -> None:
+    """Write centres (K, D) as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({"centres": centres.contiguous().float().cpu()}, path)
+
+
+def load_centres(path: Path) -> Tensor:
+    """Read what save_centres wrote."""
+    from safetensors.torch import load_file
+
+    return load_file(path)["centres"]

@@ -1,0 +1,100 @@
+"""Manifests: one utterance a line of JSON. `id` and `audio`, and optionally `start`, `duration`, `text`, `speaker`, `lang`.
+
+    {"id": "q1", "audio": "wav/q1.wav", "text": "what is two plus two", "speaker": "flite:awb"}
+
+`audio` is relative to the manifest's folder, or absolute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+
+class ManifestError(ValueError):
+    """A line that is not an utterance; the message says which line and why."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One stretch of speech. `audio` is a resolved path; `start` and `duration` are seconds within it."""
+
+    id: str
+    audio: Path
+    start: float = 0.0
+    duration: float | None = None
+    text: str | None = None
+    speaker: str | None = None
+    lang: str | None = None
+
+
+_FIELDS = {field.name for field in dataclasses.fields(Utterance)}
+
+
+def read_manifest(path: str | Path) -> list[Utterance]:
+    """Read a manifest whole, in order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ManifestError: a line is not JSON, lacks `id` or `audio`, has an unknown field, or repeats an id.
+    """
+    path = Path(path)
+    seen: set[str] = set()
+    found = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            utterance = _parse(line, f"{path}:{number}", path.parent)
+            if utterance.id in seen:
+                raise ManifestError(f"{path}:{number}: id {utterance.id!r} stands twice; ids are unique")
+            seen.add(utterance.id)
+            found.append(utterance)
+    return found
+
+
+def _parse(line: str, where: str, folder: Path) -> Utterance:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ManifestError(f"{where}: not JSON ({error})") from error
+    if not isinstance(record, dict) or not {"id", "audio"} <= record.keys():
+        raise ManifestError(f"{where}: needs at least 'id' and 'audio'")
+    unknown = record.keys() - _FIELDS
+    if unknown:
+        raise ManifestError(f"{where}: unknown fields {sorted(unknown)}; known are {sorted(_FIELDS)}")
+    return Utterance(**{**record, "id": str(record["id"]), "audio": folder / record["audio"]})
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> Path:
+    """Write a manifest; audio below its folder is written as a relative path. Appears whole or not at all."""
+    path = Path(path)
+    with written_whole(path) as file:
+        for utterance in utterances:
+            record = {k: v for k, v in dataclasses.asdict(utterance).items() if v is not None}
+            audio = Path(utterance.audio)
+            record["audio"] = str(audio.relative_to(path.parent) if audio.is_relative_to(path.parent) else audio.absolute())
+            if not utterance.start:
+                record.pop("start")
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    return path
+
+
+@contextmanager
+def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a temporary neighbour of `path` and rename it to `path` when the block ends without an exception."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
