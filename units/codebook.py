@@ -64,15 +64,16 @@ class Codebook:
 class Units:
     """Collapsed units of one wav.
 
-    ids: each in [0, codebook.size), neighbours differ. durations: frames of each, at least 1.
+    ids: each in [0, codebook.size). durations: frames of each, at least 1; None where nobody knows them, as in units
+    that a language model wrote.
     """
 
     ids: tuple[int, ...]
-    durations: tuple[int, ...]
+    durations: tuple[int, ...] | None
     codebook: Codebook
 
     def __post_init__(self) -> None:
-        if len(self.ids) != len(self.durations):
+        if self.durations is not None and len(self.ids) != len(self.durations):
             raise ValueError(f"{len(self.ids)} ids but {len(self.durations)} durations; each unit has one")
         if self.ids and not 0 <= min(self.ids) <= max(self.ids) < self.codebook.size:
             raise ValueError(f"unit ids run from {min(self.ids)} to {max(self.ids)}; {self.codebook.name!r} has 0 to {self.codebook.size - 1}")
@@ -84,16 +85,10 @@ class Units:
         """From one id a frame."""
         return cls(*reduce(frames), codebook)
 
-    @property
-    def num_frames(self) -> int:
-        return sum(self.durations)
-
-    @property
-    def seconds(self) -> float:
-        return self.num_frames / self.codebook.frame_rate
-
     def frames(self) -> list[int]:
-        """One id a frame; inverse of from_frames."""
+        """One id a frame; inverse of from_frames. Raises ValueError if the durations are unknown."""
+        if self.durations is None:
+            raise ValueError("these units have no durations; a vocoder's duration predictor can make some")
         return expand(self.ids, self.durations)
 
 

@@ -56,6 +56,19 @@ class HubertFeatures:
         self.model.to(device)
         return self
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a plain transformers folder that ends at this layer."""
+        import copy
+
+        from transformers import Wav2Vec2FeatureExtractor
+
+        model = copy.deepcopy(self.model)
+        model.config.num_hidden_layers = len(model.encoder.layers)
+        if isinstance(model.encoder.layer_norm, nn.Identity):
+            model.encoder.layer_norm = nn.LayerNorm(self.dim, eps=model.config.layer_norm_eps)
+        model.save_pretrained(folder)
+        Wav2Vec2FeatureExtractor(do_normalize=self.normalise).save_pretrained(folder)
+
     @torch.inference_mode()
     def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
         """One float32 (N, D) for each wav (T,), N = num_frames(T)."""
