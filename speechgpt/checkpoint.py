@@ -1,0 +1,59 @@
+"""`speechgpt.json`: what a checkpoint's plain Hugging Face files do not say. Written last, so its presence means complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechgpt.vocab import UnitVocab
+from units.codebook import Codebook
+from units.manifest import written_whole
+
+FILE = "speechgpt.json"
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """codebook of the units it speaks; stage that made it; system prefix of its template; resolved config; versions."""
+
+    codebook: Codebook
+    stage: str
+    first_unit_id: int
+    prefix: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `speechgpt.json` into a checkpoint folder."""
+        with written_whole(Path(folder) / FILE) as file:
+            json.dump(dataclasses.asdict(self), file, indent=1, default=str)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> CheckpointFacts:
+        """Read it.
+
+        Raises: FileNotFoundError saying how such a folder is made; ValueError on unknown fields.
+        """
+        path = Path(folder) / FILE
+        if not path.exists():
+            what = "is no folder" if not Path(folder).is_dir() else f"has no {FILE}"
+            raise FileNotFoundError(
+                f"{folder} {what}, so it is no finished SpeechGPT checkpoint. `make demo` makes one in runs/toy/model; "
+                "stages/ trains your own."
+            )
+        record = json.loads(path.read_text(encoding="utf-8"))
+        unknown = record.keys() - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            raise ValueError(f"{path} has unknown fields {sorted(unknown)}; it was written by a newer version")
+        return cls(**{**record, "codebook": Codebook.from_json(record["codebook"])})
+
+    def check_vocab(self, vocab: UnitVocab, folder: str | Path) -> None:
+        """Raise ValueError if the folder's tokenizer is not the one these facts were written with."""
+        if (vocab.size, vocab.first_unit_id) != (self.codebook.size, self.first_unit_id):
+            raise ValueError(
+                f"the tokenizer in {folder} has {vocab.size} units from token {vocab.first_unit_id}, but {FILE} says "
+                f"{self.codebook.size} from token {self.first_unit_id}; the two files are not of one checkpoint"
+            )

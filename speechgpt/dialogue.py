@@ -1,0 +1,184 @@
+"""Conversations, and the only template in the house: conversation -> token ids and train mask, token ids -> reply.
+
+    cross-modal   [Human]: {task description} This is input: {text or units}<eoh> [SpeechGPT]: {units or text}<eoa>
+    chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
+
+Text becomes ids through the text tokenizer with special tokens off, units by addition: text that spells `<17>` or
+`[Human]` stays text. Spaces beside markers, which only make the lines above readable, have no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA, UnitVocab
+from units.notation import EOSP, SOSP
+
+Role = Literal["human", "assistant"]
+Part = str | tuple[int, ...]  # text, or unit ids
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. Human parts stand in any order; assistant parts are those of a Reply, in its order."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        if self.role not in ("human", "assistant"):
+            raise ValueError(f"role {self.role!r}; a message is from 'human' or 'assistant'")
+        if not self.parts:
+            raise ValueError(f"a message from {self.role} has no parts; it needs text or units")
+        if self.role == "assistant":
+            Reply.from_parts(self.parts)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said. A part that is missing is None, never "".
+
+    transcript: what it heard. text: its answer (or the transcript itself, when only that was asked).
+    units: its spoken answer.
+    """
+
+    transcript: str | None = None
+    text: str | None = None
+    units: tuple[int, ...] | None = None
+
+    @classmethod
+    def from_parts(cls, parts: Sequence[Part]) -> Reply:
+        """One text is the answer, two are transcript and answer; units, if any, come last."""
+        texts = [part for part in parts if isinstance(part, str)]
+        units = [part for part in parts if not isinstance(part, str)]
+        if len(texts) > 2 or len(units) > 1 or (units and parts[-1] is not units[0]):
+            kinds = ", ".join("text" if isinstance(part, str) else "units" for part in parts)
+            raise ValueError(f"an assistant says [transcript,] [answer,] [units]; this one says {kinds}")
+        return cls(texts[0] if len(texts) == 2 else None, texts[-1] if texts else None, units[0] if units else None)
+
+    def parts(self) -> tuple[Part, ...]:
+        """Inverse of from_parts."""
+        return tuple(part for part in (self.transcript, self.text, self.units) if part is not None)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of human and assistant, alternating, the human first."""
+
+    messages: tuple[Message, ...]
+    task: str = "chat"
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        for turn, message in enumerate(self.messages):
+            expected = ("human", "assistant")[turn % 2]
+            if message.role != expected:
+                raise ValueError(f"turn {turn} is from {message.role!r}; roles alternate, so it must be from {expected!r}")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """ids: token ids (L,). train: for each, whether the loss counts it."""
+
+    ids: list[int]
+    train: list[bool]
+
+
+@dataclass
+class Dialogue:
+    """Renders and parses for one tokenizer.
+
+    tokenizer: the LLM's, widened. prefix: a system text at the start of every conversation; "" for none.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    prefix: str = ""
+    vocab: UnitVocab = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.vocab = UnitVocab.from_words(self.tokenizer.get_vocab())
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of plain text; nothing in it is ever a unit or a marker. Spaces at its ends are dropped."""
+        return self.tokenizer.encode(text.strip(), add_special_tokens=False, split_special_tokens=True)
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """Inverse of encode_text."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
+
+    def render(self, conversation: Conversation, train_on_prompt: bool = False) -> Rendered:
+        """Token ids of a whole conversation. The loss covers the replies and their `<eoa>`.
+
+        Args:
+            train_on_prompt: upstream's way, in which the loss covers all but the prefix.
+        """
+        start = self._start()
+        ids, train = list(start), [False] * len(start)
+        for message in conversation.messages:
+            opening = self._opening(message.role)
+            body = self._human(message) if message.role == "human" else self._reply(Reply.from_parts(message.parts))
+            ids += opening + body
+            train += [train_on_prompt] * len(opening) + [train_on_prompt or message.role == "assistant"] * len(body)
+        return Rendered(ids, train)
+
+    def prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Ids after which the model replies: the turns so far, then `[SpeechGPT]:`."""
+        return self.render(Conversation(tuple(messages))).ids + self._opening("assistant")
+
+    def parse_reply(self, ids: Sequence[int]) -> Reply:
+        """What generated ids say; inverse of rendering a reply.
+
+        Stops at `<eoa>` or the tokenizer's end of sentence. `[tq]` may stand before the transcript or not.
+        """
+        marker, ids = self.vocab.markers, list(ids)
+        ends = [ids.index(end) for end in (marker.get(EOA), self.tokenizer.eos_token_id) if end in ids]
+        ids = ids[: min(ends)] if ends else ids
+        units = tuple(self.vocab.decode(ids)) if marker[SOSP] in ids else None
+        written = ids[: ids.index(marker[SOSP])] if units is not None else ids
+        transcript: str | None = None
+        if marker.get(TA) in written:
+            at = written.index(marker[TA])
+            heard, written = written[:at], written[at + 1 :]
+            transcript = self._section(heard) if heard else None
+            return Reply(transcript, self._section(written), units)
+        if units is not None and not written:
+            return Reply(None, None, units)
+        return Reply(None, self._section(written), units)
+
+    def _section(self, ids: Sequence[int]) -> str:
+        """Text of a section, without the markers and the semicolon that closes it."""
+        closing = {self.vocab.markers.get(word) for word in (TQ, UA, EOSP)}
+        text = self.decode_text([token for token in ids if token not in closing])
+        return text[:-1].rstrip() if text.endswith(";") else text
+
+    def _start(self) -> list[int]:
+        bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
+        return bos + (self.encode_text(self.prefix) if self.prefix else [])
+
+    def _opening(self, role: Role) -> list[int]:
+        return [self.vocab.marker(HUMAN if role == "human" else SPEECHGPT), *self.encode_text(":")]
+
+    def _part(self, part: Part) -> list[int]:
+        return self.encode_text(part) if isinstance(part, str) else self.vocab.encode(part)
+
+    def _human(self, message: Message) -> list[int]:
+        return [token for part in message.parts for token in self._part(part)] + [self.vocab.marker(EOH)]
+
+    def _reply(self, reply: Reply) -> list[int]:
+        ids: list[int] = []
+        chained = reply.transcript is not None or (reply.text is not None and reply.units is not None)
+        if reply.transcript is not None:
+            ids += self.encode_text(reply.transcript) + self.encode_text(";")
+        if chained:
+            ids.append(self.vocab.marker(TA))
+        if reply.text is not None:
+            ids += self.encode_text(reply.text)
+            # a plain text that ends in a semicolon keeps it: one more is added, which parsing takes away
+            ids += self.encode_text(";") if reply.units is not None or reply.text.rstrip().endswith(";") else []
+        if reply.units is not None:
+            ids += ([self.vocab.marker(UA)] if chained else []) + self.vocab.encode(reply.units)
+        return [*ids, self.vocab.marker(EOA)]

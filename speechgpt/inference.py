@@ -1,0 +1,145 @@
+"""SpeechGPT: hear, transcribe, answer, speak. The whole path of one audio file, on one screen.
+
+    gpt = SpeechGPT.from_pretrained("runs/toy/model")
+    answer = gpt.answer("question.wav")
+    print(answer.transcript, "->", answer.text)
+    save_wav("answer.wav", answer.wav)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.dialogue import Dialogue, Message, Part, Reply
+from speechgpt.generate import Form, Sampling, generate
+from units.audio import SAMPLE_RATE, AudioError, load_wav
+from units.codebook import Units
+from units.encoder import UnitEncoder
+from units.vocoder import UnitVocoder
+
+SILENT = 1e-3  # a wav whose peak is below this holds nothing to hear
+ASR_TASK = "Please transcribe this speech."
+TTS_TASK = "Please read this text aloud."
+INPUT_FOLLOWS = "This is input:"
+
+Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply and its sound. What was not asked for is None. wav: float32 (T,), 16 kHz."""
+
+    transcript: str | None
+    text: str | None
+    units: tuple[int, ...] | None
+    wav: np.ndarray | None
+
+
+class SpeechGPT:
+    """A widened LLM with its ears (a unit encoder) and its voice (a unit vocoder), all of one codebook."""
+
+    def __init__(self, model: PreTrainedModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu") -> None:
+        self.model, self.dialogue, self.facts, self.folder, self.device = model, dialogue, facts, folder, device
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> SpeechGPT:
+        """Open a model folder: a checkpoint of any stage, with `unit_encoder/` and `vocoder/` in it.
+
+        Ears and voice are opened when first needed; text chat needs neither.
+
+        Raises: FileNotFoundError or ValueError naming what is missing or does not fit.
+        """
+        folder = Path(folder)
+        facts = CheckpointFacts.load(folder)
+        dialogue = Dialogue(AutoTokenizer.from_pretrained(folder), facts.prefix)
+        facts.check_vocab(dialogue.vocab, folder)
+        model = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
+        return cls(model, dialogue, facts, folder, device)
+
+    @functools.cached_property
+    def encoder(self) -> UnitEncoder:
+        """The ears. Raises CodebookMismatch if they are of another codebook."""
+        encoder = UnitEncoder.from_pretrained(self._beside("unit_encoder", "hear"), self.device)
+        self.facts.codebook.check_same(encoder.codebook, f"the model in {self.folder}", "its unit_encoder")
+        return encoder
+
+    @functools.cached_property
+    def vocoder(self) -> UnitVocoder:
+        """The voice. Raises CodebookMismatch if it is of another codebook."""
+        vocoder = UnitVocoder.from_pretrained(self._beside("vocoder", "speak"), self.device)
+        self.facts.codebook.check_same(vocoder.codebook, f"the model in {self.folder}", "its vocoder")
+        return vocoder
+
+    def _beside(self, name: str, verb: str) -> Path:
+        if not (self.folder / name).is_dir():
+            raise FileNotFoundError(
+                f"{self.folder} has no {name}/, so the model cannot {verb}. Join the parts with: "
+                "python -m speechgpt.bundle --stage STAGE --encoder UNIT_ENCODER --vocoder VOCODER --out FOLDER"
+            )
+        return self.folder / name
+
+    def answer(self, question: Sound, sampling: Sampling = Sampling()) -> Answer:
+        """Answer a spoken question by the chain of modality: transcript, answer, spoken answer.
+
+        Raises: FileNotFoundError, AudioError (not audio, silent, too short), ValueError (longer than the context).
+        """
+        return self.answer_batch([question], sampling)[0]
+
+    def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = Sampling()) -> list[Answer]:
+        """As answer, for several questions at once."""
+        return self._speak(self._reply([(units,) for units in self._hear(questions)], "chain", sampling))
+
+    def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
+        """What is said in each sound."""
+        asked = [(f"{ASR_TASK} {INPUT_FOLLOWS}", units) for units in self._hear(sounds)]
+        return [reply.text or "" for reply in self._reply(asked, "text", sampling)]
+
+    def say_batch(self, texts: Sequence[str], sampling: Sampling = Sampling()) -> list[Answer]:
+        """Each text, spoken."""
+        return self._speak(self._reply([(f"{TTS_TASK} {INPUT_FOLLOWS} {text}",) for text in texts], "units", sampling))
+
+    def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
+        """Text answers to text questions."""
+        return [reply.text or "" for reply in self._reply([(question,) for question in questions], "text", sampling)]
+
+    def _hear(self, sounds: Sequence[Sound]) -> list[tuple[int, ...]]:
+        wavs = [sound if isinstance(sound, np.ndarray) else load_wav(sound) for sound in sounds]
+        for sound, wav in zip(sounds, wavs):
+            name = "the wav" if isinstance(sound, np.ndarray) else sound
+            if np.abs(wav).max(initial=0.0) < SILENT:
+                raise AudioError(f"{name} is silent; there is nothing to answer")
+            self._check_length(name, len(wav))
+        return [units.ids for units in self.encoder.encode_batch(wavs)]
+
+    def _check_length(self, name: object, samples: int) -> None:
+        """Refuse audio whose units cannot fit, before encoding it: a unit lasts at least a frame, and rarely ten."""
+        context = self.model.config.max_position_embeddings
+        seconds = samples / SAMPLE_RATE
+        if seconds * self.facts.codebook.frame_rate > 10 * context:
+            raise ValueError(
+                f"{name} is {seconds:.0f} s long; this model's context of {context} tokens holds about "
+                f"{context / self.facts.codebook.frame_rate:.0f} s of speech. Cut it into shorter pieces."
+            )
+
+    def _reply(self, asked: Sequence[tuple[Part, ...]], form: Form, sampling: Sampling) -> list[Reply]:
+        prompts = [self.dialogue.prompt([Message("human", parts)]) for parts in asked]
+        return [self.dialogue.parse_reply(ids) for ids in generate(self.model, self.dialogue, prompts, form, sampling)]
+
+    def _speak(self, replies: Sequence[Reply]) -> list[Answer]:
+        spoken = [reply for reply in replies if reply.units]
+        wavs = self.vocoder.decode_batch([Units(r.units, None, self.facts.codebook) for r in spoken]) if spoken else []
+        sound = dict(zip(map(id, spoken), wavs))
+        return [Answer(r.transcript, r.text, r.units, sound.get(id(r))) for r in replies]
+
+
+def chat_model(folder: str | Path, device: str | None = None) -> SpeechGPT:
+    """Open a model on the best device there is."""
+    return SpeechGPT.from_pretrained(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,75 @@
+"""UnitVocab: which token ids are units and markers. Pure arithmetic, read from any tokenizer, ours or upstream's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from units.notation import EOSP, SOSP, unit_word
+
+HUMAN, SPEECHGPT, EOH, EOA, TQ, TA, UA = "[Human]", "[SpeechGPT]", "<eoh>", "<eoa>", "[tq]", "[ta]", "[ua]"
+MARKERS = (SOSP, EOSP, HUMAN, SPEECHGPT, EOH, EOA, TQ, TA, UA)
+
+
+class VocabularyError(ValueError):
+    """A tokenizer whose units or markers are not where they must be."""
+
+
+def new_words(size: int) -> list[str]:
+    """The words that widening adds, in order: `<0>` .. `<size-1>`, then the markers."""
+    return [unit_word(unit) for unit in range(size)] + list(MARKERS)
+
+
+@dataclass(frozen=True)
+class UnitVocab:
+    """Unit u is token `first_unit_id + u`.
+
+    size: number of units K. markers: token id of each marker the tokenizer has (upstream's lacks some).
+    """
+
+    first_unit_id: int
+    size: int
+    markers: Mapping[str, int]
+
+    @classmethod
+    def from_words(cls, ids: Mapping[str, int]) -> UnitVocab:
+        """Read from a tokenizer's table of words and ids (`tokenizer.get_vocab()`).
+
+        Raises: VocabularyError if there are no units, or their ids are not one contiguous block in order.
+        """
+        size = 0
+        while unit_word(size) in ids:
+            size += 1
+        if not size:
+            raise VocabularyError("this tokenizer has no units (<0>, <1>, ...): widen the model first, with stage 1 or speechgpt.widen")
+        first = ids[unit_word(0)]
+        for unit in range(size):
+            if ids[unit_word(unit)] != first + unit:
+                raise VocabularyError(
+                    f"{unit_word(unit)} is token {ids[unit_word(unit)]}, but {unit_word(0)} is {first}, so it must be "
+                    f"{first + unit}: units are one block in order. Was the tokenizer edited by hand?"
+                )
+        missing = [marker for marker in (SOSP, EOSP) if marker not in ids]
+        if missing:
+            raise VocabularyError(f"this tokenizer has units but no {' and no '.join(missing)}; it was not widened whole")
+        return cls(first, size, {marker: ids[marker] for marker in MARKERS if marker in ids})
+
+    def marker(self, word: str) -> int:
+        """Token id of a marker. Raises VocabularyError naming it if the tokenizer lacks it."""
+        if word not in self.markers:
+            raise VocabularyError(f"this tokenizer has no {word}; it has {', '.join(self.markers)}")
+        return self.markers[word]
+
+    def encode(self, units: Sequence[int]) -> list[int]:
+        """Token ids of `<sosp>units<eosp>`. Raises ValueError for a unit outside [0, K)."""
+        for unit in units:
+            if not 0 <= unit < self.size:
+                raise ValueError(f"unit {unit} is out of range; this vocabulary has units 0 to {self.size - 1}")
+        return [self.marker(SOSP), *(self.first_unit_id + unit for unit in units), self.marker(EOSP)]
+
+    def decode(self, ids: Sequence[int]) -> list[int]:
+        """Units of a token sequence, other tokens left out; inverse of encode."""
+        return [token - self.first_unit_id for token in ids if self.is_unit(token)]
+
+    def is_unit(self, token: int) -> bool:
+        return self.first_unit_id <= token < self.first_unit_id + self.size

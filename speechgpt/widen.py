@@ -1,0 +1,65 @@
+"""Widen a text LLM by units: new words in the tokenizer, new rows in both embedding matrices."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from tokenizers import AddedToken
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from speechgpt.vocab import UnitVocab, new_words
+
+ROW_MULTIPLE = 64  # rows are padded to this multiple, for tensor cores; the padding is never sampled
+Initialisation = Literal["random", "mean", "centres"]
+
+
+def widen(
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    size: int,
+    init: Initialisation = "mean",
+    centres: Tensor | None = None,
+    seed: int = 0,
+) -> UnitVocab:
+    """Add `size` units and the markers to a tokenizer and its model, in place.
+
+    Args:
+        size: number of units K.
+        init: how new rows start. `random`: normal with the model's own initializer_range, as the SpeechGPT paper's code
+            did. `mean`: normal around the mean of the old rows with their covariance scaled down (transformers'
+            default, after Hewitt 2021). `centres`: `mean`, plus a random projection of the k-means centres, so that
+            units that sound alike start alike.
+        centres: float (K, D), needed for `centres`.
+
+    Raises: ValueError if the tokenizer has units already, or centres are missing or of another size.
+    """
+    words = new_words(size)
+    taken = [word for word in words if word in tokenizer.get_vocab()]
+    if taken:
+        raise ValueError(f"the tokenizer has {taken[0]} already; widen a text LLM, not a widened one")
+    if init == "centres" and (centres is None or len(centres) != size):
+        raise ValueError(f"init 'centres' needs the {size} centres of the unit encoder, shape (K, D)")
+    old = model.get_input_embeddings().num_embeddings
+    tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in words], special_tokens=True)
+    torch.manual_seed(seed)
+    model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init != "random")
+    vocab = UnitVocab.from_words(tokenizer.get_vocab())
+    if init == "centres":
+        _place_by_centres(model, vocab, centres, old, seed)
+    return vocab
+
+
+@torch.no_grad()
+def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int) -> None:
+    """Add to each unit's row a random projection of its centre, of the size that old rows vary by."""
+    embedding = model.get_input_embeddings().weight
+    centred = (centres - centres.mean(0)).float()
+    generator = torch.Generator().manual_seed(seed)
+    projection = torch.randn(centres.shape[1], embedding.shape[1], generator=generator)
+    placed = centred @ projection
+    placed *= embedding[:old].std() / placed.std()
+    rows = slice(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
+    for weight in {id(w): w for w in (embedding, model.get_output_embeddings().weight)}.values():
+        weight[rows] += placed.to(weight)
