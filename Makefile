@@ -1,0 +1,222 @@
+# make demo: from nothing to a spoken answer. Every step below leaves a file that says it is done; make does no step
+# twice, and a killed run goes on where it stopped. Neighbours are order-only (after the |): touching one never
+# starts hours of work again. To do a step again, delete its folder; `make clean` deletes the preset's whole run.
+
+PRESET ?= toy
+RUN    ?= runs/$(PRESET)
+# Steps at once: make demo JOBS=2 trains the vocoder and the text LLM side by side.
+JOBS   ?= 1
+# How a stage is started, for example LAUNCH="torchrun --nproc_per_node 8 -m".
+LAUNCH ?= $(PYTHON) -m
+# For pip, for example PIP_ARGS="--index-url ..." to take another build of torch 2.13.0.
+PIP_ARGS ?=
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+PYTHON    := .venv/bin/python
+INSTALLED := .venv/.installed
+SPEAKS    := .venv/.flite-speaks
+export PYTHONUNBUFFERED := 1
+export TOKENIZERS_PARALLELISM := false
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+# What the run folder holds at the end of the longer ways.
+ENCODER   := $(RUN)/unit_encoder
+UNIT_SETS := $(foreach split,train dev test test_new_voice,$(RUN)/units/$(split)/unit_set.json)
+GATE      := $(RUN)/results/resynthesis.json
+REPORT    := $(RUN)/report/summary.txt
+CONFIGS   := stages/configs/$(PRESET)
+
+# Where `make install` unpacks flite for a user who may not install system packages.
+ifndef FLITE_LIB
+FLITE_LIB := $(shell ls -d .venv/flite/usr/lib/*/ 2>/dev/null | head -n 1)
+ifneq ($(FLITE_LIB),)
+export FLITE_LIB := $(CURDIR)/$(FLITE_LIB)
+export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
+endif
+endif
+
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 model eval chat starter-encoder \
+        test test-all check bench clean
+
+##@ Start here
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9 -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@printf '\nPRESET=%s RUN=%s (give others on the command line: make stage1 PRESET=7b)\n' '$(PRESET)' '$(RUN)'
+
+install: $(INSTALLED) $(SPEAKS) ## .venv with everything pinned, and the speech engine flite
+
+ifeq ($(PRESET),toy)
+demo: ## nothing to a spoken answer, with a report; again: says that all is done
+	@mkdir -p $(RUN); [ -e $(RUN)/started ] || date +%s > $(RUN)/started
+	@$(MAKE) --no-print-directory install
+	@$(MAKE) --no-print-directory -j$(JOBS) $(REPORT)
+	@printf '\nAll is done in %s; talk to it with: make chat\n' '$(RUN)'
+	@cat $(REPORT)
+else
+demo:
+	@echo "make demo runs the toy preset only; for $(PRESET): make stage1 stage2 stage3 PRESET=$(PRESET)"; exit 2
+endif
+
+##@ Step by step (PRESET=toy)
+data: $(RUN)/data/build.json ## the toy world spoken, its units, and the conversations of all stages
+units: $(UNIT_SETS) ## unit encoder, unit sets
+vocoder: $(GATE) ## unit vocoder, and its gate: judged on true units
+text-llm: $(RUN)/text_llm/done ## the small text LLM that stage 1 widens
+stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of training (and what it needs)
+model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
+eval: $(REPORT) ## measure the model, draw the report
+	@cat $(REPORT)
+
+##@ Use it
+chat: $(RUN)/model/speechgpt.json ## talk to the model
+	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model
+
+bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the vocoder on this machine
+	@$(PYTHON) -m bench.speed --model $(RUN)/model --corpus $(RUN)/corpus
+
+##@ Work on it
+test: $(INSTALLED) ## fast tests: no network, no accelerator
+	@$(MAKE) --no-print-directory $(SPEAKS) || echo "going on without flite"
+	@$(PYTHON) -m pytest -q
+
+test-all: $(INSTALLED) $(SPEAKS) ## slow tests as well
+	@$(PYTHON) -m pytest -q -m ""
+
+check: $(INSTALLED) ## ruff format --check, ruff check, mypy on the public surface
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m mypy
+
+starter-encoder: $(INSTALLED) ## train the shipped encoder anew (an hour on one core; resumable)
+	@$(PYTHON) -m instruct_data.starter_corpus --out runs/starter/corpus --lines 10000
+	@$(PYTHON) -m units.pretrain --manifest runs/starter/corpus/starter.jsonl --out runs/starter/model
+	@mkdir -p units/starter/hubert && cp runs/starter/model/hubert/* units/starter/hubert/
+	@cp runs/starter/model/log.jsonl runs/starter/model/pretrain.json units/starter/
+	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
+
+clean: ## delete this preset's run folder
+	rm -rf $(RUN)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# install
+
+EXTRAS := .[train,eval,dev]
+# $(call pip,WHAT): the lines that show progress on the screen, everything in the log.
+pip = $(PYTHON) -m pip install --progress-bar off $(PIP_ARGS) -c constraints.txt $(1) 2>&1 | tee -a .venv/pip.log \
+  | sed -unE '/^ *(Downloading|Processing|Building|Installing coll|ERROR)/s/^ *(.{0,100}).*/      \1/p' \
+  || { tail -n 20 .venv/pip.log; echo "pip failed; all it said is in .venv/pip.log"; exit 1; }
+
+$(INSTALLED): setup.py constraints.txt
+	@echo "[0/9] install: a virtual environment in .venv (about a minute when the downloads are near)"
+	@[ -x $(PYTHON) ] || $${PYTHON3:-python3} -m venv .venv
+	@$(call pip,torch==2.13.0)
+	@$(call pip,-e '$(EXTRAS)')
+	@touch $@
+
+# Only the toy world needs flite, for its answer voice. Sound out of it is the only proof that it is there.
+$(SPEAKS): | $(INSTALLED)
+	@$(FLITE)
+	@touch $@
+
+define FLITE
+speaks() { env FLITE_LIB="$$1" LD_LIBRARY_PATH="$$1:$${LD_LIBRARY_PATH:-}" $(PYTHON) -c \
+  "from instruct_data.voices import open_voice; open_voice('flite:slt').speak('ready')" >/dev/null 2>&1; }; \
+unpacked() { ls -d .venv/flite/usr/lib/*/ 2>/dev/null | head -n 1; }; \
+if speaks "$${FLITE_LIB:-}" || speaks "$$(unpacked)"; then exit 0; fi; \
+if command -v apt-get >/dev/null; then \
+  if [ "$$(id -u)" = 0 ]; then \
+    echo "      installing the speech engine flite (apt-get install libflite1)"; \
+    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y libflite1; } >.venv/flite.log 2>&1 || true; \
+  else \
+    echo "      unpacking the speech engine flite into .venv/flite (apt-get download libflite1)"; \
+    mkdir -p .venv/flite/deb; \
+    for package in libflite1 libasound2t64 libasound2; do \
+      (cd .venv/flite/deb && apt-get -qq download $$package) >>.venv/flite.log 2>&1 || true; \
+    done; \
+    for deb in .venv/flite/deb/*.deb; do [ -e "$$deb" ] && dpkg -x "$$deb" .venv/flite; done; \
+  fi; \
+fi; \
+if ! speaks "$${FLITE_LIB:-}" && ! speaks "$$(unpacked)"; then \
+  echo "The speech engine flite (libflite.so.1) could not be loaded; the toy world needs it for its answer voice."; \
+  echo "Install it, then run the same command again:"; \
+  echo "  Debian, Ubuntu: sudo apt-get install libflite1     Fedora: sudo dnf install flite     macOS: brew install flite"; \
+  echo "or set FLITE_LIB to the folder that holds libflite.so.1. (What was tried: .venv/flite.log)"; exit 1; fi
+endef
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The toy run: corpus -> unit encoder -> unit sets -> vocoder; text LLM; conversations -> three stages -> model -> report
+
+# A marker that is written last stays; nothing between is "intermediate" to be deleted.
+.SECONDARY:
+
+ifeq ($(PRESET),toy)
+
+$(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
+	@echo "[1/9] corpus: the toy world, spoken by local engines"
+	@$(PYTHON) -m instruct_data.toy --out $(@D)
+
+$(ENCODER)/codebook.json: | $(RUN)/corpus/corpus.json
+	@echo "[2/9] unit encoder: k-means on the starter encoder's third layer"
+	@$(PYTHON) -m units.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder units/starter/hubert --layer 3 --size 100
+
+$(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json
+	@echo "[3/9] units: $*"
+	@$(PYTHON) -m units.extract $(RUN)/corpus/$*.jsonl $(@D) --encoder $(ENCODER)
+
+$(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
+	@echo "[4/9] vocoder: units to sound, in the answer voice"
+	@$(PYTHON) -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
+	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
+
+$(GATE): | $(RUN)/vocoder/config.json
+	@echo "[4/9] gate: the vocoder on true units, judged by an outside recogniser"
+	@mkdir -p $(@D)
+	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
+	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $(RUN)/corpus/judge.jsgf --out $@
+
+$(RUN)/data/build.json: | $(foreach split,train dev,$(RUN)/units/$(split)/unit_set.json)
+	@echo "[5/9] data: conversations of all stages"
+	@$(PYTHON) -m instruct_data.build --config instruct_data/configs/toy.yaml
+
+$(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
+	@echo "[6/9] text LLM: tokenizer and a small Llama"
+	@$(PYTHON) -m stages.text_llm --out $(@D)
+
+# A text LLM knows no units, so it has no speechgpt.json that would say it is complete.
+$(RUN)/text_llm/done: | $(RUN)/text_llm_untrained/config.json $(RUN)/data/build.json
+	@echo "[6/9] text LLM: trained on the toy world's text alone"
+	@$(PYTHON) -m stages.train $(CONFIGS)/text.yaml
+	@touch $@
+
+# The gate comes before any LM training: no stage is worth its time if the units cannot be spoken.
+$(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/done
+
+$(RUN)/model/speechgpt.json: | $(RUN)/stage3/speechgpt.json $(GATE)
+	@echo "[8/9] model: one folder with everything in it"
+	@$(PYTHON) -m speechgpt.bundle --stage $(RUN)/stage3 --encoder $(ENCODER) --vocoder $(RUN)/vocoder --out $(@D)
+
+$(RUN)/results/done: | $(UNIT_SETS) $(RUN)/model/speechgpt.json
+	@echo "[9/9] eval: questions never heard in training"
+	@$(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/corpus --out $(@D)
+	@touch $@
+
+$(REPORT): | $(RUN)/results/done
+	@echo "[9/9] report"
+	@mkdir -p $(@D)
+	@$(PYTHON) -m eval.card --run $(RUN) --out $(@D) >$@.part
+	@mv $@.part $@
+
+endif
+
+# Every preset: a stage needs the stage before it, and its own yaml file says the rest.
+$(RUN)/stage2/speechgpt.json: | $(RUN)/stage1/speechgpt.json
+$(RUN)/stage3/speechgpt.json: | $(RUN)/stage2/speechgpt.json
+$(RUN)/stage%/speechgpt.json: | $(INSTALLED)
+	@echo "[7/9] stage $*"
+	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml
