@@ -1,0 +1,168 @@
+"""results.json: one file a task, written whole, read strictly.
+
+save_result(Path("runs/toy/results/asr.json"), result)
+load_results(Path("runs/toy/results"))      # {"asr": Result(...), ...}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+from eval.metrics import Score
+from units.manifest import written_whole
+
+
+class ResultError(ValueError):
+    """A results file that is not one; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one task gave.
+
+    task, version: what was measured; the version grows when the task's meaning does.
+    metric: the main figure's name, such as "wer". listener: who heard the speech, "-" where nobody did.
+    model: name and fingerprint. codebook: name and fingerprint. commit: of this code. machine: processor and cores.
+    limit: the most examples that were allowed, None for all. n: examples of the main figure.
+    score, standard_error: the main figure. more: further figures by name.
+    """
+
+    task: str
+    version: int
+    metric: str
+    higher_is_better: bool
+    listener: str
+    model: str
+    codebook: str
+    commit: str
+    machine: str
+    limit: int | None
+    n: int
+    score: float | None
+    standard_error: float | None
+    more: dict[str, Score] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Score:
+        return Score(self.score, self.standard_error, self.n)
+
+
+_TYPES = {
+    "task": str, "version": int, "metric": str, "higher_is_better": bool, "listener": str, "model": str,
+    "codebook": str, "commit": str, "machine": str, "limit": int | None, "n": int, "score": float | int | None,
+    "standard_error": float | int | None, "more": dict,
+}  # fmt: skip
+_EDGE = 1 << 20  # bytes: enough to tell two trainings apart without reading 13 GB
+_SCORE_TYPES = {"value": float | int | None, "standard_error": float | int | None, "n": int}
+
+
+def save_result(path: Path, result: Result) -> Path:
+    """Write one result; the file appears whole or not at all. Raises ValueError on NaN."""
+    text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)
+    with written_whole(path) as file:
+        file.write(text + "\n")
+    return path
+
+
+def load_result(path: Path) -> Result:
+    """Inverse of save_result.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ResultError: not JSON, a field is missing, unknown or of another type.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ResultError(f"{path} is not JSON ({error}); run its task again with --force") from error
+    _check(record, _TYPES, str(path))
+    for name, score in record["more"].items():
+        _check(score, _SCORE_TYPES, f"{path}, figure {name!r}")
+    return Result(**{**record, "more": {name: Score(**score) for name, score in record["more"].items()}})
+
+
+def load_results(folder: Path) -> dict[str, Result]:
+    """Every result of a folder by task; a folder that is not there has none."""
+    return {result.task: result for result in map(load_result, sorted(folder.glob("*.json")))}
+
+
+def _check(record: object, types: dict, where: str) -> None:
+    if not isinstance(record, dict) or record.keys() != types.keys():
+        came = sorted(record) if isinstance(record, dict) else type(record).__name__
+        raise ResultError(f"{where}: has {came}; a result has exactly {sorted(types)}")
+    for name, allowed in types.items():
+        value = record[name]
+        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
+            raise ResultError(f"{where}: {name} is {value!r}; it has to be {getattr(allowed, '__name__', allowed)}")
+
+
+def save_details(path: Path, records: Iterable[dict]) -> Path:
+    """Write one JSON line a record; the file appears whole or not at all."""
+    with written_whole(path) as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    return path
+
+
+def load_details(path: Path) -> list[dict]:
+    """Inverse of save_details; a file that is not there has no records."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def fingerprint(folder: Path) -> str:
+    """Hash of the weight files of a model folder: their names, sizes, first and last megabyte.
+
+    Raises: FileNotFoundError if the folder holds no safetensors file.
+    """
+    files = sorted(folder.rglob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no model: no .safetensors file in it")
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder)} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_EDGE))
+            file.seek(max(0, size - _EDGE))
+            digest.update(file.read(_EDGE))
+    return digest.hexdigest()[:12]
+
+
+def commit() -> str:
+    """The commit of this code if it runs from a checkout ("-dirty" with local changes), else the installed version."""
+    root = Path(__file__).resolve().parents[1]
+    if (root / ".git").exists():
+        try:
+            done = subprocess.run(
+                ["git", "describe", "--always", "--dirty", "--exclude=*"],
+                cwd=root,
+                capture_output=True,
+                text=True,
+                timeout=10,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            done = None
+        if done and done.returncode == 0:
+            return done.stdout.strip()
+    owners = metadata.packages_distributions().get("speechgpt")
+    return f"version {metadata.version(owners[0])}" if owners else "unknown"
+
+
+def machine() -> str:
+    """Processor and cores, such as "AMD EPYC 9B14, 2 cores"."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = names[0] if names else name
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,167 @@
+r"""wav -> units -> wav, heard by the judge: what the units and the vocoder lose, before any language model is trained.
+
+    python -m eval.resynthesis --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder \
+        --manifest runs/toy/corpus/answers_unseen.jsonl --grammar runs/toy/corpus/judge.jsgf \
+        --out runs/toy/results/resynthesis.json
+
+The manifest holds the answer voice saying sentences that no training heard. Beyond `--gate` the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from eval.judge import Judge
+from eval.metrics import Score, accuracy, ratio, word_error_rate
+from eval.results import Result, commit, fingerprint, machine, save_details, save_result
+from units.audio import SAMPLE_RATE, load_wav
+from units.manifest import Utterance, read_manifest
+
+VERSION = 1
+
+
+def spread(items: Sequence, limit: int | None) -> list:
+    """At most `limit` items, evenly spaced over all of them, so that every part of an ordered list is there."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def resynthesise(
+    encoder, vocoder, judge: Judge, utterances: Sequence[Utterance]
+) -> tuple[dict[str, Score], list[dict]]:
+    """Measure every figure of a set of utterances.
+
+    Args:
+        encoder: encode(wav) -> Units. vocoder: decode(units, predict_durations) -> wav.
+        utterances: each with its text.
+
+    Returns: figures by name, and one record an utterance.
+    """
+    texts = [utterance.text for utterance in utterances]
+    wavs = [load_wav(u.audio, u.start, u.duration) for u in utterances]
+    units, encode_seconds = _timed(encoder.encode, wavs, "encoding")
+    kept, decode_seconds = _timed(vocoder.decode, units, "decoding")
+    predicted, _ = _timed(lambda u: vocoder.decode(u, predict_durations=True), units, "decoding, durations predicted")
+    heard = {
+        name: judge.transcribe_all(spoken)
+        for name, spoken in (("original", wavs), ("true", kept), ("predicted", predicted))
+    }
+    seconds = [len(wav) / SAMPLE_RATE for wav in wavs]
+    figures = {f"wer_{name}": word_error_rate(texts, got) for name, got in heard.items()}
+    figures |= {f"exact_{name}": accuracy(texts, got) for name, got in heard.items()}
+    figures["length_error_predicted"] = ratio(
+        [abs(len(p) - len(w)) / SAMPLE_RATE for p, w in zip(predicted, wavs)], seconds
+    )
+    figures["units_per_second"] = ratio([len(u.ids) for u in units], seconds)
+    figures["encode_real_time_factor"] = ratio(encode_seconds, seconds)
+    figures["decode_real_time_factor"] = ratio(decode_seconds, [len(wav) / SAMPLE_RATE for wav in kept])
+    details = [
+        {
+            "id": u.id,
+            "text": u.text,
+            **{f"heard_{name}": got[i] for name, got in heard.items()},
+            "units": len(units[i].ids),
+        }
+        for i, u in enumerate(utterances)
+    ]
+    return figures, details
+
+
+def _timed(function, inputs: Sequence, name: str) -> tuple[list, list[float]]:
+    """Outputs and seconds of one call an input; the first input goes through once more beforehand, to warm up."""
+    function(inputs[0])
+    outputs, seconds = [], []
+    for value in tqdm(inputs, desc=name, unit=" utterances", mininterval=2):
+        start = time.perf_counter()
+        outputs.append(function(value))
+        seconds.append(time.perf_counter() - start)
+    return outputs, seconds
+
+
+def choose(manifest: Path, speaker: str | None, limit: int | None) -> list[Utterance]:
+    """Utterances of the manifest with a text, of one speaker if given, evenly spaced down to `limit`.
+
+    Raises: ValueError if none is left.
+    """
+    found = [u for u in read_manifest(manifest) if u.text and speaker in (None, u.speaker)]
+    if not found:
+        of = f" of the speaker {speaker!r}" if speaker else ""
+        raise ValueError(f"{manifest} has no utterance{of} with a text; the judge needs a text to compare with")
+    return spread(found, limit)
+
+
+def main(
+    encoder: Path,
+    vocoder: Path,
+    manifest: Path,
+    grammar: Path,
+    out: Path,
+    speaker: str | None = None,
+    limit: int | None = None,
+    gate: float = 0.05,
+) -> int:
+    """Measure units and vocoder; exit code 1 if the word error rate is above the gate.
+
+    Args:
+        encoder: the unit encoder's folder
+        vocoder: the vocoder's folder
+        manifest: utterances with text that the vocoder was not trained on
+        grammar: the judge's JSGF grammar
+        out: the results file to write; details go beside it
+        speaker: only this speaker's utterances
+        limit: at most so many utterances
+        gate: the highest word error rate that passes, with true and with predicted durations
+    """
+    from units.encoder import UnitEncoder
+    from units.vocoder import UnitVocoder
+
+    judge = Judge(grammar)
+    ears, voice = UnitEncoder.from_pretrained(encoder), UnitVocoder.from_pretrained(vocoder)
+    utterances = choose(manifest, speaker, limit)
+    figures, details = resynthesise(ears, voice, judge, utterances)
+    main_figure = figures.pop("wer_predicted")  # an answer's units come without durations
+    result = Result(
+        task="resynthesis", version=VERSION, metric="wer", higher_is_better=False, listener=judge.name,
+        model=f"{vocoder.name} {fingerprint(vocoder)}", codebook=f"{ears.codebook.name} {ears.codebook.fingerprint}",
+        commit=commit(), machine=machine(), limit=limit, n=main_figure.n, score=main_figure.value,
+        standard_error=main_figure.standard_error, more=figures,
+    )  # fmt: skip
+    save_details(out.with_suffix(".details.jsonl"), details)
+    save_result(out, result)
+    return report(result, gate)
+
+
+def report(result: Result, gate: float) -> int:
+    """Print the figures and the verdict; returns the exit code."""
+    more = result.more
+    print(f"word error rate on {result.n} sentences that the vocoder never heard, by {result.listener}:")
+    print(f"  original recordings   {more['wer_original'].value:.4f}")
+    print(f"  true durations        {more['wer_true'].value:.4f}")
+    print(f"  predicted durations   {result.score:.4f}")
+    value = {name: score.value for name, score in more.items()}
+    print(
+        f"  {value['units_per_second']:.1f} units/s; predicted lengths are off by {value['length_error_predicted']:.1%}"
+    )
+    encode, decode = value["encode_real_time_factor"], value["decode_real_time_factor"]
+    print(f"  a second of audio takes {encode:.4f} s to encode and {decode:.4f} s to decode")
+    worst = max(result.score, more["wer_true"].value)
+    if worst > gate:
+        print(
+            f"GATE FAILED: word error rate {worst:.4f} is above {gate}. A language model cannot speak better than its "
+            "vocoder: train the vocoder longer, or change the units, before training the stages."
+        )
+        return 1
+    print(f"gate passed: {worst:.4f} is at most {gate}")
+    return 0
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    sys.exit(auto_cli(main, as_positional=False))
