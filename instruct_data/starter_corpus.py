@@ -2,8 +2,8 @@
 
     python -m instruct_data.starter_corpus --out runs/starter/corpus
 
-Half of the lines come from the training side of the toy world (seed 0), half are random words of the CMU dictionary
-that comes with pocketsphinx, so that the encoder has heard all of English's sounds. No dev or test question of the
+Six of seven lines come from the training side of the toy world (seed 0), the seventh is random words of the CMU
+dictionary that comes with pocketsphinx, so that the encoder has heard all of English's sounds. No dev or test question of the
 toy world, and not the voice that the toy world keeps unheard, is in it.
 """
 
@@ -13,11 +13,11 @@ import random
 from pathlib import Path
 
 from instruct_data.speak import Line, speak_lines
-from instruct_data.toy import WORLD_COUNTS, draw_options
+from instruct_data.toy import UNSEEN_STATEMENTS, WORLD_COUNTS, draw_options
 from instruct_data.toy_grammar import make_text
 
 VOICES = {
-    "flite:slt": 4, "flite:awb": 4, "flite:kal16": 4, "espeak:en-us": 1, "espeak:gmw/en-GB-scotland": 1, "espeak:en-029": 1,
+    "flite:slt": 16, "flite:awb": 12, "flite:kal16": 8, "espeak:en-us": 1, "espeak:gmw/en-GB-scotland": 1, "espeak:en-029": 1,
     **{f"espeak:en-us+{variant}": 1 for variant in (
         "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m8 klatt klatt2 klatt4 Alex Alicia Andrea Andy Annie Denis Diogo Gene Hugo "
         "Jacky Lee Marco Michael Mike Reed adam anika belinda boris caleb david ed edward grandma grandpa gustave ian "
@@ -29,12 +29,12 @@ def starter_lines(count: int, seed: int = 0) -> list[Line]:
     """`count` lines, each with a voice, a rate, a pitch and a vocal-tract warp of its own."""
     draw = random.Random(f"starter {seed}")
     world = make_text(0, **WORLD_COUNTS)
-    sentences = [s for q in world.questions["train"] for s in (q.question, q.answer)] + world.statements
+    sentences = [s for q in world.questions["train"] for s in (q.question, q.answer)] + world.statements[:-UNSEEN_STATEMENTS]
     words = _dictionary_words()
     names, weights = list(VOICES), list(VOICES.values())
     lines = []
     for i in range(count):
-        text = draw.choice(sentences) if i % 2 else " ".join(draw.sample(words, draw.randint(3, 6)))
+        text = " ".join(draw.sample(words, draw.randint(3, 6))) if i % 7 == 0 else draw.choice(sentences)
         voice = draw.choices(names, weights)[0]
         lines.append(Line(f"s{i:05d}", text, voice, draw_options(voice, draw)))
     return lines

@@ -4,7 +4,7 @@
 
 Writes `train.jsonl` (questions, statements, answers), `dev.jsonl`, `test.jsonl` (questions in the training voices),
 `test_new_voice.jsonl` (the test questions in a voice that training never hears), `chats.jsonl` (every question with
-its answer as text, and its split), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
+its answer as text, and its split), `answers_unseen.jsonl` (statements in the answer voice, for judging the vocoder), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from instruct_data.speak import Line, speak_lines
 from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
 from units.manifest import written_whole
 
-WORLD_COUNTS = {"say_counts": {"train": 2600, "dev": 30, "test": 50}, "num_statements": 6000}
+WORLD_COUNTS = {"say_counts": {"train": 2600, "dev": 30, "test": 50}, "num_statements": 6100}
+UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
 QUESTION_VOICES = (
@@ -34,16 +35,16 @@ class ToyConfig:
     fact_renditions: int = 6
     """How many voices speak each training question of the closed families."""
     spoken_statements: int = 4000
-    """Statements spoken by question voices, for hearing practice."""
+    """Statements spoken by question voices, for hearing practice: the first ones."""
     answer_voice_statements: int = 3000
-    """Statements spoken by the answer voice, for speaking practice."""
+    """Statements spoken by the answer voice, for speaking practice: the last ones."""
     seed: int = 0
     """Decides the split, the sentences and every voice's rate and pitch."""
 
 
 def draw_options(voice: str, draw: random.Random) -> dict[str, float]:
-    """A speaking rate, and for espeak a pitch; the vocal tract is warped by up to 12 percent either way."""
-    warp = round(draw.uniform(0.88, 1.12), 3)
+    """A speaking rate, and for espeak a pitch; the vocal tract is warped by up to 10 percent either way."""
+    warp = round(draw.uniform(0.9, 1.1), 3)
     if voice.startswith("flite:"):
         return {"stretch": round(draw.uniform(0.85, 1.2), 3), "warp": warp}
     return {"speed": draw.randint(140, 195), "pitch": draw.randint(30, 70), "warp": warp}
@@ -53,6 +54,7 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     """Everything that training may hear."""
     draw = random.Random(f"train {config.seed}")
     lines: list[Line] = []
+    statements = text.statements[:-UNSEEN_STATEMENTS]
 
     def asked(sentence: str, voice: str) -> None:
         lines.append(Line(f"q{len(lines):05d}", sentence, voice, draw_options(voice, draw)))
@@ -64,10 +66,10 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
         renditions = 1 if question.family == "say" else config.fact_renditions
         for voice in draw.sample(QUESTION_VOICES, renditions):
             asked(question.question, voice)
-    for sentence in text.statements[: config.spoken_statements]:
+    for sentence in statements[: config.spoken_statements]:
         asked(sentence, draw.choice(QUESTION_VOICES))
     answers = [question.answer for question in text.questions["train"]]
-    for sentence in dict.fromkeys(answers + text.statements[-config.answer_voice_statements :]):
+    for sentence in dict.fromkeys(answers + statements[-config.answer_voice_statements :]):
         answered(sentence)
     return lines
 
@@ -94,6 +96,8 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
     for split in ("dev", "test"):
         speak_lines(question_lines(split, text.questions[split], QUESTION_VOICES, toy.seed), out, split, workers)
     speak_lines(question_lines("test_new_voice", text.questions["test"], (NEW_VOICE,), toy.seed), out, "test_new_voice", workers)
+    unseen = [Line(f"unseen-{i:04d}", s, ANSWER_VOICE) for i, s in enumerate(text.statements[-UNSEEN_STATEMENTS:])]
+    speak_lines(unseen, out, "answers_unseen", workers)
     with written_whole(out / "chats.jsonl") as file:
         for split in SPLITS:
             for q in text.questions[split]:

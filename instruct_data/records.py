@@ -1,0 +1,132 @@
+"""Conversations on disk: `*.jsonl` or `*.jsonl.gz`, a header line, then one conversation a line.
+
+    {"format": "conversations/1", "codebook": {...} or null, "seed": 0, "counts": {"asr": 2, "tts": 1}}
+    {"id": "q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": ".."}, {"units": [1, 2]}]}, ...]}
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from speechgpt.dialogue import Conversation, Message, Part
+from units.codebook import Codebook
+from units.manifest import written_whole
+
+FORMAT = "conversations/1"
+
+
+class RecordError(ValueError):
+    """A line that is no conversation; the message says which line and why."""
+
+
+@dataclass(frozen=True)
+class ConversationSet:
+    """A set on disk. Iterating streams its conversations. codebook is None if no conversation holds units."""
+
+    path: Path
+    codebook: Codebook | None
+    seed: int
+    counts: dict[str, int]
+
+    def __iter__(self) -> Iterator[Conversation]:
+        with _open(self.path) as lines:
+            next(lines)
+            for number, line in enumerate(lines, 2):
+                yield parse_conversation(line, f"{self.path}:{number}", self.codebook)
+
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+
+def read_conversations(path: str | Path) -> ConversationSet:
+    """Open a set and check its header.
+
+    Raises: FileNotFoundError; RecordError if the header is not one.
+    """
+    path = Path(path)
+    with _open(path) as lines:
+        try:
+            header = json.loads(next(lines))
+            if header["format"] != FORMAT:
+                raise KeyError(header["format"])
+            codebook = Codebook.from_json(header["codebook"]) if header["codebook"] else None
+            return ConversationSet(path, codebook, header["seed"], header["counts"])
+        except (StopIteration, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RecordError(f"{path}:1: not the header of a conversation set ({FORMAT}): {error!r}") from error
+
+
+def write_conversations(
+    path: str | Path, conversations: Iterable[Conversation], codebook: Codebook | None, seed: int
+) -> dict[str, int]:
+    """Stream conversations to a set, compressed if the name ends in .gz. Appears whole or not at all.
+
+    Returns: how many of each task.
+    """
+    path, counts = Path(path), Counter()
+    body = path.with_name(f".{path.name}.body")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with body.open("w", encoding="utf-8") as file:
+            for conversation in conversations:
+                counts[conversation.task] += 1
+                file.write(json.dumps(conversation_record(conversation), ensure_ascii=False) + "\n")
+        header = {"format": FORMAT, "codebook": json.loads(codebook.to_json()) if codebook else None, "seed": seed,
+                  "counts": dict(sorted(counts.items()))}  # fmt: skip
+        with written_whole(path, "wb") as raw:
+            # no time stamp and no file name inside: the same set has the same bytes
+            with gzip.GzipFile("", "wb", 6, raw, 0) if path.suffix == ".gz" else raw as out:
+                out.write((json.dumps(header, ensure_ascii=False) + "\n").encode())
+                with body.open("rb") as file:
+                    shutil.copyfileobj(file, out)
+    finally:
+        body.unlink(missing_ok=True)
+    return dict(counts)
+
+
+def conversation_record(conversation: Conversation) -> dict[str, Any]:
+    """The JSON form; inverse of parse_conversation."""
+    messages = [
+        {"role": m.role, "parts": [{"text": p} if isinstance(p, str) else {"units": list(p)} for p in m.parts]}
+        for m in conversation.messages
+    ]
+    return {"id": conversation.id, "task": conversation.task, "messages": messages}
+
+
+def parse_conversation(line: str, where: str, codebook: Codebook | None) -> Conversation:
+    """Read one line strictly. Raises RecordError beginning with `where`."""
+    try:
+        record = json.loads(line)
+        if set(record) != {"id", "task", "messages"}:
+            raise ValueError(f"the fields are {sorted(record)}; they must be id, messages, task")
+        messages = []
+        for message in record["messages"]:
+            if set(message) != {"role", "parts"}:
+                raise ValueError(f"a message has the fields {sorted(message)}; they must be parts, role")
+            messages.append(Message(message["role"], tuple(_part(part, codebook) for part in message["parts"])))
+        return Conversation(tuple(messages), record["task"], record["id"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RecordError(f"{where}: {error}") from error
+
+
+def _part(part: dict[str, Any], codebook: Codebook | None) -> Part:
+    if set(part) == {"text"} and isinstance(part["text"], str):
+        return part["text"]
+    if set(part) == {"units"} and isinstance(part["units"], list):
+        if codebook is None:
+            raise ValueError("units in a set whose header names no codebook")
+        units = tuple(part["units"])
+        if not all(isinstance(u, int) and 0 <= u < codebook.size for u in units):
+            raise ValueError(f"units must be whole numbers from 0 to {codebook.size - 1}")
+        return units
+    raise ValueError(f'a part is {{"text": ".."}} or {{"units": [..]}}, not {str(part)[:60]}')
+
+
+def _open(path: Path) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
