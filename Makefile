@@ -1,9 +1,11 @@
 # make demo: from nothing to a spoken answer. Every step below leaves a file that says it is done; make does no step
 # twice, and a killed run goes on where it stopped. Neighbours are order-only (after the |): touching one never
-# starts hours of work again. To do a step again, delete its folder; `make clean` deletes the preset's whole run.
+# starts hours of work again. To train a stage again, delete its folder and the later stages' ones; the model, its
+# figures and the report follow by themselves. `make clean` deletes the preset's whole run.
 
 PRESET ?= toy
-RUN    ?= runs/$(PRESET)
+# Not to be changed from outside: the preset's yaml files name the same folder.
+override RUN := runs/$(PRESET)
 # Steps at once: make demo JOBS=2 trains the vocoder and the text LLM side by side.
 JOBS   ?= 1
 # How a stage is started, for example LAUNCH="torchrun --nproc_per_node 8 -m".
@@ -47,15 +49,15 @@ endif
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9 -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@printf '\nPRESET=%s RUN=%s (give others on the command line: make stage1 PRESET=7b)\n' '$(PRESET)' '$(RUN)'
+	@printf '\nPRESET=%s (another: make stage1 PRESET=7b); all it makes is in %s\n' '$(PRESET)' '$(RUN)'
 
 install: $(INSTALLED) $(SPEAKS) ## .venv with everything pinned, and the speech engine flite
 
 ifeq ($(PRESET),toy)
 demo: ## nothing to a spoken answer, with a report; again: says that all is done
 	@mkdir -p $(RUN); [ -e $(RUN)/started ] || date +%s > $(RUN)/started
-	@$(MAKE) --no-print-directory install
-	@$(MAKE) --no-print-directory -j$(JOBS) $(REPORT)
+	@$(MAKE) --no-print-directory -s install
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(UNIT_SETS) $(REPORT)
 	@printf '\nAll is done in %s; talk to it with: make chat\n' '$(RUN)'
 	@cat $(REPORT)
 else
@@ -82,7 +84,7 @@ bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the voco
 
 ##@ Work on it
 test: $(INSTALLED) ## fast tests: no network, no accelerator
-	@$(MAKE) --no-print-directory $(SPEAKS) || echo "going on without flite"
+	@$(MAKE) --no-print-directory -s $(SPEAKS) || echo "going on without flite"
 	@$(PYTHON) -m pytest -q
 
 test-all: $(INSTALLED) $(SPEAKS) ## slow tests as well
@@ -152,9 +154,6 @@ endef
 # ---------------------------------------------------------------------------------------------------------------------
 # The toy run: corpus -> unit encoder -> unit sets -> vocoder; text LLM; conversations -> three stages -> model -> report
 
-# A marker that is written last stays; nothing between is "intermediate" to be deleted.
-.SECONDARY:
-
 ifeq ($(PRESET),toy)
 
 $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
@@ -197,16 +196,17 @@ $(RUN)/text_llm/done: | $(RUN)/text_llm_untrained/config.json $(RUN)/data/build.
 # The gate comes before any LM training: no stage is worth its time if the units cannot be spoken.
 $(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/done
 
-$(RUN)/model/speechgpt.json: | $(RUN)/stage3/speechgpt.json $(GATE)
+# From here on a newer part means a new whole: these steps are cheap, and a stale report would be a lie.
+$(RUN)/model/speechgpt.json: $(RUN)/stage3/speechgpt.json $(RUN)/vocoder/config.json | $(GATE)
 	@echo "[8/9] model: one folder with everything in it"
 	@$(PYTHON) -m speechgpt.bundle --stage $(RUN)/stage3 --encoder $(ENCODER) --vocoder $(RUN)/vocoder --out $(@D)
 
-$(RUN)/results/done: | $(UNIT_SETS) $(RUN)/model/speechgpt.json
+$(RUN)/results/done: $(RUN)/model/speechgpt.json
 	@echo "[9/9] eval: questions never heard in training"
 	@$(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/corpus --out $(@D)
 	@touch $@
 
-$(REPORT): | $(RUN)/results/done
+$(REPORT): $(RUN)/results/done
 	@echo "[9/9] report"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.card --run $(RUN) --out $(@D) >$@.part
