@@ -23,14 +23,13 @@ def gather(run: Path, out: Path, title: str, minutes: float | None) -> Report:
     results = load_results(run / "results")
     logs = read_logs(run)
     exchanges = read_exchanges(run / "results" / "answers")
-    shown = next((e for e in exchanges if e.question_wav and e.answer_wav), None)
     return Report(
         title=title,
         rows=score_rows(results),
         families=family_rows(results),
         exchanges=exchanges,
         curves=draw_training(logs, out / "curves.png") if logs else None,
-        exchange_picture=_draw(shown, out / "exchange.png") if shown else None,
+        exchange_picture=_draw_first(exchanges, out / "exchange.png"),
         notes=notes(run, results),
         facts=_facts(results, minutes),
     )
@@ -53,10 +52,13 @@ def read_exchanges(folder: Path) -> list[Exchange]:
     ]
 
 
-def _draw(exchange: Exchange, path: Path) -> Path:
-    question, answer = load_wav(exchange.question_wav), load_wav(exchange.answer_wav)
-    titles = (f"asked: {exchange.question}", f"answered: {exchange.text or '(nothing)'}")
-    return draw_exchange(question, answer, titles, path)
+def _draw_first(exchanges: list[Exchange], path: Path) -> Path | None:
+    """Draw the first question that got a spoken answer, if any did."""
+    for e in exchanges:
+        if e.question_wav and e.answer_wav:
+            titles = (f"asked: {e.question}", f"answered: {e.text or '(nothing)'}")
+            return draw_exchange(load_wav(e.question_wav), load_wav(e.answer_wav), titles, path)
+    return None
 
 
 def _facts(results: dict[str, Result], minutes: float | None) -> list[tuple[str, str]]:

@@ -101,7 +101,7 @@ def _open_decoder(grammar: Path):
         ) from error
 
 
-_worker: Judge | None = None  # one a process: a decoder cannot be pickled
+_worker: Judge  # one a process: a decoder cannot be pickled
 
 
 def _start_worker(grammar: Path) -> None:

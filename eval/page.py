@@ -151,7 +151,7 @@ def _same(text: str | None, reference: str | None) -> str:
 def _audio(path: Path | None) -> str:
     if not path:
         return "<br><i class=none>no speech</i>"
-    return f"<audio controls preload=none src='data:audio/wav;base64,{_base64(path)}'></audio>"
+    return f"<audio controls preload=metadata src='data:audio/wav;base64,{_base64(path)}'></audio>"
 
 
 def _picture(path: Path | None, name: str) -> str:

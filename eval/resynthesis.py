@@ -150,7 +150,8 @@ def report(result: Result, gate: float) -> int:
     )
     encode, decode = value["encode_real_time_factor"], value["decode_real_time_factor"]
     print(f"  a second of audio takes {encode:.4f} s to encode and {decode:.4f} s to decode")
-    worst = max(result.score, more["wer_true"].value)
+    rates = (result.score, more["wer_true"].value)
+    worst = max(1.0 if rate is None else rate for rate in rates)
     if worst > gate:
         print(
             f"GATE FAILED: word error rate {worst:.4f} is above {gate}. A language model cannot speak better than its "

@@ -81,7 +81,7 @@ def _finished(path: Path, name: str, model_name: str, limit: int | None) -> Resu
 def _run(bench: house.Bench, out: Path, name: str, model_name: str) -> Result:
     task = TASKS[name]
     outcome = task.run(bench)
-    codebook = bench.model.codebook
+    codebook = bench.model.encoder.codebook
     result = Result(
         task=name, version=task.version, metric=task.metric, higher_is_better=task.higher_is_better,
         listener=outcome.listener, model=model_name, codebook=f"{codebook.name} {codebook.fingerprint}",

@@ -76,7 +76,13 @@ _FIGURES = (
     _Figure("text_qa", "the question as text, exactly right answer", "text_qa"),
     _Figure("tts_wer", "sentence read aloud: word error rate", "tts", "", "%", _FLOOR, _VOICE),
     _Figure(
-        "tts_unheard_wer", "... not spoken in any training audio", "tts", "wer_unheard_sentences", "%", _FLOOR, _VOICE
+        "tts_unheard_wer",
+        "... sentences not in the training audio",
+        "tts",
+        "wer_unheard_sentences",
+        "%",
+        _FLOOR,
+        _VOICE,
     ),
     _Figure("resynth_wer", "units to speech, durations predicted", "resynthesis", "", "%", _ORIGINAL, _SAME),
     _Figure("resynth_true_wer", "units to speech, true durations", "resynthesis", "wer_true", "%", _ORIGINAL, _SAME),
@@ -100,7 +106,7 @@ _NOTES = (
     "A value is followed by one standard error: binomial for exact answers, the jackknife over utterances for word "
     "error rates. It covers the choice of test questions, not the luck of one training seed; two standard errors "
     "either way is about 95 %. A figure that never errs says ± 0.0, which is no certainty when n is small.",
-    "All figures but resynthesis are on the test split. No training reads it, and no setting, stopping point or model"
+    "All figures but resynthesis are on the test split. No training hears it, and no setting, stopping point or model"
     " of these commands is chosen by it.",
     "The judge is an outside recogniser. It hears only sentences of a closed grammar (each slot open to its whole "
     "word class), and is told neither the question nor the answer. Speech that fits no sentence is heard as nothing, "
@@ -181,9 +187,10 @@ def notes(run: Path, results: dict[str, Result]) -> list[str]:
             f"The new voice is {world['new_voice']}, asking the same test questions. No training heard it: not the encoder's, "
             f"the units', the vocoder's, or the stages'. Answers are in the one voice {world['answer_voice']}.",
         ]
-    limits = {result.limit for task, result in results.items() if task != "resynthesis"}
-    if limits - {None}:
-        found.insert(0, f"This is a quick look: some tasks were limited to {sorted(limits - {None})} examples.")
+    limits = {r.limit for task, r in results.items() if task != "resynthesis" and r.limit is not None}
+    if limits:
+        allowed = " or ".join(map(str, sorted(limits)))
+        found.insert(0, f"This is a quick look: some tasks were limited to {allowed} examples.")
     if len({result.model for task, result in results.items() if task != "resynthesis"}) > 1:
         found.insert(0, "The results below are of different models; run eval.run again.")
     return found

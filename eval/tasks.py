@@ -18,7 +18,7 @@ from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate, words
 from eval.results import save_details
 from eval.resynthesis import spread
-from units.audio import SAMPLE_RATE, load_wav, save_wav
+from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, load_wav, save_wav
 from units.manifest import read_manifest
 
 BATCH = 16  # questions answered between two steps of the progress bar
@@ -53,7 +53,8 @@ class Bench:
     """A model, a corpus and a judge; what several tasks need is made once.
 
     Args:
-        model: transcribe_batch, answer_batch, say_batch, chat_batch and answer, as speechgpt.inference.SpeechGPT has.
+        model: transcribe_batch, answer_batch, say_batch, chat_batch and answer, as speechgpt.inference.SpeechGPT has;
+            and its unit encoder as encoder.
         corpus: folder with test.jsonl, test_new_voice.jsonl and chats.jsonl.
         judge: hears spoken answers.
         limit: at most so many examples of each set, evenly spaced; None takes all.
@@ -171,7 +172,7 @@ def _keep_answers(bench: Bench) -> None:
     for i in sorted([*first.values(), *rest][:NUM_KEPT]):
         item, answer = bench.test[i], bench.answers[i]
         save_wav(bench.keep / f"{item.id}.question.wav", load_wav(item.audio))
-        if answer.wav is not None and len(answer.wav):
+        if answer.wav is not None and len(answer.wav) >= RECEPTIVE_FIELD:  # shorter ones load_wav refuses
             save_wav(bench.keep / f"{item.id}.answer.wav", answer.wav)
         records.append(_detail(item, transcript=answer.transcript, text=answer.text, heard=bench.heard[i]))
     save_details(bench.keep / "answers.jsonl", records)
@@ -183,7 +184,7 @@ def new_voice(bench: Bench) -> Outcome:
     hearing = _transcribing(bench, items)
     answers = bench.in_batches(bench.model.answer_batch, [item.audio for item in items], "answering a new voice")
     answering = _answering(items, answers)
-    more = {"exact": hearing.more["exact"], "spoken_qa": answering.score}
+    more = {**hearing.more, "spoken_qa": answering.score}
     more |= {f"spoken_qa_{name}": score for name, score in answering.more.items()}
     details = [{**a, "transcript_in_answer": a["transcript"], **h} for a, h in zip(answering.details, hearing.details)]
     return Outcome(hearing.score, more, details, "the model")
