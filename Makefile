@@ -4,8 +4,7 @@
 # figures and the report follow by themselves. `make clean` deletes the preset's whole run.
 
 PRESET ?= toy
-# Not to be changed from outside: the preset's yaml files name the same folder.
-override RUN := runs/$(PRESET)
+RUN    ?= runs/$(PRESET)
 # Steps at once: make demo JOBS=2 trains the vocoder and the text LLM side by side.
 JOBS   ?= 1
 # How a stage is started, for example LAUNCH="torchrun --nproc_per_node 8 -m".
@@ -49,7 +48,7 @@ endif
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 	  /^[a-z0-9 -]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
-	@printf '\nPRESET=%s (another: make stage1 PRESET=7b); all it makes is in %s\n' '$(PRESET)' '$(RUN)'
+	@printf '\nPRESET=%s RUN=%s (others on the command line: make stage1 PRESET=7b)\n' '$(PRESET)' '$(RUN)'
 
 install: $(INSTALLED) $(SPEAKS) ## .venv with everything pinned, and the speech engine flite
 
@@ -69,7 +68,7 @@ endif
 data: $(RUN)/data/build.json ## the toy world spoken, its units, and the conversations of all stages
 units: $(UNIT_SETS) ## unit encoder, unit sets
 vocoder: $(GATE) ## unit vocoder, and its gate: judged on true units
-text-llm: $(RUN)/text_llm/done ## the small text LLM that stage 1 widens
+text-llm: $(RUN)/text_llm/config.json ## the small text LLM that stage 1 widens
 stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of training (and what it needs)
 model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
 eval: $(REPORT) ## measure the model, draw the report
@@ -179,22 +178,22 @@ $(GATE): | $(RUN)/vocoder/config.json
 	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
 	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $(RUN)/corpus/judge.jsgf --out $@
 
-$(RUN)/data/build.json: | $(foreach split,train dev,$(RUN)/units/$(split)/unit_set.json)
+$(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	@echo "[5/9] data: conversations of all stages"
-	@$(PYTHON) -m instruct_data.build --config instruct_data/configs/toy.yaml
+	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
+	  --out $(@D)
 
 $(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
 	@echo "[6/9] text LLM: tokenizer and a small Llama"
-	@$(PYTHON) -m stages.text_llm --out $(@D)
+	@$(PYTHON) -m stages.text_llm --text $(RUN)/corpus/text.txt --out $(@D)
 
-# A text LLM knows no units, so it has no speechgpt.json that would say it is complete.
-$(RUN)/text_llm/done: | $(RUN)/text_llm_untrained/config.json $(RUN)/data/build.json
+# A text LLM knows no units, so it has no speechgpt.json: config.json is what arrives last.
+$(RUN)/text_llm/config.json: | $(RUN)/text_llm_untrained/config.json
 	@echo "[6/9] text LLM: trained on the toy world's text alone"
-	@$(PYTHON) -m stages.train $(CONFIGS)/text.yaml
-	@touch $@
+	@$(PYTHON) -m stages.train $(CONFIGS)/text.yaml --run $(RUN)
 
 # The gate comes before any LM training: no stage is worth its time if the units cannot be spoken.
-$(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/done
+$(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json
 
 # From here on a newer part means a new whole: these steps are cheap, and a stale report would be a lie.
 $(RUN)/model/speechgpt.json: $(RUN)/stage3/speechgpt.json $(RUN)/vocoder/config.json | $(GATE)
@@ -219,4 +218,4 @@ $(RUN)/stage2/speechgpt.json: | $(RUN)/stage1/speechgpt.json
 $(RUN)/stage3/speechgpt.json: | $(RUN)/stage2/speechgpt.json
 $(RUN)/stage%/speechgpt.json: | $(INSTALLED)
 	@echo "[7/9] stage $*"
-	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml
+	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml --run $(RUN)

@@ -48,7 +48,9 @@ def main(model: Path, corpus: Path, files: int = 20, device: str = "cpu") -> Non
         factors["answer"].append(timed(lambda wav=wav: speaker.answer(wav)) / heard)
     print(f"{len(wavs)} questions, {sum(map(len, wavs)) / SAMPLE_RATE:.1f} s of audio, one at a time on {device}")
     for name, values in factors.items():
-        print(f"{name:8}  median {np.median(values):.4f}  90th percentile {np.percentile(values, 90):.4f}  of real time")
+        print(
+            f"{name:8}  median {np.median(values):.4f}  90th percentile {np.percentile(values, 90):.4f}  of real time"
+        )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def test_at_least_a_hundred_distinct_lines(path: Path) -> None:
 def test_each_line_fits_the_template(path: Path) -> None:
     for line in path.read_text(encoding="ascii").splitlines():
         assert line == line.strip() and "  " not in line, f"stray spaces: {line!r}"
-        assert line[0].isupper() and line[-1] in ".?", f"a sentence begins with a capital and ends with . or ?: {line!r}"
+        assert line[0].isupper() and line[-1] in ".?", (
+            f"a sentence begins with a capital and ends with . or ?: {line!r}"
+        )
         assert not MARKERS.search(line), f"looks like a unit, a marker or the template's own words: {line!r}"
 
 

@@ -74,7 +74,9 @@ def test_relative_links_lead_somewhere(link: str) -> None:
 
 
 def test_the_makefile_keeps_its_promises() -> None:
-    targets = "help install demo data units stage1 stage2 stage3 vocoder eval chat test test-all check bench clean".split()
+    targets = (
+        "help install demo data units stage1 stage2 stage3 vocoder eval chat test test-all check bench clean".split()
+    )
     declared = MAKEFILE.split(".PHONY:", 1)[1].split("\n\n", 1)[0].split()
     assert set(targets) <= set(declared)
     assert ".DEFAULT_GOAL := help" in MAKEFILE
