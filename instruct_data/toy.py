@@ -4,7 +4,7 @@
 
 Writes `train.jsonl` (questions, statements, answers), `dev.jsonl`, `test.jsonl` (questions in the training voices),
 `test_new_voice.jsonl` (the test questions in a voice that training never hears), `chats.jsonl` (every question with
-its answer as text, and its split), `answers_unseen.jsonl` (statements in the answer voice, for judging the vocoder), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
+its answer as text, and its split), `answers_unseen.jsonl` (statements in the answer voice, for judging the vocoder), `text.txt` (what the stand-in text LLM reads), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from instruct_data.cross_modal import read_instructions
 from instruct_data.speak import Line, speak_lines
 from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
 from units.manifest import written_whole
@@ -83,6 +84,15 @@ def question_lines(split: str, questions: list[Question], voices: tuple[str, ...
     ]
 
 
+def reading_text(text: ToyText, seed: int) -> list[str]:
+    """What the stand-in text LLM reads: every question with its answer, the unheard ones too, statements, task descriptions."""
+    lines = [f"{q.question}? {q.answer}." for split in SPLITS for q in text.questions[split]]
+    lines += [f"{statement}." for statement in text.statements[:-UNSEEN_STATEMENTS]]
+    lines += read_instructions("asr") + read_instructions("tts")
+    random.Random(f"text {seed}").shuffle(lines)
+    return lines
+
+
 def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) -> None:
     """Speak the toy world into a folder.
 
@@ -103,6 +113,8 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
             for q in text.questions[split]:
                 record = {"question": q.question, "answer": q.answer, "family": q.family, "split": split}
                 file.write(json.dumps(record) + "\n")
+    with written_whole(out / "text.txt") as file:
+        file.writelines(f"{line}\n" for line in reading_text(text, toy.seed))
     with written_whole(out / "judge.jsgf") as file:
         file.write(judge_grammar())
     with written_whole(out / "corpus.json") as file:

@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA, UnitVocab
 from units.notation import EOSP, SOSP
 
+INPUT_FOLLOWS = "This is input:"  # stands between a task description and its input
+
 Role = Literal["human", "assistant"]
 Part = str | tuple[int, ...]  # text, or unit ids
 

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.dialogue import Dialogue, Message, Part, Reply
+from speechgpt.dialogue import INPUT_FOLLOWS, Dialogue, Message, Part, Reply
 from speechgpt.generate import Form, Sampling, generate
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.codebook import Units
@@ -28,7 +28,7 @@ from units.vocoder import UnitVocoder
 SILENT = 1e-3  # a wav whose peak is below this holds nothing to hear
 ASR_TASK = "Please transcribe this speech."
 TTS_TASK = "Please read this text aloud."
-INPUT_FOLLOWS = "This is input:"
+
 
 Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
 

@@ -46,7 +46,7 @@ class Iteration:
 
 
 def _two_iterations() -> list[Iteration]:
-    return [Iteration(6000, {0: [100, 500]}), Iteration(18000, {0: [100], 3: [200, 500]})]
+    return [Iteration(5000, {0: [100, 500]}), Iteration(15000, {0: [100], 3: [200, 500]})]
 
 
 @dataclass
@@ -73,7 +73,7 @@ class PretrainRecipe:
     """Frames of a masked span."""
     unmasked_weight: float = 0.5
     """Weight of the loss on frames that are not masked."""
-    speed_range: float = 0.13
+    speed_range: float = 0.08
     """A crop is played faster or slower by up to this share (tempo, pitch and vocal tract together)."""
     noise_probability: float = 0.5
     """Share of crops with white noise added at 10 to 40 dB."""
@@ -81,7 +81,7 @@ class PretrainRecipe:
     """Steps of linear warm-up in each iteration."""
     seed: int = 0
     """Seeds weights, order, masks and perturbation."""
-    save_every: int = 1000
+    save_every: int = 500
     """Steps between checkpoints."""
 
 CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernels are prepared once for each

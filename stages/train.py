@@ -1,0 +1,149 @@
+"""The one trainer of all stages.
+
+    python -m stages.train stages/configs/toy/stage1.yaml                          # one process, CPU or one GPU
+    python -m stages.train stages/configs/toy/stage1.yaml --training.max_steps 50  # any field can be overridden
+    torchrun --nproc_per_node 8 -m stages.train stages/configs/7b/stage1.yaml      # DeepSpeed, as the file says
+
+Writes checkpoints while it runs, then a plain Hugging Face folder, `log.jsonl`, and last `speechgpt.json`. A killed
+stage goes on from its newest checkpoint; a finished one is not run again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from speechgpt.checkpoint import FILE, CheckpointFacts
+from speechgpt.vocab import UnitVocab, VocabularyError
+from speechgpt.widen import widen
+from stages.config import StageConfig
+from stages.data import load_blocks
+from stages.watch import Watch
+from units.codebook import Codebook
+from units.kmeans import load_centres
+
+DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
+TEXT_STAGE = "text"
+
+
+def training_arguments(config: StageConfig) -> TrainingArguments:
+    """transformers' arguments: the config's `training`, with what the stage itself decides."""
+    chosen = dict(config.training)
+    named = DEEPSPEED / f"{chosen.get('deepspeed')}.json"
+    if named.exists():
+        chosen["deepspeed"] = str(named)
+    if not torch.cuda.is_available():
+        chosen["use_cpu"] = True
+    quiet = {"report_to": "none", "disable_tqdm": not sys.stderr.isatty(), "logging_steps": 20, "save_total_limit": 2}
+    return TrainingArguments(
+        output_dir=str(config.at(config.out)), seed=config.seed, remove_unused_columns=False, **{**quiet, **chosen}
+    )
+
+
+def open_start(config: StageConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Codebook | None]:
+    """Tokenizer and model that the stage starts from, widened if it says so, and the codebook of their units.
+
+    Raises: FileNotFoundError or ValueError when the start is not what this stage needs.
+    """
+    start = config.at(config.model) if config.at(config.model).exists() else config.model
+    if isinstance(start, str) and Path(start).parts[:1] in (("stage1",), ("stage2",), ("text_llm",)):
+        raise FileNotFoundError(f"{config.at(config.model)} is not there: {config.stage} starts from it, so train it first")
+    widened = config.widen is None and config.stage != TEXT_STAGE
+    codebook = CheckpointFacts.load(start).codebook if widened else None
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    if config.widen:
+        encoder = config.at(config.widen.encoder)
+        codebook = Codebook.load(encoder / "codebook.json")
+        widen(tokenizer, model, codebook.size, config.widen.init, load_centres(encoder / "centres.safetensors"), config.seed)
+    return model, tokenizer, codebook
+
+
+def train(config: StageConfig) -> Path:
+    """Run one stage to its end; returns its folder."""
+    out = config.at(config.out)
+    finished = out / ("config.json" if config.stage == TEXT_STAGE else FILE)
+    if finished.exists():
+        print(f"{config.stage} is done already: {out}")
+        return out
+    arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
+    set_seed(config.seed)
+    model, tokenizer, codebook = open_start(config)
+    count = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    blocks, dev = load_blocks(config, tokenizer, codebook, count)
+    try:
+        vocab: UnitVocab | None = UnitVocab.from_words(tokenizer.get_vocab())
+    except VocabularyError:
+        vocab = None
+    if config.lora:
+        model = _with_lora(model, config)
+    trainer = Trainer(model, arguments, train_dataset=blocks, callbacks=[Watch(out / "log.jsonl", dev, vocab)])
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)) if out.is_dir() else None)
+    _save(trainer, tokenizer, out)
+    if trainer.is_world_process_zero() and codebook is not None and vocab is not None:
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+        facts = CheckpointFacts(codebook, config.stage, vocab.first_unit_id, config.prefix, dataclasses.asdict(config), versions)
+        facts.save(out)
+    return out
+
+
+def _with_lora(model: PreTrainedModel, config: StageConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = config.lora
+    return get_peft_model(
+        model,
+        LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets),
+    )
+
+
+def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+    """Write the finished model beside its place, then move it there, `config.json` last."""
+    part = out / ".final"
+    if hasattr(trainer.model, "merge_and_unload"):
+        if trainer.is_world_process_zero():
+            trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(part)
+    else:
+        trainer.save_model(str(part))
+    if not trainer.is_world_process_zero():
+        return
+    tokenizer.save_pretrained(part)
+    (part / "training_args.bin").unlink(missing_ok=True)
+    for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(out / path.name)
+    part.rmdir()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`python -m stages.train CONFIG [--field value ...]`."""
+    from jsonargparse import ArgumentParser
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and not argv[0].startswith("-"):
+        argv[:1] = ["--config", argv[0]]
+    parser = ArgumentParser(prog="python -m stages.train", description="Train one stage.")
+    parser.add_argument("--config", action="config", help="the stage's file")
+    parser.add_class_arguments(StageConfig)
+    config = parser.instantiate_classes(parser.parse_args(argv))
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(StageConfig)}
+    train(StageConfig(**fields))
+
+
+if __name__ == "__main__":
+    main()
