@@ -69,7 +69,8 @@ def write_conversations(
 
     Returns: how many of each task.
     """
-    path, counts = Path(path), Counter()
+    path = Path(path)
+    counts: Counter[str] = Counter()
     body = path.with_name(f".{path.name}.body")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

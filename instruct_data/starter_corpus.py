@@ -13,8 +13,7 @@ import random
 from pathlib import Path
 
 from instruct_data.speak import Line, speak_lines
-from instruct_data.toy import UNSEEN_STATEMENTS, WORLD_COUNTS, draw_options
-from instruct_data.toy_grammar import make_text
+from instruct_data.toy import UNSEEN_STATEMENTS, draw_options, toy_text
 
 VOICES = {
     "flite:slt": 16, "flite:awb": 12, "flite:kal16": 8, "espeak:en-us": 1, "espeak:gmw/en-GB-scotland": 1, "espeak:en-029": 1,
@@ -28,7 +27,7 @@ VOICES = {
 def starter_lines(count: int, seed: int = 0) -> list[Line]:
     """`count` lines, each with a voice, a rate, a pitch and a vocal-tract warp of its own."""
     draw = random.Random(f"starter {seed}")
-    world = make_text(0, **WORLD_COUNTS)
+    world = toy_text(0)
     sentences = [s for q in world.questions["train"] for s in (q.question, q.answer)] + world.statements[:-UNSEEN_STATEMENTS]
     words = _dictionary_words()
     names, weights = list(VOICES), list(VOICES.values())

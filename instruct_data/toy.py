@@ -19,7 +19,8 @@ from instruct_data.speak import Line, speak_lines
 from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
 from units.manifest import written_whole
 
-WORLD_COUNTS = {"say_counts": {"train": 2600, "dev": 30, "test": 50}, "num_statements": 6100}
+SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
+NUM_STATEMENTS = 6100
 UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
@@ -41,6 +42,11 @@ class ToyConfig:
     """Statements spoken by the answer voice, for speaking practice: the last ones."""
     seed: int = 0
     """Decides the split, the sentences and every voice's rate and pitch."""
+
+
+def toy_text(seed: int) -> ToyText:
+    """The text of the demo's toy world."""
+    return make_text(seed, SAY_COUNTS, NUM_STATEMENTS)
 
 
 def draw_options(voice: str, draw: random.Random) -> dict[str, float]:
@@ -101,7 +107,7 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
         toy: how much is spoken
         workers: processes, all cores if not given
     """
-    text = make_text(toy.seed, **WORLD_COUNTS)
+    text = toy_text(toy.seed)
     speak_lines(training_lines(text, toy), out, "train", workers)
     for split in ("dev", "test"):
         speak_lines(question_lines(split, text.questions[split], QUESTION_VOICES, toy.seed), out, split, workers)

@@ -30,7 +30,8 @@ class VoiceError(RuntimeError):
 class Voice(Protocol):
     """Anything that speaks: `name` identifies it in manifests, `speak` returns a wav (T,) at 16 kHz."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def speak(self, text: str) -> np.ndarray: ...
 

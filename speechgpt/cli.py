@@ -162,8 +162,10 @@ def cli() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    flags = ("--json", "--play")  # may stand alone, as flags do
+    args = [f"{arg}=true" if arg in flags else arg for arg in sys.argv[1:]]
     try:
-        auto_cli(main, as_positional=False)
+        auto_cli(main, as_positional=False, args=args)
     except USER_ERRORS as error:
         print(f"speechgpt-cli: {error}", file=sys.stderr)
         raise SystemExit(2) from error

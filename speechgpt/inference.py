@@ -21,7 +21,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import INPUT_FOLLOWS, Dialogue, Message, Part, Reply
 from speechgpt.generate import Form, Sampling, generate
 from units.audio import SAMPLE_RATE, AudioError, load_wav
-from units.codebook import Units
+from units.codebook import Codebook, Units
 from units.encoder import UnitEncoder
 from units.vocoder import UnitVocoder
 
@@ -64,18 +64,23 @@ class SpeechGPT:
         model = AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
         return cls(model, dialogue, facts, folder, device)
 
+    @property
+    def codebook(self) -> Codebook:
+        """Of the units it hears and speaks."""
+        return self.facts.codebook
+
     @functools.cached_property
     def encoder(self) -> UnitEncoder:
         """The ears. Raises CodebookMismatch if they are of another codebook."""
         encoder = UnitEncoder.from_pretrained(self._beside("unit_encoder", "hear"), self.device)
-        self.facts.codebook.check_same(encoder.codebook, f"the model in {self.folder}", "its unit_encoder")
+        self.codebook.check_same(encoder.codebook, f"the model in {self.folder}", "its unit_encoder")
         return encoder
 
     @functools.cached_property
     def vocoder(self) -> UnitVocoder:
         """The voice. Raises CodebookMismatch if it is of another codebook."""
         vocoder = UnitVocoder.from_pretrained(self._beside("vocoder", "speak"), self.device)
-        self.facts.codebook.check_same(vocoder.codebook, f"the model in {self.folder}", "its vocoder")
+        self.codebook.check_same(vocoder.codebook, f"the model in {self.folder}", "its vocoder")
         return vocoder
 
     def _beside(self, name: str, verb: str) -> Path:
@@ -123,10 +128,10 @@ class SpeechGPT:
         """Refuse audio whose units cannot fit, before encoding it: a unit lasts at least a frame, and rarely ten."""
         context = self.model.config.max_position_embeddings
         seconds = samples / SAMPLE_RATE
-        if seconds * self.facts.codebook.frame_rate > 10 * context:
+        if seconds * self.codebook.frame_rate > 10 * context:
             raise ValueError(
                 f"{name} is {seconds:.0f} s long; this model's context of {context} tokens holds about "
-                f"{context / self.facts.codebook.frame_rate:.0f} s of speech. Cut it into shorter pieces."
+                f"{context / self.codebook.frame_rate:.0f} s of speech. Cut it into shorter pieces."
             )
 
     def _reply(self, asked: Sequence[tuple[Part, ...]], form: Form, sampling: Sampling) -> list[Reply]:
@@ -134,10 +139,9 @@ class SpeechGPT:
         return [self.dialogue.parse_reply(ids) for ids in generate(self.model, self.dialogue, prompts, form, sampling)]
 
     def _speak(self, replies: Sequence[Reply]) -> list[Answer]:
-        spoken = [reply for reply in replies if reply.units]
-        wavs = self.vocoder.decode_batch([Units(r.units, None, self.facts.codebook) for r in spoken]) if spoken else []
-        sound = dict(zip(map(id, spoken), wavs))
-        return [Answer(r.transcript, r.text, r.units, sound.get(id(r))) for r in replies]
+        units = [Units(reply.units, None, self.codebook) for reply in replies if reply.units]
+        wavs = iter(self.vocoder.decode_batch(units) if units else [])
+        return [Answer(r.transcript, r.text, r.units, next(wavs) if r.units else None) for r in replies]
 
 
 def chat_model(folder: str | Path, device: str | None = None) -> SpeechGPT:

@@ -32,7 +32,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
 from speechgpt.widen import widen
-from stages.config import StageConfig
+from stages.config import Lora, StageConfig
 from stages.data import load_blocks
 from stages.watch import Watch
 from units.codebook import Codebook
@@ -92,7 +92,7 @@ def train(config: StageConfig) -> Path:
     except VocabularyError:
         vocab = None
     if config.lora:
-        model = _with_lora(model, config)
+        model = _with_lora(model, config.lora)
     trainer = Trainer(model, arguments, train_dataset=blocks, callbacks=[Watch(out / "log.jsonl", dev, vocab)])
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)) if out.is_dir() else None)
     _save(trainer, tokenizer, out)
@@ -103,10 +103,9 @@ def train(config: StageConfig) -> Path:
     return out
 
 
-def _with_lora(model: PreTrainedModel, config: StageConfig) -> Any:
+def _with_lora(model: PreTrainedModel, lora: Lora) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    lora = config.lora
     return get_peft_model(
         model,
         LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets),

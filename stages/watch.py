@@ -56,7 +56,7 @@ def held_out_report(model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab 
     is_unit = torch.zeros_like(tokens, dtype=torch.bool)
     if vocab is not None:
         is_unit = (tokens >= vocab.first_unit_id) & (tokens < vocab.first_unit_id + vocab.size)
-    report = {}
+    report: dict[str, float] = {}
     for name, chosen in (("units", is_unit), ("text", ~is_unit)):
         if chosen.any():
             loss = losses[chosen].mean().item()

@@ -10,7 +10,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from units import kmeans

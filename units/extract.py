@@ -67,7 +67,8 @@ def extract(
     with tqdm(total=total, desc=f"units of {out.name}", unit=" files", mininterval=2) as bar:
         for start in mine:
             index = start // shard_size
-            records, refused = [], []
+            records: list[UnitRecord] = []
+            refused: list[dict[str, str]] = []
             for wavs, group in _batches(utterances[start : start + shard_size], batch_seconds, refused):
                 units = encoder.encode_batch(wavs)
                 records += [

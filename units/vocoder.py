@@ -47,7 +47,7 @@ class UnitVocoder(nn.Module):
         self.durations = DurationPredictor(codebook.size)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> UnitVocoder:
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> UnitVocoder:
         """Open a vocoder folder.
 
         Raises:
@@ -68,7 +68,7 @@ class UnitVocoder(nn.Module):
             raise ValueError(
                 f"{folder / WEIGHTS} does not hold the weights that {CONFIG} describes: {error}"
             ) from error
-        return vocoder.eval()
+        return vocoder.eval().to(device)
 
     @classmethod
     def _from_config(cls, config: dict, source: Path) -> UnitVocoder:
