@@ -35,7 +35,9 @@ def main(units: Path, pairs: Path, voice: str, out: Path, seed: int = 0) -> None
     records: list[UnitRecord] = list(source)
     spoken = [record for record in records if record.speaker == voice]
     if not spoken:
-        raise SystemExit(f"{units} has no utterance of the voice {voice!r}; it has {sorted({str(r.speaker) for r in records})}")
+        raise SystemExit(
+            f"{units} has no utterance of the voice {voice!r}; it has {sorted({str(r.speaker) for r in records})}"
+        )
     text = read_pairs(pairs)
     refused: Counter = Counter()
     sets = {
@@ -50,7 +52,9 @@ def main(units: Path, pairs: Path, voice: str, out: Path, seed: int = 0) -> None
         for name, (conversations, codebook) in sets.items()
     }
     with written_whole(out / "build.json") as file:
-        json.dump({"counts": counts, "refused": {"chain": dict(refused)}, "codebook": source.codebook.name}, file, indent=1)
+        json.dump(
+            {"counts": counts, "refused": {"chain": dict(refused)}, "codebook": source.codebook.name}, file, indent=1
+        )
     print(f"conversations: {counts}; left out of chain: {dict(refused)}")
 
 

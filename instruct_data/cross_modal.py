@@ -15,7 +15,6 @@ from units.unit_set import UnitRecord
 INSTRUCTIONS = Path(__file__).parent / "instructions"
 
 
-
 def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> list[str]:
     """Task descriptions, one a line.
 
@@ -23,7 +22,9 @@ def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> list[str]:
     """
     path = folder / f"{task}.txt"
     if not path.exists():
-        raise FileNotFoundError(f"no task descriptions for {task!r} in {folder}; there are {sorted(p.stem for p in folder.glob('*.txt'))}")
+        raise FileNotFoundError(
+            f"no task descriptions for {task!r} in {folder}; there are {sorted(p.stem for p in folder.glob('*.txt'))}"
+        )
     return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 

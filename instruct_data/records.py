@@ -1,7 +1,7 @@
 """Conversations on disk: `*.jsonl` or `*.jsonl.gz`, a header line, then one conversation a line.
 
-    {"format": "conversations/1", "codebook": {...} or null, "seed": 0, "counts": {"asr": 2, "tts": 1}}
-    {"id": "q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": ".."}, {"units": [1, 2]}]}, ...]}
+{"format": "conversations/1", "codebook": {...} or null, "seed": 0, "counts": {"asr": 2, "tts": 1}}
+{"id": "q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": ".."}, {"units": [1, 2]}]}, ...]}
 """
 
 from __future__ import annotations

@@ -51,9 +51,19 @@ def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | N
     refused: dict[str, str] = {}
     if todo:
         with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
-            spoken = tqdm(pool.imap(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit=" lines", mininterval=2)
+            spoken = tqdm(
+                pool.imap(_speak_one, todo, chunksize=32),
+                total=len(todo),
+                desc=f"speaking {name}",
+                unit=" lines",
+                mininterval=2,
+            )
             refused = {line_id: reason for line_id, reason in spoken if reason}
-    kept = [Utterance(id=line.id, audio=path, text=line.text, speaker=line.voice) for line, path in jobs if line.id not in refused]
+    kept = [
+        Utterance(id=line.id, audio=path, text=line.text, speaker=line.voice)
+        for line, path in jobs
+        if line.id not in refused
+    ]
     if jobs and not kept:
         raise VoiceError(f"no line of {name} could be spoken; the first reason: {next(iter(refused.values()))}")
     if refused:

@@ -28,7 +28,9 @@ def starter_lines(count: int, seed: int = 0) -> list[Line]:
     """`count` lines, each with a voice, a rate, a pitch and a vocal-tract warp of its own."""
     draw = random.Random(f"starter {seed}")
     world = toy_text(0)
-    sentences = [s for q in world.questions["train"] for s in (q.question, q.answer)] + world.statements[:-UNSEEN_STATEMENTS]
+    sentences = [s for q in world.questions["train"] for s in (q.question, q.answer)] + world.statements[
+        :-UNSEEN_STATEMENTS
+    ]
     words = _dictionary_words()
     names, weights = list(VOICES), list(VOICES.values())
     lines = []

@@ -30,7 +30,9 @@ def read_pairs(path: str | Path) -> list[TextPair]:
         record = json.loads(line)
         if not (record.get("question") and record.get("answer")):
             raise ValueError(f"{path}:{number}: needs a question and an answer, has {sorted(record)}")
-        pairs.append(TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", "")))
+        pairs.append(
+            TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", ""))
+        )
     return pairs
 
 

@@ -111,7 +111,9 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
     speak_lines(training_lines(text, toy), out, "train", workers)
     for split in ("dev", "test"):
         speak_lines(question_lines(split, text.questions[split], QUESTION_VOICES, toy.seed), out, split, workers)
-    speak_lines(question_lines("test_new_voice", text.questions["test"], (NEW_VOICE,), toy.seed), out, "test_new_voice", workers)
+    speak_lines(
+        question_lines("test_new_voice", text.questions["test"], (NEW_VOICE,), toy.seed), out, "test_new_voice", workers
+    )
     unseen = [Line(f"unseen-{i:04d}", s, ANSWER_VOICE) for i, s in enumerate(text.statements[-UNSEEN_STATEMENTS:])]
     speak_lines(unseen, out, "answers_unseen", workers)
     with written_whole(out / "chats.jsonl") as file:

@@ -89,7 +89,9 @@ def _calendar() -> list[Question]:
             for relation, step in (("after", 1), ("before", -1)):
                 other = names[(i + step) % len(names)]
                 found.append(
-                    Question(f"what {noun} comes {relation} {name}", f"it must be {other}", "calendar", (relation, name))
+                    Question(
+                        f"what {noun} comes {relation} {name}", f"it must be {other}", "calendar", (relation, name)
+                    )
                 )
     return found
 

@@ -46,7 +46,9 @@ def open_voice(name: str, **options: float) -> Voice:
         return FliteVoice(variant, **options)
     if engine == "espeak":
         return EspeakVoice(variant, **options)
-    raise VoiceError(f"unknown engine in voice {name!r}; known: flite:{{{','.join(FLITE_VOICES)}}}, espeak:LANGUAGE[+VARIANT]")
+    raise VoiceError(
+        f"unknown engine in voice {name!r}; known: flite:{{{','.join(FLITE_VOICES)}}}, espeak:LANGUAGE[+VARIANT]"
+    )
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,9 @@ def _espeak():
 
     rate = library.espeak_Initialize(_ESPEAK_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
     if rate <= 0:
-        raise VoiceError(f"espeak-ng did not start (code {rate}); reinstall with: pip install --force-reinstall espeakng-loader")
+        raise VoiceError(
+            f"espeak-ng did not start (code {rate}); reinstall with: pip install --force-reinstall espeakng-loader"
+        )
     callback = _Callback(collect)
     library.espeak_SetSynthCallback(callback)
     library._keep = callback  # the C side holds only the address

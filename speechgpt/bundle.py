@@ -1,6 +1,6 @@
 """Join a checkpoint, its ears and its voice into one model folder that speechgpt-cli opens.
 
-    python -m speechgpt.bundle --stage runs/toy/stage3 --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder --out runs/toy/model
+python -m speechgpt.bundle --stage runs/toy/stage3 --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder --out runs/toy/model
 """
 
 from __future__ import annotations

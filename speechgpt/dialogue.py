@@ -79,7 +79,9 @@ class Conversation:
         for turn, message in enumerate(self.messages):
             expected = ("human", "assistant")[turn % 2]
             if message.role != expected:
-                raise ValueError(f"turn {turn} is from {message.role!r}; roles alternate, so it must be from {expected!r}")
+                raise ValueError(
+                    f"turn {turn} is from {message.role!r}; roles alternate, so it must be from {expected!r}"
+                )
 
 
 @dataclass(frozen=True)

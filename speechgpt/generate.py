@@ -48,7 +48,9 @@ class Sampling:
 class GrammarProcessor(LogitsProcessor):
     """Rules out tokens that the form does not allow; one state a row, followed token by token."""
 
-    def __init__(self, dialogue: Dialogue, form: Form, vocab_rows: int, prompt_length: int, device: torch.device) -> None:
+    def __init__(
+        self, dialogue: Dialogue, form: Form, vocab_rows: int, prompt_length: int, device: torch.device
+    ) -> None:
         grammar = GRAMMARS[form]
         states = [*grammar, "end"]
         classes = ["text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never"]
@@ -91,7 +93,9 @@ def _token_classes(dialogue: Dialogue, classes: list[str], vocab_rows: int) -> T
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling) -> list[list[int]]:
+def generate(
+    model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+) -> list[list[int]]:
     """Reply ids of each prompt, `<eoa>` included when the model reached it. Prompts of any lengths run as one batch.
 
     Raises: ValueError if a prompt leaves no room in the model's context.

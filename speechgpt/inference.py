@@ -1,9 +1,9 @@
 """SpeechGPT: hear, transcribe, answer, speak. The whole path of one audio file, on one screen.
 
-    gpt = SpeechGPT.from_pretrained("runs/toy/model")
-    answer = gpt.answer("question.wav")
-    print(answer.transcript, "->", answer.text)
-    save_wav("answer.wav", answer.wav)
+gpt = SpeechGPT.from_pretrained("runs/toy/model")
+answer = gpt.answer("question.wav")
+print(answer.transcript, "->", answer.text)
+save_wav("answer.wav", answer.wav)
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Answer:
 class SpeechGPT:
     """A widened LLM with its ears (a unit encoder) and its voice (a unit vocoder), all of one codebook."""
 
-    def __init__(self, model: PreTrainedModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self, model: PreTrainedModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu"
+    ) -> None:
         self.model, self.dialogue, self.facts, self.folder, self.device = model, dialogue, facts, folder, device
 
     @classmethod

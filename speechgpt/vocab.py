@@ -41,7 +41,9 @@ class UnitVocab:
         while unit_word(size) in ids:
             size += 1
         if not size:
-            raise VocabularyError("this tokenizer has no units (<0>, <1>, ...): widen the model first, with stage 1 or speechgpt.widen")
+            raise VocabularyError(
+                "this tokenizer has no units (<0>, <1>, ...): widen the model first, with stage 1 or speechgpt.widen"
+            )
         first = ids[unit_word(0)]
         for unit in range(size):
             if ids[unit_word(unit)] != first + unit:
@@ -51,7 +53,9 @@ class UnitVocab:
                 )
         missing = [marker for marker in (SOSP, EOSP) if marker not in ids]
         if missing:
-            raise VocabularyError(f"this tokenizer has units but no {' and no '.join(missing)}; it was not widened whole")
+            raise VocabularyError(
+                f"this tokenizer has units but no {' and no '.join(missing)}; it was not widened whole"
+            )
         return cls(first, size, {marker: ids[marker] for marker in MARKERS if marker in ids})
 
     def marker(self, word: str) -> int:

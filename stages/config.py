@@ -14,7 +14,7 @@ class Source:
     """One set of training documents."""
 
     path: str
-    """A conversation set (.jsonl, .jsonl.gz), a unit set (folder), or plain text, one document a line (.txt, .txt.gz);
+    """A conversation set (.jsonl, .jsonl.gz), a unit set (folder), or plain text, one document a line (.txt);
     relative to the run folder."""
     weight: float = 1.0
     """How often its documents come, relative to their number: 2 shows each twice as often."""

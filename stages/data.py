@@ -10,7 +10,6 @@ L tokens of a block.
 from __future__ import annotations
 
 import bisect
-import gzip
 import hashlib
 import json
 from collections import Counter
@@ -56,14 +55,15 @@ class Tokenised:
         return self.tokens[span], self.train[span]
 
 
-def documents(source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None) -> Iterator[tuple[str, Rendered]]:
+def documents(
+    source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
+) -> Iterator[tuple[str, Rendered]]:
     """(task, tokens) of each document of a source.
 
     Raises: CodebookMismatch if its units are not the model's; FileNotFoundError if it is not there.
     """
-    if path.suffix == ".txt" or path.name.endswith(".txt.gz"):
-        opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-        with opened as lines:
+    if path.suffix == ".txt":
+        with path.open(encoding="utf-8") as lines:
             for line in lines:
                 if line.strip():
                     ids = tokenizer.encode(line.strip(), split_special_tokens=True) + [tokenizer.eos_token_id]
@@ -87,11 +87,15 @@ def documents(source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, co
 def _check(mine: Codebook | None, theirs: Codebook | None, path: Path) -> None:
     if theirs is not None:
         if mine is None:
-            raise ValueError(f"{path} holds units of {theirs.name!r}, but the model has none; set widen, or start from stage 1")
+            raise ValueError(
+                f"{path} holds units of {theirs.name!r}, but the model has none; set widen, or start from stage 1"
+            )
         mine.check_same(theirs, "the model", str(path))
 
 
-def tokenise(source: Source, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None, cache: Path) -> Tokenised:
+def tokenise(
+    source: Source, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None, cache: Path
+) -> Tokenised:
     """Tokenise a source, or read it from the cache if the same source met the same tokenizer and settings before."""
     path = config.at(source.path)
     if not path.exists():
@@ -99,7 +103,12 @@ def tokenise(source: Source, tokenizer: PreTrainedTokenizerBase, config: StageCo
     saved = cache / f"{_content_key(source, path, tokenizer, config)}.npz"
     if not saved.exists():
         tokens, train, lengths, tasks, names = [], [], [], [], []
-        for task, rendered in tqdm(documents(source, path, tokenizer, config, codebook), desc=f"tokens of {source.path}", unit=" documents", mininterval=2):
+        for task, rendered in tqdm(
+            documents(source, path, tokenizer, config, codebook),
+            desc=f"tokens of {source.path}",
+            unit=" documents",
+            mininterval=2,
+        ):
             if task not in names:
                 names.append(task)
             tasks.append(names.index(task))
@@ -112,7 +121,9 @@ def tokenise(source: Source, tokenizer: PreTrainedTokenizerBase, config: StageCo
             np.savez(file, tokens=np.concatenate(tokens), train=np.concatenate(train), offsets=np.cumsum([0, *lengths]),
                      tasks=np.asarray(tasks), task_names=np.asarray(names))  # fmt: skip
     with np.load(saved, allow_pickle=False) as found:
-        return Tokenised(found["tokens"], found["train"], found["offsets"], found["tasks"], found["task_names"].tolist())
+        return Tokenised(
+            found["tokens"], found["train"], found["offsets"], found["tasks"], found["task_names"].tolist()
+        )
 
 
 def _content_key(source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig) -> str:
@@ -150,7 +161,15 @@ class PackedBlocks(torch.utils.data.Dataset):
     time. Item: {"input_ids", "labels", "position_ids"}, int64 (L,).
     """
 
-    def __init__(self, sources: list[tuple[Tokenised, np.ndarray, float]], size: int, blocks: int, pad: int, seed: int, window: int = 512) -> None:
+    def __init__(
+        self,
+        sources: list[tuple[Tokenised, np.ndarray, float]],
+        size: int,
+        blocks: int,
+        pad: int,
+        seed: int,
+        window: int = 512,
+    ) -> None:
         """sources: tokens, the indices of the documents to use, and the weight of each."""
         self.sources, self.size, self.pad = [tokenised for tokenised, _, _ in sources], size, pad
         self.blocks: list[list[tuple[int, int]]] = []
@@ -201,7 +220,9 @@ class PackedBlocks(torch.utils.data.Dataset):
         return used / (len(self.blocks) * self.size)
 
 
-def load_blocks(config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None, blocks: int) -> tuple[PackedBlocks, PackedBlocks]:
+def load_blocks(
+    config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None, blocks: int
+) -> tuple[PackedBlocks, PackedBlocks]:
     """Training blocks and dev blocks of a stage; prints what was kept, held out and too long."""
     pad = tokenizer.eos_token_id
     train, dev = [], []
@@ -215,7 +236,9 @@ def load_blocks(config: StageConfig, tokenizer: PreTrainedTokenizerBase, codeboo
         dev.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))
         total += int(tokenised.lengths[keep].sum())
         counts = Counter(tokenised.task_names[t] for t in tokenised.tasks[keep])
-        print(f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})")
+        print(
+            f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
+        )
     packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed)
     dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
     held_blocks = PackedBlocks(dev, config.block_size, max(1, dev_tokens // config.block_size), pad, config.seed)
@@ -230,12 +253,16 @@ def _fit_lengths(tokenised: Tokenised, config: StageConfig) -> tuple[Tokenised, 
         return tokenised, len(long)
     kept = np.minimum(tokenised.lengths, config.block_size)
     index = np.concatenate([np.arange(start, start + n) for start, n in zip(tokenised.offsets[:-1], kept)])
-    cut = Tokenised(tokenised.tokens[index], tokenised.train[index], np.cumsum([0, *kept]), tokenised.tasks, tokenised.task_names)
+    cut = Tokenised(
+        tokenised.tokens[index], tokenised.train[index], np.cumsum([0, *kept]), tokenised.tasks, tokenised.task_names
+    )
     return cut, len(long)
 
 
 def _held_out(tokenised: Tokenised, count: int) -> np.ndarray:
     """About `count` documents, chosen by hash of their tokens, so that equal documents stand on one side; at most a tenth."""
     share = min(0.1, count / len(tokenised))
-    hashes = [hashlib.blake2b(tokenised.document(i)[0].tobytes(), digest_size=8).digest() for i in range(len(tokenised))]
+    hashes = [
+        hashlib.blake2b(tokenised.document(i)[0].tobytes(), digest_size=8).digest() for i in range(len(tokenised))
+    ]
     return np.array([int.from_bytes(h, "big") / 2**64 for h in hashes]) < share

@@ -59,9 +59,15 @@ def main(text: Path, out: Path, llama: TinyLlama = TinyLlama(), seed: int = 0) -
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=llama.width, num_hidden_layers=llama.layers,
-            num_attention_heads=llama.heads, intermediate_size=llama.feed_forward, max_position_embeddings=llama.context,
-            tie_word_embeddings=True, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer),
+            hidden_size=llama.width,
+            num_hidden_layers=llama.layers,
+            num_attention_heads=llama.heads,
+            intermediate_size=llama.feed_forward,
+            max_position_embeddings=llama.context,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
     )
     tokenizer.save_pretrained(out)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,9 @@ def open_start(config: StageConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     """
     start = config.at(config.model) if config.at(config.model).exists() else config.model
     if isinstance(start, str) and Path(start).parts[:1] in (("stage1",), ("stage2",), ("text_llm",)):
-        raise FileNotFoundError(f"{config.at(config.model)} is not there: {config.stage} starts from it, so train it first")
+        raise FileNotFoundError(
+            f"{config.at(config.model)} is not there: {config.stage} starts from it, so train it first"
+        )
     widened = config.widen is None and config.stage != TEXT_STAGE
     codebook = CheckpointFacts.load(start).codebook if widened else None
     tokenizer = AutoTokenizer.from_pretrained(start)
@@ -71,7 +72,14 @@ def open_start(config: StageConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     if config.widen:
         encoder = config.at(config.widen.encoder)
         codebook = Codebook.load(encoder / "codebook.json")
-        widen(tokenizer, model, codebook.size, config.widen.init, load_centres(encoder / "centres.safetensors"), config.seed)
+        widen(
+            tokenizer,
+            model,
+            codebook.size,
+            config.widen.init,
+            load_centres(encoder / "centres.safetensors"),
+            config.seed,
+        )
     return model, tokenizer, codebook
 
 
@@ -85,7 +93,9 @@ def train(config: StageConfig) -> Path:
     arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
     set_seed(config.seed)
     model, tokenizer, codebook = open_start(config)
-    count = arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    count = (
+        arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    )
     blocks, dev = load_blocks(config, tokenizer, codebook, count)
     try:
         vocab: UnitVocab | None = UnitVocab.from_words(tokenizer.get_vocab())
@@ -98,7 +108,9 @@ def train(config: StageConfig) -> Path:
     _save(trainer, tokenizer, out)
     if trainer.is_world_process_zero() and codebook is not None and vocab is not None:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-        facts = CheckpointFacts(codebook, config.stage, vocab.first_unit_id, config.prefix, dataclasses.asdict(config), versions)
+        facts = CheckpointFacts(
+            codebook, config.stage, vocab.first_unit_id, config.prefix, dataclasses.asdict(config), versions
+        )
         facts.save(out)
     return out
 
@@ -108,7 +120,13 @@ def _with_lora(model: PreTrainedModel, lora: Lora) -> Any:
 
     return get_peft_model(
         model,
-        LoraConfig(task_type="CAUSAL_LM", r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=lora.targets),
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+        ),
     )
 
 

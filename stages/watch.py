@@ -24,13 +24,23 @@ class Watch(TrainerCallback):
         self.log, self.dev, self.vocab = log, dev, vocab
         self.began = time.monotonic()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
+    ) -> None:
         if state.is_world_process_zero and "loss" in (logs or {}):
             report = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
-            tokens = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size * self.dev.size
+            tokens = (
+                state.global_step
+                * args.train_batch_size
+                * args.gradient_accumulation_steps
+                * args.world_size
+                * self.dev.size
+            )
             self._write({"step": state.global_step, **report, "tokens": tokens})
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+    ) -> None:
         every = int(args.eval_steps or 0)
         last = state.global_step == state.max_steps
         if state.is_world_process_zero and not args.deepspeed and (last or (every and state.global_step % every == 0)):

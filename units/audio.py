@@ -1,7 +1,7 @@
 """Audio files in and out. A *wav* here is float32 (T,), mono, 16 kHz, in [-1, 1].
 
-    wav = load_wav("question.flac")
-    save_wav("answer.wav", wav)
+wav = load_wav("question.flac")
+save_wav("answer.wav", wav)
 """
 
 from __future__ import annotations

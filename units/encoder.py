@@ -1,7 +1,7 @@
 """UnitEncoder: wav -> units. Features, centred if the codebook says so, then the nearest of K centres for every frame.
 
-    encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")
-    units = encoder.encode(load_wav("question.wav"))
+encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")
+units = encoder.encode(load_wav("question.wav"))
 """
 
 from __future__ import annotations
@@ -36,10 +36,18 @@ class UnitEncoder:
         self.centres = centres.to(features.device)
 
     @classmethod
-    def from_features(cls, features: HubertFeatures | MfccFeatures, centres: Tensor, name: str, centring: str) -> UnitEncoder:
+    def from_features(
+        cls, features: HubertFeatures | MfccFeatures, centres: Tensor, name: str, centring: str
+    ) -> UnitEncoder:
         """Join features and centres; the codebook, fingerprint included, follows from them."""
         codebook = Codebook(
-            name, features.name, features.layer, len(centres), FRAME_RATE, centring, _fingerprint(features, centres, centring)
+            name,
+            features.name,
+            features.layer,
+            len(centres),
+            FRAME_RATE,
+            centring,
+            _fingerprint(features, centres, centring),
         )
         return cls(features, centres, codebook)
 

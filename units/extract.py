@@ -72,11 +72,14 @@ def extract(
             for wavs, group in _batches(utterances[start : start + shard_size], batch_seconds, refused):
                 units = encoder.encode_batch(wavs)
                 records += [
-                    UnitRecord(u.id, one, len(wav), u.text, u.speaker, u.lang) for u, wav, one in zip(group, wavs, units)
+                    UnitRecord(u.id, one, len(wav), u.text, u.speaker, u.lang)
+                    for u, wav, one in zip(group, wavs, units)
                 ]
                 heard += sum(map(len, wavs)) / SAMPLE_RATE
                 bar.update(len(wavs))
-                bar.set_postfix_str(f"{heard / 3600:.2f} h, {heard / (time.monotonic() - began):.0f} x real time", refresh=False)
+                bar.set_postfix_str(
+                    f"{heard / 3600:.2f} h, {heard / (time.monotonic() - began):.0f} x real time", refresh=False
+                )
             order = {u.id: i for i, u in enumerate(utterances[start : start + shard_size])}
             records.sort(key=lambda r: order[r.id])
             bar.update(len(refused))
@@ -98,7 +101,9 @@ def _check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sh
     if path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))
         if begun != plan:
-            raise ValueError(f"{out} was begun with {begun}, this run has {plan}. Give another folder, or delete this one.")
+            raise ValueError(
+                f"{out} was begun with {begun}, this run has {plan}. Give another folder, or delete this one."
+            )
         return
     with written_whole(path) as file:
         json.dump(plan, file)

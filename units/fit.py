@@ -50,7 +50,9 @@ def main(
     sample = kmeans.sample_frames(_features(drawn[:utterances], features, centring), frames, seed)
     fit = kmeans.fit(sample, size, seed)
     print(f"k-means: {fit.frames} frames, K={size}, inertia {fit.inertia:.4f}, dead centres {fit.dead}")
-    made = UnitEncoder.from_features(features, fit.centres, name or f"{Path(encoder).name}-L{features.layer}-km{size}", centring)
+    made = UnitEncoder.from_features(
+        features, fit.centres, name or f"{Path(encoder).name}-L{features.layer}-km{size}", centring
+    )
     print(f"{made.codebook.name} ({made.codebook.fingerprint}) in {made.save_pretrained(out)}")
 
 

@@ -89,7 +89,11 @@ class HubertFeatures:
         hidden = self._convolve(padded, lengths)  # (B, N, D of the last convolution)
         counts = [num_frames(len(wav)) for wav in wavs]
         alike = min(counts) == max(counts)
-        mask = None if alike else torch.arange(hidden.shape[1], device=self.device) < torch.tensor(counts, device=self.device)[:, None]
+        mask = (
+            None
+            if alike
+            else torch.arange(hidden.shape[1], device=self.device) < torch.tensor(counts, device=self.device)[:, None]
+        )
         hidden = self.model.feature_projection(hidden)
         hidden = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
         return [one[:count].float() for one, count in zip(hidden, counts)]
@@ -123,7 +127,9 @@ class HubertFeatures:
 def own_group_norm(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
     """GroupNorm with one channel a group, (B, C, T'), whose statistics leave out each row's padding."""
     if norm.num_groups != norm.num_channels:
-        raise ValueError(f"GroupNorm with {norm.num_groups} groups of {norm.num_channels} channels; HuBERT has one channel a group")
+        raise ValueError(
+            f"GroupNorm with {norm.num_groups} groups of {norm.num_channels} channels; HuBERT has one channel a group"
+        )
     if bool((lengths == x.shape[-1]).all()):
         return norm(x)
     mask = (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None]

@@ -79,7 +79,9 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> Path:
         for utterance in utterances:
             record = {k: v for k, v in dataclasses.asdict(utterance).items() if v is not None}
             audio = Path(utterance.audio)
-            record["audio"] = str(audio.relative_to(path.parent) if audio.is_relative_to(path.parent) else audio.absolute())
+            record["audio"] = str(
+                audio.relative_to(path.parent) if audio.is_relative_to(path.parent) else audio.absolute()
+            )
             if not utterance.start:
                 record.pop("start")
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -93,4 +93,6 @@ def read_unit_set(folder: str | Path) -> UnitSet:
             "it goes on where it stopped."
         )
     facts = json.loads(marker.read_text(encoding="utf-8"))
-    return UnitSet(folder, Codebook.from_json(facts["codebook"]), facts["utterances"], facts["seconds"], facts["shards"])
+    return UnitSet(
+        folder, Codebook.from_json(facts["codebook"]), facts["utterances"], facts["seconds"], facts["shards"]
+    )
