@@ -36,6 +36,10 @@ class ToyConfig:
 
     fact_renditions: int = 6
     """How many voices speak each training question of the closed families."""
+    facts: int | None = None
+    """Use only so many training questions of the closed families; all of them if not given."""
+    say_questions: int = 2600
+    """Training questions of the open family, each in one voice."""
     spoken_statements: int = 4000
     """Statements spoken by question voices, for hearing practice: the first ones."""
     answer_voice_statements: int = 3000
@@ -69,13 +73,15 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     def answered(sentence: str) -> None:
         lines.append(Line(f"a{len(lines):05d}", sentence, ANSWER_VOICE))
 
-    for question in text.questions["train"]:
+    closed = [question for question in text.questions["train"] if question.family != "say"][: config.facts]
+    open_ended = [question for question in text.questions["train"] if question.family == "say"][: config.say_questions]
+    for question in closed + open_ended:
         renditions = 1 if question.family == "say" else config.fact_renditions
         for voice in draw.sample(QUESTION_VOICES, renditions):
             asked(question.question, voice)
     for sentence in statements[: config.spoken_statements]:
         asked(sentence, draw.choice(QUESTION_VOICES))
-    answers = [question.answer for question in text.questions["train"]]
+    answers = [question.answer for question in closed + open_ended]
     for sentence in dict.fromkeys(answers + statements[-config.answer_voice_statements :]):
         answered(sentence)
     return lines

@@ -132,9 +132,7 @@ def own_group_norm(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
         )
     if bool((lengths == x.shape[-1]).all()):
         return norm(x)
-    mask = (torch.arange(x.shape[-1], device=x.device) < lengths[:, None])[:, None]
-    count = lengths[:, None, None]
-    mean = (x * mask).sum(-1, keepdim=True) / count
-    centred = x - mean
-    var = (centred.square() * mask).sum(-1, keepdim=True) / count
-    return centred * torch.rsqrt(var + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
+    stats = [torch.var_mean(row[:, :length], dim=1, correction=0) for row, length in zip(x, lengths.tolist())]
+    var, mean = (torch.stack(column)[..., None] for column in zip(*stats))  # (B, C, 1)
+    scale = norm.weight[:, None] * torch.rsqrt(var + norm.eps)
+    return torch.addcmul(norm.bias[:, None] - mean * scale, x, scale)
