@@ -61,7 +61,9 @@ def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None
 
 
 def check_wav(wav: np.ndarray, source: str | Path = "the wav") -> np.ndarray:
-    """Return `wav` if it is a finite (T,) array of at least one frame, else raise AudioError naming `source`."""
+    """Return `wav` as float32 if it is a finite float (T,) of at least one frame, else raise AudioError naming `source`."""
+    if wav.dtype.kind != "f":
+        raise AudioError(f"{source} holds {wav.dtype} samples; a wav is float32 in [-1, 1]")
     if wav.ndim != 1:
         raise AudioError(f"{source} has shape {wav.shape}; a wav is mono, (T,)")
     if len(wav) < RECEPTIVE_FIELD:
@@ -70,7 +72,7 @@ def check_wav(wav: np.ndarray, source: str | Path = "the wav") -> np.ndarray:
         )
     if not np.isfinite(wav).all():
         raise AudioError(f"{source} holds NaN or infinite samples")
-    return wav
+    return wav.astype(np.float32, copy=False)
 
 
 def resample(wav: np.ndarray, rate: float) -> np.ndarray:

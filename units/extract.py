@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +21,8 @@ import numpy as np
 from tqdm import tqdm
 
 from units.audio import SAMPLE_RATE, AudioError, load_wav
-from units.codebook import CodebookMismatch
 from units.encoder import STARTER, UnitEncoder
-from units.manifest import ManifestError, Utterance, read_manifest, written_whole
+from units.manifest import Utterance, read_manifest, written_whole
 from units.notation import spell
 from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
 
@@ -30,7 +30,9 @@ AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
 def list_source(source: Path) -> list[Utterance]:
-    """Utterances of a manifest (.jsonl) or of all audio files below a folder, ids being their relative paths.
+    """Utterances of a manifest (.jsonl) or of all audio files below a folder.
+
+    Ids are relative paths without suffix; a file keeps its suffix where another would have the same id.
 
     Raises: FileNotFoundError, ManifestError, or AudioError when there is nothing to read.
     """
@@ -43,7 +45,11 @@ def list_source(source: Path) -> list[Utterance]:
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
         raise AudioError(f"no audio below {source}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-    return [Utterance(str(path.relative_to(source).with_suffix("")), path) for path in files]
+    ids = Counter(path.with_suffix("") for path in files)
+    return [
+        Utterance(str((path if ids[path.with_suffix("")] > 1 else path.with_suffix("")).relative_to(source)), path)
+        for path in files
+    ]
 
 
 def extract(
@@ -62,6 +68,8 @@ def extract(
     _check_plan(out, utterances, encoder, shard_size)
     shards = range(0, len(utterances), shard_size)
     mine = [start for i, start in enumerate(shards) if i % world == rank and not shard_path(out, i).exists()]
+    if mine:
+        (out / MARKER).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
     total = sum(min(shard_size, len(utterances) - start) for start in mine)
     began, heard = time.monotonic(), 0.0
     with tqdm(total=total, desc=f"units of {out.name}", unit=" files", mininterval=2) as bar:
@@ -148,11 +156,11 @@ def _finish(out: Path, shards: int, encoder: UnitEncoder) -> None:
     seconds = sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE
     facts = {"codebook": json.loads(encoder.codebook.to_json()), "utterances": utterances, "refused": len(refused),
              "seconds": round(seconds, 2), "shards": shards}  # fmt: skip
+    if not utterances:
+        raise AudioError(f"every one of {len(refused)} utterances was refused; see {out / 'refused.jsonl'}")
     with written_whole(out / MARKER) as file:
         json.dump(facts, file, indent=1)
     print(f"{utterances} utterances, {seconds / 3600:.2f} hours, {len(refused)} refused -> {out}")
-    if not utterances:
-        raise AudioError(f"every one of {len(refused)} utterances was refused; see {out / 'refused.jsonl'}")
 
 
 def main(
@@ -191,8 +199,9 @@ def cli() -> None:
         args[1:2] = ["--out", args[1]]
     try:
         auto_cli(main, args=args)
-    except (FileNotFoundError, AudioError, ManifestError, CodebookMismatch, ValueError) as error:
-        raise SystemExit(f"units-extract: {error}") from error
+    except (OSError, ValueError) as error:  # AudioError, ManifestError and CodebookMismatch are ValueErrors
+        print(f"units-extract: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -64,11 +64,20 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise ManifestError(f"{where}: not JSON ({error})") from error
+    if isinstance(record, dict):
+        record = {name: value for name, value in record.items() if value is not None}
     if not isinstance(record, dict) or not {"id", "audio"} <= record.keys():
         raise ManifestError(f"{where}: needs at least 'id' and 'audio'")
     unknown = record.keys() - _FIELDS
     if unknown:
         raise ManifestError(f"{where}: unknown fields {sorted(unknown)}; known are {sorted(_FIELDS)}")
+    for name in ("start", "duration"):
+        seconds = record.get(name, 0)
+        if not (isinstance(seconds, (int, float)) and seconds >= 0):
+            raise ManifestError(f"{where}: {name} is {seconds!r}; it is a number of seconds, 0 or more")
+    for name in ("audio", "text", "speaker", "lang"):
+        if not isinstance(record.get(name, ""), str):
+            raise ManifestError(f"{where}: {name} is {record[name]!r}; it is a string")
     return Utterance(**{**record, "id": str(record["id"]), "audio": folder / record["audio"]})
 
 

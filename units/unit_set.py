@@ -1,7 +1,8 @@
 """Unit sets: a folder of parquet shards that any parquet reader opens, and `unit_set.json`, whose presence means complete.
 
 Columns: id string, units list<uint16>, durations list<uint16>, num_samples int64, text, speaker, lang (nullable).
-The codebook stands in the metadata of every shard and in `unit_set.json`.
+The codebook stands in the metadata of every shard and in `unit_set.json`. Hugging Face datasets opens the shards with
+load_dataset("parquet", data_files="FOLDER/*.parquet").
 """
 
 from __future__ import annotations

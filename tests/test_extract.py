@@ -1,0 +1,231 @@
+"""units-extract: a manifest becomes a unit set; bad files are counted; killed runs and several ranks give one result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import tones
+
+from units import extract as extract_module
+from units.audio import load_wav, num_frames, save_wav
+from units.codebook import CodebookMismatch
+from units.encoder import UnitEncoder
+from units.extract import cli, extract, list_source
+from units.manifest import Utterance, read_manifest, write_manifest
+from units.notation import read, spell
+from units.unit_set import read_unit_set, shard_path
+
+COUNT = 11
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of eleven utterances, three of which cannot be read."""
+    folder = tmp_path_factory.mktemp("corpus")
+    utterances = []
+    for i in range(COUNT):
+        path = folder / "wav" / f"u{i:02d}.wav"
+        save_wav(path, tones(0.1 + 0.13 * (i * 7 % COUNT), i))
+        utterances.append(Utterance(f"u{i:02d}", path, text=f"text {i}", speaker="tone" if i % 2 else None))
+    utterances[3].audio.write_text("this is no audio")
+    utterances[6].audio.unlink()
+    save_wav(utterances[9].audio, tones(0.01))
+    return write_manifest(folder / "train.jsonl", utterances)
+
+
+@pytest.fixture(scope="module")
+def whole(corpus: Path, mfcc_encoder: UnitEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The unit set of the corpus, made in one go: three shards of at most four."""
+    out = tmp_path_factory.mktemp("whole") / "train"
+    extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    return out
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a unit set."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_unit_set_holds_what_could_be_read(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder) -> None:
+    found = read_unit_set(whole)
+    records = list(found)
+    assert found.codebook == mfcc_encoder.codebook
+    assert [record.id for record in records] == [f"u{i:02d}" for i in range(COUNT) if i not in (3, 6, 9)]
+    assert len(found) == len(records) == 8
+    by_id = {utterance.id: utterance for utterance in read_manifest(corpus)}
+    for record in records:
+        wav = load_wav(by_id[record.id].audio)
+        assert record.num_samples == len(wav)
+        assert record.units == mfcc_encoder.encode(wav)
+        assert sum(record.units.durations) == num_frames(len(wav))
+        assert (record.text, record.speaker) == (by_id[record.id].text, by_id[record.id].speaker)
+    assert found.seconds == pytest.approx(sum(record.num_samples for record in records) / 16_000, abs=0.01)
+
+
+def test_every_refusal_is_listed_with_its_reason(whole: Path) -> None:
+    lines = [json.loads(line) for line in (whole / "refused.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["u03", "u06", "u09"]
+    for line, reason in zip(lines, ("cannot be read as audio", "no audio file", "at least 0.025 s")):
+        assert reason in line["reason"]
+        assert line["audio"].endswith(f"{line['id']}.wav")
+    assert json.loads((whole / "unit_set.json").read_text())["refused"] == 3
+
+
+def test_a_killed_run_goes_on_at_the_missing_shard(
+    corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "train"
+    for path in whole.iterdir():
+        (out / path.name).parent.mkdir(exist_ok=True)
+        (out / path.name).write_bytes(path.read_bytes())
+    shard_path(out, 1).unlink()  # and the marker stays: a set that lacks a shard must not look complete
+    written = []
+    original = extract_module.write_shard
+    monkeypatch.setattr(
+        extract_module, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest))
+    )
+    with monkeypatch.context() as killed:
+        killed.setattr(UnitEncoder, "encode_batch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    with pytest.raises(FileNotFoundError, match="not a complete unit set"):
+        read_unit_set(out)
+    extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    assert written == [shard_path(out, 1)]
+    assert contents(out) == contents(whole)
+    extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    assert len(written) == 1  # all was done
+
+
+def interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_two_ranks_give_what_one_gives(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
+    out = tmp_path / "train"
+    extract(read_manifest(corpus), out, mfcc_encoder, 4, 2.0, rank=1, world=2)
+    with pytest.raises(FileNotFoundError, match="not a complete unit set"):
+        read_unit_set(out)
+    extract(read_manifest(corpus), out, mfcc_encoder, 4, 2.0, rank=0, world=2)
+    assert contents(out) == contents(whole)
+
+
+def test_a_run_goes_on_only_as_it_was_begun(
+    corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, hubert_encoder: UnitEncoder
+) -> None:
+    for encoder, shard_size in ((mfcc_encoder, 5), (hubert_encoder, 4)):
+        with pytest.raises(ValueError, match="was begun with"):
+            extract(read_manifest(corpus), whole, encoder, shard_size)
+
+
+def test_other_readers_open_the_shards(whole: Path, tmp_path: Path) -> None:
+    records = list(read_unit_set(whole))
+    rows = [row for i in range(3) for row in pq.read_table(shard_path(whole, i)).to_pylist()]
+    assert [tuple(row["units"]) for row in rows] == [record.units.ids for record in records]
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset("parquet", data_files=f"{whole}/*.parquet", split="train", cache_dir=str(tmp_path))
+    assert loaded.column_names == ["id", "units", "durations", "num_samples", "text", "speaker", "lang"]
+    assert [tuple(row) for row in loaded["durations"]] == [record.units.durations for record in records]
+
+
+def test_a_shard_of_another_codebook_is_refused(
+    corpus: Path, mfcc_encoder: UnitEncoder, hubert_encoder: UnitEncoder, tmp_path: Path
+) -> None:
+    for name, encoder in (("mine", mfcc_encoder), ("theirs", hubert_encoder)):
+        extract(read_manifest(corpus)[:3], tmp_path / name, encoder)
+    shard_path(tmp_path / "mine", 0).write_bytes(shard_path(tmp_path / "theirs", 0).read_bytes())
+    with pytest.raises(CodebookMismatch, match="shard-00000.parquet speaks the codebook"):
+        list(read_unit_set(tmp_path / "mine"))
+
+
+def test_a_folder_is_a_source_and_its_ids_are_unique(tmp_path: Path) -> None:
+    for name in ("a.wav", "b/a.wav", "b/c.flac", "b/c.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [utterance.id for utterance in list_source(tmp_path)] == ["a", "b/a", "b/c.flac", "b/c.wav"]
+
+
+# --- the command
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(mfcc_encoder: UnitEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mfcc_encoder.save_pretrained(tmp_path_factory.mktemp("ears") / "encoder")
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> None:
+    monkeypatch.setattr("sys.argv", ["units-extract", *map(str, args)])
+    cli()
+
+
+def test_one_file_prints_its_units(
+    encoder_folder: Path, mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    path = save_wav(tmp_path / "a.wav", tones(0.6))
+    call(monkeypatch, path, "--encoder", encoder_folder)
+    printed = capsys.readouterr().out.strip()
+    assert printed == spell(mfcc_encoder.encode(load_wav(path)).ids)
+    assert len(read(printed)) > 3
+
+
+def test_the_command_fills_a_folder(
+    corpus: Path, whole: Path, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    call(monkeypatch, corpus, tmp_path / "out", "--encoder", encoder_folder, "--shard_size", 4, "--batch_seconds", 2)
+    assert contents(tmp_path / "out") == contents(whole)
+    assert "8 utterances" in capsys.readouterr().out
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    call(monkeypatch, corpus, tmp_path / "rank1", "--encoder", encoder_folder, "--shard_size", 4)
+    assert sorted(path.name for path in (tmp_path / "rank1").glob("shard-*")) == ["shard-00001.parquet"]
+
+
+@pytest.mark.parametrize("name, content, says", [
+    ("absent.wav", None, "no audio file at"), ("absent.jsonl", None, "absent.jsonl"), ("text.wav", "words", "cannot be read"),
+    ("folder", "", "say where to"), ("bad.jsonl", "{}\n", "bad.jsonl:1: needs at least"),
+])  # fmt: skip
+def test_a_users_error_is_one_line(
+    encoder_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+    name: str,
+    content: str | None,
+    says: str,
+) -> None:
+    source = tmp_path / name
+    if name == "folder":
+        source.mkdir()
+    elif content is not None:
+        source.write_text(content)
+    out = [tmp_path / "out"] if source.suffix == ".jsonl" else []
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, source, *out, "--encoder", encoder_folder)
+    assert_one_line(ended.value, capsys, says)
+
+
+def test_no_encoder_and_no_audio_are_one_line(encoder_folder, tmp_path, monkeypatch, capsys) -> None:
+    for encoder, says in ((tmp_path / "none", "is no unit encoder"), (encoder_folder, "no audio below")):
+        with pytest.raises(SystemExit) as ended:
+            call(monkeypatch, tmp_path, tmp_path / "out", "--encoder", encoder)
+        assert_one_line(ended.value, capsys, says)
+
+
+def test_nothing_readable_is_an_error_that_stays(encoder_folder, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.wav").write_text("words")
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, tmp_path / "in", tmp_path / "out", "--encoder", encoder_folder)
+    assert_one_line(ended.value, capsys, "every one of 1 utterances was refused")
+    assert not (tmp_path / "out" / "unit_set.json").exists()
+
+
+def assert_one_line(ended: SystemExit, capsys, says: str) -> None:
+    """Exit code 2 and one line on stderr (progress bars aside)."""
+    assert ended.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("units-extract: ")]
+    assert len(lines) == 1
+    assert says in lines[0]
