@@ -2,7 +2,8 @@
 
 A document is a conversation, an utterance of a unit set, or a line of text. Documents are tokenised once into flat
 arrays, cached under a key of everything that went in. A block holds several documents with positions that restart at
-each; transformers then keeps attention within documents, so the packed loss is the unpacked one.
+each; transformers then keeps attention within documents (if use_cache is off, as the Trainer sets it), so the packed
+loss is the unpacked one.
 
 L tokens of a block.
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import inspect
 import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from instruct_data.records import read_conversations
+from speechgpt import dialogue as template
 from speechgpt.dialogue import Dialogue, Rendered
 from stages.config import Source, StageConfig
 from units.codebook import Codebook
@@ -45,7 +49,7 @@ class Tokenised:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
@@ -74,7 +78,9 @@ def documents(
         unit_set = read_unit_set(path)
         _check(codebook, unit_set.codebook, path)
         for record in unit_set:
-            ids = [tokenizer.bos_token_id, *dialogue.vocab.encode(record.units.ids)]
+            ids = dialogue.vocab.encode(record.units.ids)
+            if tokenizer.bos_token_id is not None:
+                ids.insert(0, tokenizer.bos_token_id)
             yield "units", Rendered(ids, [True] * len(ids))
         return
     conversations = read_conversations(path)
@@ -100,7 +106,7 @@ def tokenise(
     path = config.at(source.path)
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; it is named under data: in the config of {config.stage}")
-    saved = cache / f"{_content_key(source, path, tokenizer, config)}.npz"
+    saved = cache / f"{_content_key(source, path, tokenizer, config, codebook)}.npz"
     if not saved.exists():
         tokens, train, lengths, tasks, names = [], [], [], [], []
         for task, rendered in tqdm(
@@ -126,8 +132,12 @@ def tokenise(
         )
 
 
-def _content_key(source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig) -> str:
-    digest = hashlib.sha256(json.dumps([source.tasks, config.prefix, config.train_on_prompt]).encode())
+def _content_key(
+    source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
+) -> str:
+    settings = [source.tasks, config.prefix, config.train_on_prompt, codebook and codebook.fingerprint]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest.update(inspect.getsource(template).encode())  # another template means other tokens
     for word, token in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
         digest.update(f"{token} {word}\n".encode())
     for part in sorted(path.glob("*.parquet")) + [path / MARKER] if path.is_dir() else [path]:
@@ -232,6 +242,11 @@ def load_blocks(
         tokenised, long = _fit_lengths(tokenised, config)
         held = _held_out(tokenised, max(1, config.dev_documents // len(loaded)))
         keep = np.flatnonzero((tokenised.lengths <= config.block_size) & ~held)
+        if not len(keep):
+            raise ValueError(
+                f"{source.path} has no document of at most {config.block_size} tokens ({long} are longer); "
+                "raise block_size, or set too_long: cut"
+            )
         train.append((tokenised, keep, source.weight))
         dev.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))
         total += int(tokenised.lengths[keep].sum())
@@ -241,7 +256,8 @@ def load_blocks(
         )
     packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed)
     dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
-    held_blocks = PackedBlocks(dev, config.block_size, max(1, dev_tokens // config.block_size), pad, config.seed)
+    dev_blocks = max(1, dev_tokens // config.block_size) if dev_tokens else 0
+    held_blocks = PackedBlocks(dev, config.block_size, dev_blocks, pad, config.seed)
     print(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
     return packed, held_blocks
 

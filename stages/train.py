@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
@@ -39,6 +40,7 @@ from units.kmeans import load_centres
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
 TEXT_STAGE = "text"
+OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  # in a run folder; never hub ids
 
 
 def training_arguments(config: StageConfig) -> TrainingArguments:
@@ -55,16 +57,26 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     )
 
 
+def find_start(config: StageConfig) -> Path | str:
+    """Folder, or hub id, of the model that the stage starts from.
+
+    Raises: FileNotFoundError, naming what to train first, when a folder of this run is missing or not finished.
+    """
+    folder = config.at(config.model)
+    if (folder / "config.json").exists():
+        return folder
+    if folder.is_dir() or config.model in OUR_FOLDERS or Path(config.model).is_absolute():
+        state = "is not finished (no config.json)" if folder.is_dir() else "is not there"
+        raise FileNotFoundError(f"{folder} {state}: {config.stage} starts from it, so train {config.model} first")
+    return config.model
+
+
 def open_start(config: StageConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Codebook | None]:
     """Tokenizer and model that the stage starts from, widened if it says so, and the codebook of their units.
 
     Raises: FileNotFoundError or ValueError when the start is not what this stage needs.
     """
-    start = config.at(config.model) if config.at(config.model).exists() else config.model
-    if isinstance(start, str) and Path(start).parts[:1] in (("stage1",), ("stage2",), ("text_llm",)):
-        raise FileNotFoundError(
-            f"{config.at(config.model)} is not there: {config.stage} starts from it, so train it first"
-        )
+    start = find_start(config)
     widened = config.widen is None and config.stage != TEXT_STAGE
     codebook = CheckpointFacts.load(start).codebook if widened else None
     tokenizer = AutoTokenizer.from_pretrained(start)
@@ -96,7 +108,8 @@ def train(config: StageConfig) -> Path:
     count = (
         arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     )
-    blocks, dev = load_blocks(config, tokenizer, codebook, count)
+    with arguments.main_process_first(local=False, desc="data"):  # one rank fills the cache, the others read it
+        blocks, dev = load_blocks(config, tokenizer, codebook, count)
     try:
         vocab: UnitVocab | None = UnitVocab.from_words(tokenizer.get_vocab())
     except VocabularyError:
@@ -104,7 +117,7 @@ def train(config: StageConfig) -> Path:
     if config.lora:
         model = _with_lora(model, config.lora)
     trainer = Trainer(model, arguments, train_dataset=blocks, callbacks=[Watch(out / "log.jsonl", dev, vocab)])
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)) if out.is_dir() else None)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(out))
     _save(trainer, tokenizer, out)
     if trainer.is_world_process_zero() and codebook is not None and vocab is not None:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
@@ -113,6 +126,12 @@ def train(config: StageConfig) -> Path:
         )
         facts.save(out)
     return out
+
+
+def newest_checkpoint(out: Path) -> str | None:
+    """The newest whole checkpoint; the Trainer writes trainer_state.json last, so one without it was cut short."""
+    whole = [path for path in out.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def _with_lora(model: PreTrainedModel, lora: Lora) -> Any:
@@ -130,12 +149,24 @@ def _with_lora(model: PreTrainedModel, lora: Lora) -> Any:
     )
 
 
+def _whole(model: torch.nn.Module) -> AbstractContextManager:
+    """Inside it every rank holds whole parameters, also under ZeRO-3."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(list(model.parameters()))
+
+
 def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Write the finished model beside its place, then move it there, `config.json` last."""
     part = out / ".final"
+    trainer.model.config.use_cache = True  # the Trainer turned it off; whoever generates wants it
     if hasattr(trainer.model, "merge_and_unload"):
-        if trainer.is_world_process_zero():
-            trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(part)
+        adapted = trainer.accelerator.unwrap_model(trainer.model)
+        with _whole(adapted):
+            if trainer.is_world_process_zero():
+                adapted.merge_and_unload().save_pretrained(part)
     else:
         trainer.save_model(str(part))
     if not trainer.is_world_process_zero():
@@ -159,7 +190,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_class_arguments(StageConfig)
     config = parser.instantiate_classes(parser.parse_args(argv))
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(StageConfig)}
-    train(StageConfig(**fields))
+    try:
+        checked = StageConfig(**fields)
+    except ValueError as error:
+        parser.error(str(error))
+    train(checked)
 
 
 if __name__ == "__main__":

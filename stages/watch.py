@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from speechgpt.vocab import UnitVocab
 from stages.data import PackedBlocks
+from units.manifest import written_whole
 
 DEV_BLOCKS = 16  # at most; a look, not an evaluation
 
@@ -23,6 +24,16 @@ class Watch(TrainerCallback):
     def __init__(self, log: Path, dev: PackedBlocks, vocab: UnitVocab | None) -> None:
         self.log, self.dev, self.vocab = log, dev, vocab
         self.began = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        """After a resume the log and its clock go on from the checkpoint; what was logged beyond it comes again."""
+        self.began = time.monotonic()
+        if not state.is_world_process_zero or not self.log.exists():
+            return
+        kept = [record for record in read_log(self.log) if record["step"] <= state.global_step]
+        with written_whole(self.log) as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
+        self.began -= kept[-1]["seconds"] if kept else 0.0
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
@@ -43,8 +54,10 @@ class Watch(TrainerCallback):
     ) -> None:
         every = int(args.eval_steps or 0)
         last = state.global_step == state.max_steps
-        if state.is_world_process_zero and not args.deepspeed and (last or (every and state.global_step % every == 0)):
-            self._write({"step": state.global_step, **held_out_report(model, self.dev, self.vocab)})
+        if len(self.dev) and (last or (every and state.global_step % every == 0)):
+            report = held_out_report(model, self.dev, self.vocab)  # on every rank: ZeRO-3 needs all for a forward pass
+            if state.is_world_process_zero:
+                self._write({"step": state.global_step, **report})
 
     def _write(self, record: dict[str, float]) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +66,16 @@ class Watch(TrainerCallback):
             file.write(json.dumps(record) + "\n")
         if any(name.startswith("dev_") for name in record):
             print("  ".join(f"{name} {value:.4g}" for name, value in record.items()), flush=True)
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Records of a log, up to a line that a killed run did not finish."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if not line.endswith("\n"):
+            break
+        records.append(json.loads(line))
+    return records
 
 
 @torch.no_grad()
@@ -78,7 +101,9 @@ def held_out_report(model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab 
 def token_losses(model: PreTrainedModel, block: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy and correctness of each counted token of one block, and the tokens themselves."""
     block = {name: tensor[None].to(model.device) for name, tensor in block.items()}
-    logits = model(input_ids=block["input_ids"], position_ids=block["position_ids"]).logits[:, :-1].float()
+    # with a cache, transformers would not look for packed documents, and they would see one another
+    output = model(input_ids=block["input_ids"], position_ids=block["position_ids"], use_cache=False)
+    logits = output.logits[:, :-1].float()
     labels = block["labels"][:, 1:]
     counted = labels >= 0
     losses = torch.nn.functional.cross_entropy(logits[counted], labels[counted], reduction="none")

@@ -1,0 +1,189 @@
+"""Documents to packed blocks: nothing lost, nothing leaking, nothing stale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_run import CODEBOOK, FOREIGN, chats, make_run, stage_config, write_unit_set
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from instruct_data.records import write_conversations
+from speechgpt.vocab import new_words
+from stages import data
+from stages.config import Source
+from stages.data import IGNORED, PackedBlocks, Tokenised, best_fit, load_blocks, tokenise
+from stages.watch import token_losses
+from units.codebook import CodebookMismatch
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def widened(run):
+    """The tokenizer after stage 1."""
+    tokenizer = AutoTokenizer.from_pretrained(run / "text_llm")
+    tokenizer.add_tokens(new_words(CODEBOOK.size), special_tokens=True)
+    return tokenizer
+
+
+def flat(*documents: list[int], train: list[list[bool]] | None = None) -> Tokenised:
+    lengths = [len(d) for d in documents]
+    mask = [True] * sum(lengths) if train is None else sum(train, [])
+    return Tokenised(np.array(sum(documents, [])), np.array(mask), np.cumsum([0, *lengths]),
+                     np.zeros(len(documents), int), ["any"])  # fmt: skip
+
+
+def pack(tokenised: Tokenised, size: int, blocks: int, seed: int = 0, window: int = 8) -> PackedBlocks:
+    return PackedBlocks([(tokenised, np.arange(len(tokenised)), 1.0)], size, blocks, 0, seed, window)
+
+
+@given(st.lists(st.integers(1, 50), max_size=80))
+def test_best_fit_never_overfills_and_loses_nothing(lengths: list[int]) -> None:
+    blocks = best_fit(lengths, 50)
+    assert sorted(index for block in blocks for index in block) == list(range(len(lengths)))
+    assert all(sum(lengths[index] for index in block) <= 50 for block in blocks)
+    # no two blocks could have been one: the first document of the later one would have fitted the earlier one
+    assert sum(sum(lengths[i] for i in block) <= 25 for block in blocks) <= 1
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=20), st.integers(0, 5))
+def test_blocks_hold_whole_documents_and_padding_carries_no_loss(lengths: list[int], seed: int) -> None:
+    documents = [[100 * i + j for j in range(n)] for i, n in enumerate(lengths, 1)]
+    blocks = pack(flat(*documents), 12, 6, seed)
+    assert len(blocks) == 6 and 0 < blocks.fill <= 1
+    for block, chosen in zip(blocks, blocks.blocks, strict=True):
+        whole = [documents[d] for _, d in chosen]
+        used = sum(map(len, whole))
+        assert block["input_ids"][:used].tolist() == sum(whole, [])
+        assert block["position_ids"].tolist() == [p for d in whole for p in range(len(d))] + [*range(12 - used)]
+        assert block["labels"].tolist() == [x for d in whole for x in [IGNORED, *d[1:]]] + [IGNORED] * (12 - used)
+
+
+def test_order_is_a_function_of_the_seed() -> None:
+    documents = flat(*([i] * (i % 7 + 1) for i in range(50)))
+    assert pack(documents, 16, 30, 1).blocks == pack(documents, 16, 30, 1).blocks
+    assert pack(documents, 16, 30, 1).blocks != pack(documents, 16, 30, 2).blocks
+    assert pack(documents, 16, 30, 1).blocks[:10] == pack(documents, 16, 10, 1).blocks  # more steps, same beginning
+
+
+def test_each_document_comes_once_before_any_comes_twice() -> None:
+    drawn = [d for block in pack(flat(*([i] * 4 for i in range(16))), 16, 4).blocks for _, d in block]
+    assert sorted(drawn) == list(range(16))
+
+
+def test_weights_say_how_often_a_source_comes() -> None:
+    once, thrice = (flat(*([i] * 4 for i in range(20))) for _ in range(2))
+    sources = [(once, np.arange(20), 1.0), (thrice, np.arange(20), 3.0)]
+    blocks = PackedBlocks(sources, 16, 500, 0, 0)
+    share = np.mean([source for block in blocks.blocks for source, _ in block])
+    assert share == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_loss_equals_the_loss_of_documents_one_by_one(attention: str) -> None:
+    draw = np.random.default_rng(0)
+    documents = [draw.integers(1, 40, n).tolist() for n in (7, 20, 1, 13, 9, 5, 20, 3)]
+    train = [(draw.random(len(d)) < 0.7).tolist() for d in documents]
+    blocks = pack(flat(*documents, train=train), 24, len(best_fit([len(d) for d in documents], 24)))
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=40, attn_implementation=attention, **shape)).double().eval()
+    one_by_one = []
+    for ids, mask in zip(documents, train, strict=True):
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        losses = -scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:], dtype=torch.long)]
+        one_by_one += losses[torch.tensor(mask[1:], dtype=torch.bool)].tolist()
+    with torch.no_grad():
+        packed = torch.cat([token_losses(model, block)[0] for block in blocks]).tolist()
+        batch = {name: torch.stack([block[name] for block in blocks]) for name in blocks[0]}
+        whole = model(**batch).loss.item()  # as the Trainer calls it
+    assert sorted(packed) == pytest.approx(sorted(one_by_one), abs=1e-5)
+    assert whole == pytest.approx(np.mean(one_by_one), abs=1e-5)
+
+
+@pytest.mark.parametrize("too_long", ["skip", "cut"])
+def test_documents_longer_than_a_block_are_counted(run, widened, capsys, too_long: str) -> None:
+    config = stage_config(run, block_size=16, too_long=too_long, dev_documents=4, data=[Source("units/train")])
+    tokenised = tokenise(config.data[0], widened, config, CODEBOOK, run / "cache")
+    long = int((tokenised.lengths > 16).sum())
+    assert 0 < long < len(tokenised)
+    blocks, dev = load_blocks(config, widened, CODEBOOK, 8)
+    assert f"{long} longer than a block ({too_long})" in capsys.readouterr().out
+    chosen = {d for part in (blocks, dev) for block in part.blocks for _, d in block}
+    assert len(chosen) <= len(tokenised) - (long if too_long == "skip" else 0)
+    assert max(int(blocks.sources[0].lengths[d]) for d in chosen) <= 16
+
+
+def test_a_source_of_only_long_documents_is_refused(run, widened) -> None:
+    with pytest.raises(ValueError, match="no document of at most 3 tokens.*raise block_size"):
+        load_blocks(stage_config(run, block_size=3), widened, CODEBOOK, 4)
+
+
+def test_held_out_documents_are_never_trained_on(run, widened) -> None:
+    blocks, dev = load_blocks(stage_config(run, data=[Source("data/chat.jsonl.gz")]), widened, CODEBOOK, 20)
+    trained, held = ({d for block in part.blocks for _, d in block} for part in (blocks, dev))
+    assert held and trained.isdisjoint(held)
+
+
+def test_a_set_too_small_to_hold_anything_out_still_trains(tmp_path, run, widened) -> None:
+    write_conversations(tmp_path / "few.jsonl", chats(2), CODEBOOK, 0)
+    blocks, dev = load_blocks(stage_config(run, data=[Source(str(tmp_path / "few.jsonl"))]), widened, CODEBOOK, 2)
+    assert len(blocks) == 2 and len(dev) == 0
+
+
+def test_tasks_choose_conversations(run, widened) -> None:
+    config = stage_config(run)
+    for tasks, expected in ((None, ["asr", "chat"]), (["asr"], ["asr"])):
+        found = tokenise(Source("data/chat.jsonl.gz", tasks=tasks), widened, config, CODEBOOK, run / "cache")
+        assert sorted(found.task_names) == expected
+    with pytest.raises(ValueError, match="no documents of the tasks"):
+        tokenise(Source("data/chat.jsonl.gz", tasks=["tts"]), widened, config, CODEBOOK, run / "cache")
+
+
+def test_cache_follows_the_content_of_all_that_went_in(tmp_path, run, widened, monkeypatch) -> None:
+    source, cache = Source(str(tmp_path / "chat.jsonl")), tmp_path / "cache"
+    write_conversations(source.path, chats(6), CODEBOOK, 0)
+
+    def made(tokenizer=widened, **changes) -> int:
+        tokenise(source, tokenizer, stage_config(run, **changes), CODEBOOK, cache)
+        return len(list(cache.iterdir()))
+
+    assert made() == 1
+    monkeypatch.setattr(data, "documents", None)  # a second look must not tokenise
+    assert made() == 1
+    assert made(block_size=32, too_long="cut", training={"max_steps": 9}) == 1  # these do not change tokens
+    monkeypatch.undo()
+    assert made(train_on_prompt=True) == 2
+    assert made(prefix="Be kind.") == 3
+    write_conversations(source.path, chats(6, seed=1), CODEBOOK, 0)
+    assert made() == 4
+    widened.add_tokens(["new"])
+    assert made() == 5
+    assert not list(cache.glob("*.part"))
+
+
+def test_units_of_a_foreign_codebook_are_refused_by_name_even_when_cached(tmp_path, run, widened) -> None:
+    config = stage_config(run)
+    write_conversations(tmp_path / "foreign.jsonl", chats(6), FOREIGN, 0)
+    for path in (write_unit_set(tmp_path / "foreign", FOREIGN), tmp_path / "foreign.jsonl"):
+        source = Source(str(path))
+        tokenise(source, widened, config, FOREIGN, tmp_path / "cache")
+        with pytest.raises(CodebookMismatch, match="'foreign'.*'tiny'"):
+            tokenise(source, widened, config, CODEBOOK, tmp_path / "cache")
+        with pytest.raises(ValueError, match="'foreign', but the model has none"):
+            tokenise(source, widened, config, None, tmp_path / "cache")
+
+
+def test_missing_data_is_named(run, widened) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere.*is not there; it is named under data"):
+        tokenise(Source("units/nowhere"), widened, stage_config(run), CODEBOOK, run / "cache")
