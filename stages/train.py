@@ -162,13 +162,15 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> No
     """Write the finished model beside its place, then move it there, `config.json` last."""
     part = out / ".final"
     trainer.model.config.use_cache = True  # the Trainer turned it off; whoever generates wants it
-    if hasattr(trainer.model, "merge_and_unload"):
-        adapted = trainer.accelerator.unwrap_model(trainer.model)
-        with _whole(adapted):
+    plain = trainer.accelerator.unwrap_model(trainer.model)
+    if hasattr(plain, "merge_and_unload"):
+        with _whole(plain):
             if trainer.is_world_process_zero():
-                adapted.merge_and_unload().save_pretrained(part)
-    else:
+                plain.merge_and_unload().save_pretrained(part)
+    elif is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
         trainer.save_model(str(part))
+    elif trainer.is_world_process_zero():
+        plain.save_pretrained(part)  # which writes tied weights once; the Trainer under ZeRO 1 and 2 writes them twice
     if not trainer.is_world_process_zero():
         return
     tokenizer.save_pretrained(part)

@@ -1,0 +1,327 @@
+"""A stage from its yaml to its folder: refusals, training on CPU, resume, adapters, widening."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import CODEBOOK, FOREIGN, K, make_run, stage_config
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.widen import ROW_MULTIPLE, widen
+from stages import train as trainer
+from stages.config import Lora, Source, StageConfig
+from stages.data import IGNORED, load_blocks
+from stages.train import DEEPSPEED, main, newest_checkpoint, train, training_arguments
+from units.kmeans import load_centres
+
+CONFIGS = Path(trainer.__file__).parent / "configs"
+PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A tiny run folder with stage 1 trained in it."""
+    run = make_run(tmp_path_factory.mktemp("built"))
+    train(stage_config(run, training={"eval_steps": 2}))
+    return run
+
+
+@pytest.fixture
+def run(built, tmp_path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "run"))
+
+
+def parsed(monkeypatch, *arguments: str) -> StageConfig:
+    """What the command line makes of its arguments."""
+    found: list[StageConfig] = []
+    monkeypatch.setattr(trainer, "train", found.append)
+    main(list(arguments))
+    return found[0]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+# --- config ---
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[f"{p.parent.name}/{p.stem}" for p in PRESETS])
+def test_presets_parse_and_name_what_is_there(path: Path, monkeypatch) -> None:
+    config = parsed(monkeypatch, str(path))
+    assert config.stage == path.stem
+    assert all(isinstance(source, Source) for source in config.data)
+    sharding = config.training.get("deepspeed")
+    assert sharding is None or (DEEPSPEED / f"{sharding}.json").is_file()
+    kept = {name: value for name, value in config.training.items() if name not in ("bf16", "deepspeed")}
+    config.training = kept  # what a machine without GPU or distribution refuses
+    assert training_arguments(config).max_steps == kept["max_steps"]
+
+
+@pytest.mark.parametrize(("size", "gpus"), [("7b", (96, 96, 8)), ("13b", (96, 96, 8)), ("1b", (1, 1, 1))])
+def test_budgets_are_the_paper_s(size: str, gpus: tuple[int, ...], monkeypatch) -> None:
+    paper = [(900, 768, 1024), (2100, 1536, 512), (4200, 128, 1024)]
+    for stage, count, budget in zip((1, 2, 3), gpus, paper, strict=True):
+        path = CONFIGS / size / f"stage{stage}.yaml"
+        config = parsed(monkeypatch, str(path))
+        training = config.training
+        batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * count
+        if size != "1b":
+            assert (training["max_steps"], batch, config.block_size) == budget
+        header = re.search(r"atch ([\d,]+) blocks = (\d+)(?: a GPU)? x (\d+) accumulated", path.read_text())
+        stated = [int(number.replace(",", "")) for number in header.groups()]
+        assert stated == [batch, training["per_device_train_batch_size"], training["gradient_accumulation_steps"]]
+    assert config.lora == Lora() and config.training["learning_rate"] == 2e-5
+    warmup = training_arguments(StageConfig("s", "m", "o", [], training={**training, "bf16": False, "deepspeed": None}))
+    assert warmup.get_warmup_steps(4200) == 126
+
+
+@pytest.mark.parametrize("path", sorted(DEEPSPEED.glob("*.json")), ids=lambda path: path.stem)
+def test_deepspeed_files_leave_to_the_stage_what_the_stage_says(path: Path) -> None:
+    settings = json.loads(path.read_text())
+    assert settings["zero_optimization"]["stage"] == int(path.stem[4])
+    for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
+        assert settings[name] == "auto"
+
+
+def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
+    file = str(CONFIGS / "7b" / "stage2.yaml")
+    config = parsed(monkeypatch, file, "--training.max_steps", "7", "--block_size", "64", "--run", "elsewhere")
+    assert (config.training["max_steps"], config.block_size, config.run) == (7, 64, Path("elsewhere"))
+    assert config.training["deepspeed"] == "zero2" and config.training["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("blok_size: 64\n", "blok_size"),
+        ("widen: {encoder: e, inti: mean}\n", "inti"),
+        ("widen: {encoder: e, init: median}\n", "median"),
+        ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
+        ("training: {max_steps: 3, output_dir: x}\n", "output_dir.*set by the stage itself"),
+    ],
+)
+def test_a_wrong_config_is_refused_in_words(tmp_path, capsys, extra: str, message: str) -> None:
+    file = tmp_path / "stage.yaml"
+    training = "" if extra.startswith("training") else "training: {max_steps: 3}\n"
+    file.write_text("stage: stage1\nmodel: m\nout: o\ndata: [{path: x}]\n" + training + extra)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(file)])
+    assert stopped.value.code == 2
+    assert re.search(message, capsys.readouterr().err, re.DOTALL)
+
+
+# --- one stage, from start to folder ---
+
+
+def test_a_missing_start_names_what_to_train_first(run) -> None:
+    shutil.rmtree(run / "stage1")
+    config = stage_config(run, stage="stage2", model="stage1", out="stage2", widen=None)
+    with pytest.raises(FileNotFoundError, match="stage1 is not there: stage2 starts from it, so train stage1 first"):
+        train(config)
+    (run / "stage1/checkpoint-2").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="stage1 is not finished.*train stage1 first"):
+        train(config)
+    shutil.copytree(run / "text_llm", run / "stage1", dirs_exist_ok=True)  # a text LLM where a stage should be
+    with pytest.raises(FileNotFoundError, match="has no speechgpt.json, so it is no finished"):
+        train(config)
+
+
+def test_a_stage_ends_in_a_plain_folder_that_says_what_it_is(built) -> None:
+    folder = built / "stage1"
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "speechgpt.json", "log.jsonl"} <= names
+    assert not (folder / ".final").exists() and "training_args.bin" not in names
+    made = {name: (folder / name).stat().st_ctime_ns for name in ("model.safetensors", "config.json", "speechgpt.json")}
+    assert list(made) == sorted(made, key=lambda name: made[name])
+    facts = CheckpointFacts.load(folder)
+    assert (facts.codebook, facts.stage, facts.config["training"]["max_steps"]) == (CODEBOOK, "stage1", 4)
+    assert json.loads((folder / "config.json").read_text()).get("use_cache", True)
+    steps = [record for record in log(folder) if "loss" in record]
+    assert [record["step"] for record in steps] == [1, 2, 3, 4]
+    assert steps[-1]["tokens"] == 4 * 2 * 64
+    held_out = [record for record in log(folder) if "dev_units_loss" in record]
+    assert [record["step"] for record in held_out] == [2, 4] and "dev_text_ppl" in held_out[0]
+    seconds = [record["seconds"] for record in log(folder)]
+    assert seconds == sorted(seconds)
+
+
+def test_its_folder_opens_where_this_project_cannot_be_imported(built, tmp_path) -> None:
+    program = (
+        "import sys\n"
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer\nfolder = {str(built / 'stage1')!r}\n"
+        "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
+        "print(model(**tokenizer('red <3><4>', return_tensors='pt')).logits.shape[-1], len(tokenizer))\n"
+        "assert not {'stages', 'speechgpt', 'units'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows, words = map(int, done.stdout.split())
+    assert rows % ROW_MULTIPLE == 0 and rows >= words
+
+
+def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(trainer, "open_start", None)
+    assert train(stage_config(run)) == run / "stage1"
+    assert "stage1 is done already" in capsys.readouterr().out
+
+
+def test_a_stage_killed_before_its_last_file_only_finishes(run) -> None:
+    before = weights(run / "stage1")
+    (run / "stage1/speechgpt.json").unlink()
+    logged = log(run / "stage1")
+    train(stage_config(run))
+    assert (run / "stage1/speechgpt.json").exists()
+    assert all(torch.equal(before[name], weight) for name, weight in weights(run / "stage1").items())
+    assert log(run / "stage1")[: len(logged)] == logged
+
+
+def test_the_trainer_s_loss_is_that_of_documents_one_by_one(run) -> None:
+    config = stage_config(
+        run, out="still", training={"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.0}
+    )
+    folder = train(config)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    blocks, _ = load_blocks(config, tokenizer, CODEBOOK, 4)
+    losses = []
+    for block in blocks:  # one step took them all, in whatever order
+        starts = [*torch.where(block["position_ids"] == 0)[0].tolist(), config.block_size]
+        for start, end in zip(starts, starts[1:], strict=False):
+            ids, labels = block["input_ids"][start:end], block["labels"][start:end]
+            with torch.no_grad():
+                scores = model(input_ids=ids[None]).logits[0].log_softmax(-1)
+            losses += [-scores[i - 1, token].item() for i, token in enumerate(labels) if token != IGNORED]
+    (logged,) = (record["loss"] for record in log(folder) if "loss" in record)
+    assert logged == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+# --- resume ---
+
+
+class Kill(TrainerCallback):
+    """A process that dies right after a step's checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step > self.step:
+            raise KeyboardInterrupt
+
+
+def killed_after(step: int, config: StageConfig, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        whole = trainer.Trainer
+        patch.setattr(trainer, "Trainer", lambda *a, callbacks, **k: whole(*a, callbacks=[*callbacks, Kill(step)], **k))
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+def test_a_resumed_stage_ends_where_the_undisturbed_one_does(run, monkeypatch) -> None:
+    plan = {"max_steps": 8, "save_steps": 2, "eval_steps": 4, "lr_scheduler_type": "cosine", "warmup_steps": 2}
+    whole = train(stage_config(run, out="whole", training=plan))
+    config = stage_config(run, out="parts", training=plan)
+    killed_after(5, config, monkeypatch)  # dies in step 6: checkpoint 4 is the newest
+    assert not (run / "parts/config.json").exists()
+    (run / "parts/checkpoint-6").mkdir()  # and a checkpoint that was cut short
+    with (run / "parts/log.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert newest_checkpoint(run / "parts") == str(run / "parts/checkpoint-4")
+    clock = log_seconds(run / "parts", 4)
+    parts = train(config)
+    expected = weights(whole)
+    for name, weight in weights(parts).items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-6, rtol=0)
+    curves = [{r["step"]: r["loss"] for r in log(folder) if "loss" in r} for folder in (whole, parts)]
+    assert list(curves[1]) == list(range(1, 9))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+    assert all(record["seconds"] >= clock for record in log(parts) if record["step"] > 4)
+
+
+def log_seconds(folder: Path, step: int) -> float:
+    """Clock of the last whole record up to a step."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines() if line.endswith("}")]
+    return max(record["seconds"] for record in lines if record["step"] <= step)
+
+
+# --- adapters ---
+
+
+def test_lora_merges_into_a_plain_folder(run) -> None:
+    config = stage_config(
+        run, stage="stage3", model="stage1", out="stage3", widen=None, lora=Lora(r=2, alpha=4, dropout=0.0),
+        data=[Source("data/chat.jsonl.gz")], training={"gradient_checkpointing": True, "save_steps": 2},
+    )  # fmt: skip
+    before, after = weights(run / "stage1"), weights(train(config))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(re.search(r"\.(q|v)_proj\.weight$", name) for name in changed)
+    model = AutoModelForCausalLM.from_pretrained(run / "stage3")
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert CheckpointFacts.load(run / "stage3").config["lora"]["r"] == 2
+
+
+def test_later_stages_refuse_units_of_another_codebook(run) -> None:
+    facts = CheckpointFacts.load(run / "stage1")
+    CheckpointFacts(FOREIGN, "stage1", facts.first_unit_id).save(run / "stage1")
+    with pytest.raises(ValueError, match="'tiny'.*'foreign'"):
+        train(stage_config(run, stage="stage2", model="stage1", out="stage2", widen=None))
+
+
+# --- widening ---
+
+
+def opened(run: Path):
+    return AutoTokenizer.from_pretrained(run / "text_llm"), AutoModelForCausalLM.from_pretrained(
+        run / "text_llm"
+    ).eval()
+
+
+@pytest.mark.parametrize("init", ["random", "mean", "centres"])
+def test_widening_leaves_what_was_there(built, init: str) -> None:
+    tokenizer, model = opened(built)
+    prompt = tokenizer("red is my dog", return_tensors="pt")
+    rows, old = len(tokenizer), model.get_input_embeddings().weight.detach().clone()
+    with torch.no_grad():
+        expected = model(**prompt).logits
+    centres = load_centres(built / "unit_encoder/centres.safetensors")
+    vocab = widen(tokenizer, model, K, init, centres, seed=1)
+    new = model.get_input_embeddings().weight.detach()
+    assert torch.equal(new[:rows], old)
+    assert len(new) % ROW_MULTIPLE == 0 and len(new) >= len(tokenizer) == rows + K + 9
+    assert vocab.first_unit_id == rows and model.config.vocab_size == len(new)
+    assert torch.equal(tokenizer("red is my dog", return_tensors="pt")["input_ids"], prompt["input_ids"])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**prompt).logits[..., :rows], expected, atol=1e-6, rtol=0)
+    units = new[rows : rows + K]
+    assert units.isfinite().all() and len(units.unique(dim=0)) == K
+    again, other = opened(built)
+    widen(again, other, K, init, centres, seed=1)
+    assert torch.equal(other.get_input_embeddings().weight, new)
+    with pytest.raises(ValueError, match="has <0> already; widen a text LLM"):
+        widen(tokenizer, model, K)
+
+
+def test_centres_place_near_units_near(built) -> None:
+    tokenizer, model = opened(built)
+    centres = torch.randn(K, 6, generator=torch.manual_seed(4))
+    centres[1] = centres[0] + 0.01
+    vocab = widen(tokenizer, model, K, "centres", centres)
+    units = model.get_input_embeddings().weight[vocab.first_unit_id : vocab.first_unit_id + K].detach()
+    distances = torch.cdist(units, units)[0]
+    assert distances[1] < 0.5 * distances[2:].min()
+    with pytest.raises(ValueError, match="needs the 10 centres"):
+        widen(*opened(built), K, "centres", centres[:4])
