@@ -35,7 +35,7 @@ class CheckpointFacts:
     def load(cls, folder: str | Path) -> CheckpointFacts:
         """Read it.
 
-        Raises: FileNotFoundError saying how such a folder is made; ValueError on unknown fields.
+        Raises: FileNotFoundError saying how such a folder is made; ValueError on unknown or missing fields.
         """
         path = Path(folder) / FILE
         if not path.exists():
@@ -44,10 +44,16 @@ class CheckpointFacts:
                 f"{folder} {what}, so it is no finished SpeechGPT checkpoint. `make demo` makes one in runs/toy/model; "
                 "stages/ trains your own."
             )
-        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            record = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not the JSON of a checkpoint ({error}); copy or write it again") from error
         unknown = record.keys() - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"{path} has unknown fields {sorted(unknown)}; it was written by a newer version")
+        missing = {"codebook", "stage", "first_unit_id"} - record.keys()
+        if missing:
+            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; copy or write it again")
         return cls(**{**record, "codebook": Codebook.from_json(record["codebook"])})
 
     def check_vocab(self, vocab: UnitVocab, folder: str | Path) -> None:

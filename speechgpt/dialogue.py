@@ -76,6 +76,8 @@ class Conversation:
     id: str = ""
 
     def __post_init__(self) -> None:
+        if not self.messages:
+            raise ValueError("a conversation has no messages; it begins with one from 'human'")
         for turn, message in enumerate(self.messages):
             expected = ("human", "assistant")[turn % 2]
             if message.role != expected:

@@ -100,6 +100,8 @@ def generate(
 
     Raises: ValueError if a prompt leaves no room in the model's context.
     """
+    if not prompts:
+        return []
     room = model.config.max_position_embeddings - max(map(len, prompts))
     if room < 1:
         raise ValueError(

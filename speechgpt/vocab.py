@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from units.notation import EOSP, SOSP, unit_word
+from units.notation import EOSP, SOSP, is_unit_word, unit_word
 
 HUMAN, SPEECHGPT, EOH, EOA, TQ, TA, UA = "[Human]", "[SpeechGPT]", "<eoh>", "<eoa>", "[tq]", "[ta]", "[ua]"
 MARKERS = (SOSP, EOSP, HUMAN, SPEECHGPT, EOH, EOA, TQ, TA, UA)
@@ -43,6 +43,11 @@ class UnitVocab:
         if not size:
             raise VocabularyError(
                 "this tokenizer has no units (<0>, <1>, ...): widen the model first, with stage 1 or speechgpt.widen"
+            )
+        beyond = min((word for word in ids if is_unit_word(word) and int(word[1:-1]) > size), default=None)
+        if beyond:
+            raise VocabularyError(
+                f"{beyond} stands without {unit_word(size)}: units are one block without gaps. Was the tokenizer cut short?"
             )
         first = ids[unit_word(0)]
         for unit in range(size):

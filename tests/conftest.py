@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hermetic: nothing may be looked 
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from transformers import AutoTokenizer, HubertConfig, HubertModel, LlamaConfig, LlamaForCausalLM
 
 from speechgpt import bundle
@@ -25,6 +26,9 @@ from units.generator import MelGeneratorConfig
 from units.hubert import HubertFeatures
 from units.mfcc import MfccFeatures
 from units.vocoder import UnitVocoder
+
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 K = 12  # units of the tiny codebooks
 TEXT = """what is two plus two? that makes four.

@@ -7,12 +7,18 @@ from collections.abc import Sequence
 
 SOSP = "<sosp>"
 EOSP = "<eosp>"
+_UNIT_WORD = re.compile(r"<(0|[1-9][0-9]*)>")
 _SPELLED = re.compile(re.escape(SOSP) + r"((?:<\d+>)*)" + re.escape(EOSP))
 
 
 def unit_word(unit: int) -> str:
     """Unit 12 is the word `<12>`."""
     return f"<{unit}>"
+
+
+def is_unit_word(word: str) -> bool:
+    """Whether a word is `<12>` or the like."""
+    return _UNIT_WORD.fullmatch(word) is not None
 
 
 def spell(ids: Sequence[int]) -> str:
