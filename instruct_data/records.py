@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -36,10 +37,18 @@ class ConversationSet:
     counts: dict[str, int]
 
     def __iter__(self) -> Iterator[Conversation]:
+        number = 1
         with _open(self.path) as lines:
-            next(lines)
-            for number, line in enumerate(lines, 2):
-                yield parse_conversation(line, f"{self.path}:{number}", self.codebook)
+            try:
+                next(lines)
+                for number, line in enumerate(lines, 2):
+                    yield parse_conversation(line, f"{self.path}:{number}", self.codebook)
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise RecordError(f"{self.path}:{number + 1}: the file was cut short or damaged ({error})") from error
+        if number - 1 != len(self):
+            raise RecordError(
+                f"{self.path}: {number - 1} conversations, but its header counts {len(self)}: it was cut short"
+            )
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -58,7 +67,7 @@ def read_conversations(path: str | Path) -> ConversationSet:
                 raise KeyError(header["format"])
             codebook = Codebook.from_json(header["codebook"]) if header["codebook"] else None
             return ConversationSet(path, codebook, header["seed"], header["counts"])
-        except (StopIteration, json.JSONDecodeError, KeyError, TypeError) as error:
+        except (StopIteration, ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as error:
             raise RecordError(f"{path}:1: not the header of a conversation set ({FORMAT}): {error!r}") from error
 
 
@@ -104,26 +113,31 @@ def parse_conversation(line: str, where: str, codebook: Codebook | None) -> Conv
     """Read one line strictly. Raises RecordError beginning with `where`."""
     try:
         record = json.loads(line)
+        if not isinstance(record, dict):
+            raise ValueError(f"{str(record)[:60]} is no conversation, which has the fields id, messages, task")
         if set(record) != {"id", "task", "messages"}:
             raise ValueError(f"the fields are {sorted(record)}; they must be id, messages, task")
+        for name, kind in (("id", str), ("task", str), ("messages", list)):
+            if not isinstance(record[name], kind):
+                raise ValueError(f"{name} is {str(record[name])[:60]!r}; it must be a {kind.__name__}")
         messages = []
         for message in record["messages"]:
-            if set(message) != {"role", "parts"}:
-                raise ValueError(f"a message has the fields {sorted(message)}; they must be parts, role")
+            if not isinstance(message, dict) or set(message) != {"role", "parts"}:
+                raise ValueError(f"a message has the fields parts and role; this one is {str(message)[:60]}")
             messages.append(Message(message["role"], tuple(_part(part, codebook) for part in message["parts"])))
         return Conversation(tuple(messages), record["task"], record["id"])
     except (ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"{where}: {error}") from error
 
 
-def _part(part: dict[str, Any], codebook: Codebook | None) -> Part:
-    if set(part) == {"text"} and isinstance(part["text"], str):
+def _part(part: Any, codebook: Codebook | None) -> Part:
+    if isinstance(part, dict) and set(part) == {"text"} and isinstance(part["text"], str):
         return part["text"]
-    if set(part) == {"units"} and isinstance(part["units"], list):
+    if isinstance(part, dict) and set(part) == {"units"} and isinstance(part["units"], list):
         if codebook is None:
             raise ValueError("units in a set whose header names no codebook")
         units = tuple(part["units"])
-        if not all(isinstance(u, int) and 0 <= u < codebook.size for u in units):
+        if not all(type(u) is int and 0 <= u < codebook.size for u in units):
             raise ValueError(f"units must be whole numbers from 0 to {codebook.size - 1}")
         return units
     raise ValueError(f'a part is {{"text": ".."}} or {{"units": [..]}}, not {str(part)[:60]}')

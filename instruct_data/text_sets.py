@@ -23,17 +23,21 @@ class TextPair:
 def read_pairs(path: str | Path) -> list[TextPair]:
     """Read a jsonl of pairs.
 
-    Raises: ValueError naming the line that lacks a question or an answer.
+    Raises: ValueError naming the line that is no JSON, or lacks a question or an answer.
     """
-    pairs = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    with Path(path).open(encoding="utf-8") as lines:
+        return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+
+def _parse(line: str, where: str) -> TextPair:
+    try:
         record = json.loads(line)
-        if not (record.get("question") and record.get("answer")):
-            raise ValueError(f"{path}:{number}: needs a question and an answer, has {sorted(record)}")
-        pairs.append(
-            TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", ""))
-        )
-    return pairs
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    said = [record.get(name) for name in ("question", "answer")] if isinstance(record, dict) else []
+    if not (said and all(isinstance(text, str) and text for text in said)):
+        raise ValueError(f"{where}: needs a question and an answer, has {line.strip()[:60]}")
+    return TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", ""))
 
 
 def chat_conversations(pairs: list[TextPair]) -> Iterator[Conversation]:

@@ -87,6 +87,12 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     return lines
 
 
+def unseen_statements(text: ToyText) -> list[str]:
+    """The last statements, without those that somebody says as an answer in training."""
+    said = {question.answer for question in text.questions["train"]}
+    return [statement for statement in text.statements[-UNSEEN_STATEMENTS:] if statement not in said]
+
+
 def question_lines(split: str, questions: list[Question], voices: tuple[str, ...], seed: int) -> list[Line]:
     """Each question once, the voices taking turns."""
     draw = random.Random(f"{split} {seed}")
@@ -120,7 +126,7 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
     speak_lines(
         question_lines("test_new_voice", text.questions["test"], (NEW_VOICE,), toy.seed), out, "test_new_voice", workers
     )
-    unseen = [Line(f"unseen-{i:04d}", s, ANSWER_VOICE) for i, s in enumerate(text.statements[-UNSEEN_STATEMENTS:])]
+    unseen = [Line(f"unseen-{i:04d}", s, ANSWER_VOICE) for i, s in enumerate(unseen_statements(text))]
     speak_lines(unseen, out, "answers_unseen", workers)
     with written_whole(out / "chats.jsonl") as file:
         for split in SPLITS:

@@ -11,6 +11,7 @@ transcribes, `/record` listens to the microphone, `/save FILE` keeps the last an
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,10 @@ import numpy as np
 
 from speechgpt.generate import Sampling
 from speechgpt.inference import Answer, SpeechGPT, chat_model
-from speechgpt.vocab import VocabularyError
-from units.audio import AudioError, save_wav
-from units.codebook import CodebookMismatch
+from units.audio import save_wav
 from units.extract import AUDIO_SUFFIXES
 
-USER_ERRORS = (FileNotFoundError, AudioError, CodebookMismatch, VocabularyError, ValueError)
+USER_ERRORS = (OSError, ValueError)  # AudioError, CodebookMismatch and VocabularyError are ValueErrors
 HELP = __doc__.split("\n\n")[-1]
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"], ["aplay", "-q"], ["afplay"], ["play", "-q"])
 
@@ -57,13 +56,13 @@ class Chat:
         if command == "/say":
             return self._spoken(self.gpt.say_batch([rest], self.sampling)[0]) if rest else "say what? /say TEXT"
         if command == "/hear":
-            return self.gpt.transcribe_batch([rest], self.sampling)[0]
+            return self.gpt.transcribe_batch([rest], self.sampling)[0] if rest else "hear what? /hear FILE"
         if command == "/record":
             return self._spoken(self.gpt.answer(record(float(rest or 4)), self.sampling))
-        if command.startswith("/") and not Path(line.strip()).exists():
-            return f"unknown command {command}; {HELP}"
-        if Path(line.strip()).suffix.lower() in AUDIO_SUFFIXES or Path(line.strip()).exists():
+        if names_audio(line.strip()):
             return self._spoken(self.gpt.answer(line.strip(), self.sampling))
+        if command.startswith("/"):
+            return f"unknown command {command}; {HELP}"
         return self.gpt.chat_batch([line.strip()], self.sampling)[0]
 
     def _spoken(self, answer: Answer) -> str:
@@ -81,6 +80,18 @@ class Chat:
         if not self.answers or self.answers[-1].wav is None:
             return "there is no spoken answer to save yet"
         return f"saved {save_wav(target or 'answer.wav', self.answers[-1].wav)}"
+
+
+def names_audio(line: str) -> bool:
+    """Whether a line is the path of an audio file, there or not, or of anything else that is there, rather than words."""
+    try:
+        return (
+            Path(line).suffix.lower() in AUDIO_SUFFIXES
+            or Path(line).is_file()
+            or (os.sep in line and os.path.exists(line))
+        )
+    except OSError:  # longer than any path
+        return False
 
 
 def record(seconds: float) -> np.ndarray:

@@ -135,10 +135,13 @@ class Dialogue:
         """Ids after which the model replies: the turns so far, then `[SpeechGPT]:`."""
         return self.render(Conversation(tuple(messages))).ids + self._opening("assistant")
 
-    def parse_reply(self, ids: Sequence[int]) -> Reply:
+    def parse_reply(self, ids: Sequence[int], chained: bool = False) -> Reply:
         """What generated ids say; inverse of rendering a reply.
 
         Stops at `<eoa>` or the tokenizer's end of sentence. `[tq]` may stand before the transcript or not.
+
+        Args:
+            chained: the reply was asked to begin with a transcript; one cut off before `[ta]` is nothing else.
         """
         marker, ids = self.vocab.markers, list(ids)
         ends = [ids.index(end) for end in (marker.get(EOA), self.tokenizer.eos_token_id) if end in ids]
@@ -151,6 +154,8 @@ class Dialogue:
             heard, written = written[:at], written[at + 1 :]
             transcript = self._section(heard) if heard else None
             return Reply(transcript, self._section(written), units)
+        if chained and units is None:
+            return Reply(self._section(written), None, None)
         if units is not None and not written:
             return Reply(None, None, units)
         return Reply(None, self._section(written), units)

@@ -102,7 +102,9 @@ class SpeechGPT:
 
     def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = Sampling()) -> list[Answer]:
         """As answer, for several questions at once."""
-        return self._speak(self._reply([(units,) for units in self._hear(questions)], "chain", sampling))
+        asked = [(units,) for units in self._hear(questions)]
+        self._check_voice()
+        return self._speak(self._reply(asked, "chain", sampling))
 
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
         """What is said in each sound."""
@@ -111,6 +113,7 @@ class SpeechGPT:
 
     def say_batch(self, texts: Sequence[str], sampling: Sampling = Sampling()) -> list[Answer]:
         """Each text, spoken."""
+        self._check_voice()
         return self._speak(self._reply([(f"{TTS_TASK} {INPUT_FOLLOWS} {text}",) for text in texts], "units", sampling))
 
     def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
@@ -126,6 +129,10 @@ class SpeechGPT:
             self._check_length(name, len(wav))
         return [units.ids for units in self.encoder.encode_batch(wavs)]
 
+    def _check_voice(self) -> None:
+        """Open the voice before the model works for it: one that is missing or foreign is told at once, and always."""
+        _ = self.vocoder
+
     def _check_length(self, name: object, samples: int) -> None:
         """Refuse audio whose units cannot fit, before encoding it: a unit lasts at least a frame, and rarely ten."""
         context = self.model.config.max_position_embeddings
@@ -138,7 +145,8 @@ class SpeechGPT:
 
     def _reply(self, asked: Sequence[tuple[Part, ...]], form: Form, sampling: Sampling) -> list[Reply]:
         prompts = [self.dialogue.prompt([Message("human", parts)]) for parts in asked]
-        return [self.dialogue.parse_reply(ids) for ids in generate(self.model, self.dialogue, prompts, form, sampling)]
+        replies = generate(self.model, self.dialogue, prompts, form, sampling)
+        return [self.dialogue.parse_reply(ids, form == "chain") for ids in replies]
 
     def _speak(self, replies: Sequence[Reply]) -> list[Answer]:
         units = [Units(reply.units, None, self.codebook) for reply in replies if reply.units]

@@ -147,6 +147,17 @@ def test_reading_is_lenient(dialogue: Dialogue) -> None:
     assert dialogue.parse_reply([]) == Reply(None, "", None)
 
 
+def test_a_chain_cut_off_early_is_no_answer(dialogue: Dialogue) -> None:
+    encode, marker = dialogue.encode_text, dialogue.vocab.marker
+    assert dialogue.parse_reply(encode("what is two"), chained=True) == Reply("what is two", None, None)
+    assert dialogue.parse_reply([*encode("heard;"), marker(TA)], chained=True) == Reply("heard", "", None)
+    whole = rendered_reply(dialogue, ("heard", "said", (3,)))
+    for end in range(len(whole) + 1):
+        cut = dialogue.parse_reply(whole[:end], chained=True)
+        assert "heard".startswith(cut.transcript.removesuffix(";"))
+        assert "said".startswith((cut.text or "").removesuffix(";"))
+
+
 # --- the vocabulary
 
 
