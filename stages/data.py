@@ -231,9 +231,10 @@ class PackedBlocks(torch.utils.data.Dataset):
 
 
 def load_blocks(
-    config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None, blocks: int
+    config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None, blocks: int, quiet: bool = False
 ) -> tuple[PackedBlocks, PackedBlocks]:
-    """Training blocks and dev blocks of a stage; prints what was kept, held out and too long."""
+    """Training blocks and dev blocks of a stage; unless quiet, prints what was kept, held out and too long."""
+    say = (lambda line: None) if quiet else print
     pad = tokenizer.eos_token_id
     train, dev = [], []
     total = 0
@@ -251,14 +252,14 @@ def load_blocks(
         dev.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))
         total += int(tokenised.lengths[keep].sum())
         counts = Counter(tokenised.task_names[t] for t in tokenised.tasks[keep])
-        print(
+        say(
             f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
         )
     packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed)
     dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
     dev_blocks = max(1, dev_tokens // config.block_size) if dev_tokens else 0
     held_blocks = PackedBlocks(dev, config.block_size, dev_blocks, pad, config.seed)
-    print(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
+    say(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
     return packed, held_blocks
 
 

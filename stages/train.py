@@ -52,9 +52,14 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     if not torch.cuda.is_available():
         chosen["use_cpu"] = True
     quiet = {"report_to": "none", "disable_tqdm": not sys.stderr.isatty(), "logging_steps": 20, "save_total_limit": 2}
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(config.at(config.out)), seed=config.seed, remove_unused_columns=False, **{**quiet, **chosen}
     )
+    if is_deepspeed_zero3_enabled():
+        import deepspeed
+
+        deepspeed.init_distributed()  # sharded loading asks it for the ranks; on CPU transformers joins torch's only
+    return arguments
 
 
 def find_start(config: StageConfig) -> Path | str:
@@ -109,7 +114,7 @@ def train(config: StageConfig) -> Path:
         arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     )
     with arguments.main_process_first(local=False, desc="data"):  # one rank fills the cache, the others read it
-        blocks, dev = load_blocks(config, tokenizer, codebook, count)
+        blocks, dev = load_blocks(config, tokenizer, codebook, count, quiet=arguments.process_index > 0)
     try:
         vocab: UnitVocab | None = UnitVocab.from_words(tokenizer.get_vocab())
     except VocabularyError:

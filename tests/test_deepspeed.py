@@ -81,12 +81,20 @@ def test_zero2_on_two_processes_equals_one_process(built) -> None:
     done = two_processes(sharded(built, "zero2", out="zero2"))
     assert done.returncode == 0, done.stderr[-4000:]
     check_same(built / "stage1", built / "zero2")
+    assert done.stdout.count("longer than a block") == 2  # two sources, told once
+    shards = {path.name for path in (built / "zero2/checkpoint-4/global_step4").iterdir()}
+    assert {f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1)} <= {
+        n.removeprefix("bf16_") for n in shards
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["zero1", "zero3"])
+@pytest.mark.parametrize("sharding", ["ddp", "zero1", "zero3"])
 def test_other_shardings_do_too(built, sharding: str) -> None:
-    done = two_processes(sharded(built, sharding, out=sharding))
+    config = sharded(built, sharding, out=sharding)
+    if sharding == "ddp":
+        del config.training["deepspeed"]
+    done = two_processes(config)
     assert done.returncode == 0, done.stderr[-4000:]
     check_same(built / "stage1", built / sharding)
 
