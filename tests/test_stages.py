@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -189,10 +190,14 @@ def test_a_stage_killed_before_its_last_file_only_finishes(run) -> None:
     assert log(run / "stage1")[: len(logged)] == logged
 
 
-def test_the_trainer_s_loss_is_that_of_documents_one_by_one(run) -> None:
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_trainer_s_loss_is_that_of_documents_one_by_one(run, adapted: bool) -> None:
     config = stage_config(
         run, out="still", training={"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.0}
     )
+    if adapted:
+        config = dataclasses.replace(config, stage="stage3", model="stage1", widen=None, lora=Lora(dropout=0.0))
+        config.training["gradient_checkpointing"] = True
     folder = train(config)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     blocks, _ = load_blocks(config, tokenizer, CODEBOOK, 4)
