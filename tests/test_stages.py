@@ -13,16 +13,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import CODEBOOK, FOREIGN, K, make_run, stage_config
+from tiny_run import CODEBOOK, FOREIGN, make_run, stage_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.widen import ROW_MULTIPLE, widen
+from speechgpt.widen import ROW_MULTIPLE
 from stages import train as trainer
 from stages.config import Lora, Source, StageConfig
 from stages.data import IGNORED, load_blocks
 from stages.train import DEEPSPEED, main, newest_checkpoint, train, training_arguments
-from units.kmeans import load_centres
 
 CONFIGS = Path(trainer.__file__).parent / "configs"
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
@@ -284,49 +283,3 @@ def test_later_stages_refuse_units_of_another_codebook(run) -> None:
     CheckpointFacts(FOREIGN, "stage1", facts.first_unit_id).save(run / "stage1")
     with pytest.raises(ValueError, match="'tiny'.*'foreign'"):
         train(stage_config(run, stage="stage2", model="stage1", out="stage2", widen=None))
-
-
-# --- widening ---
-
-
-def opened(run: Path):
-    return AutoTokenizer.from_pretrained(run / "text_llm"), AutoModelForCausalLM.from_pretrained(
-        run / "text_llm"
-    ).eval()
-
-
-@pytest.mark.parametrize("init", ["random", "mean", "centres"])
-def test_widening_leaves_what_was_there(built, init: str) -> None:
-    tokenizer, model = opened(built)
-    prompt = tokenizer("red is my dog", return_tensors="pt")
-    rows, old = len(tokenizer), model.get_input_embeddings().weight.detach().clone()
-    with torch.no_grad():
-        expected = model(**prompt).logits
-    centres = load_centres(built / "unit_encoder/centres.safetensors")
-    vocab = widen(tokenizer, model, K, init, centres, seed=1)
-    new = model.get_input_embeddings().weight.detach()
-    assert torch.equal(new[:rows], old)
-    assert len(new) % ROW_MULTIPLE == 0 and len(new) >= len(tokenizer) == rows + K + 9
-    assert vocab.first_unit_id == rows and model.config.vocab_size == len(new)
-    assert torch.equal(tokenizer("red is my dog", return_tensors="pt")["input_ids"], prompt["input_ids"])
-    with torch.no_grad():
-        torch.testing.assert_close(model(**prompt).logits[..., :rows], expected, atol=1e-6, rtol=0)
-    units = new[rows : rows + K]
-    assert units.isfinite().all() and len(units.unique(dim=0)) == K
-    again, other = opened(built)
-    widen(again, other, K, init, centres, seed=1)
-    assert torch.equal(other.get_input_embeddings().weight, new)
-    with pytest.raises(ValueError, match="has <0> already; widen a text LLM"):
-        widen(tokenizer, model, K)
-
-
-def test_centres_place_near_units_near(built) -> None:
-    tokenizer, model = opened(built)
-    centres = torch.randn(K, 6, generator=torch.manual_seed(4))
-    centres[1] = centres[0] + 0.01
-    vocab = widen(tokenizer, model, K, "centres", centres)
-    units = model.get_input_embeddings().weight[vocab.first_unit_id : vocab.first_unit_id + K].detach()
-    distances = torch.cdist(units, units)[0]
-    assert distances[1] < 0.5 * distances[2:].min()
-    with pytest.raises(ValueError, match="needs the 10 centres"):
-        widen(*opened(built), K, "centres", centres[:4])

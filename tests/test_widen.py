@@ -1,0 +1,62 @@
+"""Widening a text LLM: what was there stays, new rows come where and how they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import K, make_run
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from speechgpt.widen import ROW_MULTIPLE, widen
+from units.kmeans import load_centres
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A tiny run folder: its text LLM and its centres."""
+    return make_run(tmp_path_factory.mktemp("built"))
+
+
+def opened(run: Path):
+    return AutoTokenizer.from_pretrained(run / "text_llm"), AutoModelForCausalLM.from_pretrained(
+        run / "text_llm"
+    ).eval()
+
+
+@pytest.mark.parametrize("init", ["random", "mean", "centres"])
+def test_widening_leaves_what_was_there(built, init: str) -> None:
+    tokenizer, model = opened(built)
+    prompt = tokenizer("red is my dog", return_tensors="pt")
+    rows, old = len(tokenizer), model.get_input_embeddings().weight.detach().clone()
+    with torch.no_grad():
+        expected = model(**prompt).logits
+    centres = load_centres(built / "unit_encoder/centres.safetensors")
+    vocab = widen(tokenizer, model, K, init, centres, seed=1)
+    new = model.get_input_embeddings().weight.detach()
+    assert torch.equal(new[:rows], old)
+    assert len(new) % ROW_MULTIPLE == 0 and len(new) >= len(tokenizer) == rows + K + 9
+    assert vocab.first_unit_id == rows and model.config.vocab_size == len(new)
+    assert torch.equal(tokenizer("red is my dog", return_tensors="pt")["input_ids"], prompt["input_ids"])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**prompt).logits[..., :rows], expected, atol=1e-6, rtol=0)
+    units = new[rows : rows + K]
+    assert units.isfinite().all() and len(units.unique(dim=0)) == K
+    again, other = opened(built)
+    widen(again, other, K, init, centres, seed=1)
+    assert torch.equal(other.get_input_embeddings().weight, new)
+    with pytest.raises(ValueError, match="has <0> already; widen a text LLM"):
+        widen(tokenizer, model, K)
+
+
+def test_centres_place_near_units_near(built) -> None:
+    tokenizer, model = opened(built)
+    centres = torch.randn(K, 6, generator=torch.manual_seed(4))
+    centres[1] = centres[0] + 0.01
+    vocab = widen(tokenizer, model, K, "centres", centres)
+    units = model.get_input_embeddings().weight[vocab.first_unit_id : vocab.first_unit_id + K].detach()
+    distances = torch.cdist(units, units)[0]
+    assert distances[1] < 0.5 * distances[2:].min()
+    with pytest.raises(ValueError, match="needs the 10 centres"):
+        widen(*opened(built), K, "centres", centres[:4])
