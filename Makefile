@@ -94,8 +94,8 @@ check: $(INSTALLED) ## ruff format --check, ruff check, mypy on the public surfa
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy
 
-starter-encoder: $(INSTALLED) ## train the shipped encoder anew (an hour on one core; resumable)
-	@$(PYTHON) -m instruct_data.starter_corpus --out runs/starter/corpus --lines 10000
+starter-encoder: $(INSTALLED) ## train the shipped encoder anew (about an hour on one core; resumable)
+	@$(PYTHON) -m instruct_data.starter_corpus --out runs/starter/corpus --lines 8000
 	@$(PYTHON) -m units.pretrain --manifest runs/starter/corpus/starter.jsonl --out runs/starter/model
 	@mkdir -p units/starter/hubert && cp runs/starter/model/hubert/* units/starter/hubert/
 	@cp runs/starter/model/log.jsonl runs/starter/model/pretrain.json units/starter/

@@ -20,6 +20,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -29,6 +30,8 @@ from units.hubert import HubertFeatures
 from units.manifest import read_manifest, written_whole
 from units.mfcc import MfccFeatures
 from units.pretrain_data import Corpus, Iteration, PretrainRecipe, Steps, make_targets
+
+REPORT_EVERY = 100  # steps
 
 
 def build_model(recipe: PretrainRecipe) -> nn.Module:
@@ -73,84 +76,78 @@ def masked_prediction_loss(
     return loss / len(logits), hits
 
 
-def train_iteration(
-    model: nn.Module,
-    steps: Steps,
-    heads: nn.ModuleList,
-    plan: Iteration,
-    number: int,
-    out: Path,
-    workers: int,
-    device: str,
-) -> None:
+class Round:
+    """One iteration in training: model, heads, optimiser and schedule, with the step they have reached."""
+
+    def __init__(self, model: nn.Module, heads: nn.ModuleList, plan: Iteration, recipe: PretrainRecipe, device: str):
+        self.model, self.heads, self.recipe, self.device, self.step = model, heads, recipe, device, 0
+        self.parts = nn.ModuleDict({"model": model, "heads": heads}).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.parts.parameters(), lr=plan.peak_lr, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        fall = max(1, plan.steps - recipe.warmup)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda s: min((s + 1) / recipe.warmup, max(0.03, 1 - 0.97 * max(0, s - recipe.warmup) / fall)),
+        )
+
+    def update(self, wav: Tensor, targets: Tensor, mask: Tensor) -> tuple[float, float]:
+        """One optimiser step on wav (B, T), targets (B, N, heads), mask (B, N); returns loss and masked accuracy."""
+        wav, targets, mask = wav.to(self.device), targets.to(self.device), mask.to(self.device)
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            hidden = self.model(wav, mask_time_indices=mask).last_hidden_state
+            logits = [head(hidden) for head in self.heads]
+        loss, accuracy = masked_prediction_loss(logits, targets, mask, self.recipe.unmasked_weight)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return loss.item(), accuracy.item()
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint; it appears whole or not at all. Inverse of load."""
+        state = {"params": self.parts, "optimizer": self.optimizer, "schedule": self.schedule}
+        with written_whole(path, "wb") as file:
+            torch.save({**{name: part.state_dict() for name, part in state.items()}, "step": self.step}, file)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        self.parts.load_state_dict(state["params"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = state["step"]
+
+
+def train_iteration(current: Round, steps: Steps, number: int, out: Path, workers: int) -> None:
     """Train one iteration in place, from its last checkpoint if there is one."""
-    recipe = steps.recipe
-    params = nn.ModuleDict({"model": model, "heads": heads}).to(device)
-    optimizer = torch.optim.AdamW(params.parameters(), lr=plan.peak_lr, betas=(0.9, 0.98), weight_decay=0.01)
-    fall = max(1, plan.steps - recipe.warmup)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / recipe.warmup, max(0.03, 1 - 0.97 * max(0, s - recipe.warmup) / fall))
-    )
-    saved, start = out / f"iteration{number}.pt", 0
+    saved = out / f"iteration{number}.pt"
     if saved.exists():
-        state = torch.load(saved, weights_only=True, map_location=device)
-        params.load_state_dict(state["params"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        start = state["step"]
-    loader = torch.utils.data.DataLoader(
-        torch.utils.data.Subset(steps, range(start, plan.steps)), batch_size=None, num_workers=workers
-    )
-    model.train()
-    began, heard, running = time.monotonic(), 0.0, {"loss": 0.0, "accuracy": 0.0}
+        current.load(saved)
+    rest = torch.utils.data.Subset(steps, range(current.step, len(steps)))
+    began, heard, history = time.monotonic(), 0.0, []
+    current.model.train()
     with (
-        (out / "log.jsonl").open("a") as log,
-        tqdm(total=plan.steps, initial=start, desc=f"iteration {number}", unit=" steps", mininterval=5) as bar,
+        (out / "log.jsonl").open("a", encoding="utf-8") as log,
+        tqdm(total=len(steps), initial=current.step, desc=f"iteration {number}", unit=" steps", mininterval=5) as bar,
     ):
-        for step, (wav, targets, mask) in enumerate(loader, start + 1):
-            wav, targets, mask = wav.to(device), targets.to(device), mask.to(device)
-            with torch.autocast(torch.device(device).type, torch.bfloat16):
-                hidden = model(wav, mask_time_indices=mask).last_hidden_state
-                logits = [head(hidden) for head in heads]
-            loss, accuracy = masked_prediction_loss(logits, targets, mask, recipe.unmasked_weight)
-            loss.backward()
-            nn.utils.clip_grad_norm_(params.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+        for wav, targets, mask in torch.utils.data.DataLoader(rest, batch_size=None, num_workers=workers):
+            history.append(current.update(wav, targets, mask))
             heard += wav.numel() / SAMPLE_RATE
-            for name, value in (("loss", loss), ("accuracy", accuracy)):
-                running[name] += value.item() / 100
             bar.update()
-            if step % 100 == 0:
+            if current.step % REPORT_EVERY == 0:
+                loss, accuracy = np.mean(history, axis=0)
                 rate = heard / (time.monotonic() - began)
-                log.write(
-                    json.dumps(
-                        {
-                            "iteration": number,
-                            "step": step,
-                            **{k: round(v, 4) for k, v in running.items()},
-                            "audio_s_per_s": round(rate, 1),
-                        }
-                    )
-                    + "\n"
-                )
+                record = {"iteration": number, "step": current.step, "loss": round(loss, 4),
+                          "accuracy": round(accuracy, 4), "audio_s_per_s": round(rate, 1)}  # fmt: skip
+                log.write(json.dumps(record) + "\n")
                 log.flush()
-                bar.set_postfix_str(
-                    f"loss {running['loss']:.3f} masked accuracy {running['accuracy']:.3f} {rate:.0f} audio-s/s"
-                )
-                running = dict.fromkeys(running, 0.0)
-            if step % recipe.save_every == 0 or step == plan.steps:
-                with written_whole(saved, "wb") as file:
-                    torch.save(
-                        {
-                            "params": params.state_dict(),
-                            "optimizer": optimizer.state_dict(),
-                            "schedule": schedule.state_dict(),
-                            "step": step,
-                        },
-                        file,
-                    )
+                bar.set_postfix_str(f"loss {loss:.3f} masked accuracy {accuracy:.3f} {rate:.0f} audio-s/s")
+                history = []
+            if current.step % current.recipe.save_every == 0 or current.step == len(steps):
+                current.save(saved)
 
 
 def main(
@@ -183,9 +180,8 @@ def main(
         sizes = [size for layer in plan.clusters for size in plan.clusters[layer]]
         targets = _targets(corpus, model, plan, out / f"targets{number}.safetensors", recipe.seed, device)
         heads = nn.ModuleList(nn.Linear(recipe.width, size) for size in sizes)
-        train_iteration(
-            model, Steps(corpus, targets, recipe, number, plan.steps), heads, plan, number, out, workers, device
-        )
+        current = Round(model, heads, plan, recipe, device)
+        train_iteration(current, Steps(corpus, targets, recipe, number, plan.steps), number, out, workers)
     model.half().cpu().save_pretrained(out / "hubert")
     with written_whole(out / "pretrain.json") as file:
         json.dump({"recipe": dataclasses.asdict(recipe), "utterances": len(corpus.utterances), "hours": round(hours, 2),
