@@ -14,13 +14,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate
 from eval.results import Result, commit, fingerprint, machine, save_details, save_result
 from units.audio import SAMPLE_RATE, load_wav
 from units.manifest import Utterance, read_manifest
+from units.progress import progress
 
 VERSION = 1
 
@@ -77,7 +76,7 @@ def _timed(function, inputs: Sequence, name: str) -> tuple[list, list[float]]:
     """Outputs and seconds of one call an input; the first input goes through once more beforehand, to warm up."""
     function(inputs[0])
     outputs, seconds = [], []
-    for value in tqdm(inputs, desc=name, unit=" utterances", mininterval=2):
+    for value in progress(inputs, desc=name, unit="utterances"):
         start = time.perf_counter()
         outputs.append(function(value))
         seconds.append(time.perf_counter() - start)

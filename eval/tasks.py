@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from tqdm import tqdm
-
 from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate, words
 from eval.results import save_details
 from eval.resynthesis import spread
 from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, load_wav, save_wav
 from units.manifest import read_manifest
+from units.progress import progress
 
 BATCH = 16  # questions answered between two steps of the progress bar
 NUM_SENTENCES = 60  # of `tts`
@@ -102,7 +101,7 @@ class Bench:
     def in_batches(self, function: Callable[[list], list], inputs: Sequence, name: str) -> list:
         """Outputs of a batch function, with a progress bar. Raises ValueError if it loses or adds examples."""
         outputs: list = []
-        with tqdm(total=len(inputs), desc=name, unit=" examples", mininterval=2) as bar:
+        with progress(total=len(inputs), desc=name, unit="examples") as bar:
             for start in range(0, len(inputs), BATCH):
                 batch = list(inputs[start : start + BATCH])
                 got = function(batch)
@@ -245,7 +244,7 @@ def speed(bench: Bench) -> Outcome:
     items = spread(bench.test, NUM_TIMED)
     bench.model.answer(items[0].audio)  # to warm up
     details = []
-    for item in tqdm(items, desc="timing", unit=" questions", mininterval=2):
+    for item in progress(items, desc="timing", unit="questions"):
         start = time.perf_counter()
         answer = bench.model.answer(item.audio)
         seconds = time.perf_counter() - start

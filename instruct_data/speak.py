@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from instruct_data.voices import VoiceError, open_voice
 from units.audio import SAMPLE_RATE, AudioError, save_wav
 from units.manifest import Utterance, write_manifest, written_whole
+from units.progress import progress
 
 SILENCE = 0.01  # of the peak
 MARGIN = round(0.04 * SAMPLE_RATE)  # samples of quiet kept on either side
@@ -51,12 +51,8 @@ def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | N
     refused: dict[str, str] = {}
     if todo:
         with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
-            spoken = tqdm(
-                pool.imap(_speak_one, todo, chunksize=32),
-                total=len(todo),
-                desc=f"speaking {name}",
-                unit=" lines",
-                mininterval=2,
+            spoken = progress(
+                pool.imap(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit="lines"
             )
             refused = {line_id: reason for line_id, reason in spoken if reason}
     kept = [

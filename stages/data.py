@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from instruct_data.records import read_conversations
@@ -31,6 +30,7 @@ from speechgpt.dialogue import Dialogue, Rendered
 from stages.config import Source, StageConfig
 from units.codebook import Codebook
 from units.manifest import written_whole
+from units.progress import progress
 from units.unit_set import MARKER, read_unit_set
 
 IGNORED = -100  # label of a token that the loss leaves out
@@ -109,11 +109,8 @@ def tokenise(
     saved = cache / f"{_content_key(source, path, tokenizer, config, codebook)}.npz"
     if not saved.exists():
         tokens, train, lengths, tasks, names = [], [], [], [], []
-        for task, rendered in tqdm(
-            documents(source, path, tokenizer, config, codebook),
-            desc=f"tokens of {source.path}",
-            unit=" documents",
-            mininterval=2,
+        for task, rendered in progress(
+            documents(source, path, tokenizer, config, codebook), desc=f"tokens of {source.path}", unit="documents"
         ):
             if task not in names:
                 names.append(task)

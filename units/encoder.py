@@ -14,7 +14,7 @@ from torch import Tensor
 
 from units import kmeans
 from units.audio import FRAME_RATE, check_wav
-from units.codebook import Codebook, Units
+from units.codebook import Codebook, CodebookMismatch, Units
 from units.hubert import HubertFeatures
 from units.manifest import written_whole
 from units.mfcc import MfccFeatures
@@ -55,7 +55,7 @@ class UnitEncoder:
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> UnitEncoder:
         """Open a unit encoder folder.
 
-        Raises: FileNotFoundError naming what the folder lacks.
+        Raises: FileNotFoundError naming what the folder lacks; CodebookMismatch if its files are of two encoders.
         """
         folder = Path(folder)
         missing = [name for name in ("codebook.json", "centres.safetensors") if not (folder / name).exists()]
@@ -69,7 +69,13 @@ class UnitEncoder:
             features: HubertFeatures | MfccFeatures = MfccFeatures()
         else:
             features = HubertFeatures.from_pretrained(folder / "encoder", codebook.layer, codebook.encoder).to(device)
-        return cls(features, kmeans.load_centres(folder / "centres.safetensors"), codebook)
+        centres = kmeans.load_centres(folder / "centres.safetensors")
+        if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
+            raise CodebookMismatch(
+                f"the weights in {folder} are not those that its codebook.json names ({codebook.fingerprint}); files of "
+                "two encoders were mixed. Fit the codebook again, or copy the folder again, whole."
+            )
+        return cls(features, centres, codebook)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the folder that from_pretrained opens; `codebook.json` comes last."""
@@ -112,7 +118,10 @@ def open_features(encoder: str | Path, layer: int, device: str = "cpu") -> Huber
 def _fingerprint(features: HubertFeatures | MfccFeatures, centres: Tensor, centring: str) -> str:
     """16 hex digits over everything that decides a unit: weights up to the layer, centring, centres."""
     digest = hashlib.sha256(f"{features.layer} {centring} ".encode())
-    weights = features.model.state_dict() if isinstance(features, HubertFeatures) else {}
+    weights = {}
+    if isinstance(features, HubertFeatures):
+        digest.update(f"normalise {features.normalise} ".encode())
+        weights = features.model.state_dict()
     for name in sorted(weights):
         digest.update(name.encode())
         digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())

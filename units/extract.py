@@ -9,6 +9,7 @@ A killed run goes on at the first missing shard. Under torchrun or SLURM, rank r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -18,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.encoder import STARTER, UnitEncoder
 from units.manifest import Utterance, read_manifest, written_whole
 from units.notation import spell
+from units.progress import progress
 from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
@@ -72,7 +73,7 @@ def extract(
         (out / MARKER).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
     total = sum(min(shard_size, len(utterances) - start) for start in mine)
     began, heard = time.monotonic(), 0.0
-    with tqdm(total=total, desc=f"units of {out.name}", unit=" files", mininterval=2) as bar:
+    with progress(total=total, desc=f"units of {out.name}", unit="files") as bar:
         for start in mine:
             index = start // shard_size
             records: list[UnitRecord] = []
@@ -104,7 +105,13 @@ def _refusals(out: Path, index: int) -> Path:
 
 def _check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, shard_size: int) -> None:
     """A resumed run must be the run that was begun."""
-    plan = {"codebook": encoder.codebook.fingerprint, "shard_size": shard_size, "utterances": len(utterances)}
+    rows = hashlib.sha256("\n".join(f"{u.id} {u.start} {u.duration}" for u in utterances).encode()).hexdigest()[:16]
+    plan = {
+        "codebook": encoder.codebook.fingerprint,
+        "shard_size": shard_size,
+        "utterances": len(utterances),
+        "rows": rows,
+    }
     path = out / "plan.json"
     if path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
-from tqdm import tqdm
 
 from units import kmeans
 from units.audio import AudioError, load_wav
 from units.encoder import MFCC, STARTER, UnitEncoder, open_features
 from units.manifest import Utterance, read_manifest
+from units.progress import progress
 
 
 def main(
@@ -59,7 +59,7 @@ def main(
 def _features(utterances: list[Utterance], features, centring: str, batch: int = 16) -> Iterator[Tensor]:
     """Features of readable utterances; the others are counted and named at the end."""
     refused = 0
-    for start in tqdm(range(0, len(utterances), batch), desc="features", unit=" batches", mininterval=2):
+    for start in progress(range(0, len(utterances), batch), desc="features", unit="batches"):
         wavs = []
         for utterance in utterances[start : start + batch]:
             try:

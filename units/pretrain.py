@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from units.audio import SAMPLE_RATE
 from units.hubert import HubertFeatures
 from units.manifest import read_manifest, written_whole
 from units.mfcc import MfccFeatures
 from units.pretrain_data import Corpus, Iteration, PretrainRecipe, Steps, make_targets
+from units.progress import progress
 
 REPORT_EVERY = 100  # steps
 
@@ -131,7 +131,7 @@ def train_iteration(current: Round, steps: Steps, number: int, out: Path, worker
     current.model.train()
     with (
         (out / "log.jsonl").open("a", encoding="utf-8") as log,
-        tqdm(total=len(steps), initial=current.step, desc=f"iteration {number}", unit=" steps", mininterval=5) as bar,
+        progress(total=len(steps), initial=current.step, desc=f"iteration {number}", unit="steps") as bar,
     ):
         for wav, targets, mask in torch.utils.data.DataLoader(rest, batch_size=None, num_workers=workers):
             history.append(current.update(wav, targets, mask))

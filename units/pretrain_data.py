@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from units import kmeans
 from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames
 from units.hubert import HubertFeatures
 from units.manifest import Utterance
 from units.mfcc import MfccFeatures
+from units.progress import progress
 
 CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernels are prepared once for each
 
@@ -78,7 +78,7 @@ class Corpus:
         self.utterances: list[Utterance] = []
         self.refused: dict[str, str] = {}
         lengths = []
-        for utterance in tqdm(utterances, desc="reading", unit=" files", mininterval=2):
+        for utterance in progress(utterances, desc="reading", unit="files"):
             try:
                 lengths.append(len(self._load(utterance)))
                 self.utterances.append(utterance)
@@ -102,9 +102,7 @@ class Corpus:
         self, extract: HubertFeatures | MfccFeatures, order: np.ndarray, batch: int = 16
     ) -> Iterator[list[Tensor]]:
         """Mean-free features of the utterances in `order`, a batch at a time."""
-        for start in tqdm(
-            range(0, len(order), batch), desc=f"features of {extract.name}", unit=" batches", mininterval=2
-        ):
+        for start in progress(range(0, len(order), batch), desc=f"features of {extract.name}", unit="batches"):
             wavs = [self.wav(i) for i in order[start : start + batch]]
             yield [piece - piece.mean(0) for piece in extract(wavs)]
 

@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from units.audio import HOP, load_wav, num_frames
 from units.codebook import Codebook, Units
 from units.generator import Frames, MelGeneratorConfig, run_frames
 from units.manifest import Utterance, read_manifest, written_whole
 from units.mel import MelSpectrogram
+from units.progress import progress
 from units.unit_set import UnitRecord, read_unit_set
 from units.vocoder import UnitVocoder
 
@@ -233,7 +233,7 @@ def _run(training: Training, corpus: VoiceCorpus, out: Path) -> None:
     lines = _lines_up_to(out / LOG, training.step)
     with written_whole(out / LOG) as log:
         log.writelines(lines)
-    bar = tqdm(total=recipe.steps, initial=training.step, desc="vocoder", unit=" steps", mininterval=2)
+    bar = progress(total=recipe.steps, initial=training.step, desc="vocoder", unit="steps")
     with (out / LOG).open("a", encoding="utf-8") as log, bar:
         while training.step < recipe.steps:
             began = time.monotonic()
