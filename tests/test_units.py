@@ -248,6 +248,9 @@ def test_a_folder_that_is_no_encoder_is_refused(mfcc_encoder: UnitEncoder, tmp_p
     kmeans.save_centres(folder / "centres.safetensors", torch.zeros(K + 1, MfccFeatures.dim))
     with pytest.raises(ValueError, match="Fit the centres again"):
         UnitEncoder.from_pretrained(folder)
+    kmeans.save_centres(folder / "centres.safetensors", mfcc_encoder.centres + 1e-3)
+    with pytest.raises(CodebookMismatch, match="two encoders were mixed"):
+        UnitEncoder.from_pretrained(folder)
 
 
 # --- manifests

@@ -70,12 +70,13 @@ class UnitEncoder:
         else:
             features = HubertFeatures.from_pretrained(folder / "encoder", codebook.layer, codebook.encoder).to(device)
         centres = kmeans.load_centres(folder / "centres.safetensors")
+        encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
             raise CodebookMismatch(
                 f"the weights in {folder} are not those that its codebook.json names ({codebook.fingerprint}); files of "
                 "two encoders were mixed. Fit the codebook again, or copy the folder again, whole."
             )
-        return cls(features, centres, codebook)
+        return encoder
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the folder that from_pretrained opens; `codebook.json` comes last."""
