@@ -27,7 +27,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # What the run folder holds at the end of the longer ways.
 ENCODER   := $(RUN)/unit_encoder
-UNIT_SETS := $(foreach split,train dev test test_new_voice,$(RUN)/units/$(split)/unit_set.json)
+UNIT_SETS := $(RUN)/units/train/unit_set.json
 GATE      := $(RUN)/results/resynthesis.json
 REPORT    := $(RUN)/report/summary.txt
 CONFIGS   := stages/configs/$(PRESET)
@@ -97,8 +97,10 @@ check: $(INSTALLED) ## ruff format --check, ruff check, mypy on the public surfa
 starter-encoder: $(INSTALLED) ## train the shipped encoder anew (about an hour on one core; resumable)
 	@$(PYTHON) -m instruct_data.starter_corpus --out runs/starter/corpus --lines 8000
 	@$(PYTHON) -m units.pretrain --manifest runs/starter/corpus/starter.jsonl --out runs/starter/model
-	@mkdir -p units/starter/hubert && cp runs/starter/model/hubert/* units/starter/hubert/
+	@mkdir -p units/starter/encoder && cp runs/starter/model/hubert/* units/starter/encoder/
 	@cp runs/starter/model/log.jsonl runs/starter/model/pretrain.json units/starter/
+	@$(PYTHON) -m units.fit --manifest runs/starter/corpus/starter.jsonl --out runs/starter/unit_encoder --encoder starter
+	@cp runs/starter/unit_encoder/codebook.json runs/starter/unit_encoder/centres.safetensors units/starter/
 	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
 
 clean: ## delete this preset's run folder
@@ -161,7 +163,7 @@ $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
 
 $(ENCODER)/codebook.json: | $(RUN)/corpus/corpus.json
 	@echo "[2/9] unit encoder: k-means on the starter encoder's third layer"
-	@$(PYTHON) -m units.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder units/starter/hubert --layer 3 --size 100
+	@$(PYTHON) -m units.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder starter --layer 3 --size 100
 
 $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json
 	@echo "[3/9] units: $*"

@@ -13,7 +13,7 @@ import random
 from pathlib import Path
 
 from instruct_data.speak import Line, speak_lines
-from instruct_data.toy import UNSEEN_STATEMENTS, draw_options, toy_text
+from instruct_data.toy import UNSEEN_STATEMENTS, toy_text
 
 VOICES = {
     "flite:slt": 16, "flite:awb": 12, "flite:kal16": 8, "espeak:en-us": 1, "espeak:gmw/en-GB-scotland": 1, "espeak:en-029": 1,
@@ -37,8 +37,16 @@ def starter_lines(count: int, seed: int = 0) -> list[Line]:
     for i in range(count):
         text = " ".join(draw.sample(words, draw.randint(3, 6))) if i % 7 == 0 else draw.choice(sentences)
         voice = draw.choices(names, weights)[0]
-        lines.append(Line(f"s{i:05d}", text, voice, draw_options(voice, draw)))
+        lines.append(Line(f"s{i:05d}", text, voice, _options(voice, draw)))
     return lines
+
+
+def _options(voice: str, draw: random.Random) -> dict[str, float]:
+    """A rate, a pitch, and a vocal tract up to 10 percent longer or shorter."""
+    warp = round(draw.uniform(0.9, 1.1), 3)
+    if voice.startswith("flite:"):
+        return {"stretch": round(draw.uniform(0.85, 1.2), 3), "warp": warp}
+    return {"speed": draw.randint(140, 195), "pitch": draw.randint(30, 70), "warp": warp}
 
 
 def _dictionary_words() -> list[str]:

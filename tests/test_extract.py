@@ -179,7 +179,7 @@ def test_the_command_fills_a_folder(
     assert "8 utterances" in capsys.readouterr().out
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    call(monkeypatch, corpus, tmp_path / "rank1", "--encoder", encoder_folder, "--shard_size", 4)
+    call(monkeypatch, corpus, tmp_path / "rank1", "--encoder", encoder_folder, "--shard_size", 4, "--processes", 1)
     assert sorted(path.name for path in (tmp_path / "rank1").glob("shard-*")) == ["shard-00001.parquet"]
 
 
@@ -229,3 +229,11 @@ def assert_one_line(ended: SystemExit, capsys, says: str) -> None:
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("units-extract: ")]
     assert len(lines) == 1
     assert says in lines[0]
+
+
+def test_processes_share_the_shards(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
+    from units.extract import main
+
+    encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
+    main(corpus, tmp_path / "train", encoder, batch_seconds=2.0, shard_size=4, processes=2)
+    assert contents(tmp_path / "train") == contents(whole)

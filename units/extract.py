@@ -9,8 +9,10 @@ A killed run goes on at the first missing shard. Under torchrun or SLURM, rank r
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
+import multiprocessing
 import os
 import sys
 import time
@@ -25,8 +27,9 @@ from units.encoder import STARTER, UnitEncoder
 from units.manifest import Utterance, read_manifest, written_whole
 from units.notation import spell
 from units.progress import progress
-from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.unit_set import MARKER, UnitRecord, read_unit_set, shard_path, write_shard
 
+MOST_PROCESSES = 8  # on one machine, if the user does not say otherwise
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
 
 
@@ -65,7 +68,6 @@ def extract(
 
     Raises: ValueError if `out` was begun with another codebook or another shard size.
     """
-    out.mkdir(parents=True, exist_ok=True)
     _check_plan(out, utterances, encoder, shard_size)
     shards = range(0, len(utterances), shard_size)
     mine = [start for i, start in enumerate(shards) if i % world == rank and not shard_path(out, i).exists()]
@@ -112,6 +114,7 @@ def _check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sh
         "utterances": len(utterances),
         "rows": rows,
     }
+    out.mkdir(parents=True, exist_ok=True)
     path = out / "plan.json"
     if path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))
@@ -167,12 +170,11 @@ def _finish(out: Path, shards: int, encoder: UnitEncoder) -> None:
         raise AudioError(f"every one of {len(refused)} utterances was refused; see {out / 'refused.jsonl'}")
     with written_whole(out / MARKER) as file:
         json.dump(facts, file, indent=1)
-    print(f"{utterances} utterances, {seconds / 3600:.2f} hours, {len(refused)} refused -> {out}")
 
 
 def main(
     source: Path, out: Path | None = None, encoder: Path = STARTER, device: str = "cpu", batch_seconds: float = 40.0,
-    shard_size: int = 2000, rank: int | None = None, world: int | None = None,
+    shard_size: int = 2000, processes: int | None = None, rank: int | None = None, world: int | None = None,
 ) -> None:  # fmt: skip
     """Turn audio into discrete units.
 
@@ -183,6 +185,7 @@ def main(
         device: cpu or cuda
         batch_seconds: audio in one batch
         shard_size: utterances in a shard
+        processes: how many work at once on this machine; on a CPU one for each core, up to 8, if not given
         rank: this process among world; from RANK or SLURM_PROCID if not given
         world: how many processes share the work; from WORLD_SIZE or SLURM_NTASKS if not given
     """
@@ -194,7 +197,33 @@ def main(
         return
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if rank is None else rank
     world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) if world is None else world
-    extract(list_source(source), out, opened, shard_size, batch_seconds, rank, world)
+    utterances = list_source(source)
+    if processes is None:
+        processes = min(os.cpu_count() or 1, MOST_PROCESSES) if device == "cpu" else 1
+    processes = max(1, min(processes, -(-len(utterances) // shard_size)))
+    _check_plan(out, utterances, opened, shard_size)
+    jobs = [(utterances, out, encoder, device, shard_size, batch_seconds, rank * processes + i, world * processes)
+            for i in range(processes)]  # fmt: skip
+    if processes == 1:
+        extract(utterances, out, opened, shard_size, batch_seconds, rank, world)
+    else:
+        with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            for done in [pool.submit(_extract_alone, *job) for job in jobs]:
+                done.result()
+    if (out / MARKER).exists():
+        made = read_unit_set(out)
+        print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {made.refused} refused -> {out}")
+
+
+def _extract_alone(
+    utterances: list[Utterance], out: Path, encoder: Path, device: str, shard_size: int, batch_seconds: float, rank: int,
+    world: int,
+) -> None:  # fmt: skip
+    """One of several processes of one machine: a core of its own serves it better than a share of all."""
+    import torch
+
+    torch.set_num_threads(1)
+    extract(utterances, out, UnitEncoder.from_pretrained(encoder, device), shard_size, batch_seconds, rank, world)
 
 
 def cli() -> None:

@@ -42,7 +42,7 @@ def main(
     """
     if centring not in ("utterance", "none"):
         raise SystemExit(f"centring is 'utterance' or 'none', not {centring!r}")
-    source = STARTER / "hubert" if encoder == "starter" else encoder
+    source = STARTER / "encoder" if encoder == "starter" else encoder
     features = open_features(source, layer, device)
     features.name = encoder if encoder in ("starter", MFCC) else features.name
     drawn = read_manifest(manifest)

@@ -157,6 +157,7 @@ def main(
     device: str = "cpu",
     workers: int = 0,
     threads: int = 0,
+    start: str | None = None,
 ) -> None:
     """Pre-train a HuBERT.
 
@@ -167,6 +168,7 @@ def main(
         device: cpu or cuda
         workers: processes that load audio; 0 loads in this one
         threads: CPU threads, torch's own choice if 0
+        start: a transformers HuBERT folder to go on from, of the recipe's size; a fresh one if not given
     """
     if threads:
         torch.set_num_threads(threads)
@@ -176,6 +178,8 @@ def main(
     hours = corpus.lengths.sum() / SAMPLE_RATE / 3600
     print(f"{len(corpus.utterances)} utterances, {hours:.2f} hours, {len(corpus.refused)} refused")
     model = build_model(recipe)
+    if start:
+        model.load_state_dict(type(model).from_pretrained(start, dtype=torch.float32).state_dict())
     for number, plan in enumerate(recipe.iterations, 1):
         sizes = [size for layer in plan.clusters for size in plan.clusters[layer]]
         targets = _targets(corpus, model, plan, out / f"targets{number}.safetensors", recipe.seed, device)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-PLAIN = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_fmt}, {remaining} left{postfix}"
+PLAIN = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
 class _Lines:

@@ -66,6 +66,7 @@ class UnitSet:
     utterances: int
     seconds: float
     shards: int
+    refused: int
 
     def __iter__(self) -> Iterator[UnitRecord]:
         for index in range(self.shards):
@@ -95,5 +96,7 @@ def read_unit_set(folder: str | Path) -> UnitSet:
         )
     facts = json.loads(marker.read_text(encoding="utf-8"))
     return UnitSet(
-        folder, Codebook.from_json(facts["codebook"]), facts["utterances"], facts["seconds"], facts["shards"]
+        folder,
+        Codebook.from_json(facts["codebook"]),
+        **{name: facts[name] for name in ("utterances", "seconds", "shards", "refused")},
     )
