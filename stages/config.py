@@ -68,6 +68,9 @@ class StageConfig:
     """What becomes of documents longer than a block; either way they are counted."""
     train_on_prompt: bool = False
     """Let the loss cover the human's turns too, as upstream did."""
+    unit_loss_weight: float = 1.0
+    """Weight of unit tokens in the loss, beside 1 for text. A reply has ten times more units than words, and much of a
+    unit cannot be foreseen: below 1, hearing is learned sooner."""
     dev_documents: int = 200
     """Documents, chosen by hash of their content, that are held out to watch the loss on."""
     lora: Lora | None = None
@@ -83,6 +86,8 @@ class StageConfig:
         reserved = {"output_dir", "seed", "data_seed", "remove_unused_columns"} & self.training.keys()
         if reserved:
             raise ValueError(f"training: {sorted(reserved)} are set by the stage itself; use out and seed")
+        if not self.unit_loss_weight > 0:
+            raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
         if not self.training.get("max_steps", 0) > 0:
             raise ValueError("training: max_steps must be set, and above 0: a stage is a number of steps")
 

@@ -11,6 +11,7 @@ stage goes on from its newest checkpoint; a finished one is not run again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -33,7 +35,7 @@ from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
 from speechgpt.widen import widen
 from stages.config import Lora, StageConfig
-from stages.data import load_blocks
+from stages.data import IGNORED, load_blocks
 from stages.watch import Watch
 from units.codebook import Codebook
 from units.kmeans import load_centres
@@ -121,7 +123,12 @@ def train(config: StageConfig) -> Path:
         vocab = None
     if config.lora:
         model = _with_lora(model, config.lora)
-    trainer = Trainer(model, arguments, train_dataset=blocks, callbacks=[Watch(out / "log.jsonl", dev, vocab)])
+    loss = None  # the Trainer's own
+    if vocab is not None and config.unit_loss_weight != 1:
+        loss = functools.partial(weighted_loss, vocab, config.unit_loss_weight)
+    trainer = Trainer(
+        model, arguments, train_dataset=blocks, callbacks=[Watch(out / "log.jsonl", dev, vocab)], compute_loss_func=loss
+    )
     trainer.train(resume_from_checkpoint=newest_checkpoint(out))
     _save(trainer, tokenizer, out)
     if trainer.is_world_process_zero() and codebook is not None and vocab is not None:
@@ -131,6 +138,22 @@ def train(config: StageConfig) -> Path:
         )
         facts.save(out)
     return out
+
+
+def weighted_loss(
+    vocab: UnitVocab, unit_weight: float, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
+    """Cross-entropy in which a unit token counts `unit_weight` and a text token 1, summed over the counted tokens and
+    divided by their number, as the Trainer's own loss is.
+
+    labels: (B, L), -100 where nothing counts.
+    """
+    labels = labels[:, 1:].flatten()
+    logits = outputs.logits[:, :-1].flatten(0, 1).float()
+    each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    is_unit = (labels >= vocab.first_unit_id) & (labels < vocab.first_unit_id + vocab.size)
+    count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    return (each * torch.where(is_unit, unit_weight, 1.0)).sum() / count
 
 
 def newest_checkpoint(out: Path) -> str | None:
