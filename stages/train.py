@@ -218,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m stages.train", description="Train one stage.")
     parser.add_argument("--config", action="config", help="the stage's file")
     parser.add_class_arguments(StageConfig)
-    config = parser.instantiate_classes(parser.parse_args(argv))
+    config = parser.instantiate(parser.parse_args(argv))
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(StageConfig)}
     try:
         checked = StageConfig(**fields)

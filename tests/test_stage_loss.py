@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
 from speechgpt.vocab import UnitVocab
 from stages.train import weighted_loss
 
