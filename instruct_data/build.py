@@ -16,20 +16,24 @@ from pathlib import Path
 from instruct_data.chain_of_modality import chain_conversations
 from instruct_data.cross_modal import asr_conversations, tts_conversations
 from instruct_data.records import write_conversations
-from instruct_data.text_sets import chat_conversations, read_pairs
+from instruct_data.text_sets import cap_families, chat_conversations, read_pairs
 from units.manifest import written_whole
 from units.unit_set import UnitRecord, read_unit_set
 
 
-def main(units: Path, pairs: Path, voice: str, out: Path, seed: int = 0) -> None:
+def main(
+    units: Path, pairs: Path, voice: str, out: Path, seed: int = 0, most_of_a_family: int | None = None
+) -> None:  # fmt: skip
     """Build the instruction sets.
 
     Args:
         units: unit set of the training utterances, with text and speaker
-        pairs: jsonl of text questions and answers; the whole of it becomes text chats
+        pairs: jsonl of text questions and answers; they become text chats too
         voice: the speaker that answers
         out: folder for the sets
         seed: decides the task descriptions
+        most_of_a_family: text chats of one family of questions, so that a large one does not drown the others; all of
+            them if not given
     """
     source = read_unit_set(units)
     records: list[UnitRecord] = list(source)
@@ -41,7 +45,7 @@ def main(units: Path, pairs: Path, voice: str, out: Path, seed: int = 0) -> None
     text = read_pairs(pairs)
     refused: Counter = Counter()
     sets = {
-        "text": (chat_conversations(text), None),
+        "text": (chat_conversations(cap_families(text, most_of_a_family, seed)), None),
         "cross_modal": (itertools.chain(asr_conversations(records, seed), tts_conversations(spoken, seed)), source.codebook),
         "chain": (
             chain_conversations((r for r in records if r.speaker != voice), text, spoken, refused), source.codebook,

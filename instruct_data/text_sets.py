@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,18 @@ def _parse(line: str, where: str) -> TextPair:
     if not (said and all(isinstance(text, str) and text for text in said)):
         raise ValueError(f"{where}: needs a question and an answer, has {line.strip()[:60]}")
     return TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", ""))
+
+
+def cap_families(pairs: list[TextPair], most: int | None, seed: int) -> list[TextPair]:
+    """At most `most` pairs of each family, drawn by seed, in their order; None keeps all."""
+    if most is None:
+        return pairs
+    families: dict[str, list[int]] = {}
+    for index, pair in enumerate(pairs):
+        families.setdefault(pair.family, []).append(index)
+    draw = random.Random(f"families {seed}")
+    kept = {i for members in families.values() for i in draw.sample(members, min(most, len(members)))}
+    return [pair for index, pair in enumerate(pairs) if index in kept]
 
 
 def chat_conversations(pairs: list[TextPair]) -> Iterator[Conversation]:

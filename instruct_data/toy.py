@@ -21,6 +21,7 @@ from units.manifest import written_whole
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
 NUM_STATEMENTS = 6100
+READ_SAYINGS, READ_STATEMENTS, FACT_READINGS = 600, 2000, 4  # what the text LLM reads; each fact several times
 UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
@@ -102,8 +103,11 @@ def question_lines(split: str, questions: list[Question], voices: tuple[str, ...
 
 def reading_text(text: ToyText, seed: int) -> list[str]:
     """What the stand-in text LLM reads: every question with its answer, the unheard ones too, statements, task descriptions."""
-    lines = [f"{q.question}? {q.answer}." for split in SPLITS for q in text.questions[split]]
-    lines += [f"{statement}." for statement in text.statements[:-UNSEEN_STATEMENTS]]
+    asked = [q for split in SPLITS for q in text.questions[split]]
+    facts = [q for q in asked if q.family != "say"]
+    sayings = [q for q in text.questions["train"] if q.family == "say"][:READ_SAYINGS]
+    lines = [f"{q.question}? {q.answer}." for q in FACT_READINGS * facts + sayings]
+    lines += [f"{statement}." for statement in text.statements[:READ_STATEMENTS]]
     lines += read_instructions("asr") + read_instructions("tts")
     random.Random(f"text {seed}").shuffle(lines)
     return lines

@@ -264,3 +264,13 @@ def test_a_bad_pair_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"question": "a", "answer": "b", "extra": 1}\n' + line + "\n")
     with pytest.raises(ValueError, match="pairs.jsonl:2: "):
         read_pairs(tmp_path / "pairs.jsonl")
+
+
+def test_a_large_family_does_not_drown_the_others() -> None:
+    from instruct_data.text_sets import TextPair, cap_families
+
+    pairs = [TextPair(f"q{i}", "a", family="many" if i % 10 else "few") for i in range(100)]
+    kept = cap_families(pairs, 20, seed=1)
+    assert [sum(p.family == f for p in kept) for f in ("many", "few")] == [20, 10]
+    assert kept == [p for p in pairs if p in kept] == cap_families(pairs, 20, seed=1)
+    assert cap_families(pairs, None, seed=1) == pairs

@@ -89,7 +89,8 @@ def test_every_answer_has_somebody_who_speaks_it(text: ToyText, lines: list[Line
 def test_the_text_llm_reads_every_fact(text: ToyText) -> None:
     read = set(reading_text(text, 0))
     for split in SPLITS:
-        assert {f"{q.question}? {q.answer}." for q in text.questions[split]} <= read
+        facts = [q for q in text.questions[split] if q.family != "say"]
+        assert {f"{q.question}? {q.answer}." for q in facts} <= read
     assert not {f"{statement}." for statement in unseen_statements(text)} & read
 
 
