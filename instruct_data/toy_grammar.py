@@ -167,7 +167,7 @@ def _statement(unheard: set[tuple[str, ...]], draw: random.Random) -> str | None
     """One sentence, or None when the draw hit an unheard combination."""
     pick = draw.choice
     name, color, animal, city, day = pick(NAMES), pick(COLORS), pick(ANIMALS), pick(CITIES), pick(DAYS)
-    kind = draw.randrange(8)
+    kind = draw.randrange(10)
     if kind == 0:
         habit = pick(list(HABITS))
         if (name, habit) in unheard:
@@ -183,7 +183,16 @@ def _statement(unheard: set[tuple[str, ...]], draw: random.Random) -> str | None
         5: f"the {animal} {pick(VERBS)} on {day} and {pick(DAYS)}",
         6: f"the numbers are {pick(NUMBERS)} {pick(NUMBERS)} {pick(NUMBERS)}",
         7: f"{pick(GAMES)} is on {day} in {city}",
+        8: _beyond(f"what is {{}} {pick(('plus', 'minus'))} {{}}", 10, draw),
+        9: _beyond(f"which is {pick(('bigger', 'smaller'))} {{}} or {{}}", 12, draw),
     }[kind]
+
+
+def _beyond(template: str, largest: int, draw: random.Random) -> str:
+    """Two numbers, one of them above the largest that questions ask for: hearing practice without an answer."""
+    numbers = [draw.choice(NUMBERS[largest:]), draw.choice(NUMBERS)]
+    draw.shuffle(numbers)
+    return template.format(*numbers)
 
 
 def vocabulary() -> list[str]:
