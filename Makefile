@@ -94,12 +94,15 @@ check: $(INSTALLED) ## ruff format --check, ruff check, mypy on the public surfa
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy
 
-starter-encoder: $(INSTALLED) ## train the shipped encoder anew (about an hour on one core; resumable)
+starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two hours on one core; resumable)
 	@$(PYTHON) -m instruct_data.starter_corpus --out runs/starter/corpus --lines 8000
 	@$(PYTHON) -m units.pretrain --manifest runs/starter/corpus/starter.jsonl --out runs/starter/model
-	@mkdir -p units/starter/encoder && cp runs/starter/model/hubert/* units/starter/encoder/
-	@cp runs/starter/model/log.jsonl runs/starter/model/pretrain.json units/starter/
-	@$(PYTHON) -m units.fit --manifest runs/starter/corpus/starter.jsonl --out runs/starter/unit_encoder --encoder starter
+	@$(PYTHON) -m instruct_data.toy --out runs/starter/toy
+	@$(PYTHON) -m units.pretrain --config units/configs/starter_adapted.yaml --start runs/starter/model/hubert \
+	  --manifest runs/starter/toy/train.jsonl --out runs/starter/adapted
+	@mkdir -p units/starter/encoder && cp runs/starter/adapted/hubert/* units/starter/encoder/
+	@cat runs/starter/model/log.jsonl runs/starter/adapted/log.jsonl >units/starter/log.jsonl
+	@$(PYTHON) -m units.fit --manifest runs/starter/corpus/starter.jsonl --out runs/starter/unit_encoder --encoder starter --layer 2
 	@cp runs/starter/unit_encoder/codebook.json runs/starter/unit_encoder/centres.safetensors units/starter/
 	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
 
@@ -162,8 +165,8 @@ $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
 	@$(PYTHON) -m instruct_data.toy --out $(@D)
 
 $(ENCODER)/codebook.json: | $(RUN)/corpus/corpus.json
-	@echo "[2/9] unit encoder: k-means on the starter encoder's third layer"
-	@$(PYTHON) -m units.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder starter --layer 3 --size 100
+	@echo "[2/9] unit encoder: k-means on the starter encoder's second layer"
+	@$(PYTHON) -m units.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder starter --layer 2 --size 100
 
 $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json
 	@echo "[3/9] units: $*"

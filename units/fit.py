@@ -22,7 +22,7 @@ from units.progress import progress
 
 
 def main(
-    manifest: Path, out: Path, encoder: str = "starter", layer: int = 3, size: int = 100, centring: str = "utterance",
+    manifest: Path, out: Path, encoder: str = "starter", layer: int = 2, size: int = 100, centring: str = "utterance",
     utterances: int = 2000, frames: int = 150_000, seed: int = 0, device: str = "cpu", name: str | None = None,
 ) -> None:  # fmt: skip
     """Fit k-means on one layer's features and write a unit encoder.
