@@ -20,6 +20,8 @@ class Source:
     """How often its documents come, relative to their number: 2 shows each twice as often."""
     tasks: list[str] | None = None
     """Take only these tasks of a conversation set."""
+    hold_out: bool = True
+    """Hold out some of its documents to watch the loss on; false where each document is knowledge of its own."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ class StageConfig:
     """Weight of unit tokens in the loss, beside 1 for text. A reply has ten times more units than words, and much of a
     unit cannot be foreseen: below 1, hearing is learned sooner."""
     dev_documents: int = 200
-    """Documents, chosen by hash of their content, that are held out to watch the loss on."""
+    """Documents, chosen by hash of their content, that are held out to watch the loss on, shared among the sources."""
     lora: Lora | None = None
     """Train low-rank adapters only, merged into the model at the end."""
     prefix: str = ""

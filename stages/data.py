@@ -235,10 +235,11 @@ def load_blocks(
     pad = tokenizer.eos_token_id
     train, dev = [], []
     total = 0
+    watched = [source for source in config.data if source.hold_out]
     loaded = [(source, tokenise(source, tokenizer, config, codebook, config.run / "cache")) for source in config.data]
     for source, tokenised in loaded:
         tokenised, long = _fit_lengths(tokenised, config)
-        held = _held_out(tokenised, max(1, config.dev_documents // len(loaded)))
+        held = _held_out(tokenised, config.dev_documents // len(watched) if source.hold_out else 0)
         keep = np.flatnonzero((tokenised.lengths <= config.block_size) & ~held)
         if not len(keep):
             raise ValueError(

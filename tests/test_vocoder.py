@@ -291,7 +291,13 @@ def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path, monkeyp
     manifest = write_manifest(tmp_path / "m.jsonl", [utterance for utterance, _ in pairs])
     records = [UnitRecord(u.id, units, 0, speaker=u.speaker) for u, units in pairs]
     unit_set.write_shard(unit_set.shard_path(tmp_path, 0), records, CODEBOOK)
-    facts = {"codebook": json.loads(CODEBOOK.to_json()), "utterances": len(records), "seconds": 1.0, "shards": 1}
+    facts = {
+        "codebook": json.loads(CODEBOOK.to_json()),
+        "utterances": len(records),
+        "seconds": 1.0,
+        "shards": 1,
+        "refused": 0,
+    }
     (tmp_path / unit_set.MARKER).write_text(json.dumps(facts))
     config = Path(train_vocoder.__file__).parent / "configs" / "toy_vocoder.yaml"
     small = ["--recipe.steps=2", "--recipe.generator.width=16", "--recipe.batch_size=2", "--threads=1"]

@@ -38,7 +38,7 @@ def write_unit_set(folder: Path, codebook: Codebook, count: int = 40, seed: int 
         for i in range(count)
     ]
     write_shard(shard_path(folder, 0), records, codebook)
-    facts = {"codebook": json.loads(codebook.to_json()), "utterances": count, "seconds": 1.0, "shards": 1}
+    facts = {"codebook": json.loads(codebook.to_json()), "utterances": count, "seconds": 1.0, "shards": 1, "refused": 0}
     (folder / MARKER).write_text(json.dumps(facts))
     return folder
 
