@@ -234,7 +234,6 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
         "refused": 0,
         "seconds": 7.0,
         "shards": 1,
-        "refused": 0,
     }
     (tmp_path / "units" / MARKER).write_text(json.dumps(facts))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(dataclasses.asdict(pair)) + "\n" for pair in PAIRS))
