@@ -2,7 +2,7 @@
 
     python -m instruct_data.build --units runs/toy/units/train --pairs runs/toy/corpus/chats.jsonl --voice flite:slt --out runs/toy/data
 
-Writes `text.jsonl.gz` (text chats), `cross_modal.jsonl.gz` (ASR of every voice, TTS of the answer voice),
+Writes `text.jsonl.gz` (text chats, and the same with the question said back first), `cross_modal.jsonl.gz` (ASR of every voice, TTS of the answer voice),
 `chain.jsonl.gz`, and last `build.json` with the counts of everything kept and refused.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from instruct_data.chain_of_modality import chain_conversations
 from instruct_data.cross_modal import asr_conversations, tts_conversations
 from instruct_data.records import write_conversations
-from instruct_data.text_sets import cap_families, chat_conversations, read_pairs
+from instruct_data.text_sets import cap_families, chat_conversations, read_pairs, repeat_conversations
 from units.manifest import written_whole
 from units.unit_set import UnitRecord, read_unit_set
 
@@ -43,9 +43,10 @@ def main(
             f"{units} has no utterance of the voice {voice!r}; it has {sorted({str(r.speaker) for r in records})}"
         )
     text = read_pairs(pairs)
+    chats = cap_families(text, most_of_a_family, seed)
     refused: Counter = Counter()
     sets = {
-        "text": (chat_conversations(cap_families(text, most_of_a_family, seed)), None),
+        "text": (itertools.chain(chat_conversations(chats), repeat_conversations(chats, seed)), None),
         "cross_modal": (itertools.chain(asr_conversations(records, seed), tts_conversations(spoken, seed)), source.codebook),
         "chain": (
             chain_conversations((r for r in records if r.speaker != voice), text, spoken, refused), source.codebook,

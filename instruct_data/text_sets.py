@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechgpt.dialogue import Conversation, Message
+from instruct_data.cross_modal import read_instructions
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 
 
 @dataclass(frozen=True)
@@ -58,3 +59,15 @@ def chat_conversations(pairs: list[TextPair]) -> Iterator[Conversation]:
     for i, pair in enumerate(pairs):
         messages = (Message("human", (pair.question,)), Message("assistant", (pair.answer,)))
         yield Conversation(messages, "chat", f"chat-{i}")
+
+
+def repeat_conversations(pairs: list[TextPair], seed: int) -> Iterator[Conversation]:
+    """Each pair in the form of a chain, without sound: the question said back, then the answer.
+
+    What an LLM knows when it is asked in text, it then also knows after a transcript of its own.
+    """
+    descriptions = read_instructions("repeat")
+    for i, pair in enumerate(pairs):
+        description = random.Random(f"{seed} repeat {pair.question}").choice(descriptions)
+        human = Message("human", (f"{description} {INPUT_FOLLOWS} {pair.question}",))
+        yield Conversation((human, Message("assistant", (pair.question, pair.answer))), "repeat", f"repeat-{i}")

@@ -106,7 +106,7 @@ def reading_text(text: ToyText, seed: int) -> list[str]:
     sayings = [q for q in text.questions["train"] if q.family == "say"][:READ_SAYINGS]
     lines = [f"{q.question}? {q.answer}." for q in FACT_READINGS * facts + sayings]
     lines += [f"{statement}." for statement in text.statements[:READ_STATEMENTS]]
-    lines += read_instructions("asr") + read_instructions("tts")
+    lines += [line for task in ("asr", "tts", "repeat") for line in read_instructions(task)]
     random.Random(f"text {seed}").shuffle(lines)
     return lines
 

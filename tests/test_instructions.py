@@ -22,9 +22,9 @@ def test_both_tasks_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_at_least_a_hundred_distinct_lines(path: Path) -> None:
+def test_distinct_lines_and_at_least_a_hundred_for_speech(path: Path) -> None:
     lines = path.read_text(encoding="ascii").splitlines()
-    assert len({normalised(line) for line in lines}) == len(lines) >= 100
+    assert len({normalised(line) for line in lines}) == len(lines) >= (100 if path.stem in ("asr", "tts") else 20)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -242,7 +242,11 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
     report = json.loads((tmp_path / "first" / "build.json").read_text())
-    assert report["counts"] == {"text": {"chat": 3}, "cross_modal": {"asr": 6, "tts": 2}, "chain": {"chain": 2}}
+    assert report["counts"] == {
+        "text": {"chat": 3, "repeat": 3},
+        "cross_modal": {"asr": 6, "tts": 2},
+        "chain": {"chain": 2},
+    }
     assert report["refused"]["chain"] == {"not a question of the text set": 2, "nobody speaks its answer": 1}
     assert read_conversations(tmp_path / "first" / "text.jsonl.gz").codebook is None
     assert read_conversations(tmp_path / "first" / "chain.jsonl.gz").codebook == CODEBOOK
@@ -274,3 +278,12 @@ def test_a_large_family_does_not_drown_the_others() -> None:
     assert [sum(p.family == f for p in kept) for f in ("many", "few")] == [20, 10]
     assert kept == [p for p in pairs if p in kept] == cap_families(pairs, 20, seed=1)
     assert cap_families(pairs, None, seed=1) == pairs
+
+
+def test_repeating_says_the_question_back_before_the_answer() -> None:
+    from instruct_data.text_sets import TextPair, repeat_conversations
+
+    pairs = [TextPair("what is one plus one", "that makes two"), TextPair("which is bigger", "two is bigger")]
+    found = list(repeat_conversations(pairs, seed=0))
+    assert [c.messages[1].parts for c in found] == [(p.question, p.answer) for p in pairs]
+    assert all(c.task == "repeat" and c.messages[0].parts[0].endswith(f"{p.question}") for c, p in zip(found, pairs))
