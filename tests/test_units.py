@@ -186,16 +186,33 @@ def test_a_layer_that_is_not_there_is_refused() -> None:
             HubertFeatures(tiny_hubert(), layer, "tiny")
 
 
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("extra", [0, 1, HOP, 5000, 33_333])
-def test_long_audio_goes_through_windows(monkeypatch: pytest.MonkeyPatch, extra: int) -> None:
-    monkeypatch.setattr(hubert, "WINDOW", 2 * SAMPLE_RATE)
-    monkeypatch.setattr(hubert, "CONTEXT", SAMPLE_RATE // 2)
-    features = HubertFeatures(tiny_hubert(), 2, "tiny")
+def test_long_audio_goes_through_windows(monkeypatch: pytest.MonkeyPatch, extra: int, large: bool) -> None:
+    features = HubertFeatures(tiny_hubert(large), 2, "tiny", normalise=large)
     wav = tones(4.0 + 2.5)[: 4 * SAMPLE_RATE + extra]
+    [whole] = features([wav])
+    monkeypatch.setattr(hubert, "WINDOW", 2)
+    monkeypatch.setattr(hubert, "CONTEXT", 2)
     long, short = features([wav, wav[:8000]])
-    assert long.shape == (num_frames(len(wav)), features.dim)
-    assert torch.isfinite(long).all()
+    assert long.shape == whole.shape == (num_frames(len(wav)), features.dim)
     torch.testing.assert_close(short, features([wav[:8000]])[0], atol=1e-4, rtol=1e-4)
+    # the last window starts at a join: convolutions and norms saw the whole wav, only attention ended early
+    assert (long - whole).norm() < 0.05 * whole.norm()
+    monkeypatch.setattr(hubert, "CONTEXT", 7)  # nothing is out of sight any more
+    torch.testing.assert_close(features([wav])[0], whole, atol=1e-4, rtol=1e-4)
+
+
+def test_the_old_readers_cut_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubert, "WINDOW", 1)
+    features = HubertFeatures(tiny_hubert(), 2, "tiny")
+    wav = tones(2.6)
+    parts = [wav[:16_000], wav[16_000:32_000], wav[32_000:]]
+    expected = torch.cat([features([part])[0] for part in parts])
+    features.cut_long = True
+    found = features([wav])[0]
+    torch.testing.assert_close(found, expected)
+    assert len(found) == sum(num_frames(len(part)) for part in parts) < num_frames(len(wav))
 
 
 # --- k-means, the encoder and its folder

@@ -7,14 +7,45 @@ save_wav("answer.wav", wav)
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 SAMPLE_RATE = 16_000  # Hz
-HOP = 320  # samples between unit frames: 20 ms
-RECEPTIVE_FIELD = 400  # samples seen by one frame: 25 ms
-FRAME_RATE = SAMPLE_RATE / HOP  # 50 frames a second
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Where an encoder's frames lie: one every `hop` samples, each seeing `receptive_field` samples."""
+
+    hop: int
+    receptive_field: int
+
+    @classmethod
+    def of(cls, convolutions: Iterable[tuple[int, int]]) -> FrameGrid:
+        """The grid of a stack of convolutions without padding, each (kernel, stride)."""
+        hop = field = 1
+        for kernel, stride in convolutions:
+            field += (kernel - 1) * hop
+            hop *= stride
+        return cls(hop, field)
+
+    @property
+    def rate(self) -> float:
+        """Frames a second."""
+        return SAMPLE_RATE / self.hop
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a wav of `num_samples`."""
+        return max(0, (num_samples - self.receptive_field) // self.hop + 1)
+
+
+HUBERT_GRID = FrameGrid.of([(10, 5), *4 * [(3, 2)], *2 * [(2, 2)]])
+HOP = HUBERT_GRID.hop  # 320 samples between unit frames: 20 ms
+RECEPTIVE_FIELD = HUBERT_GRID.receptive_field  # 400 samples seen by one frame: 25 ms
+FRAME_RATE = HUBERT_GRID.rate  # 50 frames a second
 
 
 class AudioError(ValueError):
@@ -23,7 +54,7 @@ class AudioError(ValueError):
 
 def num_frames(num_samples: int) -> int:
     """Frames of a wav of `num_samples`: N = (T - 400) // 320 + 1, as fairseq and transformers count them."""
-    return max(0, (num_samples - RECEPTIVE_FIELD) // HOP + 1)
+    return HUBERT_GRID.num_frames(num_samples)
 
 
 def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None) -> np.ndarray:
@@ -60,15 +91,15 @@ def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None
     return check_wav(resample(wav, rate), path)
 
 
-def check_wav(wav: np.ndarray, source: str | Path = "the wav") -> np.ndarray:
+def check_wav(wav: np.ndarray, source: str | Path = "the wav", grid: FrameGrid = HUBERT_GRID) -> np.ndarray:
     """Return `wav` as float32 if it is a finite float (T,) of at least one frame, else raise AudioError naming `source`."""
     if wav.dtype.kind != "f":
         raise AudioError(f"{source} holds {wav.dtype} samples; a wav is float32 in [-1, 1]")
     if wav.ndim != 1:
         raise AudioError(f"{source} has shape {wav.shape}; a wav is mono, (T,)")
-    if len(wav) < RECEPTIVE_FIELD:
+    if len(wav) < grid.receptive_field:
         raise AudioError(
-            f"{source} is {len(wav) / SAMPLE_RATE:.3f} s long; at least {RECEPTIVE_FIELD / SAMPLE_RATE:.3f} s are needed"
+            f"{source} is {len(wav) / SAMPLE_RATE:.3f} s long; at least {grid.receptive_field / SAMPLE_RATE:.3f} s are needed"
         )
     if not np.isfinite(wav).all():
         raise AudioError(f"{source} holds NaN or infinite samples")

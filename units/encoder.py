@@ -1,6 +1,7 @@
 """UnitEncoder: wav -> units. Features, centred if the codebook says so, then the nearest of K centres for every frame.
 
-encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")
+encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")           # a unit encoder folder
+encoder = UnitEncoder.join("hubert_base_ls960.pt", "hubert_base_ls960_L9_km500.bin")   # what people have
 units = encoder.encode(load_wav("question.wav"))
 """
 
@@ -8,25 +9,44 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from units import kmeans
-from units.audio import FRAME_RATE, check_wav
+from units.audio import FrameGrid, check_wav
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.hubert import HubertFeatures
 from units.manifest import written_whole
 from units.mfcc import MfccFeatures
+from units.upstream import published_layer, read_centres
 
+Backend = Literal["torch", "fairseq"]
 STARTER = Path(__file__).parent / "starter"  # the unit encoder that comes with the package
 MFCC = "mfcc"  # the name that stands for MfccFeatures wherever an encoder is asked for
+
+
+class Features(Protocol):
+    """What turns wavs into frames: units.hubert.HubertFeatures, units.mfcc.MfccFeatures, or fairseq's own code."""
+
+    name: str
+    layer: int
+    dim: int
+    grid: FrameGrid
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
+        """One float32 (N, D) for each wav (T,), N = grid.num_frames(T)."""
 
 
 class UnitEncoder:
     """A unit encoder is a folder: `codebook.json`, `centres.safetensors`, and `encoder/` (a plain transformers HuBERT)."""
 
-    def __init__(self, features: HubertFeatures | MfccFeatures, centres: Tensor, codebook: Codebook) -> None:
+    def __init__(self, features: Features, centres: Tensor, codebook: Codebook) -> None:
         if centres.shape != (codebook.size, features.dim):
             raise ValueError(
                 f"centres are {tuple(centres.shape)}; the codebook {codebook.name!r} on features of width {features.dim} "
@@ -36,23 +56,44 @@ class UnitEncoder:
         self.centres = centres.to(features.device)
 
     @classmethod
-    def from_features(
-        cls, features: HubertFeatures | MfccFeatures, centres: Tensor, name: str, centring: str
-    ) -> UnitEncoder:
+    def from_features(cls, features: Features, centres: Tensor, name: str, centring: str) -> UnitEncoder:
         """Join features and centres; the codebook, fingerprint included, follows from them."""
         codebook = Codebook(
             name,
             features.name,
             features.layer,
             len(centres),
-            FRAME_RATE,
+            features.grid.rate,
             centring,
             _fingerprint(features, centres, centring),
         )
         return cls(features, centres, codebook)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> UnitEncoder:
+    def join(
+        cls, encoder: str | Path, centres: str | Path, layer: int | None = None, device: str = "cpu",
+        dtype: torch.dtype = torch.float32, backend: Backend = "torch",
+    ) -> UnitEncoder:  # fmt: skip
+        """An encoder and a k-means file of any origin (units.upstream.read_centres).
+
+        Args:
+            layer: where the centres were fitted; not needed for the published pairs that units.upstream names.
+
+        Raises: ValueError where the layer is not known, or the centres are of another width.
+        """
+        found = read_centres(centres)
+        layer = layer or published_layer(str(encoder), len(found))
+        if layer is None:
+            raise ValueError(
+                f"on which layer of {encoder} was {centres} fitted? Say it (--layer N); it is not in the file"
+            )
+        features = open_features(encoder, layer, device, dtype, backend)
+        return cls.from_features(features, found, f"{Path(encoder).stem}-L{layer}-km{len(found)}", "none")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> UnitEncoder:  # fmt: skip
         """Open a unit encoder folder.
 
         Raises: FileNotFoundError naming what the folder lacks; CodebookMismatch if its files are of two encoders.
@@ -62,13 +103,14 @@ class UnitEncoder:
         if missing:
             raise FileNotFoundError(
                 f"{folder} is no unit encoder: it lacks {' and '.join(missing)}. Make one with: "
-                f"python -m units.fit --manifest M --out {folder}"
+                f"python -m units.fit --manifest M --out {folder}, or join a HuBERT and its k-means: --kmeans FILE"
             )
         codebook = Codebook.load(folder / "codebook.json")
         if codebook.encoder == MFCC:
-            features: HubertFeatures | MfccFeatures = MfccFeatures()
+            features: Features = MfccFeatures()
         else:
-            features = HubertFeatures.from_pretrained(folder / "encoder", codebook.layer, codebook.encoder).to(device)
+            hubert = HubertFeatures.from_pretrained(folder / "encoder", codebook.layer, codebook.encoder, dtype)
+            features = hubert.to(device)
         centres = kmeans.load_centres(folder / "centres.safetensors")
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
@@ -90,41 +132,60 @@ class UnitEncoder:
         return folder
 
     def encode(self, wav: np.ndarray) -> Units:
-        """Units of one wav (T,); their durations sum to num_frames(T).
+        """Units of one wav (T,); their durations sum to the number of its frames, features.grid.num_frames(T).
 
         Raises: units.audio.AudioError if the wav is too short or not finite.
         """
         return self.encode_batch([wav])[0]
 
     def encode_batch(self, wavs: list[np.ndarray]) -> list[Units]:
-        """Units of several wavs, equal to encoding them one at a time."""
-        return [
-            Units.from_frames(self._assign(piece), self.codebook)
-            for piece in self.features([check_wav(wav) for wav in wavs])
-        ]
+        """Units of several wavs, equal to encoding them one at a time. Beyond units.hubert.WINDOW memory stays bounded."""
+        wavs = [check_wav(wav, grid=self.features.grid) for wav in wavs]
+        long = [isinstance(self.features, HubertFeatures) and self.features.is_long(wav) for wav in wavs]
+        batch = iter(self.features([wav for wav, is_long in zip(wavs, long) if not is_long]))
+        frames = [self._assign_long(wav) if is_long else self._assign(next(batch)) for wav, is_long in zip(wavs, long)]
+        return [Units.from_frames(ids, self.codebook) for ids in frames]
 
     def _assign(self, features: Tensor) -> list[int]:
         if self.codebook.centring == "utterance":
             features = features - features.mean(0)
         return kmeans.assign(features, self.centres).tolist()
 
+    def _assign_long(self, wav: np.ndarray) -> list[int]:
+        """Window by window where a frame's unit is its own matter; its utterance's mean is known at the end only."""
+        assert isinstance(self.features, HubertFeatures)
+        if self.codebook.centring == "utterance":
+            return self._assign(self.features([wav])[0])
+        return [unit for window in self.features.windows(wav) for unit in self._assign(window)]
 
-def open_features(encoder: str | Path, layer: int, device: str = "cpu") -> HubertFeatures | MfccFeatures:
-    """Features of `mfcc`, of a transformers HuBERT folder, or of a hub id."""
+
+def open_features(
+    encoder: str | Path, layer: int, device: str = "cpu", dtype: torch.dtype = torch.float32, backend: Backend = "torch"
+) -> Features:
+    """Features of `mfcc`, of a transformers HuBERT folder or hub id, or of a fairseq checkpoint (.pt).
+
+    Args:
+        backend: "fairseq" runs fairseq's own code on its checkpoint, one wav at a time.
+    """
+    if backend == "fairseq":
+        from units.fairseq_backend import FairseqFeatures
+
+        return FairseqFeatures(encoder, layer, device)
     if str(encoder) == MFCC:
         return MfccFeatures()
-    return HubertFeatures.from_pretrained(encoder, layer).to(device)
+    return HubertFeatures.from_pretrained(encoder, layer, dtype=dtype).to(device)
 
 
-def _fingerprint(features: HubertFeatures | MfccFeatures, centres: Tensor, centring: str) -> str:
+def _fingerprint(features: Features, centres: Tensor, centring: str) -> str:
     """16 hex digits over everything that decides a unit: weights up to the layer, centring, centres."""
     digest = hashlib.sha256(f"{features.layer} {centring} ".encode())
-    weights = {}
-    if isinstance(features, HubertFeatures):
-        digest.update(f"normalise {features.normalise} ".encode())
-        weights = features.model.state_dict()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())
+    if not isinstance(features, MfccFeatures):
+        hubert: Any = getattr(features, "same_as", features)  # fairseq's code has the weights of a HubertFeatures
+        digest.update(f"normalise {hubert.normalise} ".encode())
+        weights = hubert.model.state_dict()
+        for name in sorted(weights):
+            if not (hubert.pre_norm and name.startswith("encoder.layer_norm.")):  # stands after the last layer
+                digest.update(name.encode())
+                digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())
     digest.update(centres.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,52 +1,96 @@
-"""HuBERT features at one layer, exact in batches.
+"""HuBERT features at one layer: exact in batches, exact at any length up to a window, bounded in memory beyond it.
 
-A padded batch gives what one file at a time gives: the first convolution's GroupNorm takes its statistics over each
-wav's own samples, and padding is hidden from the positional convolution and the attention. Layers above the one asked
-for are dropped. Long audio goes through overlapping windows, so memory is bounded.
+The wavs of a batch are never padded: convolutions run wav by wav, the layers' matrix products run over all frames of
+the batch laid end to end, and attention and the positional convolution see one wav at a time. So a batch gives what
+one file at a time gives. Layers above the one asked for are neither loaded nor run.
 
-B batch, T samples, N frames, D feature width.
+Beyond WINDOW, attention is limited to a window with CONTEXT on either side; the convolutions and their normalisation
+still see the whole wav.
+
+T samples, N frames of one wav, M frames of a batch, D feature width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, num_frames
+from units.audio import SAMPLE_RATE
+from units.convolutions import ConvFrontEnd
 
-WINDOW = 60 * SAMPLE_RATE  # samples: longer wavs are cut into windows of this length ...
-CONTEXT = 2 * SAMPLE_RATE  # samples: ... that also see this much on either side
+WINDOW = 100  # seconds: longer wavs are cut into windows of this length; the cut of fairseq's and SpeechGPT's readers
+CONTEXT = 5  # seconds that a window also sees on either side
+ARCHITECTURES = ("hubert", "wav2vec2")  # transformers model types whose layers are HuBERT's
 
 
 class HubertFeatures:
-    """Layer `layer` (1-based) of a transformers HuBERT, as fairseq's `output_layer` and `hidden_states[layer]` count."""
+    """Layer `layer` (1-based) of a transformers HuBERT, as fairseq's `output_layer` and `hidden_states[layer]` count,
+    without the final norm of the large layout.
+    """
 
-    def __init__(self, model: nn.Module, layer: int, name: str, normalise: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, layer: int, name: str, normalise: bool = False, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Takes over a model.
+
+        Args:
+            model: a transformers HubertModel or Wav2Vec2Model, in evaluation.
+            layer: the last layer to keep.
+            name: what the codebook will call this encoder.
+            normalise: bring each wav to mean 0 and variance 1 first, as the large models want it.
+            dtype: of the matrix products; sums and norms stay in float32.
+
+        Raises: ValueError for another architecture, or a layer that the model has not.
+        """
+        config = model.config
+        if config.model_type not in ARCHITECTURES:
+            raise ValueError(f"{name!r} is a {config.model_type}; the architectures read here are {ARCHITECTURES}")
         depth = len(model.encoder.layers)
         if not 1 <= layer <= depth:
             raise ValueError(f"layer {layer} asked of {name!r}, which has layers 1 to {depth}")
-        if layer < depth or model.config.do_stable_layer_norm:
+        self.layer, self.name, self.normalise, self.dtype = layer, name, normalise, dtype
+        self.cut_long = False  # True: cut long wavs as fairseq's and SpeechGPT's readers do
+        self.dim: int = config.hidden_size
+        self.pre_norm: bool = config.do_stable_layer_norm
+        if layer < depth or self.pre_norm:
             model.encoder.layers = model.encoder.layers[:layer]
-        if model.config.do_stable_layer_norm:
-            model.encoder.layer_norm = nn.Identity()  # the large layout's final norm is no part of any layer
         self.model = model.eval().requires_grad_(False)
-        self.layer, self.name, self.normalise = layer, name, normalise
-        self.dim: int = model.config.hidden_size
+        self._take_weights()
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, layer: int, name: str | None = None) -> HubertFeatures:
-        """Open a transformers HuBERT folder or hub id; layers above `layer` are not kept."""
-        from transformers import AutoFeatureExtractor, HubertModel
+    def from_pretrained(
+        cls, folder: str | Path, layer: int, name: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> HubertFeatures:
+        """Open a transformers folder or hub id, or a fairseq checkpoint (.pt).
 
-        model = HubertModel.from_pretrained(folder, dtype=torch.float32)
+        Raises: FileNotFoundError, or ValueError where it is none of these.
+        """
+        from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+
+        if Path(folder).suffix == ".pt":
+            from units.upstream import read_fairseq_hubert
+
+            model, normalise = read_fairseq_hubert(Path(folder), layer)
+            return cls(model, layer, name or Path(folder).name, normalise, dtype)
+        config = AutoConfig.from_pretrained(folder)
+        config.num_hidden_layers = max(1, min(layer, getattr(config, "num_hidden_layers", 0)))
+        model = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32)
         try:
             normalise = bool(AutoFeatureExtractor.from_pretrained(folder).do_normalize)
         except OSError:
             normalise = False
-        return cls(model, layer, name or str(folder), normalise)
+        return cls(model, layer, name or str(folder), normalise, dtype)
+
+    def _take_weights(self) -> None:
+        model = self.model
+        self.front_end = ConvFrontEnd(model.feature_extractor, self.dtype)
+        self.grid = self.front_end.grid
+        self.layers = [_Layer(layer, self.dtype) for layer in model.encoder.layers]
 
     @property
     def device(self) -> torch.device:
@@ -54,85 +98,108 @@ class HubertFeatures:
 
     def to(self, device: str | torch.device) -> HubertFeatures:
         self.model.to(device)
+        self._take_weights()
         return self
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a plain transformers folder that ends at this layer."""
-        import copy
-
         from transformers import Wav2Vec2FeatureExtractor
 
-        model = copy.deepcopy(self.model)
-        model.config.num_hidden_layers = len(model.encoder.layers)
-        if isinstance(model.encoder.layer_norm, nn.Identity):
-            model.encoder.layer_norm = nn.LayerNorm(self.dim, eps=model.config.layer_norm_eps)
-        model.save_pretrained(folder)
+        self.model.config.num_hidden_layers = self.layer
+        self.model.save_pretrained(folder)
         Wav2Vec2FeatureExtractor(do_normalize=self.normalise).save_pretrained(folder)
 
-    @torch.inference_mode()
     def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
-        """One float32 (N, D) for each wav (T,), N = num_frames(T)."""
-        short = [i for i, wav in enumerate(wavs) if len(wav) <= WINDOW]
-        found: dict[int, Tensor] = {}
-        if short:
-            found = dict(zip(short, self._batch([self._prepared(wavs[i]) for i in short])))
-        return [found[i] if i in found else self._windowed(self._prepared(wav)) for i, wav in enumerate(wavs)]
+        """One float32 (N, D) for each wav (T,), N = grid.num_frames(T)."""
+        batch = iter(self._batch([wav for wav in wavs if not self.is_long(wav)]))
+        return [torch.cat(list(self.windows(wav))) if self.is_long(wav) else next(batch) for wav in wavs]
+
+    def is_long(self, wav: np.ndarray | Tensor) -> bool:
+        """Whether a wav is longer than a window."""
+        return len(wav) > WINDOW * SAMPLE_RATE
+
+    @torch.inference_mode()
+    def windows(self, wav: np.ndarray) -> Iterator[Tensor]:
+        """Features of a wav of any length, a window at a time, in order: together (N, D)."""
+        if self.cut_long:
+            for part in self.cut(self._prepared(wav)):
+                yield self._transform([self.front_end(part)])[0]
+            return
+        size, beside = round(WINDOW * self.grid.rate), round(CONTEXT * self.grid.rate)
+        total = self.grid.num_frames(len(wav))
+        starts = range(0, total, size)
+        seen = [(max(0, start - beside), min(total, start + size + beside)) for start in starts]
+        stretches = self.front_end.stretches(self._prepared(wav), seen)
+        for start, (first, _), frames in zip(starts, seen, stretches):
+            yield self._transform([frames])[0][start - first : start - first + size]
+
+    def cut(self, wav: Tensor) -> list[Tensor]:
+        """fairseq's cut of a long wav into parts of 100 seconds that know nothing of one another; each join loses a frame."""
+        parts = wav.split(WINDOW * SAMPLE_RATE)
+        return [part for part in parts if self.grid.num_frames(len(part))]
+
+    @torch.inference_mode()
+    def _batch(self, wavs: list[np.ndarray]) -> list[Tensor]:
+        return self._transform([self.front_end(self._prepared(wav)) for wav in wavs]) if wavs else []
 
     def _prepared(self, wav: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(wav).to(self.device)
-        return nn.functional.layer_norm(tensor, tensor.shape) if self.normalise else tensor
+        tensor = torch.from_numpy(np.ascontiguousarray(wav)).to(self.device)
+        return functional.layer_norm(tensor, tensor.shape) if self.normalise else tensor
 
-    def _batch(self, wavs: list[Tensor]) -> list[Tensor]:
-        """Features of wavs of any lengths, run as one padded batch."""
-        lengths = torch.tensor([len(wav) for wav in wavs], device=self.device)
-        padded = nn.utils.rnn.pad_sequence(wavs, batch_first=True)  # (B, T)
-        hidden = self._convolve(padded, lengths)  # (B, N, D of the last convolution)
-        counts = [num_frames(len(wav)) for wav in wavs]
-        alike = min(counts) == max(counts)
-        mask = (
-            None
-            if alike
-            else torch.arange(hidden.shape[1], device=self.device) < torch.tensor(counts, device=self.device)[:, None]
-        )
-        hidden = self.model.feature_projection(hidden)
-        hidden = self.model.encoder(hidden, attention_mask=mask).last_hidden_state
-        return [one[:count].float() for one, count in zip(hidden, counts)]
-
-    def _convolve(self, padded: Tensor, lengths: Tensor) -> Tensor:
-        hidden = padded[:, None]
-        for layer, kernel, stride in zip(
-            self.model.feature_extractor.conv_layers, self.model.config.conv_kernel, self.model.config.conv_stride
-        ):
-            lengths = (lengths - kernel) // stride + 1
-            norm = getattr(layer, "layer_norm", None)
-            if isinstance(norm, nn.GroupNorm):
-                hidden = layer.activation(own_group_norm(layer.conv(hidden), lengths, norm))
-            else:
-                hidden = layer(hidden)
-        return hidden.transpose(1, 2)
-
-    def _windowed(self, wav: Tensor) -> Tensor:
-        """Features of a long wav: windows of WINDOW samples, each seen with CONTEXT on both sides."""
-        total = num_frames(len(wav))
-        pieces = []
-        for first in range(0, total, WINDOW // HOP):
-            last = min(total, first + WINDOW // HOP)
-            seen_from = max(0, first - CONTEXT // HOP)
-            seen_to = min(total, last + CONTEXT // HOP)
-            part = wav[seen_from * HOP : (seen_to - 1) * HOP + RECEPTIVE_FIELD]
-            pieces.append(self._batch([part])[0][first - seen_from : last - seen_from])
-        return torch.cat(pieces)
+    def _transform(self, frames: list[Tensor]) -> list[Tensor]:
+        """From the convolutions' frames (N, C) of several wavs to the layer's features (N, D)."""
+        counts = [len(one) for one in frames]
+        encoder = self.model.encoder
+        projected = self.model.feature_projection(torch.cat(frames).float()[None])
+        hidden = (projected[0] if isinstance(projected, tuple) else projected)[0]  # (M, D)
+        hidden += torch.cat([encoder.pos_conv_embed(one[None])[0] for one in hidden.split(counts)])
+        if not self.pre_norm:
+            hidden = encoder.layer_norm(hidden)
+        for layer in self.layers:
+            hidden = layer(hidden, counts, self.pre_norm)
+        return list(hidden.split(counts))
 
 
-def own_group_norm(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """GroupNorm with one channel a group, (B, C, T'), whose statistics leave out each row's padding."""
-    if norm.num_groups != norm.num_channels:
-        raise ValueError(
-            f"GroupNorm with {norm.num_groups} groups of {norm.num_channels} channels; HuBERT has one channel a group"
-        )
-    if bool((lengths == x.shape[-1]).all()):
-        return norm(x)
-    stats = [torch.var_mean(row[:, :length], dim=1, correction=0) for row, length in zip(x, lengths.tolist())]
-    var, mean = (torch.stack(column)[..., None] for column in zip(*stats))  # (B, C, 1)
-    scale = norm.weight[:, None] * torch.rsqrt(var + norm.eps)
-    return torch.addcmul(norm.bias[:, None] - mean * scale, x, scale)
+class _Layer:
+    """One transformer layer over frames of several wavs laid end to end (M, D), counts of each wav in `counts`."""
+
+    def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
+        attention, feed = layer.attention, layer.feed_forward
+        three = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.qkv = _Product([p.weight for p in three], [p.bias for p in three], dtype)
+        self.out = _Product([attention.out_proj.weight], [attention.out_proj.bias], dtype)
+        self.wide = _Product([feed.intermediate_dense.weight], [feed.intermediate_dense.bias], dtype)
+        self.narrow = _Product([feed.output_dense.weight], [feed.output_dense.bias], dtype)
+        self.activation = feed.intermediate_act_fn
+        self.norm, self.final_norm, self.heads = layer.layer_norm, layer.final_layer_norm, attention.num_heads
+
+    def __call__(self, x: Tensor, counts: list[int], pre_norm: bool) -> Tensor:
+        if pre_norm:
+            x = x + self.attend(self.norm(x), counts)
+            return x + self.feed(self.final_norm(x))
+        x = self.norm(x + self.attend(x, counts))
+        return self.final_norm(x + self.feed(x))
+
+    def attend(self, x: Tensor, counts: list[int]) -> Tensor:
+        """Every frame attends to the frames of its own wav."""
+        heads = self.qkv(x).unflatten(1, (3, self.heads, -1))  # (M, 3, heads, D / heads)
+        found = [
+            functional.scaled_dot_product_attention(*own.permute(1, 2, 0, 3)[:, None]).squeeze(0).transpose(0, 1)
+            for own in heads.split(counts)
+        ]
+        return self.out(torch.cat(found).flatten(1)).float()
+
+    def feed(self, x: Tensor) -> Tensor:
+        return self.narrow(self.activation(self.wide(x))).float()
+
+
+class _Product:
+    """x -> x @ weight.T + bias in `dtype`; several matrices side by side."""
+
+    def __init__(self, weights: list[Tensor], biases: list[Tensor], dtype: torch.dtype) -> None:
+        many = len(weights) > 1  # one alone is taken as it is, not copied
+        self.weight = (torch.cat(weights) if many else weights[0]).detach().to(dtype)
+        self.bias = (torch.cat(biases) if many else biases[0]).detach().to(dtype)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x.to(self.weight.dtype), self.weight, self.bias)

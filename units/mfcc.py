@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE
+from units.audio import HUBERT_GRID, RECEPTIVE_FIELD, SAMPLE_RATE
 
 CEPSTRA = 9
 MELS = 40
@@ -31,6 +31,7 @@ class MfccFeatures:
     name = "mfcc"
     dim = 3 * CEPSTRA
     layer = 0
+    grid = HUBERT_GRID
     device = torch.device("cpu")
 
     def __init__(self) -> None:
