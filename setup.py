@@ -18,6 +18,7 @@ CORE = [
     "safetensors>=0.5",
     "sentencepiece>=0.2",
     "pyarrow>=17",
+    "ijson>=3.3",
     "tqdm>=4.66",
     "jsonargparse[signatures]>=4.40",
     "espeakng-loader>=0.2.4",
