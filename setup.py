@@ -46,5 +46,11 @@ setup(
     },
     install_requires=CORE,
     extras_require={"train": TRAIN, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},
-    entry_points={"console_scripts": ["units-extract=units.extract:cli", "speechgpt-cli=speechgpt.cli:cli"]},
+    entry_points={
+        "console_scripts": [
+            "units-extract=units.extract:cli",
+            "units-export=units.export:cli",
+            "speechgpt-cli=speechgpt.cli:cli",
+        ]
+    },
 )
