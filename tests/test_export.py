@@ -9,36 +9,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_set import record_of, write_set
 
 from units import export as export_module
 from units import notation
-from units.codebook import Codebook, Units, reduce
+from units.codebook import reduce
 from units.export import FORMATS, export
-from units.manifest import written_whole
-from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.unit_set import MARKER
 
 K = 600
-CODEBOOK = Codebook("tiny-km600", "tiny", 2, K, 50.0, "none", "0123456789abcdef")
 
 
-def write_set(folder: Path, frames: dict[str, list[int]]) -> Path:
-    """A unit set of two shards, from one unit a frame."""
-    records = [
-        UnitRecord(name, Units.from_frames(units, CODEBOOK), 400 + 320 * len(units)) for name, units in frames.items()
-    ]
-    half = len(records) // 2
-    for i, part in enumerate((records[:half], records[half:])):
-        write_shard(shard_path(folder, i), part, CODEBOOK)
-    facts = {
-        "codebook": json.loads(CODEBOOK.to_json()),
-        "utterances": len(records),
-        "refused": 0,
-        "seconds": 1.0,
-        "shards": 2,
-    }
-    with written_whole(folder / MARKER) as file:
-        json.dump(facts, file)
-    return folder
+def write_frames(folder: Path, frames: dict[str, list[int]]) -> Path:
+    return write_set(folder, [record_of(name, units, K) for name, units in frames.items()], K)
 
 
 frames_by_id = st.dictionaries(
@@ -49,7 +32,7 @@ frames_by_id = st.dictionaries(
 
 def write_and_read(tmp_path: Path, frames: dict[str, list[int]], format: str, rate=None) -> list[str]:
     out = tmp_path / "out.txt"
-    assert export(write_set(tmp_path / "set", frames), out, format, rate) == len(frames)
+    assert export(write_frames(tmp_path / "set", frames), out, format, rate) == len(frames)
     ids = out.with_name("out.txt.ids")
     if not FORMATS[format].holds_id:
         assert ids.read_text(encoding="utf-8").split("\n")[:-1] == list(frames)
@@ -107,7 +90,7 @@ def test_the_lines_as_they_look(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    unit_set = write_set(tmp_path / "set", {"a": [1], "b|c": [2]})
+    unit_set = write_frames(tmp_path / "set", {"a": [1], "b|c": [2]})
     out = tmp_path / "out.txt"
     with pytest.raises(ValueError, match=r"'b\|c' has a \| or a line break"):
         export(unit_set, out)
@@ -121,7 +104,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    unit_set = write_set(tmp_path / "set", {"a": [1, 1], "b": [2]})
+    unit_set = write_frames(tmp_path / "set", {"a": [1, 1], "b": [2]})
     monkeypatch.setattr(sys, "argv", ["units-export", str(unit_set), str(tmp_path / "train.km"), "--format", "km"])
     export_module.cli()
     assert "2 utterances of tiny-km600 -> " in capsys.readouterr().out
