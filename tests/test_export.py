@@ -13,11 +13,12 @@ from tiny_set import record_of, write_set
 
 from units import export as export_module
 from units import notation
-from units.codebook import reduce
-from units.export import FORMATS, export
+from units.codebook import expand, reduce
+from units.export import FORMATS, export, spelled_line
 from units.unit_set import MARKER
 
 K = 600
+RELEASED = Path(__file__).parents[2] / "shared" / "fixtures" / "stage1_released.txt"
 
 
 def write_frames(folder: Path, frames: dict[str, list[int]]) -> Path:
@@ -87,6 +88,17 @@ def test_the_lines_as_they_look(tmp_path: Path) -> None:
         "slamkit": '{"units": [12, 7], "duration": [3, 1], "file_name": "sub/q1"}',
     }  # fmt: skip
     assert {name: write_and_read(tmp_path, frames, name)[0] for name in FORMATS} == looks
+
+
+@pytest.mark.skipif(not RELEASED.is_file(), reason="the released lines of SpeechGPT are not beside this checkout")
+def test_spelled_lines_are_those_that_speechgpt_released() -> None:
+    lines = RELEASED.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        ids = notation.read(line, 1000)
+        record = record_of("a", expand(ids, [2] * len(ids)), 1000)
+        assert FORMATS["spelled"].rates[0] == "reduced"  # which is how they were released: no unit follows itself
+        assert spelled_line(record, record.units.ids) == line
+    assert len(lines) == 3
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:

@@ -107,15 +107,20 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> Path:
     path = Path(path)
     with written_whole(path) as file:
         for utterance in utterances:
-            record = {k: v for k, v in dataclasses.asdict(utterance).items() if v is not None}
-            audio = Path(utterance.audio)
-            record["audio"] = str(
-                audio.relative_to(path.parent) if audio.is_relative_to(path.parent) else audio.absolute()
-            )
+            # vars and not dataclasses.asdict, whose deep copies would be most of the time of a large corpus.
+            record = {name: value for name, value in vars(utterance).items() if value is not None}
+            record["audio"] = str(_seen_from(path.parent, Path(utterance.audio)))
             if not utterance.start:
                 record.pop("start")
             file.write(json.dumps(record, ensure_ascii=not is_plain_text(record["audio"])) + "\n")
     return path
+
+
+def _seen_from(folder: Path, audio: Path) -> Path:
+    try:
+        return audio.relative_to(folder)
+    except ValueError:
+        return audio.absolute()
 
 
 @contextmanager
