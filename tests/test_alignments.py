@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from units.alignments import Alignments, Segment
 
+in_tmp_path = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LONG = """File type = "ooTextFile"
 Object class = "TextGrid"
 
@@ -120,7 +122,46 @@ def test_overlapping_labels_are_refused(tmp_path: Path) -> None:
         Alignments.open(path)
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@in_tmp_path
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from(["a", "b c", "é"]), st.integers(0, 50), st.integers(0, 9), st.text("xyz", min_size=1))
+    )
+)
+def test_a_table_is_read_as_it_was_written(rows: list[tuple[str, int, int, str]], tmp_path: Path) -> None:
+    """Segments that follow each other in time, their lines shuffled by the order of the ids."""
+    expected: dict[str, list[Segment]] = {}
+    for utterance, gap, length, label in rows:
+        before = expected.setdefault(utterance, [])
+        start = (before[-1].end if before else 0.0) + gap / 8
+        before.append(Segment(start, start + length / 8, label))
+    lines = [
+        f"{name}\t{s.start!r}\t{s.end!r}\t{s.label}\n" for name, found in expected.items() for s in reversed(found)
+    ]
+    path = tmp_path / "labels.tsv"
+    path.write_text("id\tstart\tend\tlabel\n" + "".join(lines), encoding="utf-8")
+    alignments = Alignments.open(path)
+    for name in ("a", "b c", "é"):
+        found = alignments.segments(name) or []
+        assert Counter(found) == Counter(expected.get(name, []))
+        assert all(a.end <= b.start for a, b in zip(found, found[1:]))
+
+
+@in_tmp_path
+@given(junk=st.binary(max_size=40), cut=st.integers(0, 40))
+def test_hostile_tables(junk: bytes, cut: int, tmp_path: Path) -> None:
+    seed = b"id\tstart\tend\tlabel\na\t0\t0.5\tAH0\na\t0.5\t1\tT\n"
+    path = tmp_path / "labels.tsv"
+    path.write_bytes(seed[:cut] + junk + seed[cut:])
+    try:
+        segments = Alignments.open(path).segments("a") or []
+    except ValueError as error:
+        assert str(path) in str(error)
+    else:
+        assert all(0 <= s.start <= s.end < float("inf") for s in segments)
+
+
+@in_tmp_path
 @given(data=st.data())
 def test_hostile_textgrids(data: st.DataObject, tmp_path: Path) -> None:
     seed = data.draw(st.sampled_from([LONG, SHORT])).encode()

@@ -185,7 +185,7 @@ def test_spans_of_units_tile_the_time() -> None:
     assert spans == [Segment(0.0, 0.04, "3"), Segment(0.04, 0.06, "1"), Segment(0.06, 0.14, "3")]
 
 
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def test_a_picture_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import matplotlib.image
 
     wav = np.concatenate([np.zeros(8000, np.float32), tones(6.0)])
@@ -198,6 +198,9 @@ def test_a_picture_is_drawn(tmp_path: Path) -> None:
     assert np.std(wide[..., :3]) > 0.1
     with pytest.raises(ValueError, match="begin at 7.0 s, but the wav is 6.50 s long"):
         draw_units(wav, units, tmp_path / "none.png", begin=7.0)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="pip install matplotlib"):
+        draw_units(wav, units, tmp_path / "none.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["long.png", "short.png"]
 
 

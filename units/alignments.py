@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from units.manifest import is_plain_text
+
 SILENCE = "sil"  # for intervals without text, which is how the Montreal Forced Aligner writes silence
 HEADER = ["id", "start", "end", "label"]
 _STRESSED = re.compile(r"[A-Z]{2}[012]")  # vowels of ARPAbet, such as AH0
@@ -68,10 +70,14 @@ def read_tsv(path: Path) -> dict[str, list[Segment]]:
             if not line.strip() or (number == 1 and cells == HEADER):
                 continue
             try:
+                if not is_plain_text(line):
+                    raise ValueError("not plain text")
                 utterance, start, end, label = cells
                 found[utterance].append(Segment(float(start), float(end), plain_label(label)))
             except ValueError as error:
-                raise AlignmentError(f"{path}:{number}: needs id, start, end and label, tabs between them") from error
+                raise AlignmentError(
+                    f"{path}:{number}: needs id, start, end and label, tabs between them ({error})"
+                ) from error
     return {utterance: in_order(segments, f"{path}, {utterance}") for utterance, segments in found.items()}
 
 

@@ -104,7 +104,8 @@ def librispeech(root: Path, part: str, skip: Skip) -> Iterator[Utterance]:
                 else:
                     skip(where, "no text on the line", line)
         for path in _audio(chapter, names, skip):
-            yield Utterance(path.stem, path, text=texts.pop(path.stem, None), speaker=chapter.parent.name, lang="en")
+            name, speaker = path.stem, path.stem.partition("-")[0]
+            yield Utterance(name, path, text=texts.pop(name, None), speaker=speaker, lang="en")
         for name, text in texts.items():
             skip(name, NO_AUDIO, text)
 
