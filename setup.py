@@ -18,6 +18,7 @@ CORE = [
     "safetensors>=0.5",
     "sentencepiece>=0.2",
     "pyarrow>=17",
+    "ijson>=3.3",
     "tqdm>=4.66",
     "jsonargparse[signatures]>=4.40",
     "espeakng-loader>=0.2.4",
@@ -45,5 +46,11 @@ setup(
     },
     install_requires=CORE,
     extras_require={"train": TRAIN, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},
-    entry_points={"console_scripts": ["units-extract=units.extract:cli", "speechgpt-cli=speechgpt.cli:cli"]},
+    entry_points={
+        "console_scripts": [
+            "units-extract=units.extract:cli",
+            "units-export=units.export:cli",
+            "speechgpt-cli=speechgpt.cli:cli",
+        ]
+    },
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -42,12 +43,13 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
     Raises:
         FileNotFoundError: no such file.
-        ManifestError: a line is not JSON, lacks `id` or `audio`, has an unknown field, or repeats an id.
+        ManifestError: a line is not UTF-8 or not JSON, lacks `id` or `audio`, has an unknown field or one that cannot
+            be used, or repeats an id.
     """
     path = Path(path)
     seen: set[str] = set()
     found = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -61,8 +63,9 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 def _parse(line: str, where: str, folder: Path) -> Utterance:
     try:
+        line.encode()
         record = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"{where}: not JSON ({error})") from error
     if isinstance(record, dict):
         record = {name: value for name, value in record.items() if value is not None}
@@ -72,13 +75,31 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
     if unknown:
         raise ManifestError(f"{where}: unknown fields {sorted(unknown)}; known are {sorted(_FIELDS)}")
     for name in ("start", "duration"):
-        seconds = record.get(name, 0)
-        if not (isinstance(seconds, (int, float)) and seconds >= 0):
-            raise ManifestError(f"{where}: {name} is {seconds!r}; it is a number of seconds, 0 or more")
-    for name in ("audio", "text", "speaker", "lang"):
-        if not isinstance(record.get(name, ""), str):
-            raise ManifestError(f"{where}: {name} is {record[name]!r}; it is a string")
-    return Utterance(**{**record, "id": str(record["id"]), "audio": folder / record["audio"]})
+        if not _is_seconds(record.get(name, 0)):
+            raise ManifestError(f"{where}: {name} is {record[name]!r}; it is a number of seconds, 0 or more")
+    if isinstance(record["id"], int):
+        record["id"] = str(record["id"])
+    for name in ("id", "audio", "text", "speaker", "lang"):
+        value = record.get(name, "")
+        # A file's name may be bytes that are no UTF-8; JSON holds them as lone surrogates.
+        if not isinstance(value, str) or "\0" in value or not (name == "audio" or is_plain_text(value)):
+            raise ManifestError(f"{where}: {name} is {value!r}; it is a string of plain text")
+    return Utterance(**{**record, "audio": folder / record["audio"]})
+
+
+def _is_seconds(value: object) -> bool:
+    try:
+        return isinstance(value, (int, float)) and value >= 0 and math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether a string is text that any file can hold: no NUL, and no lone surrogate, which UTF-8 cannot write."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> Path:
@@ -86,15 +107,20 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> Path:
     path = Path(path)
     with written_whole(path) as file:
         for utterance in utterances:
-            record = {k: v for k, v in dataclasses.asdict(utterance).items() if v is not None}
-            audio = Path(utterance.audio)
-            record["audio"] = str(
-                audio.relative_to(path.parent) if audio.is_relative_to(path.parent) else audio.absolute()
-            )
+            # vars and not dataclasses.asdict, whose deep copies would be most of the time of a large corpus.
+            record = {name: value for name, value in vars(utterance).items() if value is not None}
+            record["audio"] = str(_seen_from(path.parent, Path(utterance.audio)))
             if not utterance.start:
                 record.pop("start")
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=not is_plain_text(record["audio"])) + "\n")
     return path
+
+
+def _seen_from(folder: Path, audio: Path) -> Path:
+    try:
+        return audio.relative_to(folder)
+    except ValueError:
+        return audio.absolute()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 SOSP = "<sosp>"
 EOSP = "<eosp>"
 _UNIT_WORD = re.compile(r"<(0|[1-9][0-9]*)>")
-_SPELLED = re.compile(re.escape(SOSP) + r"((?:<\d+>)*)" + re.escape(EOSP))
+_SPELLED = re.compile(rf"{SOSP}((?:{_UNIT_WORD.pattern})*){EOSP}")
 
 
 def unit_word(unit: int) -> str:
@@ -41,7 +41,7 @@ def read(text: str, size: int | None = None) -> list[int]:
     match = _SPELLED.fullmatch(text.strip())
     if not match:
         raise ValueError(f"not spelled units: {text[:60]!r}; the form is {SOSP}<12><7>{EOSP}")
-    ids = [int(word) for word in re.findall(r"\d+", match[1])]
+    ids = [int(word) for word in _UNIT_WORD.findall(match[1])]
     if size is not None and ids and max(ids) >= size:
         raise ValueError(f"unit <{max(ids)}> is out of range; this codebook has <0> to <{size - 1}>")
     return ids
