@@ -23,7 +23,7 @@ import numpy as np
 from speechgpt.generate import Sampling
 from speechgpt.inference import Answer, SpeechGPT, chat_model
 from units.audio import save_wav
-from units.extract import AUDIO_SUFFIXES
+from units.layouts import AUDIO_SUFFIXES
 
 USER_ERRORS = (OSError, ValueError)  # AudioError, CodebookMismatch and VocabularyError are ValueErrors
 HELP = __doc__.split("\n\n")[-1]

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from conftest import tones
 
-from units import extract as extract_module
+from units import extraction
 from units.audio import load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.encoder import UnitEncoder
-from units.extract import cli, extract, list_source
+from units.extract import SOME_REFUSED, cli
+from units.extraction import Pace, extract
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
 from units.unit_set import read_unit_set, shard_path
 
 COUNT = 11
+PACE = Pace(shard_size=4, batch_seconds=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(corpus: Path, mfcc_encoder: UnitEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unit set of the corpus, made in one go: three shards of at most four."""
     out = tmp_path_factory.mktemp("whole") / "train"
-    extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    extract(read_manifest(corpus), out, mfcc_encoder, PACE)
     return out
 
 
@@ -83,20 +86,18 @@ def test_a_killed_run_goes_on_at_the_missing_shard(
         (out / path.name).write_bytes(path.read_bytes())
     shard_path(out, 1).unlink()  # and the marker stays: a set that lacks a shard must not look complete
     written = []
-    original = extract_module.write_shard
-    monkeypatch.setattr(
-        extract_module, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest))
-    )
+    original = extraction.write_shard
+    monkeypatch.setattr(extraction, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest)))
     with monkeypatch.context() as killed:
         killed.setattr(UnitEncoder, "encode_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+            extract(read_manifest(corpus), out, mfcc_encoder, PACE)
     with pytest.raises(FileNotFoundError, match="not a complete unit set"):
         read_unit_set(out)
-    extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    extract(read_manifest(corpus), out, mfcc_encoder, PACE)
     assert written == [shard_path(out, 1)]
     assert contents(out) == contents(whole)
-    extract(read_manifest(corpus), out, mfcc_encoder, shard_size=4, batch_seconds=2.0)
+    extract(read_manifest(corpus), out, mfcc_encoder, PACE)
     assert len(written) == 1  # all was done
 
 
@@ -106,10 +107,10 @@ def interrupt(*_) -> None:
 
 def test_two_ranks_give_what_one_gives(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
     out = tmp_path / "train"
-    extract(read_manifest(corpus), out, mfcc_encoder, 4, 2.0, rank=1, world=2)
+    extract(read_manifest(corpus), out, mfcc_encoder, replace(PACE, rank=1, world=2))
     with pytest.raises(FileNotFoundError, match="not a complete unit set"):
         read_unit_set(out)
-    extract(read_manifest(corpus), out, mfcc_encoder, 4, 2.0, rank=0, world=2)
+    extract(read_manifest(corpus), out, mfcc_encoder, replace(PACE, rank=0, world=2))
     assert contents(out) == contents(whole)
 
 
@@ -118,7 +119,7 @@ def test_a_run_goes_on_only_as_it_was_begun(
 ) -> None:
     for encoder, shard_size in ((mfcc_encoder, 5), (hubert_encoder, 4)):
         with pytest.raises(ValueError, match="was begun with"):
-            extract(read_manifest(corpus), whole, encoder, shard_size)
+            extract(read_manifest(corpus), whole, encoder, Pace(shard_size))
 
 
 def test_other_readers_open_the_shards(whole: Path, tmp_path: Path) -> None:
@@ -139,13 +140,6 @@ def test_a_shard_of_another_codebook_is_refused(
     shard_path(tmp_path / "mine", 0).write_bytes(shard_path(tmp_path / "theirs", 0).read_bytes())
     with pytest.raises(CodebookMismatch, match="shard-00000.parquet speaks the codebook"):
         list(read_unit_set(tmp_path / "mine"))
-
-
-def test_a_folder_is_a_source_and_its_ids_are_unique(tmp_path: Path) -> None:
-    for name in ("a.wav", "b/a.wav", "b/c.flac", "b/c.wav", "notes.txt"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [utterance.id for utterance in list_source(tmp_path)] == ["a", "b/a", "b/c.flac", "b/c.wav"]
 
 
 # --- the command
@@ -174,9 +168,12 @@ def test_one_file_prints_its_units(
 def test_the_command_fills_a_folder(
     corpus: Path, whole: Path, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    call(monkeypatch, corpus, tmp_path / "out", "--encoder", encoder_folder, "--shard_size", 4, "--batch_seconds", 2)
+    with pytest.raises(SystemExit) as ended:
+        call(monkeypatch, corpus, tmp_path / "out", "--encoder", encoder_folder, "--shard-size", 4, "--batch-seconds=2")
+    assert ended.value.code == SOME_REFUSED
     assert contents(tmp_path / "out") == contents(whole)
-    assert "8 utterances" in capsys.readouterr().out
+    assert "8 utterances" in (printed := capsys.readouterr().out)
+    assert "3 refused" in printed
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
     call(monkeypatch, corpus, tmp_path / "rank1", "--encoder", encoder_folder, "--shard_size", 4, "--processes", 1)

@@ -170,7 +170,7 @@ def open_features(
     if backend == "fairseq":
         from units.fairseq_backend import FairseqFeatures
 
-        return FairseqFeatures(encoder, layer, device)
+        return FairseqFeatures.from_pretrained(encoder, layer, device)
     if str(encoder) == MFCC:
         return MfccFeatures()
     return HubertFeatures.from_pretrained(encoder, layer, dtype=dtype).to(device)

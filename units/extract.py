@@ -1,243 +1,224 @@
 """The `units-extract` command: audio files or whole corpora to units.
 
     units-extract a.wav                                    # prints <sosp><12><7>..<eosp>
-    units-extract corpus/train.jsonl units/train           # a unit set, with the encoder that comes with the package
-    units-extract folder/of/audio out --encoder DIR --device cuda
+    units-extract folder/of/audio units/mine               # a unit set, with the encoder that comes with the package
+    units-extract train.jsonl units/train --encoder hubert_base_ls960.pt --kmeans hubert_base_ls960_L9_km500.bin --device cuda
+    find . -name '*.flac' | units-extract - units/all
+    torchrun --nproc_per_node 8 -m units.extract train.jsonl units/train --device cuda
 
-A killed run goes on at the first missing shard. Under torchrun or SLURM, rank r of W takes shards r, r+W, ...
+A killed run goes on at the first missing shard. Exit code: 0 all is there, 3 all but what refused.jsonl lists, 2 a
+mistake in the call, said in one line.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-import hashlib
-import json
 import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import torch
 
-from units.audio import SAMPLE_RATE, AudioError, load_wav
-from units.encoder import STARTER, UnitEncoder
-from units.manifest import Utterance, read_manifest, written_whole
+from units.audio import SAMPLE_RATE, load_wav
+from units.encoder import STARTER, Backend, UnitEncoder
+from units.extraction import Pace, check_plan, decoded, extract, missing_shards
+from units.hubert import HubertFeatures
 from units.notation import spell
-from units.progress import progress
-from units.unit_set import MARKER, UnitRecord, read_unit_set, shard_path, write_shard
+from units.sources import STANDARD_INPUT, Listing, Refusal, list_source
+from units.unit_set import MARKER, read_unit_set
 
-MOST_PROCESSES = 8  # on one machine, if the user does not say otherwise
-AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".opus", ".mp3"}
-
-
-def list_source(source: Path) -> list[Utterance]:
-    """Utterances of a manifest (.jsonl) or of all audio files below a folder.
-
-    Ids are relative paths without suffix; a file keeps its suffix where another would have the same id.
-
-    Raises: FileNotFoundError, ManifestError, or AudioError when there is nothing to read.
-    """
-    if source.suffix == ".jsonl":
-        return read_manifest(source)
-    if not source.exists():
-        raise FileNotFoundError(f"no such file or folder: {source}")
-    if source.is_file():
-        return [Utterance(source.stem, source)]
-    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    if not files:
-        raise AudioError(f"no audio below {source}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-    ids = Counter(path.with_suffix("") for path in files)
-    return [
-        Utterance(str((path if ids[path.with_suffix("")] > 1 else path.with_suffix("")).relative_to(source)), path)
-        for path in files
-    ]
+MOST_PROCESSES = 8  # on the CPUs of one machine, if the user does not say otherwise
+PROBE_FILES, PROBE_SECONDS = (
+    64,
+    60.0,
+)  # what --dry-run decodes to tell how long the corpus is, and encodes to tell how fast
+SOME_REFUSED = 3  # exit code
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def extract(
-    utterances: list[Utterance], out: Path, encoder: UnitEncoder, shard_size: int = 2000, batch_seconds: float = 40.0,
-    rank: int = 0, world: int = 1,
-) -> None:  # fmt: skip
-    """Write this rank's shards of a unit set; whoever sees the last one done writes `unit_set.json`.
+@dataclass(frozen=True)
+class Choice:
+    """Which units: a unit encoder folder, or an encoder and its k-means; and how they are computed."""
 
-    Args:
-        shard_size: utterances in a shard; a shard covers a fixed range of rows.
-        batch_seconds: audio in one batch.
+    encoder: str
+    kmeans: Path | None
+    layer: int | None
+    dtype: Dtype
+    backend: Backend
+    upstream_cut: bool
+    compile: bool
 
-    Raises: ValueError if `out` was begun with another codebook or another shard size.
-    """
-    _check_plan(out, utterances, encoder, shard_size)
-    shards = range(0, len(utterances), shard_size)
-    mine = [start for i, start in enumerate(shards) if i % world == rank and not shard_path(out, i).exists()]
-    if mine:
-        (out / MARKER).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
-    total = sum(min(shard_size, len(utterances) - start) for start in mine)
-    began, heard = time.monotonic(), 0.0
-    with progress(total=total, desc=f"units of {out.name}", unit="files") as bar:
-        for start in mine:
-            index = start // shard_size
-            records: list[UnitRecord] = []
-            refused: list[dict[str, str]] = []
-            for wavs, group in _batches(utterances[start : start + shard_size], batch_seconds, refused):
-                units = encoder.encode_batch(wavs)
-                records += [
-                    UnitRecord(u.id, one, len(wav), u.text, u.speaker, u.lang)
-                    for u, wav, one in zip(group, wavs, units)
-                ]
-                heard += sum(map(len, wavs)) / SAMPLE_RATE
-                bar.update(len(wavs))
-                bar.set_postfix_str(
-                    f"{heard / 3600:.2f} h, {heard / (time.monotonic() - began):.0f} x real time", refresh=False
-                )
-            order = {u.id: i for i, u in enumerate(utterances[start : start + shard_size])}
-            records.sort(key=lambda r: order[r.id])
-            bar.update(len(refused))
-            with written_whole(_refusals(out, index)) as file:
-                file.writelines(json.dumps(one) + "\n" for one in refused)
-            write_shard(shard_path(out, index), records, encoder.codebook)
-    if all(shard_path(out, i).exists() for i in range(len(shards))):
-        _finish(out, len(shards), encoder)
-
-
-def _refusals(out: Path, index: int) -> Path:
-    return out / f"refused-{index:05d}.jsonl"
-
-
-def _check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, shard_size: int) -> None:
-    """A resumed run must be the run that was begun."""
-    rows = hashlib.sha256("\n".join(f"{u.id} {u.start} {u.duration}" for u in utterances).encode()).hexdigest()[:16]
-    plan = {
-        "codebook": encoder.codebook.fingerprint,
-        "shard_size": shard_size,
-        "utterances": len(utterances),
-        "rows": rows,
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "plan.json"
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun != plan:
+    def open(self, device: str) -> UnitEncoder:
+        """Raises: ValueError or FileNotFoundError that says what does not fit."""
+        dtype = getattr(torch, self.dtype)
+        if self.kmeans is not None:
+            found = UnitEncoder.join(self.encoder, self.kmeans, self.layer, device, dtype, self.backend)
+        elif self.layer is not None or self.backend != "torch":
             raise ValueError(
-                f"{out} was begun with {begun}, this run has {plan}. Give another folder, or delete this one."
+                "--layer and --backend go with --kmeans; a unit encoder folder has its layer written in it"
             )
-        return
-    with written_whole(path) as file:
-        json.dump(plan, file)
-
-
-def _batches(
-    utterances: list[Utterance], seconds: float, refused: list[dict[str, str]]
-) -> Iterator[tuple[list[np.ndarray], list[Utterance]]]:
-    """Readable utterances of similar length together, at most `seconds` of audio with padding; the others to `refused`."""
-    loaded = []
-    for utterance in utterances:
-        try:
-            loaded.append((load_wav(utterance.audio, utterance.start, utterance.duration), utterance))
-        except (AudioError, FileNotFoundError) as error:
-            refused.append({"id": utterance.id, "audio": str(utterance.audio), "reason": str(error)})
-        if len(loaded) == 256:
-            yield from _by_length(loaded, seconds)
-            loaded = []
-    yield from _by_length(loaded, seconds)
-
-
-def _by_length(
-    loaded: list[tuple[np.ndarray, Utterance]], seconds: float
-) -> Iterator[tuple[list[np.ndarray], list[Utterance]]]:
-    loaded = sorted(loaded, key=lambda pair: -len(pair[0]))
-    while loaded:
-        fits = max(1, int(seconds * SAMPLE_RATE / len(loaded[0][0])))
-        group, loaded = loaded[:fits], loaded[fits:]
-        yield [wav for wav, _ in group], [utterance for _, utterance in group]
-
-
-def _finish(out: Path, shards: int, encoder: UnitEncoder) -> None:
-    """Join the refusals, count, and write the marker."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    refused = [line for i in range(shards) for line in _refusals(out, i).read_text(encoding="utf-8").splitlines(True)]
-    with written_whole(out / "refused.jsonl") as file:
-        file.writelines(refused)
-    lengths = [pq.read_table(shard_path(out, i), columns=["num_samples"])["num_samples"] for i in range(shards)]
-    utterances = sum(len(column) for column in lengths)
-    seconds = sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE
-    facts = {"codebook": json.loads(encoder.codebook.to_json()), "utterances": utterances, "refused": len(refused),
-             "seconds": round(seconds, 2), "shards": shards}  # fmt: skip
-    if not utterances:
-        raise AudioError(f"every one of {len(refused)} utterances was refused; see {out / 'refused.jsonl'}")
-    with written_whole(out / MARKER) as file:
-        json.dump(facts, file, indent=1)
+        else:
+            found = UnitEncoder.from_pretrained(self.encoder, device, dtype)
+        if isinstance(found.features, HubertFeatures):
+            found.features.cut_long = self.upstream_cut
+            if self.compile:
+                found.features.compile()
+        return found
 
 
 def main(
-    source: Path, out: Path | None = None, encoder: Path = STARTER, device: str = "cpu", batch_seconds: float = 40.0,
-    shard_size: int = 2000, processes: int | None = None, rank: int | None = None, world: int | None = None,
-) -> None:  # fmt: skip
+    source: str, out: Path | None = None, encoder: str = str(STARTER), kmeans: Path | None = None,
+    layer: int | None = None, device: str = "cpu", dtype: Dtype = "float32", backend: Backend = "torch",
+    compile: bool = False, upstream_cut: bool = False, batch_seconds: float | None = None, shard_size: int = 2000,
+    processes: int | None = None, workers: int | None = None, limit: int | None = None, dry_run: bool = False,
+    rank: int | None = None, world: int | None = None,
+) -> int:  # fmt: skip
     """Turn audio into discrete units.
 
     Args:
-        source: an audio file, a folder of audio, or a manifest (.jsonl)
+        source: an audio file, a folder, a manifest (.jsonl), fairseq's .tsv, a glob in quotes, or - for paths on stdin
         out: folder for the unit set; without it the units of one file are printed
-        encoder: unit encoder folder; the small one that comes with the package if not given
-        device: cpu or cuda
-        batch_seconds: audio in one batch
+        encoder: unit encoder folder (the small one of the package if not given); with --kmeans a transformers folder, a
+            hub id, or a fairseq .pt
+        kmeans: centres: a joblib .bin of scikit-learn, .npy, or .safetensors
+        layer: the layer they were fitted on; known for the published pairs
+        device: cpu, cuda, or cuda:N
+        dtype: of the encoder's matrix products; float32 is exact, bfloat16 is faster and changes a few units
+        backend: fairseq runs fairseq's own code, where it is installed
+        compile: torch.compile the layers; pays on long runs
+        upstream_cut: cut audio beyond 100 seconds as fairseq's and SpeechGPT's readers do, which loses a frame a cut
+        batch_seconds: audio in one batch; 40 on a CPU, 400 on a GPU if not given
         shard_size: utterances in a shard
-        processes: how many work at once on this machine; on a CPU one for each core, up to 8, if not given
-        rank: this process among world; from RANK or SLURM_PROCID if not given
-        world: how many processes share the work; from WORLD_SIZE or SLURM_NTASKS if not given
+        processes: how many work at once on this machine: one for each core (up to 8) or each GPU if not given
+        workers: threads of each process that decode ahead; none on a CPU, 8 with a GPU if not given
+        limit: take only the first so many utterances
+        dry_run: say what would be done and how long it would take
+        rank: this process among world; from torchrun's or SLURM's environment if not given
+        world: how many processes share the work; likewise
     """
-    opened = UnitEncoder.from_pretrained(encoder, device)
+    choice = Choice(encoder, kmeans, layer, dtype, backend, upstream_cut, compile)
+    on_gpu = device.startswith("cuda")
+    rank = _from_environment(("RANK", "SLURM_PROCID"), 0) if rank is None else rank
+    world = _from_environment(("WORLD_SIZE", "SLURM_NTASKS"), 1) if world is None else world
+    if device == "cuda" and world > 1:
+        device = f"cuda:{_from_environment(('LOCAL_RANK', 'SLURM_LOCALID'), 0) % max(1, torch.cuda.device_count())}"
+    opened = choice.open(device)
     if out is None:
-        if source.is_dir() or source.suffix == ".jsonl":
-            raise ValueError(f"{source} holds many files: say where to, as in units-extract {source} OUT")
-        print(spell(opened.encode(load_wav(source)).ids))
-        return
-    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) if rank is None else rank
-    world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) if world is None else world
-    utterances = list_source(source)
+        _print_one(source, opened)
+        return 0
+    listing = list_source(source)
+    listing = Listing(listing.utterances[:limit], listing.refused)
+    pace = Pace(
+        shard_size, batch_seconds or (400.0 if on_gpu else 40.0), (8 if on_gpu else 0) if workers is None else workers,
+        rank, world,
+    )  # fmt: skip
     if processes is None:
-        processes = min(os.cpu_count() or 1, MOST_PROCESSES) if device == "cpu" else 1
-    processes = max(1, min(processes, -(-len(utterances) // shard_size)))
-    _check_plan(out, utterances, opened, shard_size)
-    jobs = [(utterances, out, encoder, device, shard_size, batch_seconds, rank * processes + i, world * processes)
-            for i in range(processes)]  # fmt: skip
+        processes = (
+            torch.cuda.device_count() if device == "cuda" else 1 if on_gpu else min(os.cpu_count() or 1, MOST_PROCESSES)
+        )
+    processes = max(1, min(processes, -(-len(listing.utterances) // shard_size)))
+    if dry_run:
+        _foretell(listing, out, opened, pace, processes)
+        return 0
+    check_plan(out, listing.utterances, opened, shard_size)
     if processes == 1:
-        extract(utterances, out, opened, shard_size, batch_seconds, rank, world)
+        extract(listing.utterances, out, opened, pace, listing.refused)
     else:
+        del opened
+        paces = [replace(pace, rank=rank * processes + i, world=world * processes) for i in range(processes)]
+        devices = [f"cuda:{i}" if device == "cuda" else device for i in range(processes)]
         with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            for done in [pool.submit(_extract_alone, *job) for job in jobs]:
+            jobs = [pool.submit(_extract_alone, listing, out, choice, *one) for one in zip(devices, paces)]
+            for done in jobs:
                 done.result()
-    if (out / MARKER).exists():
-        made = read_unit_set(out)
-        print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {made.refused} refused -> {out}")
+    if not (out / MARKER).exists():
+        return 0  # other ranks are still at it
+    made = read_unit_set(out)
+    listed = f", {made.refused} refused (listed in {out / 'refused.jsonl'})" if made.refused else ", none refused"
+    print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours{listed} -> {out}")
+    return SOME_REFUSED if made.refused else 0
 
 
-def _extract_alone(
-    utterances: list[Utterance], out: Path, encoder: Path, device: str, shard_size: int, batch_seconds: float, rank: int,
-    world: int,
-) -> None:  # fmt: skip
+def _from_environment(names: tuple[str, ...], default: int) -> int:
+    return int(next((os.environ[name] for name in names if name in os.environ), default))
+
+
+def _print_one(source: str, encoder: UnitEncoder) -> None:
+    if source == STANDARD_INPUT or Path(source).is_dir() or Path(source).suffix in (".jsonl", ".tsv"):
+        raise ValueError(f"{source} holds many files: say where to, as in units-extract {source} OUT")
+    print(spell(encoder.encode(load_wav(source)).ids))
+
+
+def _extract_alone(listing: Listing, out: Path, choice: Choice, device: str, pace: Pace) -> None:
     """One of several processes of one machine: a core of its own serves it better than a share of all."""
-    import torch
-
     torch.set_num_threads(1)
-    extract(utterances, out, UnitEncoder.from_pretrained(encoder, device), shard_size, batch_seconds, rank, world)
+    extract(listing.utterances, out, choice.open(device), pace, listing.refused)
+
+
+def _foretell(listing: Listing, out: Path, encoder: UnitEncoder, pace: Pace, processes: int) -> None:
+    """Decode a sample and encode a minute of it, write nothing."""
+    rows = listing.utterances
+    sample = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(len(rows), PROBE_FILES))] if rows else []
+    found = list(decoded(sample, pace.workers))
+    wavs = [wav for wav in found if not isinstance(wav, Refusal)]
+    if not wavs:
+        print(f"{len(rows)} utterances; none of a sample of {len(sample)} can be read")
+        return
+    mean = sum(map(len, wavs)) / len(wavs) / SAMPLE_RATE
+    hours = mean * len(rows) * len(wavs) / len(sample) / 3600
+    few = wavs[: max(1, int(PROBE_SECONDS / mean))]
+    encoder.encode_batch(few[:1])  # the first call warms up
+    began = time.monotonic()
+    encoder.encode_batch(few)
+    speed = (
+        sum(map(len, few))
+        / SAMPLE_RATE
+        / (time.monotonic() - began)
+        * max(1, processes if encoder.features.device.type == "cuda" else 1)
+    )
+    shards = -(-len(rows) // pace.shard_size)
+    missing = len(missing_shards(out, len(rows), replace(pace, rank=0, world=1)))
+    print(
+        f"{len(rows)} utterances, about {hours:.2f} hours of audio ({len(sample) - len(wavs)} of a sample of {len(sample)} "
+        f"cannot be read, {len(listing.refused)} refused by name); {shards} shards, {missing} to do\n"
+        f"units of {encoder.codebook.name} at about {speed:.0f} times real time on this machine: "
+        f"{hours * missing / max(1, shards) / speed:.2f} hours"
+    )
+
+
+FLAGS = ("compile", "upstream_cut", "dry_run")  # options that need no value
 
 
 def cli() -> None:
     """Entry point: `units-extract SOURCE [OUT] [--encoder DIR]`; user errors end in one line and exit code 2."""
     from jsonargparse import auto_cli
 
-    args = sys.argv[1:]
-    if len(args) > 1 and not args[1].startswith("-"):
+    args = [_option(arg) if arg.startswith("--") else arg for arg in sys.argv[1:]]
+    if len(args) > 1 and (args[1] == STANDARD_INPUT or not args[1].startswith("-")):
         args[1:2] = ["--out", args[1]]
     try:
-        auto_cli(main, args=args)
-    except (OSError, ValueError) as error:  # AudioError, ManifestError and CodebookMismatch are ValueErrors
+        code = auto_cli(main, args=args)
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # AudioError, ManifestError and CodebookMismatch are ValueErrors
         print(f"units-extract: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+    if code:
+        raise SystemExit(code)
+
+
+def _option(arg: str) -> str:
+    """--dry-run is --dry_run true."""
+    name, equals, value = arg[2:].partition("=")
+    name = name.replace("-", "_")
+    return f"--{name}=true" if name in FLAGS and not equals else f"--{name}{equals}{value}"
 
 
 if __name__ == "__main__":

@@ -15,44 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from units.hubert import HubertFeatures
-from units.upstream import read_fairseq_checkpoint
+from units.upstream import FairseqHubert, read_fairseq_checkpoint
 
 
 class FairseqFeatures:
     """Same interface as `units.hubert.HubertFeatures`, computed by `fairseq.models.hubert.HubertModel`."""
 
-    def __init__(self, checkpoint: str | Path, layer: int, device: str = "cpu") -> None:
-        """Build fairseq's model from a checkpoint.
+    def __init__(self, model: nn.Module, same_as: HubertFeatures, device: str = "cpu") -> None:
+        """model: fairseq's. same_as: the same weights and layer here, for all that the model does not say."""
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.same_as = same_as
+        self.layer, self.name, self.dim, self.grid = same_as.layer, same_as.name, same_as.dim, same_as.grid
+
+    @classmethod
+    def from_pretrained(cls, checkpoint: str | Path, layer: int, device: str = "cpu") -> FairseqFeatures:
+        """Open a fairseq checkpoint.
 
         Raises: ImportError if fairseq is not installed; units.inert.UnreadableFile if the checkpoint is no HuBERT.
         """
-        try:
-            from fairseq.models.hubert.hubert import HubertConfig, HubertModel
-            from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
-        except ImportError as error:
-            raise ImportError(
-                f"--backend fairseq needs fairseq ({error}); it installs on Python up to 3.10: pip install '.[fairseq]'. "
-                "Without the option the same units are computed here."
-            ) from error
-        found = read_fairseq_checkpoint(checkpoint)
-        config, task = HubertConfig(), HubertPretrainingConfig()
-        for settings, of in ((config, found.model), (task, found.task)):
-            for name in vars(settings).keys() & of.keys():
-                setattr(settings, name, of[name])
-        config.conv_feature_layers = str(
-            found.convolutions
-        )  # fairseq evaluates this text, so it is made of numbers here
-        self.model = HubertModel(config, task, [None])
-        wanted = self.model.state_dict()
-        weights = {k: v for k, v in found.weights.items() if k in wanted and v.shape == wanted[k].shape}
-        lacking = {name for name in wanted if not name.startswith("final_proj")} - weights.keys()
-        if lacking:
-            raise ValueError(f"{checkpoint} lacks {sorted(lacking)[:3]} of fairseq's model")
-        self.model.load_state_dict(weights, strict=False)
-        self.model.to(device).eval().requires_grad_(False)
-        self.same_as = HubertFeatures.from_pretrained(checkpoint, layer)  # whose units these are
-        self.layer, self.name = layer, self.same_as.name
-        self.dim, self.grid = self.same_as.dim, self.same_as.grid
+        model = fairseq_model(read_fairseq_checkpoint(checkpoint))
+        return cls(model, HubertFeatures.from_pretrained(checkpoint, layer), device)
 
     @property
     def device(self) -> torch.device:
@@ -71,3 +53,31 @@ class FairseqFeatures:
             for part in self.same_as.cut(wav)
         ]
         return torch.cat(pieces)
+
+
+def fairseq_model(found: FairseqHubert) -> nn.Module:
+    """fairseq's HubertModel with the checkpoint's settings and weights.
+
+    Raises: ImportError if fairseq is not installed; ValueError if weights are missing.
+    """
+    try:
+        from fairseq.models.hubert.hubert import HubertConfig, HubertModel
+        from fairseq.tasks.hubert_pretraining import HubertPretrainingConfig
+    except ImportError as error:
+        raise ImportError(
+            f"fairseq's own code is asked for, and fairseq cannot be imported ({error}); it installs on Python up to 3.10: "
+            "pip install '.[fairseq]'. The same units are computed here without it."
+        ) from error
+    config, task = HubertConfig(), HubertPretrainingConfig()
+    for settings, of in ((config, found.model), (task, found.task)):
+        for name in vars(settings).keys() & of.keys():
+            setattr(settings, name, of[name])
+    config.conv_feature_layers = str(found.convolutions)  # fairseq evaluates this text, so it is made of numbers here
+    model = HubertModel(config, task, [None])
+    wanted = model.state_dict()
+    weights = {name: w for name, w in found.weights.items() if name in wanted and w.shape == wanted[name].shape}
+    lacking = {name for name in wanted if not name.startswith("final_proj")} - weights.keys()
+    if lacking:
+        raise ValueError(f"{found.path} lacks {sorted(lacking)[:3]} of fairseq's model")
+    model.load_state_dict(weights, strict=False)
+    return model

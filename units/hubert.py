@@ -101,6 +101,11 @@ class HubertFeatures:
         self._take_weights()
         return self
 
+    def compile(self) -> None:
+        """torch.compile the layers' feed-forward parts and the convolutions' activations; the first calls are slow."""
+        for layer in self.layers:
+            layer.feed = torch.compile(layer.feed, dynamic=True)  # type: ignore[method-assign]
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a plain transformers folder that ends at this layer."""
         from transformers import Wav2Vec2FeatureExtractor

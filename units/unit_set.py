@@ -25,6 +25,7 @@ SCHEMA = pa.schema(
     ]
 )  # fmt: skip
 MARKER = "unit_set.json"
+LONGEST_RUN = 2**16 - 1  # frames of one unit that the durations' type holds: 22 minutes at 50 a second
 
 
 @dataclass(frozen=True)
