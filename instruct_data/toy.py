@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from units.manifest import written_whole
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
 NUM_STATEMENTS = 6100
-READ_SAYINGS, READ_STATEMENTS, FACT_READINGS = 600, 2000, 4  # what the text LLM reads; each fact several times
+READ_SAYINGS, READ_STATEMENTS = 600, 1500  # what the text LLM reads, beside
+FAMILY_LINES = 800  # lines of facts of each family, each fact as often as the others of its family
 UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
@@ -32,7 +34,7 @@ QUESTION_VOICES = ("flite:awb", "flite:kal16", "espeak:en-us", "espeak:en-us+f2"
 class ToyConfig:
     """How much is spoken."""
 
-    fact_renditions: int = 2
+    fact_renditions: int = 1
     """How often each question voice asks each training question of the closed families."""
     facts: int | None = None
     """Use only so many training questions of the closed families; all of them if not given."""
@@ -104,7 +106,9 @@ def reading_text(text: ToyText, seed: int) -> list[str]:
     asked = [q for split in SPLITS for q in text.questions[split]]
     facts = [q for q in asked if q.family != "say"]
     sayings = [q for q in text.questions["train"] if q.family == "say"][:READ_SAYINGS]
-    lines = [f"{q.question}? {q.answer}." for q in FACT_READINGS * facts + sayings]
+    members = Counter(q.family for q in facts)
+    readings = [q for q in facts for _ in range(max(1, round(FAMILY_LINES / members[q.family])))]
+    lines = [f"{q.question}? {q.answer}." for q in readings + sayings]
     lines += [f"{statement}." for statement in text.statements[:READ_STATEMENTS]]
     lines += [line for task in ("asr", "tts", "repeat") for line in read_instructions(task)]
     random.Random(f"text {seed}").shuffle(lines)

@@ -198,7 +198,7 @@ def test_long_audio_goes_through_windows(monkeypatch: pytest.MonkeyPatch, extra:
     assert long.shape == whole.shape == (num_frames(len(wav)), features.dim)
     torch.testing.assert_close(short, features([wav[:8000]])[0], atol=1e-4, rtol=1e-4)
     # the last window starts at a join: convolutions and norms saw the whole wav, only attention ended early
-    assert (long - whole).norm() < 0.05 * whole.norm()
+    assert (long - whole).norm() < 0.1 * whole.norm()
     monkeypatch.setattr(hubert, "CONTEXT", 7)  # nothing is out of sight any more
     torch.testing.assert_close(features([wav])[0], whole, atol=1e-4, rtol=1e-4)
 
