@@ -16,14 +16,20 @@ from pathlib import Path
 from instruct_data.chain_of_modality import chain_conversations
 from instruct_data.cross_modal import asr_conversations, tts_conversations
 from instruct_data.records import write_conversations
-from instruct_data.text_sets import cap_families, chat_conversations, read_pairs, repeat_conversations
+from instruct_data.text_sets import balance_families, chat_conversations, read_pairs, repeat_conversations
 from units.manifest import written_whole
 from units.unit_set import UnitRecord, read_unit_set
 
 
 def main(
-    units: Path, pairs: Path, voice: str, out: Path, seed: int = 0, most_of_a_family: int | None = None
-) -> None:  # fmt: skip
+    units: Path,
+    pairs: Path,
+    voice: str,
+    out: Path,
+    seed: int = 0,
+    least_of_a_family: int = 1,
+    most_of_a_family: int | None = None,
+) -> None:
     """Build the instruction sets.
 
     Args:
@@ -32,6 +38,7 @@ def main(
         voice: the speaker that answers
         out: folder for the sets
         seed: decides the task descriptions
+        least_of_a_family: text chats of one family of questions: a smaller family is repeated about as often
         most_of_a_family: text chats of one family of questions, so that a large one does not drown the others; all of
             them if not given
     """
@@ -43,7 +50,7 @@ def main(
             f"{units} has no utterance of the voice {voice!r}; it has {sorted({str(r.speaker) for r in records})}"
         )
     text = read_pairs(pairs)
-    chats = cap_families(text, most_of_a_family, seed)
+    chats = balance_families(text, least_of_a_family, most_of_a_family, seed)
     refused: Counter = Counter()
     sets = {
         "text": (itertools.chain(chat_conversations(chats), repeat_conversations(chats, seed)), None),

@@ -42,16 +42,25 @@ def _parse(line: str, where: str) -> TextPair:
     return TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", ""))
 
 
-def cap_families(pairs: list[TextPair], most: int | None, seed: int) -> list[TextPair]:
-    """At most `most` pairs of each family, drawn by seed, in their order; None keeps all."""
-    if most is None:
-        return pairs
+def balance_families(pairs: list[TextPair], least: int, most: int | None, seed: int) -> list[TextPair]:
+    """Let no family of questions drown and none drown the others.
+
+    Args:
+        least: repeat the pairs of a smaller family, whole times, until it has about as many.
+        most: draw as many from a larger family, by seed; None keeps all.
+
+    Returns: the pairs in their order, each as often as it counts.
+    """
     families: dict[str, list[int]] = {}
     for index, pair in enumerate(pairs):
         families.setdefault(pair.family, []).append(index)
     draw = random.Random(f"families {seed}")
-    kept = {i for members in families.values() for i in draw.sample(members, min(most, len(members)))}
-    return [pair for index, pair in enumerate(pairs) if index in kept]
+    times = [0] * len(pairs)
+    for members in families.values():
+        kept = members if most is None else draw.sample(members, min(most, len(members)))
+        for index in kept:
+            times[index] = max(1, round(least / len(members)))
+    return [pair for pair, count in zip(pairs, times) for _ in range(count)]
 
 
 def chat_conversations(pairs: list[TextPair]) -> Iterator[Conversation]:
@@ -68,6 +77,6 @@ def repeat_conversations(pairs: list[TextPair], seed: int) -> Iterator[Conversat
     """
     descriptions = read_instructions("repeat")
     for i, pair in enumerate(pairs):
-        description = random.Random(f"{seed} repeat {pair.question}").choice(descriptions)
+        description = random.Random(f"{seed} repeat {i} {pair.question}").choice(descriptions)
         human = Message("human", (f"{description} {INPUT_FOLLOWS} {pair.question}",))
         yield Conversation((human, Message("assistant", (pair.question, pair.answer))), "repeat", f"repeat-{i}")

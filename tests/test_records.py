@@ -270,14 +270,17 @@ def test_a_bad_pair_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
         read_pairs(tmp_path / "pairs.jsonl")
 
 
-def test_a_large_family_does_not_drown_the_others() -> None:
-    from instruct_data.text_sets import TextPair, cap_families
+def test_no_family_drowns() -> None:
+    from instruct_data.text_sets import TextPair, balance_families
 
     pairs = [TextPair(f"q{i}", "a", family="many" if i % 10 else "few") for i in range(100)]
-    kept = cap_families(pairs, 20, seed=1)
+    kept = balance_families(pairs, 1, 20, seed=1)
     assert [sum(p.family == f for p in kept) for f in ("many", "few")] == [20, 10]
-    assert kept == [p for p in pairs if p in kept] == cap_families(pairs, 20, seed=1)
-    assert cap_families(pairs, None, seed=1) == pairs
+    assert kept == [p for p in pairs if p in kept] == balance_families(pairs, 1, 20, seed=1)
+    assert balance_families(pairs, 1, None, seed=1) == pairs
+    balanced = balance_families(pairs, 20, 20, seed=1)
+    assert [sum(p.family == f for p in balanced) for f in ("many", "few")] == [20, 20]
+    assert set(balanced) == set(kept)
 
 
 def test_repeating_says_the_question_back_before_the_answer() -> None:
