@@ -156,7 +156,9 @@ def _part(part: Any, codebook: Codebook | None) -> Part:
 def opened(path: Path, mode: str = "rt") -> IO:
     """Open a file to read, uncompressed on the way if its name ends in .gz."""
     encoding = None if "b" in mode else "utf-8"
-    return gzip.open(path, mode, encoding=encoding) if path.suffix == ".gz" else path.open(mode, encoding=encoding)
+    if path.suffix == ".gz":
+        return gzip.open(path, mode, encoding=encoding)  # type: ignore[return-value]
+    return path.open(mode, encoding=encoding)
 
 
 @contextmanager

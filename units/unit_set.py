@@ -92,6 +92,13 @@ class UnitSet:
         """How many records one shard has."""
         return pq.read_metadata(shard_path(self.folder, index)).num_rows
 
+    def speakers(self) -> set[str]:
+        """Everybody who speaks in it; utterances that name nobody are left out."""
+        columns = (
+            pq.read_table(shard_path(self.folder, i), columns=["speaker"])["speaker"] for i in range(self.shards)
+        )
+        return {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
+
     def __len__(self) -> int:
         return self.utterances
 
