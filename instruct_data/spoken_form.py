@@ -82,7 +82,7 @@ def _say(number: str, language: str, to: str = "cardinal", **more: str) -> str:
     digits = number.replace(",", "")
     try:
         return num2words(float(digits) if "." in digits else int(digits), lang=language, to=to, **more)
-    except (NotImplementedError, OverflowError, ValueError):
+    except (NotImplementedError, ArithmeticError, ValueError):
         return " ".join(digits)
 
 
@@ -164,7 +164,7 @@ def _money(amount: str, currency: str, language: str) -> str:
     digits = amount.replace(",", "")
     try:
         said = num2words(float(digits), lang=language, to="currency", currency=currency)
-    except (NotImplementedError, OverflowError, ValueError):
+    except (NotImplementedError, ArithmeticError, ValueError):
         return f"{_say(amount, language)} {currency}"
     return said if "." in digits else said.split(",")[0]
 

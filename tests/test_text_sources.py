@@ -207,6 +207,7 @@ SPOKEN = {
     "salt & pepper, e.g. here": "salt and pepper, for example here",
     "\u20ac5.20": "five euro, twenty cents",
     "nothing to change here.": "nothing to change here.",
+    "$" + "9" * 400: " ".join("9" * 400) + " USD",
 }
 
 
