@@ -20,7 +20,7 @@ MARKS = set(
     " \n.,;:!?'\"()-\u2010\u2013\u2014\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb\u00bf\u00a1\u060c\u061b\u061f\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b"
 )
 _CODE = re.compile(r"```|\{\s*\n|;\s*\n|^\s*(?:def |class |import |from \w+ import|#include|function |var |const |SELECT )|</?\w+[^>]*>|\w+\(\w*\)\s*[;{]|=>", re.MULTILINE)  # fmt: skip
-_URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(?:com|org|net|io|gov|edu)\b|\b[\w.]+@[\w-]+\.\w+")
+_URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(?:com|org|net|io|gov|edu)\b|\b[\w.]+@[\w-]+\.\w+", re.IGNORECASE)
 _TABLE = re.compile(r"^\s*\|.*\|\s*$|\t\S+\t|^\s*[-+]{3,}[-+|\s]*$", re.MULTILINE)
 _LIST = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)]|[a-z][.)])\s+\S", re.MULTILINE)
 CERTAIN = 0.9  # of a language that is not the wanted one, before a text is refused

@@ -27,7 +27,7 @@ from units.codebook import Codebook
 from units.manifest import written_whole
 from units.progress import progress
 
-INLINE_ROWS = 40_000  # fewer input records than this are built sooner than other processes start
+INLINE_ROWS = 40_000  # unless workers are asked for, fewer input records are built sooner than processes start
 
 
 class Part(Protocol):
@@ -80,7 +80,7 @@ class PartFolder:
         count = min(workers or os.cpu_count() or 1, len(todo))
         job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
         with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
-            if count > 1 and rows > INLINE_ROWS:
+            if count > 1 and (workers or rows > INLINE_ROWS):
                 with multiprocessing.get_context("spawn").Pool(count) as pool:
                     for done in pool.imap_unordered(job, [(i, parts[i]) for i in todo]):
                         bar.update(parts[done].rows)

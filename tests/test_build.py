@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from test_records import CODEBOOK, K
 
-from instruct_data import build, parts
+from instruct_data import build
 from instruct_data.build import UnitSource
 from instruct_data.chain_of_modality import PAPER, TASKS, ChainOptions, Exchange, exchange_messages
 from instruct_data.cross_modal import CrossModalPart
@@ -82,9 +82,8 @@ SETTINGS = {"splits": Splits(0.2, 0.2, by="text"), "chat_ratio": 0.5, "chain": C
 # --- the same bytes
 
 
-def test_any_number_of_workers_gives_the_same_bytes(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_number_of_workers_gives_the_same_bytes(made, tmp_path: Path) -> None:
     build.main(*made, VOICE, tmp_path / "one", **SETTINGS, workers=1)
-    monkeypatch.setattr(parts, "INLINE_ROWS", -1)
     build.main(*made, VOICE, tmp_path / "two", **SETTINGS, workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert {"text.jsonl.gz", "chain_dev.jsonl.gz", "cross_modal_test.jsonl.gz", "build.json"} <= set(
