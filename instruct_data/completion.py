@@ -74,7 +74,7 @@ class EndpointWriter:
                 failure = WriterError(f"the server answers {error.code}: {said or error.reason}")
                 if error.code not in PASSING:
                     return failure
-                asked_to_wait = (error.headers or {}).get("Retry-After", "")
+                asked_to_wait = str(error.headers.get("Retry-After", ""))
             except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
                 failure, asked_to_wait = WriterError(f"the server cannot be reached: {error}"), ""
             except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -193,8 +193,9 @@ def _measure(
     sounds = [part for part in parts if not isinstance(part, str)]
     lengths.units.append(sum(map(len, sounds)))
     lengths.words.append(sum(len(part.split()) for part in parts if isinstance(part, str)))
-    for sound in sounds:
-        np.add.at(found.used, np.asarray(sound, np.intp), 1)
+    if found.used is not None:
+        for sound in sounds:
+            found.used += np.bincount(np.asarray(sound, np.intp), minlength=len(found.used))
     if count_tokens:
         lengths.tokens.append(count_tokens(conversation))
     if durations and sounds:

@@ -78,12 +78,12 @@ def speakable(text: str, language: str = "en") -> str:
 
 
 def _say(number: str, language: str, to: str = "cardinal", **more: str) -> str:
-    """In words; digit by digit where the library has no word for it, as for numbers of a hundred digits."""
+    """In words; digit by digit where the library has no word for it, as for a number of a hundred digits."""
     digits = number.replace(",", "")
     try:
         return num2words(float(digits) if "." in digits else int(digits), lang=language, to=to, **more)
     except (NotImplementedError, ArithmeticError, ValueError):
-        return " ".join(digits)
+        return digits if len(digits) == 1 else " ".join(_say(digit, language) for digit in digits)
 
 
 def _english_dates(text: str) -> str:

@@ -207,7 +207,7 @@ SPOKEN = {
     "salt & pepper, e.g. here": "salt and pepper, for example here",
     "\u20ac5.20": "five euro, twenty cents",
     "nothing to change here.": "nothing to change here.",
-    "$" + "9" * 400: " ".join("9" * 400) + " USD",
+    "$" + "9" * 400: "nine " * 400 + "USD",
 }
 
 
@@ -230,4 +230,4 @@ def test_any_text_has_a_spoken_form(text: str, language: str) -> None:
 def test_no_digit_of_a_number_is_left_unsaid(number: int) -> None:
     said = speakable(f"about {number} of them")
     assert said.startswith("about ") and said.endswith(" of them")
-    assert number >= 10**30 or not any(c.isdigit() for c in said)
+    assert not any(c.isdigit() for c in said)
