@@ -1,6 +1,6 @@
 """Speak many lines into a folder of wavs with a manifest: in parallel, resumable, every failure counted.
 
-    python -m instruct_data.speak chats.jsonl corpus --question_voices '[espeak:en-us, espeak:en-us+f2]' --answer_voice flite:slt
+    python -m instruct_data.speak chats.jsonl corpus '[espeak:en-us, espeak:en-us+f2]' flite:slt
 
 A line that is on disk already is not spoken again, so a killed run goes on where it stopped.
 """

@@ -1,6 +1,6 @@
 """The stage-2 model as a voice: text to units without any sound in between, as the paper made its spoken answers.
 
-    python -m instruct_data.unit_voice chats.jsonl units/answers --model runs/toy/stage2
+    python -m instruct_data.unit_voice chats.jsonl units/answers runs/toy/stage2
 
 Writes a unit set, a shard at a time; a killed run goes on at the first missing shard. Nobody knows the durations of
 units that a language model wrote, so the set has none.
