@@ -68,8 +68,11 @@ def _length_plot(found: Description) -> str:
     """One histogram a task, in the finest measure that could be told."""
     plt = _pyplot()
     tasks = sorted(found.lengths)
-    figure, axes = plt.subplots(1, len(tasks), figsize=(3.1 * len(tasks), 2.6), squeeze=False, layout="constrained")
-    for axis, task in zip(axes[0], tasks):
+    rows, columns = -(-len(tasks) // 4), min(len(tasks), 4)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.6 * rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes.flat, tasks):
         known = {name: getattr(found.lengths[task], name) for name in ("tokens", "units", "words")}
         name, values = next(((n, v) for n, v in known.items() if len(v) and max(v)), ("words", known["words"]))
         axis.hist(np.asarray(values), bins=30, color="#1f6f8b")

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,10 @@ class PartFolder:
         job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
         with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
             if count > 1 and (workers or rows > INLINE_ROWS):
-                with multiprocessing.get_context("spawn").Pool(count) as pool:
-                    for done in pool.imap_unordered(job, [(i, parts[i]) for i in todo]):
-                        bar.update(parts[done].rows)
+                # an executor, since a process that the system kills ends it with an error and not with endless waiting
+                with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+                    for done in as_completed([pool.submit(job, (i, parts[i])) for i in todo]):
+                        bar.update(parts[done.result()].rows)
             else:
                 for i in todo:
                     job((i, parts[i]))

@@ -63,11 +63,13 @@ def rewritten(
     while batch := list(itertools.islice(source, BATCH)):
         turns = [turn for _, chat in batch for turn in chat.turns]
         questions = _ask(writer, [prompts.question.format(question=turn.question) for turn in turns], "question")
-        asked = [
-            prompts.answer.format(question=turn.question if isinstance(said, WriterError) else said, answer=turn.answer)
-            for turn, said in zip(turns, questions)
-        ]
-        spoken = zip(turns, questions, _ask(writer, asked, "answer"))
+        asked = [(turn, said) for turn, said in zip(turns, questions) if isinstance(said, str)]
+        answers = iter(
+            _ask(writer, [prompts.answer.format(question=said, answer=turn.answer) for turn, said in asked], "answer")
+        )
+        spoken = iter(
+            [(turn, said, next(answers) if isinstance(said, str) else said) for turn, said in zip(turns, questions)]
+        )
         for where, chat in batch:
             try:
                 yield where, TextChat(tuple(map(_turn, itertools.islice(spoken, len(chat.turns)))))

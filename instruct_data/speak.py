@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -56,9 +57,11 @@ def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | N
     todo = [job for job in jobs if not job[1].exists()]
     refused: dict[str, str] = {}
     if todo:
-        with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
+        # an executor, since an engine that crashes ends it with an error and not with endless waiting
+        count = min(workers or os.cpu_count() or 1, len(todo))
+        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
             spoken = progress(
-                pool.imap(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit="lines"
+                pool.map(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit="lines"
             )
             refused = {line_id: reason for line_id, reason in spoken if reason}
     kept = [
@@ -68,6 +71,7 @@ def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | N
     ]
     if jobs and not kept:
         raise VoiceError(f"no line of {name} could be spoken; the first reason: {next(iter(refused.values()))}")
+    (folder / f"{name}.refused.jsonl").unlink(missing_ok=True)  # of a former run
     if refused:
         with written_whole(folder / f"{name}.refused.jsonl") as file:
             file.writelines(json.dumps({"id": key, "reason": reason}) + "\n" for key, reason in refused.items())

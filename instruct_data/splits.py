@@ -50,4 +50,4 @@ def drawn(*key: object) -> float:
 def copies(weight: float, *key: object) -> int:
     """How often a record of a source of this weight stands in the set: 0.3 keeps three in ten, 2 takes each twice."""
     whole = int(weight)
-    return whole + (drawn("weight", *key) < weight - whole)
+    return whole + (weight > whole and drawn("weight", *key) < weight - whole)
