@@ -18,12 +18,13 @@ from pathlib import Path
 
 from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, chain_settings
 from instruct_data.cross_modal import INSTRUCTIONS, shard_parts
-from instruct_data.parts import Built, Part, PartFolder, together
+from instruct_data.parts import Built, Part, PartFolder, Workers, together
 from instruct_data.splits import Splits
 from instruct_data.spoken import all_records, build_index
 from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
 from units.manifest import written_whole
+from units.progress import progress
 from units.unit_set import MARKER, UnitSet, read_unit_set
 
 
@@ -49,7 +50,7 @@ class Build:
     splits: Splits
     instructions: Path
     compress: bool
-    workers: int | None
+    workers: Workers
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
     sides: dict[str, str] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -92,7 +93,11 @@ class Build:
         """Every spoken question of the text set, and every chat of several turns that one speaker asks."""
         chain = chain_settings(options, self.home / "spoken.sqlite", self.voice, self.seed, self.splits)
         chats = (chat for part in self._lines("chat") for _, chat in part.lines())
-        build_index(chain.index, all_records(unit_set for unit_set, _ in self.sources), chats, self.voice)
+        spoken = progress(
+            all_records(unit_set for unit_set, _ in self.sources), desc="index of who says what", unit="utterances",
+            total=sum(len(unit_set) for unit_set, _ in self.sources),
+        )  # fmt: skip
+        build_index(chain.index, spoken, chats, self.voice)
         reads = (self.pairs, *(unit_set.folder / MARKER for unit_set, _ in self.sources))
         parts: list[Part] = [
             ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
@@ -166,10 +171,11 @@ def main(
     """
     sources = units if isinstance(units, list) else [UnitSource(units)]
     opened = [(read_unit_set(source.path.resolve()), source.weight) for source in sources]
-    build = Build(opened, pairs.resolve(), voice, out, seed, splits, instructions, compress, workers)
-    build.text(least_of_a_family, most_of_a_family)
-    build.cross_modal(chat_ratio)
-    build.chain(chain)
+    with Workers(workers) as pool:
+        build = Build(opened, pairs.resolve(), voice, out, seed, splits, instructions, compress, pool)
+        build.text(least_of_a_family, most_of_a_family)
+        build.cross_modal(chat_ratio)
+        build.chain(chain)
     build.finish()
 
 

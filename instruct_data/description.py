@@ -91,11 +91,13 @@ class Durations:
     """Seconds of a sound by its units, from the unit sets that it came from."""
 
     def __init__(self, unit_sets: Sequence[UnitSet]) -> None:
-        records = itertools.chain.from_iterable(unit_sets)
-        known = {digest(r.units.ids): (r.num_samples or 0) / SAMPLE_RATE for r in records if r.num_samples}
-        self.keys = np.fromiter(known, np.uint64, len(known))
-        order = np.argsort(self.keys)
-        self.keys, self.seconds = self.keys[order], np.fromiter(known.values(), np.float32, len(known))[order]
+        keys, seconds = array("Q"), array("f")
+        for record in itertools.chain.from_iterable(unit_sets):
+            if record.num_samples:
+                keys.append(digest(record.units.ids))
+                seconds.append(record.num_samples / SAMPLE_RATE)
+        order = np.argsort(np.asarray(keys), kind="stable")
+        self.keys, self.seconds = np.asarray(keys)[order], np.asarray(seconds)[order]
 
     def __call__(self, ids: tuple[int, ...]) -> float | None:
         key = np.uint64(digest(ids))

@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,6 +48,33 @@ class Part(Protocol):
         ...
 
 
+class Workers:
+    """Processes that build parts; they start with the first work that is worth it, and stay until the block ends."""
+
+    def __init__(self, count: int | None = None) -> None:
+        """count: processes; None takes one for each core, and none at all for little work."""
+        self.asked, self.count = count, count or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, job: Callable[[tuple[int, Part]], int], todo: Sequence[tuple[int, Part]], rows: int) -> Iterator[int]:
+        """What the job returns for each part, in whatever order they are done."""
+        if self.count == 1 or len(todo) < 2 or (self.asked is None and rows <= INLINE_ROWS):
+            yield from map(job, todo)
+            return
+        if self._pool is None:
+            # an executor, since a process that the system kills ends it with an error and not with endless waiting
+            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
+        for done in as_completed([self._pool.submit(job, one) for one in todo]):
+            yield done.result()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
 @dataclass(frozen=True)
 class Built:
     """What came of some parts: conversations by side and task, refusals by reason."""
@@ -67,29 +94,20 @@ class PartFolder:
     sides: tuple[str, ...]
     zipped: bool = True
 
-    def build(self, parts: Sequence[Part], name: str, workers: int | None = None) -> Built:
+    def build(self, parts: Sequence[Part], name: str, workers: Workers) -> Built:
         """Build the parts that are not there yet.
 
         Args:
             name: of these parts within the set; parts of a former run with other input or settings are thrown away.
-            workers: processes; None takes one for each core.
         """
         home = self.folder / name
         self._check_plan(home, parts)
         todo = [i for i in range(len(parts)) if not _facts(home, i).exists()]
         rows = sum(parts[i].rows for i in todo)
-        count = min(workers or os.cpu_count() or 1, len(todo))
         job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
         with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
-            if count > 1 and (workers or rows > INLINE_ROWS):
-                # an executor, since a process that the system kills ends it with an error and not with endless waiting
-                with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-                    for done in as_completed([pool.submit(job, (i, parts[i])) for i in todo]):
-                        bar.update(parts[done.result()].rows)
-            else:
-                for i in todo:
-                    job((i, parts[i]))
-                    bar.update(parts[i].rows)
+            for done in workers.run(job, [(i, parts[i]) for i in todo], rows):
+                bar.update(parts[done].rows)
         built = Built({side: Counter() for side in self.sides}, Counter())
         for i in range(len(parts)):
             facts = json.loads(_facts(home, i).read_text(encoding="utf-8"))
