@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,11 +56,9 @@ def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | N
     todo = [job for job in jobs if not job[1].exists()]
     refused: dict[str, str] = {}
     if todo:
-        # an executor, since an engine that crashes ends it with an error and not with endless waiting
-        count = min(workers or os.cpu_count() or 1, len(todo))
-        with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+        with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
             spoken = progress(
-                pool.map(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit="lines"
+                pool.imap(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit="lines"
             )
             refused = {line_id: reason for line_id, reason in spoken if reason}
     kept = [
