@@ -93,7 +93,11 @@ def chat_lines(chats: Iterable[TextChat], question_voices: Sequence[str], answer
 
     Args:
         voices_a_question: in how many voices each chat is asked, drawn by its first question.
+
+    Raises: ValueError if the answer voice asks too; a listener, and the chain, tell the two apart by their voices.
     """
+    if answer_voice in question_voices:
+        raise ValueError(f"{answer_voice!r} answers, so it cannot ask as well; leave it out of {list(question_voices)}")
     seen: set[str] = set()
     for chat in chats:
         draw = random.Random(f"{seed} voices {chat.turns[0].question}")

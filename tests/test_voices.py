@@ -106,6 +106,11 @@ def test_questions_vary_answers_do_not_and_a_chat_has_one_human_voice() -> None:
     assert len(list(chat_lines(CHATS, voices, "flite:slt", 2, seed=2))) == 2 * 4 + 3
 
 
+def test_the_answer_voice_does_not_ask() -> None:
+    with pytest.raises(ValueError, match="'espeak:en-us' answers, so it cannot ask"):
+        list(chat_lines(CHATS, ["flite:awb", "espeak:en-us"], "espeak:en-us", 1, seed=0))
+
+
 def text_set(path: Path) -> Path:
     path.write_text("".join(map(chat_line, CHATS)))
     return path
