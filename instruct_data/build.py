@@ -19,9 +19,10 @@ from pathlib import Path
 from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, chain_settings
 from instruct_data.cross_modal import INSTRUCTIONS, shard_parts
 from instruct_data.parts import Built, Part, PartFolder, Workers, together
+from instruct_data.refusals import Refusals
 from instruct_data.splits import Splits
 from instruct_data.spoken import all_records, build_index
-from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts
+from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts, read_chats
 from units.codebook import Codebook
 from units.manifest import written_whole
 from units.progress import progress
@@ -92,7 +93,7 @@ class Build:
     def chain(self, options: ChainOptions) -> None:
         """Every spoken question of the text set, and every chat of several turns that one speaker asks."""
         chain = chain_settings(options, self.home / "spoken.sqlite", self.voice, self.seed, self.splits)
-        chats = (chat for part in self._lines("chat") for _, chat in part.lines())
+        chats = read_chats(self.pairs, Refusals())  # the parts below count what is refused
         spoken = progress(
             all_records(unit_set for unit_set, _ in self.sources), desc="index of who says what", unit="utterances",
             total=sum(len(unit_set) for unit_set, _ in self.sources),

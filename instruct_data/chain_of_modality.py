@@ -205,7 +205,7 @@ class ChainChatPart:
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
         """Each conversation with the side it stands on."""
-        for number, chat in self.chats.lines():
+        for number, chat in self.chats.lines(refusals):
             if len(chat.turns) > 1:
                 try:
                     yield self._conversation(chat, f"turns-{number}")

@@ -71,11 +71,16 @@ def find_sets(place: Path) -> tuple[list[tuple[str, Path]], dict[str, dict[str, 
     if place.is_file():
         return [(_side(place), place)], {}
     facts = place / "build.json"
-    refused = json.loads(facts.read_text(encoding="utf-8"))["refused"] if facts.exists() else {}
-    found = sorted(path for ending in ("*.jsonl", "*.jsonl.gz") for path in place.glob(ending) if _is_set(path))
+    built = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
+    if "sides" in built:
+        named = ((side, place / f"{name}.jsonl") for name, side in built["sides"].items())
+        found = [(side, path if path.exists() else path.with_name(f"{path.name}.gz")) for side, path in named]
+    else:
+        paths = sorted(path for ending in ("*.jsonl", "*.jsonl.gz") for path in place.glob(ending) if _is_set(path))
+        found = [(_side(path), path) for path in paths]
     if not found:
         raise FileNotFoundError(f"{place} is no conversation set and holds none; instruct_data.build makes some")
-    return [(_side(path), path) for path in found], refused
+    return found, built.get("refused", {})
 
 
 def _is_set(path: Path) -> bool:

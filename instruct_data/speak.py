@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from instruct_data.splits import Splits
-from instruct_data.text_sets import TextChat, chat_parts
+from instruct_data.refusals import Refusals
+from instruct_data.text_sets import TextChat, read_chats
 from instruct_data.voices import VoiceError, open_voice
 from units.audio import SAMPLE_RATE, AudioError, save_wav
 from units.manifest import Utterance, write_manifest, written_whole
@@ -141,9 +141,9 @@ def main(
         seed: decides voices, rates and pitches
         workers: processes, one for each core if not given
     """
-    chats = (chat for part in chat_parts(pairs, "chat", seed, Splits()) for _, chat in part.lines())
-    lines = list(chat_lines(chats, question_voices, answer_voice, voices_a_question, seed))
-    print(speak_lines(lines, out, "train", workers))
+    refusals = Refusals()
+    lines = list(chat_lines(read_chats(pairs, refusals), question_voices, answer_voice, voices_a_question, seed))
+    print(f"{speak_lines(lines, out, 'train', workers)}; of {pairs.name}: {refusals}")
 
 
 def trim(wav: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any
 
 from instruct_data.records import opened_to_write, read_conversations, write_conversations
 from instruct_data.refusals import Refusals, listed_refusals, numbered_lines
+from instruct_data.text_sets import is_broken
 from speechgpt.dialogue import Conversation, Message, Part, Reply
 from speechgpt.vocab import EOA, EOH, HUMAN, MARKERS, SPEECHGPT, TA, TQ, UA
 from units import notation
@@ -84,7 +85,7 @@ def parse_released(line: str | bytes, size: int, record_id: str) -> ReleasedReco
             raise ValueError(f"{name} is no text: {str(record[name])[:60]}")
     if len(record) > 2:
         raise ValueError(f"unknown fields: {sorted(record.keys() - {'prefix', 'plain_text'})}")
-    if re.search("[\ud800-\udfff]", record["prefix"] + record["plain_text"]):
+    if is_broken(record["prefix"] + record["plain_text"]):
         raise ValueError("half a character: a surrogate without its other half")
     messages = tuple(_messages(record["plain_text"], size))
     return ReleasedRecord(record["prefix"], Conversation(messages, task_of(messages), record_id))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +53,23 @@ def read_pairs(path: str | Path) -> list[TextPair]:
 def parse_chat(line: str, where: str) -> TextChat:
     """Read one line of either form. Raises ValueError beginning with `where`."""
     if '"turns"' not in line:
-        return TextChat((_parse(line, where),))
-    try:
-        record = json.loads(line)
-        turns = tuple(TextPair(question, answer) for question, answer in record["turns"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f'{where}: "turns" are pairs of question and answer ({error})') from error
-    if not turns or not all(isinstance(text, str) and text for turn in turns for text in (turn.question, turn.answer)):
+        chat = TextChat((_parse(line, where),))
+    else:
+        try:
+            chat = TextChat(tuple(TextPair(question, answer) for question, answer in json.loads(line)["turns"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'{where}: "turns" are pairs of question and answer ({error})') from error
+    texts = [text for turn in chat.turns for text in (turn.question, turn.answer)]
+    if not texts or not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"{where}: each turn needs a question and an answer, has {line.strip()[:60]}")
-    return TextChat(turns)
+    if any(map(is_broken, texts)):
+        raise ValueError(f"{where}: half a character, a surrogate without its other half, in {line.strip()[:60]}")
+    return chat
+
+
+def is_broken(text: str) -> bool:
+    """Whether half a surrogate pair is in it, which JSON can spell but no file can hold."""
+    return re.search("[\ud800-\udfff]", text) is not None
 
 
 def chat_line(chat: TextChat) -> str:
@@ -159,16 +168,21 @@ class ChatPart:
     def sources(self) -> list[Path]:
         return [self.path]
 
-    def lines(self) -> Iterator[tuple[int, TextChat]]:
-        """Its chats with their numbers."""
+    def lines(self, refusals: Refusals) -> Iterator[tuple[int, TextChat]]:
+        """Its chats with their numbers; a line that is no chat is refused."""
         with self.path.open("rb") as file:
             file.seek(self.offset)
             for index, line in enumerate(itertools.islice(file, self.rows), self.first):
-                yield index, parse_chat(line.decode(), f"{self.path}:{index + 1}")
+                try:
+                    yield index, parse_chat(line.decode(), "no chat")
+                except UnicodeDecodeError as error:
+                    refusals.add(f"{self.path}:{index + 1}", f"not UTF-8: {error}")
+                except ValueError as error:
+                    refusals.add(f"{self.path}:{index + 1}", error)
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
         """Each conversation with the side it stands on."""
-        for index, chat in self.lines():
+        for index, chat in self.lines(refusals):
             side = self.splits.side("", chat.turns[0].question)
             for copy in range(copies(self.weight, self.seed, self.task, index)):
                 name = f"chat-{index}{f'~{copy + 1}' if copy else ''}"
@@ -213,3 +227,10 @@ def chat_parts(path: Path, task: str, seed: int, splits: Splits, weight: float =
             parts.append(ChatPart(path.resolve(), offset, first, len(sizes), task, seed, splits, weight, folder))
             offset += sum(sizes)
     raise AssertionError("the loop ends with the file")
+
+
+def read_chats(path: Path, refusals: Refusals) -> Iterator[TextChat]:
+    """Stream a text set; a line that is no chat is refused."""
+    for part in chat_parts(path, "chat", 0, Splits()):
+        for _, chat in part.lines(refusals):
+            yield chat

@@ -22,7 +22,7 @@ import ijson
 from instruct_data.filters import Filters
 from instruct_data.records import opened
 from instruct_data.refusals import Refusals, listed_refusals, numbered_lines
-from instruct_data.text_sets import TextChat, TextPair, chat_line
+from instruct_data.text_sets import TextChat, TextPair, chat_line, is_broken
 from speechgpt.vocab import EOA, EOH, HUMAN
 from units.manifest import written_whole
 from units.progress import progress
@@ -204,7 +204,9 @@ def read_source(path: Path, form: str, refusals: Refusals) -> Iterator[tuple[str
             kind = str(error) if isinstance(error, ValueError) else f"a field has another type: {error}"
             refusals.add(where, kind)
         else:
-            if texts:
+            if any(map(is_broken, texts)):
+                refusals.add(where, "half a character: a surrogate without its other half")
+            elif texts:
                 family = str(row.get("family") or row.get("category") or "")
                 turns = zip(texts[::2], texts[1::2])
                 yield where, TextChat(tuple(TextPair(q, a, row.get("split", "train"), family) for q, a in turns))

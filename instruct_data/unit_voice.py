@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.refusals import Refusals
-from instruct_data.splits import Splits
-from instruct_data.text_sets import TextChat, chat_parts
+from instruct_data.text_sets import TextChat, read_chats
 from speechgpt.dialogue import INPUT_FOLLOWS, Message
 from speechgpt.generate import Sampling, generate
 from speechgpt.inference import TTS_TASK, SpeechGPT
@@ -162,8 +161,8 @@ def main(
         sampling: how units are drawn
         workers: processes; on a CPU one for each core if not given
     """
-    chats = (chat for part in chat_parts(pairs, "chat", 0, Splits()) for _, chat in part.lines())
-    texts = list(texts_of(chats, said))
+    refusals = Refusals()
+    texts = list(texts_of(read_chats(pairs, refusals), said))
     _check_plan(out, texts, model, [shard_size, repr(sampling), speaker])
     starts = range(0, len(texts), shard_size)
     shards = [
@@ -186,7 +185,9 @@ def main(
     with written_whole(out / "refused.jsonl") as file:
         file.writelines(refused)
     made = write_marker(out, len(starts), SpeechGPT.from_pretrained(model).codebook, len(refused))
-    print(f"{out}: {len(made)} texts spoken, {len(refused)} refused, see {out / 'refused.jsonl'}")
+    print(
+        f"{out}: {len(made)} texts spoken, {len(refused)} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
+    )
 
 
 def _check_plan(out: Path, texts: Sequence[str], model: Path, settings: list) -> None:

@@ -279,3 +279,18 @@ def test_a_chat_is_read_as_it_was_written(turns: int) -> None:
     assert parse_chat(chat_line(chat), "here") == chat
     family = TextChat((TextPair("a", "b", "dev", "sums"),))
     assert parse_chat(chat_line(family), "here") == family
+
+
+def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path: Path) -> None:
+    good = made[1].read_bytes()
+    bad = b'{"question": "a"}\n{\n\xff\n{"question": "a", "answer": "\\ud83d"}\n{"turns": [["a"]]}\n'
+    (tmp_path / "pairs.jsonl").write_bytes(bad + good)
+    build.main(made[0], tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert facts["counts"]["text"]["chat"] == len(NUMBERS) + 3
+    assert (
+        facts["refused"]["text"]["no chat"]
+        + facts["refused"]["text"]["'utf-8' codec can't decode byte 0xff in position 0"]
+        == 10
+    )
+    assert facts["counts"]["chain"]
