@@ -95,7 +95,7 @@ class EndpointWriter:
             text = json.loads(reply.read())["choices"][0]["message"]["content"]
         if not isinstance(text, str):
             raise TypeError(f"content is {text!r}")
-        return text
+        return text.encode(errors="replace").decode()  # JSON can spell half a character, a database cannot hold it
 
 
 @dataclass(frozen=True)

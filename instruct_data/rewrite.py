@@ -20,7 +20,7 @@ from pathlib import Path
 from instruct_data.completion import CachedWriter, EndpointWriter, LocalWriter, Writer, WriterError
 from instruct_data.filters import Filters
 from instruct_data.refusals import Refusals, listed_refusals
-from instruct_data.text_sets import TextChat, TextPair, chat_line
+from instruct_data.text_sets import TextChat, TextPair, chat_line, is_broken
 from instruct_data.text_sources import read_source
 from units.manifest import written_whole
 from units.progress import progress
@@ -89,7 +89,7 @@ def read_field(text: str, field: str) -> str | WriterError:
         except json.JSONDecodeError:
             continue
         value = found.get(field)
-        if isinstance(value, str) and value.strip():
+        if isinstance(value, str) and value.strip() and not is_broken(value):
             return value.strip()
     return WriterError(f"no {field} in what the model wrote: {text.strip()[:80]!r}")
 

@@ -146,7 +146,7 @@ def test_what_the_model_mumbles_is_counted_and_filters_apply(tmp_path: Path, ser
 
 @pytest.mark.parametrize("text, found", [
     ('{"answer": " yes "}', "yes"), ('```json\n{"answer": "yes"}\n```', "yes"), ('{x} {"answer": "yes"}', "yes"),
-    ('{"a": {"answer": "yes"}}', "yes"), ('{"answer": ""}', None), ('{"question": "yes"}', None), ("yes", None), ("", None),
+    ('{"a": {"answer": "yes"}}', "yes"), ('{"answer": ""}', None), ('{"question": "yes"}', None), ("yes", None), ("", None), ('{"answer": "\\ud83d"}', None),
 ])  # fmt: skip
 def test_the_field_is_found_in_what_stands_around_it(text: str, found: str | None) -> None:
     said = read_field(text, "answer")
