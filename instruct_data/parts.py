@@ -130,7 +130,9 @@ class PartFolder:
         with written_whole(path) as file:
             file.write(plan.hexdigest())
 
-    def assemble(self, out: Path, side: str, names: Sequence[str], built: Built, codebook: Codebook | None, seed: int) -> None:  # fmt: skip
+    def assemble(
+        self, out: Path, side: str, names: Sequence[str], built: Built, codebook: Codebook | None, seed: int
+    ) -> None:
         """Put the finished parts of one side together; the set appears whole or not at all."""
         with written_whole(out, "wb") as file:
             header = header_line(codebook, seed, built.counts[side])

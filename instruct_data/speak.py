@@ -86,7 +86,9 @@ def _speak_one(job: tuple[Line, Path]) -> tuple[str, str | None]:
     return line.id, None
 
 
-def chat_lines(chats: Iterable[TextChat], question_voices: Sequence[str], answer_voice: str, voices_a_question: int, seed: int) -> Iterator[Line]:  # fmt: skip
+def chat_lines(
+    chats: Iterable[TextChat], question_voices: Sequence[str], answer_voice: str, voices_a_question: int, seed: int
+) -> Iterator[Line]:
     """What is said in text chats, each line once: questions in varying voices, answers in one.
 
     Whoever asks the first question of a chat asks them all, so that a conversation has one human voice.

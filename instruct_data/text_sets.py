@@ -215,7 +215,9 @@ class BalancedPart:
         yield from zip(sides, repeat_conversations(pairs, self.seed, self.instructions))
 
 
-def chat_parts(path: Path, task: str, seed: int, splits: Splits, weight: float = 1.0, folder: Path = INSTRUCTIONS) -> list[ChatPart]:  # fmt: skip
+def chat_parts(
+    path: Path, task: str, seed: int, splits: Splits, weight: float = 1.0, folder: Path = INSTRUCTIONS
+) -> list[ChatPart]:
     """A text set in stretches of 10,000 lines."""
     parts: list[ChatPart] = []
     offset = 0
