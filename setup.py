@@ -23,6 +23,7 @@ CORE = [
     "jsonargparse[signatures]>=4.40",
     "espeakng-loader>=0.2.4",
 ]
+DATA = ["num2words>=0.5.14", "py3langid>=0.3"]
 TRAIN = ["accelerate>=1.1", "deepspeed>=0.19", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
 WEB = ["gradio>=5"]
@@ -41,11 +42,11 @@ setup(
     packages=["units", "speechgpt", "instruct_data", "stages", "eval"],
     package_data={
         "units": ["starter/**/*", "configs/*.yaml"],
-        "instruct_data": ["instructions/*.txt", "configs/*.yaml"],
+        "instruct_data": ["instructions/*.txt", "prompts/*.txt"],
         "stages": ["configs/**/*.yaml", "configs/**/*.json"],
     },
     install_requires=CORE,
-    extras_require={"train": TRAIN, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},
+    extras_require={"data": DATA, "train": TRAIN + DATA, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},
     entry_points={
         "console_scripts": [
             "units-extract=units.extract:cli",

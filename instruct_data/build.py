@@ -1,73 +1,183 @@
-"""Build the instruction sets of a run from its unit set and its text pairs.
+"""Build the instruction sets of a run from its unit sets and its text set.
 
     python -m instruct_data.build --units runs/toy/units/train --pairs runs/toy/corpus/chats.jsonl --voice flite:slt --out runs/toy/data
+    python -m instruct_data.build --config build.yaml --splits.dev 0.01 --chat_ratio 0.1
 
-Writes `text.jsonl.gz` (text chats, and the same with the question said back first), `cross_modal.jsonl.gz` (ASR of every voice, TTS of the answer voice),
-`chain.jsonl.gz`, and last `build.json` with the counts of everything kept and refused.
+Writes `text.jsonl.gz` (text chats, and the same with the question said back first), `cross_modal.jsonl.gz` (ASR of every
+voice, TTS of the answer voice, text chats if asked for), `chain.jsonl.gz`, for the other sides `.._dev` and `.._test`, and
+last `build.json` with the counts of everything kept and refused. All of it streams; a killed build goes on where it was.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections import Counter
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from instruct_data.chain_of_modality import chain_conversations
-from instruct_data.cross_modal import asr_conversations, tts_conversations
-from instruct_data.records import write_conversations
-from instruct_data.text_sets import balance_families, chat_conversations, read_pairs, repeat_conversations
+from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, chain_settings
+from instruct_data.cross_modal import INSTRUCTIONS, shard_parts
+from instruct_data.parts import Built, Part, PartFolder, Workers, together
+from instruct_data.refusals import Refusals
+from instruct_data.splits import Splits
+from instruct_data.spoken import all_records, build_index
+from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts, read_chats
+from units.codebook import Codebook
 from units.manifest import written_whole
-from units.unit_set import UnitRecord, read_unit_set
+from units.progress import progress
+from units.unit_set import MARKER, UnitSet, read_unit_set
+
+
+@dataclass
+class UnitSource:
+    """A unit set and how much of it is used."""
+
+    path: Path
+    """Its folder."""
+    weight: float = 1.0
+    """How often each of its utterances stands in the cross-modal set: 0.5 draws half of them, 2 takes each twice."""
+
+
+@dataclass
+class Build:
+    """The sets of one build, and what came of them so far."""
+
+    sources: Sequence[tuple[UnitSet, float]]
+    pairs: Path
+    voice: str
+    out: Path
+    seed: int
+    splits: Splits
+    instructions: Path
+    compress: bool
+    workers: Workers
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    sides: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        first, *others = (unit_set for unit_set, _ in self.sources)
+        for other in others:
+            first.codebook.check_same(other.codebook, str(first.folder), str(other.folder))
+        self.codebook, self.home = first.codebook, self.out / ".parts"
+        speakers = {speaker for unit_set, _ in self.sources for speaker in unit_set.speakers()}
+        if self.voice not in speakers:
+            raise SystemExit(f"{first.folder} has no utterance of the voice {self.voice!r}; it has {sorted(speakers)}")
+
+    def text(self, least: int, most: int | None) -> None:
+        """Text chats, and the same with the question said back first."""
+        chats, repeats = (self._lines(task) for task in ("chat", "repeat"))
+        parts: list[Part] = [*chats, *repeats]
+        if least > 1 or most is not None:
+            rows = sum(part.rows for part in chats)
+            parts = [BalancedPart(self.pairs, rows, least, most, self.seed, self.splits, self.instructions)]
+        self._write("text", {"text": self._parts("text", "text", parts)}, None)
+
+    def cross_modal(self, chat_ratio: float) -> None:
+        """ASR of everybody, TTS of the answer voice, and so many text chats for each of them."""
+        built = {}
+        for task, speaker in (("asr", None), ("tts", self.voice)):
+            parts: list[Part] = []
+            for unit_set, weight in self.sources:
+                parts += shard_parts(
+                    unit_set, task, self.seed, self.splits, weight=weight, speaker=speaker, instructions=self.instructions
+                )  # fmt: skip
+            built[task] = self._parts("cross_modal", task, parts)
+        if chat_ratio > 0:
+            wanted = chat_ratio * sum(one.total() for one in built.values())
+            there = sum(part.rows for part in self._lines("chat"))
+            built["chat"] = self._parts("cross_modal", "chat", self._lines("chat", wanted / there))
+        self._write("cross_modal", built, self.codebook)
+
+    def chain(self, options: ChainOptions) -> None:
+        """Every spoken question of the text set, and every chat of several turns that one speaker asks."""
+        chain = chain_settings(options, self.home / "spoken.sqlite", self.voice, self.seed, self.splits)
+        chats = read_chats(self.pairs, Refusals())  # the parts below count what is refused
+        spoken = progress(
+            all_records(unit_set for unit_set, _ in self.sources), desc="index of who says what", unit="utterances",
+            total=sum(len(unit_set) for unit_set, _ in self.sources),
+        )  # fmt: skip
+        build_index(chain.index, spoken, chats, self.voice)
+        reads = (self.pairs, *(unit_set.folder / MARKER for unit_set, _ in self.sources))
+        parts: list[Part] = [
+            ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
+            for unit_set, _ in self.sources
+            for i in range(unit_set.shards)
+        ]
+        parts += [ChainChatPart(part, chain, reads) for part in self._lines("chat")]
+        self._write("chain", {"chain": self._parts("chain", "chain", parts)}, self.codebook)
+
+    def finish(self) -> None:
+        """Write `build.json`, and forget the parts."""
+        facts = {"counts": self.counts, "refused": self.refused, "codebook": self.codebook.name, "sides": self.sides}
+        with written_whole(self.out / "build.json") as file:
+            json.dump(facts, file, indent=1)
+        shutil.rmtree(self.home)
+        print(f"conversations: {self.counts}; left out: {self.refused}")
+
+    def _lines(self, task: str, weight: float = 1.0) -> list[ChatPart]:
+        return chat_parts(self.pairs, task, self.seed, self.splits, weight, self.instructions)
+
+    def _folder(self, name: str) -> PartFolder:
+        return PartFolder(self.home / name, tuple(self.splits.sides), self.compress)
+
+    def _parts(self, name: str, parts_name: str, parts: Sequence[Part]) -> Built:
+        return self._folder(name).build(parts, parts_name, self.workers)
+
+    def _write(self, name: str, built: dict[str, Built], codebook: Codebook | None) -> None:
+        """Put a set's parts together, one file for each side."""
+        whole = together(built.values())
+        if whole.refused:
+            self.refused[name] = dict(whole.refused)
+        for side in self.splits.sides:
+            stem = name if side == "train" else f"{name}_{side}"
+            path = self.out / f"{stem}.jsonl{'.gz' if self.compress else ''}"
+            self._folder(name).assemble(path, side, list(built), whole, codebook, self.seed)
+            self.counts[stem], self.sides[stem] = dict(whole.counts[side]), side
 
 
 def main(
-    units: Path,
+    units: Path | list[UnitSource],
     pairs: Path,
     voice: str,
     out: Path,
     seed: int = 0,
     least_of_a_family: int = 1,
     most_of_a_family: int | None = None,
+    splits: Splits = Splits(),
+    chat_ratio: float = 0.0,
+    chain: ChainOptions = ChainOptions(),
+    instructions: Path = INSTRUCTIONS,
+    compress: bool = True,
+    workers: int | None = None,
 ) -> None:
     """Build the instruction sets.
 
     Args:
-        units: unit set of the training utterances, with text and speaker
+        units: unit set of the training utterances, with text and speaker; or several with weights
         pairs: jsonl of text questions and answers; they become text chats too
         voice: the speaker that answers
         out: folder for the sets
-        seed: decides the task descriptions
+        seed: decides the task descriptions and every other draw
         least_of_a_family: text chats of one family of questions: a smaller family is repeated about as often
         most_of_a_family: text chats of one family of questions, so that a large one does not drown the others; all of
             them if not given
+        splits: which utterances stand on the development and test sides
+        chat_ratio: text chats in the cross-modal set, for each other conversation in it
+        chain: which kinds of chain, and in whose words
+        instructions: folder of the task descriptions; for another language, write asr.txt, tts.txt and repeat.txt
+        compress: gzip the sets
+        workers: processes, one for each core if not given
     """
-    source = read_unit_set(units)
-    records: list[UnitRecord] = list(source)
-    spoken = [record for record in records if record.speaker == voice]
-    if not spoken:
-        raise SystemExit(
-            f"{units} has no utterance of the voice {voice!r}; it has {sorted({str(r.speaker) for r in records})}"
-        )
-    text = read_pairs(pairs)
-    chats = balance_families(text, least_of_a_family, most_of_a_family, seed)
-    refused: Counter = Counter()
-    sets = {
-        "text": (itertools.chain(chat_conversations(chats), repeat_conversations(chats, seed)), None),
-        "cross_modal": (itertools.chain(asr_conversations(records, seed), tts_conversations(spoken, seed)), source.codebook),
-        "chain": (
-            chain_conversations((r for r in records if r.speaker != voice), text, spoken, refused), source.codebook,
-        ),
-    }  # fmt: skip
-    counts = {
-        name: write_conversations(out / f"{name}.jsonl.gz", conversations, codebook, seed)
-        for name, (conversations, codebook) in sets.items()
-    }
-    with written_whole(out / "build.json") as file:
-        json.dump(
-            {"counts": counts, "refused": {"chain": dict(refused)}, "codebook": source.codebook.name}, file, indent=1
-        )
-    print(f"conversations: {counts}; left out of chain: {dict(refused)}")
+    sources = units if isinstance(units, list) else [UnitSource(units)]
+    opened = [(read_unit_set(source.path.resolve()), source.weight) for source in sources]
+    with Workers(workers) as pool:
+        build = Build(opened, pairs.resolve(), voice, out, seed, splits, instructions, compress, pool)
+        build.text(least_of_a_family, most_of_a_family)
+        build.cross_modal(chat_ratio)
+        build.chain(chain)
+    build.finish()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,90 @@
-"""Chain-of-modality conversations: spoken question -> transcript, text answer, spoken answer.
+"""Chain-of-modality conversations: a question, spoken or typed; what was asked, the answer as text, the answer as sound.
 
-SpeechGPT (Zhang et al. 2023, arXiv 2305.11000, section 3.1), in the form its authors released.
+SpeechGPT (Zhang et al. 2023, arXiv 2305.11000, section 3.1) has four kinds, each asked for by an instruction around the
+question; its authors released the first alone, without instruction (`wording="released"`).
 """
 
 from __future__ import annotations
 
+import functools
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from instruct_data.text_sets import TextPair
-from speechgpt.dialogue import Conversation, Message
-from units.unit_set import UnitRecord
+from instruct_data.refusals import Refusals
+from instruct_data.splits import Splits
+from instruct_data.spoken import SpokenIndex, SpokenText
+from instruct_data.text_sets import ChatPart, TextChat, TextPair
+from speechgpt.dialogue import Conversation, Message, Part
+from units.unit_set import UnitRecord, read_unit_set, shard_path
+
+TASKS = {  # kind -> what a conversation of it is called
+    "speech_to_speech": "chain", "speech_to_text": "chain_speech_to_text",
+    "text_to_speech": "chain_text_to_speech", "text_to_text": "chain_text_to_text",
+}  # fmt: skip
+WORDINGS = ("released", "paper")
+# The paper's words after the question, by kind.
+_HEAR = "You can first transcribe the instruction and get the text Instruction. Then you can think about the instruction and get the text response."
+PAPER = {
+    "speech_to_speech": f"And your response should be speech. You can do it step by step. {_HEAR} Last, you should speak the response aloud",
+    "speech_to_text": f"And your response should be text. You can do it step by step. {_HEAR}",
+    "text_to_speech": "And your response should be speech. You can do it step by step. You can think about the instruction and get the text response. Then you should speak the response aloud",
+    "text_to_text": "And your response should be text. You can think about the instruction and get the text response.",
+}
+
+NO_QUESTION, NO_ANSWER = "not a question of the text set", "nobody speaks its answer"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One turn: question and answer as text, and their units where they are spoken."""
+
+    question: str
+    answer: str
+    heard: tuple[int, ...] | None = None
+    spoken: tuple[int, ...] | None = None
+
+
+def exchange_messages(exchange: Exchange, kind: str, wording: str = "released") -> tuple[Message, Message]:
+    """What the human says and what the model replies.
+
+    Args:
+        kind: one of TASKS.
+        wording: `paper` puts the paper's instruction around the question, `released` nothing.
+
+    Raises: ValueError if the kind needs a sound that the exchange has not.
+    """
+    source, target = kind.split("_to_")
+    question: Part | None = exchange.heard if source == "speech" else exchange.question
+    sound: tuple[Part | None, ...] = (exchange.spoken,) if target == "speech" else ()
+    if question is None or None in sound:
+        raise ValueError(
+            f"{kind} of {exchange.question!r}: {'nobody asks it aloud' if question is None else NO_ANSWER}"
+        )
+    before, after = f"This is a {source} instruction:", PAPER[kind]
+    if wording == "released":
+        asked: tuple[Part, ...] = (question,)
+    elif isinstance(question, str):
+        asked = (f"{before} {question.rstrip('. ')}. {after}",)
+    else:
+        asked = (before, question, f". {after}")
+    transcript = (exchange.question,) if source == "speech" else ()
+    said = tuple(part for part in (*transcript, exchange.answer, *sound) if part is not None)
+    return Message("human", asked), Message("assistant", said)
+
+
+def chain_conversation(exchanges: Iterable[Exchange], kind: str, name: str, wording: str = "released") -> Conversation:
+    """Several turns of one kind."""
+    turns = (exchange_messages(exchange, kind, wording) for exchange in exchanges)
+    return Conversation(tuple(message for turn in turns for message in turn), TASKS[kind], name)
 
 
 def chain_conversations(
     questions: Iterable[UnitRecord], pairs: Iterable[TextPair], spoken: Iterable[UnitRecord], refused: Counter
 ) -> Iterator[Conversation]:
-    """One conversation for each spoken question whose answer somebody speaks.
+    """Speech to speech, in memory: one conversation for each spoken question whose answer somebody speaks.
 
     Args:
         questions: spoken questions; their text says which pair they are.
@@ -29,9 +97,137 @@ def chain_conversations(
     for record in questions:
         answer = answers.get(record.text or "")
         if answer is None:
-            refused["not a question of the text set"] += 1
+            refused[NO_QUESTION] += 1
         elif answer not in voice:
-            refused["nobody speaks its answer"] += 1
+            refused[NO_ANSWER] += 1
         else:
-            reply = Message("assistant", (record.text or "", answer, voice[answer]))
-            yield Conversation((Message("human", (record.units.ids,)), reply), "chain", f"chain-{record.id}")
+            exchange = Exchange(record.text or "", answer, record.units.ids, voice[answer])
+            yield chain_conversation([exchange], "speech_to_speech", f"chain-{record.id}")
+
+
+@functools.lru_cache(maxsize=1)
+def _open_index(path: Path) -> SpokenIndex:
+    return SpokenIndex(path)
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """index: of what is spoken. voice: the speaker that answers. kinds: each with its share."""
+
+    index: Path
+    voice: str
+    kinds: tuple[tuple[str, float], ...]
+    wording: str
+    seed: int
+    splits: Splits
+
+    def kind(self, name: str) -> str:
+        """The kind of a conversation, drawn by its name alone."""
+        kinds, shares = zip(*self.kinds)
+        return random.Random(f"{self.seed} kind {name}").choices(kinds, shares)[0]
+
+    def exchange(self, question: SpokenText, text: str, answer: str, kind: str) -> Exchange:
+        """With every sound that the kind may need; the answer's is missing if nobody speaks it."""
+        spoken = _open_index(self.index).voiced(answer) if kind.endswith("speech") else None
+        return Exchange(text, answer, question.units, spoken)
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """What a user chooses about the chain."""
+
+    kinds: dict[str, float] = field(default_factory=lambda: {"speech_to_speech": 1.0})
+    """Share of each kind: speech_to_speech, speech_to_text, text_to_speech, text_to_text."""
+    wording: str = "released"
+    """`released`: the bare question. `paper`: the paper's instruction around it."""
+
+
+def chain_settings(options: ChainOptions, index: Path, voice: str, seed: int, splits: Splits) -> ChainSettings:
+    """Check what a user asked for. Raises ValueError on an unknown kind or wording, and where no kind has a share."""
+    if unknown := options.kinds.keys() - TASKS.keys():
+        raise ValueError(f"unknown kinds {sorted(unknown)}; there are {', '.join(TASKS)}")
+    if options.wording not in WORDINGS:
+        raise ValueError(f"unknown wording {options.wording!r}; there are {', '.join(WORDINGS)}")
+    shares = tuple((kind, float(share)) for kind, share in options.kinds.items() if share > 0)
+    if not shares:
+        raise ValueError(f"no kind has a share above 0: {options.kinds}")
+    return ChainSettings(index, voice, shares, options.wording, seed, splits)
+
+
+@dataclass(frozen=True)
+class ChainPart:
+    """One shard of a unit set: a conversation of one turn for each utterance that asks a question of the text set."""
+
+    folder: Path
+    shard: int
+    rows: int
+    settings: ChainSettings
+    reads: tuple[Path, ...]
+
+    def sources(self) -> list[Path]:
+        return [shard_path(self.folder, self.shard), *self.reads]
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        chain, index = self.settings, _open_index(self.settings.index)
+        for record in read_unit_set(self.folder).shard(self.shard):
+            if record.speaker == chain.voice:
+                continue
+            answer = index.answer(record.text) if record.text else None
+            if not record.text or answer is None:
+                refusals.add(record.id, NO_QUESTION)
+                continue
+            kind = chain.kind(record.id)
+            sound = SpokenText(record.id, record.units.ids, record.speaker or "")
+            exchange = chain.exchange(sound, record.text, answer, kind)
+            if kind.endswith("speech") and exchange.spoken is None:
+                refusals.add(record.id, NO_ANSWER)
+                continue
+            typed = kind.startswith("text")  # then nobody's voice is heard, and the text decides
+            side = chain.splits.side("" if typed else record.id, record.text, None if typed else record.speaker)
+            yield side, chain_conversation([exchange], kind, f"chain-{record.id}", chain.wording)
+
+
+@dataclass(frozen=True)
+class ChainChatPart:
+    """A stretch of a text set: a conversation for each chat of several turns whose questions one speaker asks."""
+
+    chats: ChatPart
+    settings: ChainSettings
+    reads: tuple[Path, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.chats.rows
+
+    def sources(self) -> list[Path]:
+        return [self.chats.path, *self.reads]
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        for number, chat in self.chats.lines(refusals):
+            if len(chat.turns) > 1:
+                try:
+                    yield self._conversation(chat, f"turns-{number}")
+                except ValueError as error:
+                    refusals.add(f"{self.chats.path}:{number + 1}", error)
+
+    def _conversation(self, chat: TextChat, name: str) -> tuple[str, Conversation]:
+        chain, index = self.settings, _open_index(self.settings.index)
+        asked = [index.asked(turn.question) for turn in chat.turns]
+        speakers = sorted(set.intersection(*map(set, asked)))
+        if not speakers:
+            raise ValueError(f"no speaker asks all its questions: {chat.turns[0].question!r}")
+        speaker = random.Random(f"{chain.seed} speaker {name}").choice(speakers)
+        sounds = [found[speaker] for found in asked]
+        kind = chain.kind(name)
+        if kind.startswith("text"):
+            sides = {chain.splits.side("", chat.turns[0].question)}
+        else:
+            sides = {chain.splits.side(sound.id, turn.question, speaker) for sound, turn in zip(sounds, chat.turns)}
+        if len(sides) > 1:
+            raise ValueError(f"its turns stand on different sides: {sorted(sides)}")
+        exchanges = [chain.exchange(sound, turn.question, turn.answer, kind) for sound, turn in zip(sounds, chat.turns)]
+        if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
+            raise ValueError(f"{NO_ANSWER}: one of {len(exchanges)} turns")
+        return sides.pop(), chain_conversation(exchanges, kind, name, chain.wording)

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -38,7 +40,7 @@ class ConversationSet:
 
     def __iter__(self) -> Iterator[Conversation]:
         number = 1
-        with _open(self.path) as lines:
+        with opened(self.path) as lines:
             try:
                 next(lines)
                 for number, line in enumerate(lines, 2):
@@ -60,7 +62,7 @@ def read_conversations(path: str | Path) -> ConversationSet:
     Raises: FileNotFoundError; RecordError if the header is not one.
     """
     path = Path(path)
-    with _open(path) as lines:
+    with opened(path) as lines:
         try:
             header = json.loads(next(lines))
             if header["format"] != FORMAT:
@@ -83,21 +85,29 @@ def write_conversations(
     body = path.with_name(f".{path.name}.body")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with body.open("w", encoding="utf-8") as file:
+        with body.open("wb") as file:
             for conversation in conversations:
                 counts[conversation.task] += 1
-                file.write(json.dumps(conversation_record(conversation), ensure_ascii=False) + "\n")
-        header = {"format": FORMAT, "codebook": json.loads(codebook.to_json()) if codebook else None, "seed": seed,
-                  "counts": dict(sorted(counts.items()))}  # fmt: skip
-        with written_whole(path, "wb") as raw:
-            # no time stamp and no file name inside: the same set has the same bytes
-            with gzip.GzipFile("", "wb", 6, raw, 0) if path.suffix == ".gz" else raw as out:
-                out.write((json.dumps(header, ensure_ascii=False) + "\n").encode())
-                with body.open("rb") as file:
-                    shutil.copyfileobj(file, out)
+                file.write(conversation_line(conversation))
+        with opened_to_write(path) as out:
+            out.write(header_line(codebook, seed, counts))
+            with body.open("rb") as file:
+                shutil.copyfileobj(file, out)
     finally:
         body.unlink(missing_ok=True)
     return dict(counts)
+
+
+def header_line(codebook: Codebook | None, seed: int, counts: Mapping[str, int]) -> bytes:
+    """The first line of a set."""
+    header = {"format": FORMAT, "codebook": json.loads(codebook.to_json()) if codebook else None, "seed": seed,
+              "counts": dict(sorted(counts.items()))}  # fmt: skip
+    return (json.dumps(header, ensure_ascii=False) + "\n").encode()
+
+
+def conversation_line(conversation: Conversation) -> bytes:
+    """One line of a set; parse_conversation reads it back."""
+    return (json.dumps(conversation_record(conversation), ensure_ascii=False) + "\n").encode()
 
 
 def conversation_record(conversation: Conversation) -> dict[str, Any]:
@@ -143,5 +153,25 @@ def _part(part: Any, codebook: Codebook | None) -> Part:
     raise ValueError(f'a part is {{"text": ".."}} or {{"units": [..]}}, not {str(part)[:60]}')
 
 
-def _open(path: Path) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+def opened(path: Path, mode: str = "rt") -> IO:
+    """Open a file to read, uncompressed on the way if its name ends in .gz."""
+    encoding = None if "b" in mode else "utf-8"
+    if path.suffix == ".gz":
+        return gzip.open(path, mode, encoding=encoding)  # type: ignore[return-value]
+    return path.open(mode, encoding=encoding)
+
+
+@contextmanager
+def opened_to_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears whole or not at all, compressed if its name ends in .gz."""
+    with written_whole(path, "wb") as raw:
+        if path.suffix == ".gz":
+            with compressed(raw) as file:
+                yield file
+        else:
+            yield raw
+
+
+def compressed(raw: IO[bytes]) -> io.BufferedIOBase:
+    """A gzip member with no time stamp and no file name inside: the same content has the same bytes."""
+    return gzip.GzipFile("", "wb", 6, raw, 0)

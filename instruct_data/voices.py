@@ -1,7 +1,8 @@
-"""Voices: text -> wav, from engines that run on this machine with nothing to download.
+"""Voices: text -> wav, from engines that run on this machine.
 
     voice = open_voice("flite:slt")          # recorded speaker, diphone quality and up: slt, awb, rms, kal16
     voice = open_voice("espeak:en-us+f2")    # formant synthesis, dozens of variants, a thousand times real time
+    voice = open_voice("transformers:facebook/mms-tts-eng")     # any text-to-speech model of transformers
     wav = voice.speak("the small red dog jumps")
 
 flite is the system library libflite1 (apt, dnf and brew carry it); espeak-ng arrives with pip, in `espeakng-loader`.
@@ -11,7 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import multiprocessing
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -46,8 +49,12 @@ def open_voice(name: str, **options: float) -> Voice:
         return FliteVoice(variant, **options)
     if engine == "espeak":
         return EspeakVoice(variant, **options)
+    if engine == "transformers":
+        folder, _, speaker = variant.partition("#")
+        return TransformersVoice(folder, int(speaker) if speaker else None)
     raise VoiceError(
-        f"unknown engine in voice {name!r}; known: flite:{{{','.join(FLITE_VOICES)}}}, espeak:LANGUAGE[+VARIANT]"
+        f"unknown engine in voice {name!r}; known: flite:{{{','.join(FLITE_VOICES)}}}, espeak:LANGUAGE[+VARIANT], "
+        "transformers:FOLDER_OR_HUB_ID[#SPEAKER]"
     )
 
 
@@ -105,6 +112,48 @@ class EspeakVoice:
             raise VoiceError(f"{self.name} said nothing for {text!r}")
         samples = np.concatenate(pieces) / np.float32(32768)
         return check_wav(resample(samples, rate * self.warp), f"{self.name} saying {text!r}")
+
+
+@dataclass(frozen=True)
+class TransformersVoice:
+    """A text-to-speech model of transformers, such as VITS; `folder` is a folder or a hub id.
+
+    speaker: number of one of a model's several speakers. The same text is always said in the same way.
+    """
+
+    folder: str
+    speaker: int | None = None
+
+    @property
+    def name(self) -> str:
+        return f"transformers:{self.folder}" + ("" if self.speaker is None else f"#{self.speaker}")
+
+    def speak(self, text: str) -> np.ndarray:
+        from transformers import set_seed
+
+        pipeline = _text_to_speech(self.folder)
+        options = {} if self.speaker is None else {"forward_params": {"speaker_id": self.speaker}}
+        set_seed(zlib.crc32(text.encode()))
+        try:
+            said = pipeline(text, **options)
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise VoiceError(f"{self.name} could not say {text!r}: {error}") from error
+        said = said[0] if isinstance(said, list) else said
+        samples = np.asarray(said["audio"], np.float32).reshape(-1)
+        return check_wav(resample(samples, said["sampling_rate"]), f"{self.name} saying {text!r}")
+
+
+@functools.lru_cache(maxsize=2)
+def _text_to_speech(folder: str):
+    import torch
+    from transformers import pipeline
+
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)  # one of many: a core of its own serves it best
+    try:
+        return pipeline("text-to-audio", model=folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    except (OSError, ValueError, ImportError) as error:
+        raise VoiceError(f"no text-to-speech model of transformers in {folder!r}: {error}") from error
 
 
 # --- flite, through its C interface (flite.h, cst_wave.h, cst_voice.h of version 2.2)

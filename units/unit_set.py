@@ -1,20 +1,24 @@
 """Unit sets: a folder of parquet shards that any parquet reader opens, and `unit_set.json`, whose presence means complete.
 
-Columns: id string, units list<uint16>, durations list<uint16>, num_samples int64, text, speaker, lang (nullable).
+Columns: id string, units list<uint16>, durations list<uint16>, num_samples int64, text, speaker, lang (all but id and
+units nullable).
 The codebook stands in the metadata of every shard and in `unit_set.json`. Hugging Face datasets opens the shards with
 load_dataset("parquet", data_files="FOLDER/*.parquet").
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from units.audio import SAMPLE_RATE
 from units.codebook import Codebook, Units
 from units.manifest import written_whole
 
@@ -30,11 +34,11 @@ LONGEST_RUN = 2**16 - 1  # frames of one unit that the durations' type holds: 22
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """One utterance of a unit set. num_samples is the length T of its wav."""
+    """One utterance of a unit set. num_samples is the length T of its wav; None where units came without one."""
 
     id: str
     units: Units
-    num_samples: int
+    num_samples: int | None
     text: str | None = None
     speaker: str | None = None
     lang: str | None = None
@@ -71,13 +75,30 @@ class UnitSet:
 
     def __iter__(self) -> Iterator[UnitRecord]:
         for index in range(self.shards):
-            path = shard_path(self.folder, index)
-            table = pq.read_table(path)
-            found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
-            self.codebook.check_same(found, str(self.folder), str(path))
-            for row in table.to_pylist():
-                units = Units(tuple(row.pop("units")), tuple(row.pop("durations")), self.codebook)
+            yield from self.shard(index)
+
+    def shard(self, index: int) -> Iterator[UnitRecord]:
+        """The records of one shard, so that several processes can share a set."""
+        path = shard_path(self.folder, index)
+        table = pq.read_table(path)
+        found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
+        self.codebook.check_same(found, str(self.folder), str(path))
+        for batch in table.to_batches(max_chunksize=256):
+            for row in batch.to_pylist():
+                ids, durations = tuple(row.pop("units")), row.pop("durations")
+                units = Units(ids, None if durations is None else tuple(durations), self.codebook)
                 yield UnitRecord(units=units, **row)
+
+    def rows(self, index: int) -> int:
+        """How many records one shard has."""
+        return pq.read_metadata(shard_path(self.folder, index)).num_rows
+
+    def speakers(self) -> set[str]:
+        """Everybody who speaks in it; utterances that name nobody are left out."""
+        columns = (
+            pq.read_table(shard_path(self.folder, i), columns=["speaker"])["speaker"] for i in range(self.shards)
+        )
+        return {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
 
     def __len__(self) -> int:
         return self.utterances
@@ -101,3 +122,29 @@ def read_unit_set(folder: str | Path) -> UnitSet:
         Codebook.from_json(facts["codebook"]),
         **{name: facts[name] for name in ("utterances", "seconds", "shards", "refused")},
     )
+
+
+def write_unit_set(folder: Path, records: Iterable[UnitRecord], codebook: Codebook, shard_size: int = 2000) -> UnitSet:
+    """Stream records that some other source than audio gives into a unit set."""
+    pending = iter(records)
+    shards = 0
+    while shard := list(itertools.islice(pending, shard_size)):
+        write_shard(shard_path(folder, shards), shard, codebook)
+        shards += 1
+    return write_marker(folder, shards, codebook)
+
+
+def write_marker(folder: Path, shards: int, codebook: Codebook, refused: int = 0) -> UnitSet:
+    """Count the shards of a set and say that it is complete.
+
+    Raises: ValueError if there is not one record.
+    """
+    lengths = [pq.read_table(shard_path(folder, i), columns=["num_samples"])["num_samples"] for i in range(shards)]
+    facts = {"codebook": json.loads(codebook.to_json()), "utterances": sum(map(len, lengths)), "refused": refused,
+             "seconds": round(sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE, 2),
+             "shards": shards}  # fmt: skip
+    if not facts["utterances"]:
+        raise ValueError(f"{folder} would hold no utterance; {refused} were refused")
+    with written_whole(folder / MARKER) as file:
+        json.dump(facts, file, indent=1)
+    return read_unit_set(folder)

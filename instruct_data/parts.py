@@ -1,0 +1,186 @@
+"""Sets built part by part: in parallel, with bounded memory, resumable; any number of workers gives the same bytes.
+
+A part is a stretch of the input, such as a shard of a unit set. Whoever builds it writes one file for each side and
+then `NUMBER.json`, whose presence means complete; a killed run goes on with the parts that have none. The set is the
+parts one after the other, each a gzip member of its own where the set is compressed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from instruct_data.records import compressed, conversation_line, header_line
+from instruct_data.refusals import Refusals
+from speechgpt.dialogue import Conversation
+from units.codebook import Codebook
+from units.manifest import written_whole
+from units.progress import progress
+
+INLINE_ROWS = 40_000  # unless workers are asked for, fewer input records are built sooner than processes start
+
+
+class Part(Protocol):
+    """A stretch of input: a small frozen dataclass that another process can be given."""
+
+    @property
+    def rows(self) -> int:
+        """Input records, about."""
+        ...
+
+    def sources(self) -> Iterable[Path]:
+        """The files it reads."""
+        ...
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        ...
+
+
+class Workers:
+    """Processes that build parts; they start with the first work that is worth it, and stay until the block ends."""
+
+    def __init__(self, count: int | None = None) -> None:
+        """count: processes; None takes one for each core, and none at all for little work."""
+        self.asked, self.count = count, count or os.cpu_count() or 1
+        self._pool: ProcessPoolExecutor | None = None
+
+    def run(self, job: Callable[[tuple[int, Part]], int], todo: Sequence[tuple[int, Part]], rows: int) -> Iterator[int]:
+        """What the job returns for each part, in whatever order they are done."""
+        if self.count == 1 or len(todo) < 2 or (self.asked is None and rows <= INLINE_ROWS):
+            yield from map(job, todo)
+            return
+        if self._pool is None:
+            # an executor, since a process that the system kills ends it with an error and not with endless waiting
+            self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
+        for done in as_completed([self._pool.submit(job, one) for one in todo]):
+            yield done.result()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of some parts: conversations by side and task, refusals by reason."""
+
+    counts: dict[str, Counter[str]]
+    refused: Counter[str]
+
+    def total(self) -> int:
+        return sum(tasks.total() for tasks in self.counts.values())
+
+
+@dataclass(frozen=True)
+class PartFolder:
+    """A folder of finished parts of one set. sides: which there may be. zipped: whether the set is compressed."""
+
+    folder: Path
+    sides: tuple[str, ...]
+    zipped: bool = True
+
+    def build(self, parts: Sequence[Part], name: str, workers: Workers) -> Built:
+        """Build the parts that are not there yet.
+
+        Args:
+            name: of these parts within the set; parts of a former run with other input or settings are thrown away.
+        """
+        home = self.folder / name
+        self._check_plan(home, parts)
+        todo = [i for i in range(len(parts)) if not _facts(home, i).exists()]
+        rows = sum(parts[i].rows for i in todo)
+        job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
+        with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
+            for done in workers.run(job, [(i, parts[i]) for i in todo], rows):
+                bar.update(parts[done].rows)
+        built = Built({side: Counter() for side in self.sides}, Counter())
+        for i in range(len(parts)):
+            facts = json.loads(_facts(home, i).read_text(encoding="utf-8"))
+            built.refused.update(facts["refused"])
+            for side, tasks in facts["counts"].items():
+                built.counts[side].update(tasks)
+        return built
+
+    def _check_plan(self, home: Path, parts: Sequence[Part]) -> None:
+        """Parts of another plan are no parts of this set."""
+        plan = hashlib.sha256(_code() + repr((self.sides, self.zipped)).encode())
+        for part in parts:
+            plan.update(repr(part).encode())
+        for source in sorted({source for part in parts for source in part.sources()}):
+            found = source.stat()
+            plan.update(f"{source} {found.st_size} {found.st_mtime_ns}\n".encode())
+        path = home / "plan"
+        if path.exists() and path.read_text() != plan.hexdigest():
+            shutil.rmtree(home)
+        with written_whole(path) as file:
+            file.write(plan.hexdigest())
+
+    def assemble(
+        self, out: Path, side: str, names: Sequence[str], built: Built, codebook: Codebook | None, seed: int
+    ) -> None:
+        """Put the finished parts of one side together; the set appears whole or not at all."""
+        with written_whole(out, "wb") as file:
+            header = header_line(codebook, seed, built.counts[side])
+            if self.zipped:
+                with compressed(file) as member:
+                    member.write(header)
+            else:
+                file.write(header)
+            for name in names:
+                for facts in sorted((self.folder / name).glob("*.json")):
+                    with facts.with_suffix(f".{side}").open("rb") as part:
+                        shutil.copyfileobj(part, file, 1 << 20)
+
+
+def together(several: Iterable[Built]) -> Built:
+    """What came of several names of one set."""
+    whole = Built({}, Counter())
+    for built in several:
+        whole.refused.update(built.refused)
+        for side, tasks in built.counts.items():
+            whole.counts.setdefault(side, Counter()).update(tasks)
+    return whole
+
+
+def _facts(home: Path, index: int) -> Path:
+    return home / f"{index:06d}.json"
+
+
+def _build_part(job: tuple[int, Part], home: Path, sides: tuple[str, ...], zipped: bool) -> int:
+    """Write the files of one part; returns its number."""
+    index, part = job
+    refusals = Refusals()
+    counts: dict[str, Counter[str]] = {side: Counter() for side in sides}
+    facts = _facts(home, index)
+    with ExitStack() as stack:
+        files = {}
+        for side in sides:
+            raw = stack.enter_context(written_whole(facts.with_suffix(f".{side}"), "wb"))
+            files[side] = stack.enter_context(compressed(raw)) if zipped else raw
+        for side, conversation in part.conversations(refusals):
+            files[side].write(conversation_line(conversation))
+            counts[side][conversation.task] += 1
+    with written_whole(facts) as file:
+        json.dump({"counts": counts, "refused": refusals.counts}, file)
+    return index
+
+
+@functools.cache
+def _code() -> bytes:
+    """A part that other code wrote is not resumed."""
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(Path(__file__).parent.glob("*.py")))

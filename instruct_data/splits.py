@@ -1,0 +1,53 @@
+"""Which side an utterance stands on: train, dev or test, by hash, so that no order, worker or later addition moves it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+SIDES = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """How utterances are divided."""
+
+    dev: float = 0.0
+    """Share of the development side."""
+    test: float = 0.0
+    """Share of the test side."""
+    by: str = "id"
+    """What is hashed: `id`, or `text` for corpora in which several utterances say the same sentence."""
+    held_out_speakers: list[str] = field(default_factory=list)
+    """Speakers whose every utterance stands on the test side."""
+
+    def __post_init__(self) -> None:
+        if not (self.dev >= 0 and self.test >= 0 and self.dev + self.test < 1):
+            raise ValueError(f"dev is {self.dev} and test is {self.test}; they are shares, and leave some for training")
+        if self.by not in ("id", "text"):
+            raise ValueError(f"split by {self.by!r}; it is 'id' or 'text'")
+
+    @property
+    def sides(self) -> list[str]:
+        """The sides that something can stand on."""
+        used = {"train": True, "dev": self.dev > 0, "test": self.test > 0 or bool(self.held_out_speakers)}
+        return [side for side in SIDES if used[side]]
+
+    def side(self, utterance_id: str, text: str, speaker: str | None = None) -> str:
+        """The side of an utterance; typed questions are utterances without an id, and their text decides."""
+        if speaker in self.held_out_speakers:
+            return "test"
+        at = drawn(utterance_id if self.by == "id" and utterance_id else text)
+        return "test" if at < self.test else "dev" if at < self.test + self.dev else "train"
+
+
+def drawn(*key: object) -> float:
+    """A number in [0, 1) that the key alone decides."""
+    digest = hashlib.blake2b("\0".join(map(str, key)).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def copies(weight: float, *key: object) -> int:
+    """How often a record of a source of this weight stands in the set: 0.3 keeps three in ten, 2 takes each twice."""
+    whole = int(weight)
+    return whole + (weight > whole and drawn("weight", *key) < weight - whole)

@@ -1,0 +1,208 @@
+"""The stage-2 model as a voice: text to units without any sound in between, as the paper made its spoken answers.
+
+    python -m instruct_data.unit_voice chats.jsonl units/answers runs/toy/stage2
+
+Writes a unit set, a shard at a time; a killed run goes on at the first missing shard. Nobody knows the durations of
+units that a language model wrote, so the set has none.
+Source: Zhang et al. 2023 (arXiv 2305.11000, section 3.1), whose text-to-unit generator spoke the questions too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from instruct_data.refusals import Refusals
+from instruct_data.text_sets import TextChat, read_chats
+from speechgpt.dialogue import INPUT_FOLLOWS, Message
+from speechgpt.generate import Sampling, generate
+from speechgpt.inference import TTS_TASK, SpeechGPT
+from speechgpt.vocab import EOA
+from units.codebook import Units
+from units.manifest import written_whole
+from units.progress import progress
+from units.unit_set import MARKER, UnitRecord, shard_path, write_marker, write_shard
+
+SAID = {"answers", "questions", "both"}
+
+
+@dataclass(frozen=True)
+class SpokenUnits:
+    """Units of a text, or why there are none."""
+
+    text: str
+    ids: tuple[int, ...] | None
+    reason: str = ""
+
+
+class UnitVoice:
+    """A model of stage 2 or 3 that reads texts out as units."""
+
+    def __init__(self, model: str | Path, device: str = "cpu", sampling: Sampling = Sampling()) -> None:
+        """Open a checkpoint; it needs neither ears nor a vocoder."""
+        self.gpt, self.sampling = SpeechGPT.from_pretrained(model, device), sampling
+
+    def speak(self, texts: Sequence[str]) -> list[SpokenUnits]:
+        """Units of each text; a text that is too long, or of which the model found no end, has none."""
+        dialogue = self.gpt.dialogue
+        prompts = [dialogue.prompt([Message("human", (f"{TTS_TASK} {INPUT_FOLLOWS} {text}",))]) for text in texts]
+        context = self.gpt.model.config.max_position_embeddings
+        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < context]
+        replies = generate(self.gpt.model, dialogue, [prompts[i] for i in fitting], "units", self.sampling)
+        written = dict(zip(fitting, replies))
+        return [self._read(text, written.get(i)) for i, text in enumerate(texts)]
+
+    def _read(self, text: str, ids: list[int] | None) -> SpokenUnits:
+        if ids is None:
+            return SpokenUnits(text, None, "the text is longer than the model's context")
+        if self.gpt.dialogue.vocab.marker(EOA) not in ids:
+            return SpokenUnits(text, None, "the model found no end")
+        units = self.gpt.dialogue.parse_reply(ids).units
+        return SpokenUnits(text, units, "") if units else SpokenUnits(text, None, "the model said nothing")
+
+
+def texts_of(chats: Iterable[TextChat], said: str) -> Iterator[str]:
+    """Each text once. Raises ValueError unless `said` is answers, questions or both."""
+    if said not in SAID:
+        raise ValueError(f"said is {said!r}; it is one of {', '.join(sorted(SAID))}")
+    seen: set[bytes] = set()
+    for turn in itertools.chain.from_iterable(chat.turns for chat in chats):
+        for text in ((turn.question,) if said != "answers" else ()) + ((turn.answer,) if said != "questions" else ()):
+            key = _digest(text)
+            if key not in seen:
+                seen.add(key)
+                yield text
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=10).digest()
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The texts of one shard, and all that a process needs to speak them."""
+
+    index: int
+    texts: tuple[str, ...]
+    out: Path
+    model: Path
+    device: str
+    speaker: str
+    batch: int
+    sampling: Sampling
+
+
+_opened: dict[tuple[Path, str, Sampling], UnitVoice] = {}
+
+
+def speak_shard(shard: Shard) -> int:
+    """Write one shard and its refusals; returns how many texts it had."""
+    key = (shard.model, shard.device, shard.sampling)
+    if key not in _opened:
+        if multiprocessing.parent_process() is not None:
+            import torch
+
+            torch.set_num_threads(1)  # one of many: a core of its own serves it best
+        _opened[key] = UnitVoice(*key)
+    voice, records = _opened[key], []
+    with written_whole(_refusals(shard.out, shard.index)) as file:
+        refusals = Refusals(file=file)
+        # texts of like length together: a batch takes as long as its longest
+        order = sorted(range(len(shard.texts)), key=lambda i: len(shard.texts[i]))
+        spoken: dict[int, SpokenUnits] = {}
+        for first in range(0, len(order), shard.batch):
+            group = order[first : first + shard.batch]
+            spoken |= dict(zip(group, voice.speak([shard.texts[i] for i in group])))
+        for _, one in sorted(spoken.items()):
+            name = f"said-{_digest(one.text).hex()}"
+            if one.ids is None:
+                refusals.add(name, f"{one.reason}: {one.text[:60]!r}")
+            else:
+                units = Units(one.ids, None, voice.gpt.codebook)
+                records.append(UnitRecord(name, units, None, one.text, shard.speaker))
+    write_shard(shard_path(shard.out, shard.index), records, voice.gpt.codebook)
+    return len(shard.texts)
+
+
+def _refusals(out: Path, index: int) -> Path:
+    return out / f"refused-{index:05d}.jsonl"
+
+
+def main(
+    pairs: Path,
+    out: Path,
+    model: Path,
+    said: str = "answers",
+    speaker: str | None = None,
+    device: str = "cpu",
+    batch: int = 16,
+    shard_size: int = 500,
+    sampling: Sampling = Sampling(),
+    workers: int | None = None,
+) -> None:
+    """Read a text set out as units.
+
+    Args:
+        pairs: the text set
+        out: folder for the unit set
+        model: a checkpoint of stage 2 or 3
+        said: answers, questions or both
+        speaker: what the set calls the voice; model:NAME if not given
+        device: cpu or cuda
+        batch: texts at once
+        shard_size: texts in a shard
+        sampling: how units are drawn
+        workers: processes; on a CPU one for each core if not given
+    """
+    refusals = Refusals()
+    texts = list(texts_of(read_chats(pairs, refusals), said))
+    _check_plan(out, texts, model, [shard_size, repr(sampling), speaker])
+    starts = range(0, len(texts), shard_size)
+    shards = [
+        Shard(i, tuple(texts[start : start + shard_size]), out, model, device, speaker or f"model:{model.name}", batch, sampling)
+        for i, start in enumerate(starts)
+        if not shard_path(out, i).exists()
+    ]  # fmt: skip
+    count = min(workers or ((os.cpu_count() or 1) if device == "cpu" else 1), max(1, len(shards)))
+    with progress(total=sum(len(shard.texts) for shard in shards), desc="speaking in units", unit="texts") as bar:
+        if count == 1:
+            for shard in shards:
+                bar.update(speak_shard(shard))
+        else:
+            with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
+                for done in pool.map(speak_shard, shards):
+                    bar.update(done)
+    refused = [
+        line for i in range(len(starts)) for line in _refusals(out, i).read_text(encoding="utf-8").splitlines(True)
+    ]
+    with written_whole(out / "refused.jsonl") as file:
+        file.writelines(refused)
+    made = write_marker(out, len(starts), SpeechGPT.from_pretrained(model).codebook, len(refused))
+    print(
+        f"{out}: {len(made)} texts spoken, {len(refused)} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
+    )
+
+
+def _check_plan(out: Path, texts: Sequence[str], model: Path, settings: list) -> None:
+    """A resumed run must be the run that was begun. Raises ValueError if it is not."""
+    content = hashlib.sha256("\n".join(texts).encode() + (model / "speechgpt.json").read_bytes()).hexdigest()[:16]
+    plan = {"texts": len(texts), "content": content, "settings": settings}
+    path = out / "plan.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
+        raise ValueError(f"{out} was begun with other texts or another model. Give another folder, or delete this one.")
+    (out / MARKER).unlink(missing_ok=True)
+    with written_whole(path) as file:
+        json.dump(plan, file)
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(main)

@@ -1,0 +1,292 @@
+"""Sets built part by part: the same bytes for any number of workers and after any kill; nothing stands on two sides."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_records import CODEBOOK, K
+
+from instruct_data import build
+from instruct_data.build import UnitSource
+from instruct_data.chain_of_modality import PAPER, TASKS, ChainOptions, Exchange, exchange_messages
+from instruct_data.cross_modal import CrossModalPart
+from instruct_data.records import read_conversations
+from instruct_data.refusals import Refusals
+from instruct_data.splits import Splits, copies, drawn
+from instruct_data.text_sets import TextChat, TextPair, chat_line, parse_chat
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply
+from units.codebook import Codebook, CodebookMismatch, Units
+from units.unit_set import UnitRecord, write_unit_set
+
+VOICE = "tone:low"
+NUMBERS = [f"{tens} {ones}" for tens in ("twenty", "thirty", "forty", "fifty") for ones in "one two three four".split()]
+
+
+def corpus(folder: Path, codebook: Codebook = CODEBOOK, shard_size: int = 11) -> Path:
+    """Questions in two voices, answers in one: units differ for every utterance; one has no text, one is no question."""
+    records = []
+
+    def spoken(text: str | None, speaker: str) -> None:
+        index = len(records)
+        ids = (index % K, index // K % K, 11 - index % K, 3)
+        records.append(UnitRecord(f"u{index:03d}", Units(ids, (1,) * len(ids), codebook), 1280 + 320, text, speaker))
+
+    for number in NUMBERS:
+        for speaker in ("tone:high", "tone:mid"):
+            spoken(f"what is {number}", speaker)
+        if number != NUMBERS[-1]:
+            spoken(f"it is {number}", VOICE)
+    spoken(None, "tone:high")
+    spoken("the sky is blue", "tone:mid")
+    write_unit_set(folder, records, codebook, shard_size)
+    return folder
+
+
+def text_set(path: Path) -> Path:
+    pairs = [TextPair(f"what is {number}", f"it is {number}") for number in NUMBERS]
+    several = [
+        TextChat((pairs[0], pairs[1])),
+        TextChat((pairs[2], pairs[3], pairs[4])),
+        TextChat((pairs[0], TextPair("why", "so"))),
+    ]
+    path.write_text("".join(map(chat_line, [*(TextChat((pair,)) for pair in pairs), *several])))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("made")
+    return corpus(folder / "units"), text_set(folder / "pairs.jsonl")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def conversations(folder: Path, name: str) -> list[Conversation]:
+    return list(read_conversations(folder / f"{name}.jsonl.gz"))
+
+
+KINDS = dict.fromkeys(TASKS, 1.0)
+SETTINGS = {"splits": Splits(0.2, 0.2, by="text"), "chat_ratio": 0.5, "chain": ChainOptions(KINDS, "paper"), "seed": 3}
+
+
+# --- the same bytes
+
+
+def test_any_number_of_workers_gives_the_same_bytes(made, tmp_path: Path) -> None:
+    build.main(*made, VOICE, tmp_path / "one", **SETTINGS, workers=1)
+    build.main(*made, VOICE, tmp_path / "two", **SETTINGS, workers=2)
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert {"text.jsonl.gz", "chain_dev.jsonl.gz", "cross_modal_test.jsonl.gz", "build.json"} <= set(
+        files(tmp_path / "one")
+    )
+    build.main(*made, VOICE, tmp_path / "other", **{**SETTINGS, "seed": 4})
+    assert files(tmp_path / "one") != files(tmp_path / "other")
+
+
+def test_a_build_that_fails_goes_on_with_the_parts_it_has(
+    made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.main(*made, VOICE, tmp_path / "whole", **SETTINGS)
+    whole, calls = CrossModalPart.conversations, []
+
+    def failing(part: CrossModalPart, refusals):
+        calls.append((part.task, part.shard))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        yield from whole(part, refusals)
+
+    monkeypatch.setattr(CrossModalPart, "conversations", failing)
+    with pytest.raises(KeyboardInterrupt):
+        build.main(*made, VOICE, tmp_path / "resumed", **SETTINGS)
+    assert not (tmp_path / "resumed" / "cross_modal.jsonl.gz").exists()
+    build.main(*made, VOICE, tmp_path / "resumed", **SETTINGS)
+    assert len(calls) == len(set(calls)) + 1  # none but the one that failed was built twice
+    assert files(tmp_path / "whole") == files(tmp_path / "resumed")
+
+
+def test_parts_of_other_settings_or_input_are_not_resumed(
+    made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
+    monkeypatch.setattr(build.Build, "finish", lambda self: None)  # the parts stay, as after a kill
+    build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
+    first = (tmp_path / "out" / "cross_modal.jsonl.gz").read_bytes()
+    build.main(units, pairs, VOICE, tmp_path / "out", seed=2)
+    assert (tmp_path / "out" / "cross_modal.jsonl.gz").read_bytes() != first
+    corpus(tmp_path / "units", shard_size=7)
+    build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
+    again = conversations(tmp_path / "out", "cross_modal")
+    assert again and len({c.id for c in again}) == len(again)
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_to_the_same_bytes(made, tmp_path: Path) -> None:
+    build.main(*made, VOICE, tmp_path / "whole", seed=3)
+    program = "from pathlib import Path; import sys, time; from instruct_data import build, cross_modal\n" \
+        "inner = cross_modal.CrossModalPart.conversations\n" \
+        "def slow(part, refusals):\n    time.sleep(0.5)\n    yield from inner(part, refusals)\n" \
+        "cross_modal.CrossModalPart.conversations = slow\n" \
+        "build.main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), seed=3)"  # fmt: skip
+    arguments = [str(made[0]), str(made[1]), VOICE, str(tmp_path / "killed")]
+    running = subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[1])
+    done = tmp_path / "killed" / ".parts" / "cross_modal" / "asr"
+    until = time.monotonic() + 120
+    while len(list(done.glob("*.json"))) < 2 and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not (tmp_path / "killed" / "build.json").exists() and len(list(done.glob("*.json"))) >= 2
+    build.main(*made, VOICE, tmp_path / "killed", seed=3)
+    assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+# --- what is in them
+
+
+def test_sides_by_text_share_no_sentence(made, tmp_path: Path) -> None:
+    build.main(*made, VOICE, tmp_path / "out", **SETTINGS)
+    facts = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert set(facts["sides"].values()) == {"train", "dev", "test"} and set(facts["counts"]) == set(facts["sides"])
+    said: dict[str, set[str]] = {"train": set(), "dev": set(), "test": set()}
+    for name, side in facts["sides"].items():
+        for conversation in conversations(tmp_path / "out", name):
+            if conversation.task == "asr":
+                said[side].add(conversation.messages[1].parts[0])
+            elif conversation.task == "tts":
+                said[side].add(conversation.messages[0].parts[0].split(f"{INPUT_FOLLOWS} ")[1])
+    assert all(said.values())
+    assert not said["train"] & said["dev"] | said["train"] & said["test"] | said["dev"] & said["test"]
+
+
+def test_one_utterance_stands_on_one_side_and_held_out_speakers_on_none_of_trainings(made, tmp_path: Path) -> None:
+    splits = Splits(0.3, 0.0, held_out_speakers=["tone:mid"])
+    build.main(*made, VOICE, tmp_path / "out", splits=splits)
+    ids: dict[str, set[str]] = {}
+    for side in ("", "_dev", "_test"):
+        ids[side] = {c.id.split("-", 1)[1] for c in conversations(tmp_path / "out", f"cross_modal{side}")}
+    assert all(ids.values())
+    assert not ids[""] & ids["_dev"] | ids[""] & ids["_test"] | ids["_dev"] & ids["_test"]
+    heard = [c for c in conversations(tmp_path / "out", "chain") if c.task == "chain"]
+    assert heard and len(ids["_test"]) == len(NUMBERS) + 1  # every utterance of tone:mid
+
+
+def test_weights_chats_and_refusals_are_counted(made, tmp_path: Path) -> None:
+    build.main([UnitSource(made[0], 2.0)], made[1], VOICE, tmp_path / "out", chat_ratio=0.5, compress=False)
+    found = list(read_conversations(tmp_path / "out" / "cross_modal.jsonl"))
+    counts = Counter(c.task for c in found)
+    spoken = len(NUMBERS) * 3 - 1
+    assert (counts["asr"], counts["tts"]) == (2 * (spoken + 1), 2 * (len(NUMBERS) - 1))
+    assert abs(counts["chat"] - 0.5 * (counts["asr"] + counts["tts"])) <= 12
+    assert len({c.id for c in found}) == len(found)
+    descriptions = {c.id: c.messages[0].parts[0] for c in found if c.task == "asr"}
+    assert any(descriptions[name] != descriptions[f"{name}~2"] for name in descriptions if "~" not in name)
+    refused = json.loads((tmp_path / "out" / "build.json").read_text())["refused"]
+    assert refused["cross_modal"] == {"no text": 1}
+    assert refused["chain"]["not a question of the text set"] == 2
+    assert refused["chain"]["nobody speaks its answer"] == 2
+    assert refused["chain"]["no speaker asks all its questions"] == 1
+    assert not (tmp_path / "out" / ".parts").exists()
+
+
+def test_several_unit_sets_are_one_codebooks(made, tmp_path: Path) -> None:
+    other = corpus(tmp_path / "other", Codebook("other", "mfcc", 0, K, 50.0, "none", "ffff"))
+    with pytest.raises(CodebookMismatch, match="other"):
+        build.main([UnitSource(made[0]), UnitSource(other)], made[1], VOICE, tmp_path / "out")
+    build.main([UnitSource(made[0]), UnitSource(made[0], 0.5)], made[1], VOICE, tmp_path / "out")
+    asr = [c.id for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"]
+    assert len(set(asr)) < len(asr) < 2 * len(set(asr))
+
+
+def test_another_language_brings_its_own_descriptions(made, tmp_path: Path) -> None:
+    folder = tmp_path / "de"
+    folder.mkdir()
+    (folder / "asr.txt").write_text("Schreib auf, was du hörst.\n", encoding="utf-8")
+    (folder / "tts.txt").write_text("Lies das bitte vor.\n", encoding="utf-8")
+    (folder / "repeat.txt").write_text("Sag es noch einmal.\n", encoding="utf-8")
+    build.main(*made, VOICE, tmp_path / "out", instructions=folder)
+    asked = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
+    assert asked == {f"Schreib auf, was du hörst. {INPUT_FOLLOWS}"}
+    with pytest.raises(FileNotFoundError, match="no task descriptions for 'tts'"):
+        list(CrossModalPart(made[0], 0, 1, "tts", 1, Splits(), instructions=tmp_path).conversations(Refusals()))
+
+
+def test_the_chain_has_four_kinds_and_several_turns(made, tmp_path: Path) -> None:
+    build.main(*made, VOICE, tmp_path / "out", chain=ChainOptions(KINDS), seed=1)
+    found = conversations(tmp_path / "out", "chain")
+    assert {c.task for c in found} == set(TASKS.values())
+    for conversation in found:
+        human, assistant = conversation.messages[:2]
+        reply = Reply.from_parts(assistant.parts)
+        spoken_to = not isinstance(human.parts[0], str)
+        assert (reply.transcript is not None) == spoken_to == ("text_to" not in conversation.task)
+        assert (reply.units is not None) == (conversation.task in ("chain", "chain_text_to_speech"))
+        assert (reply.text or "").startswith("it is ")
+    turns = {c.id: len(c.messages) // 2 for c in found if c.id.startswith("turns-")}
+    assert turns == {f"turns-{len(NUMBERS)}": 2, f"turns-{len(NUMBERS) + 1}": 3}
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_the_papers_words_stand_around_the_question(kind: str) -> None:
+    exchange = Exchange("who are you?", "a model", (1, 2), (3,))
+    human, assistant = exchange_messages(exchange, kind, "paper")
+    assert str(human.parts[-1]).endswith(PAPER[kind])
+    assert str(human.parts[0]).startswith(f"This is a {kind.split('_to_')[0]} instruction:")
+    bare, same = exchange_messages(exchange, kind)
+    assert bare.parts == (((1, 2),) if kind.startswith("speech") else ("who are you?",)) and same == assistant
+    with pytest.raises(ValueError, match="nobody"):
+        exchange_messages(Exchange("a", "b", spoken=(1,) if kind == "speech_to_speech" else None), "speech_to_speech")
+
+
+def test_options_that_cannot_be_are_refused(made, tmp_path: Path) -> None:
+    for options, reason in ((ChainOptions({"sing": 1}), "unknown kinds"), (ChainOptions(wording="loud"), "unknown wording"),
+                            (ChainOptions({"text_to_text": 0}), "no kind has a share")):  # fmt: skip
+        with pytest.raises(ValueError, match=reason):
+            build.main(*made, VOICE, tmp_path / "out", chain=options)
+    for wrong in ({"dev": 0.6, "test": 0.5}, {"dev": -0.1}, {"by": "mood"}):
+        with pytest.raises(ValueError, match="shares|split by"):
+            Splits(**wrong)
+
+
+def test_draws_are_even_and_of_the_key_alone() -> None:
+    at = [drawn("x", i) for i in range(4000)]
+    assert abs(sum(at) / len(at) - 0.5) < 0.02 and drawn("x", 7) == at[7]
+    assert abs(sum(copies(1.3, i) for i in range(4000)) / 4000 - 1.3) < 0.03
+    sides = Counter(Splits(0.1, 0.2).side(f"u{i}", "same") for i in range(4000))
+    assert abs(sides["dev"] - 400) < 60 and abs(sides["test"] - 800) < 80
+
+
+@pytest.mark.parametrize(
+    "line", ['{"turns": []}', '{"turns": [["a"]]}', '{"turns": [["a", ""]]}', '{"turns": 3}', '{"turns": [["a", 1]]}']
+)
+def test_a_bad_chat_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="here: "):
+        parse_chat(line, "here")
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_a_chat_is_read_as_it_was_written(turns: int) -> None:
+    chat = TextChat(tuple(TextPair(f'a "{i}"\n', "ü\u2028") for i in range(turns)))
+    assert parse_chat(chat_line(chat), "here") == chat
+    family = TextChat((TextPair("a", "b", "dev", "sums"),))
+    assert parse_chat(chat_line(family), "here") == family
+
+
+def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path: Path) -> None:
+    good = made[1].read_bytes()
+    bad = b'{"question": "a"}\n{\n\xff\n{"question": "a", "answer": "\\ud83d"}\n{"turns": [["a"]]}\n'
+    (tmp_path / "pairs.jsonl").write_bytes(bad + good)
+    build.main(made[0], tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert facts["counts"]["text"]["chat"] == len(NUMBERS) + 3
+    assert facts["refused"]["text"] == {"no chat": 8, "not UTF-8": 2}  # as chat and as the task repeat
+    assert facts["counts"]["chain"]
