@@ -68,12 +68,20 @@ class UnitSet:
     shards: int
     refused: int
 
-    def __iter__(self) -> Iterator[UnitRecord]:
+    def tables(self) -> Iterator[pa.Table]:
+        """Its shards, for whoever takes whole columns.
+
+        Raises: CodebookMismatch if a shard is not of the set's codebook.
+        """
         for index in range(self.shards):
             path = shard_path(self.folder, index)
             table = pq.read_table(path)
             found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
             self.codebook.check_same(found, str(self.folder), str(path))
+            yield table
+
+    def __iter__(self) -> Iterator[UnitRecord]:
+        for table in self.tables():
             for row in table.to_pylist():
                 units = Units(tuple(row.pop("units")), tuple(row.pop("durations")), self.codebook)
                 yield UnitRecord(units=units, **row)
