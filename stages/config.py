@@ -97,7 +97,7 @@ class StageConfig:
     """Train low-rank adapters only; they are merged into the model at the end, unless told otherwise."""
     attention: Literal["auto", "sdpa", "flash_attention_2", "flex_attention", "eager"] = "auto"
     """How attention is computed; auto is flash-attention where it is installed and there is a GPU, else sdpa."""
-    fused_loss: Literal["auto", "on", "off"] = "auto"
+    fused_loss: Literal["auto", "always", "never"] = "auto"
     """The loss without whole logits in memory (liger-kernel); auto where it is installed, there is a GPU, and units
     weigh as much as text."""
     samples: int = 2
@@ -117,11 +117,16 @@ class StageConfig:
             raise ValueError(f"training: {name} is no argument of transformers.TrainingArguments{nearest(name, known)}")
         if not self.training.get("max_steps", 0) > 0:
             raise ValueError("training: max_steps must be set, and above 0: a stage is a number of steps")
+        if self.training.get("save_total_limit", 2) < 2:
+            raise ValueError(
+                f"training: save_total_limit is {self.training['save_total_limit']}; keep at least 2 checkpoints, one "
+                "to fall back on while the other is written"
+            )
         if not self.unit_loss_weight > 0:
             raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
-        if self.fused_loss == "on" and self.unit_loss_weight != 1:
+        if self.fused_loss == "always" and self.unit_loss_weight != 1:
             raise ValueError(
-                "fused_loss: on knows one weight for all tokens; set unit_loss_weight: 1, or fused_loss: off"
+                "fused_loss: always knows one weight for all tokens; set unit_loss_weight: 1, or fused_loss: never"
             )
         if (self.trainable == "embeddings_then_all") != (self.embeddings_steps > 0):
             raise ValueError("trainable: embeddings_then_all and embeddings_steps above 0 belong together")
@@ -165,20 +170,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def unknown_names(given: Any, kind: Any, where: str = "") -> Iterator[str]:
     """What is wrong with the names of a config as it was read from yaml, each with the nearest name that exists."""
-    if isinstance(given, list):
-        (item,) = typing.get_args(kind) or (None,)
-        for entry in given:
-            yield from unknown_names(entry, item, where)
-    if not isinstance(given, dict) or not dataclasses.is_dataclass(kind):
+    kind = _dataclass_in(kind)
+    if kind is None:
         return
-    kinds = typing.get_type_hints(kind)
-    for name, value in given.items():
-        if name not in kinds:
-            yield f"{where}{name} is not a setting{nearest(name, kinds)}"
-        else:
-            inner = [part for part in typing.get_args(kinds[name]) if dataclasses.is_dataclass(part)]
-            yield from unknown_names(value, kinds[name] if isinstance(value, list) else (inner or [kinds[name]])[0],
-                                     f"{where}{name}.")  # fmt: skip
+    known = typing.get_type_hints(kind)
+    for entry in given if isinstance(given, list) else [given]:
+        for name, value in entry.items() if isinstance(entry, dict) else ():
+            if name in known:
+                yield from unknown_names(value, known[name], f"{where}{name}.")
+            else:
+                yield f"{where}{name} is not a setting{nearest(name, known)}"
+
+
+def _dataclass_in(kind: Any) -> Any:
+    """The dataclass in a type such as `list[Source]` or `Lora | None`; None if there is none."""
+    if dataclasses.is_dataclass(kind):
+        return kind
+    return next((found for part in typing.get_args(kind) if (found := _dataclass_in(part))), None)
 
 
 def _training_names() -> set[str]:

@@ -196,3 +196,8 @@ def _held_out(tokenised: Tokenised, count: int) -> np.ndarray:
     """About `count` documents, chosen by hash of their tokens, so that equal documents stand on one side; at most a tenth."""
     share = min(0.1, count / len(tokenised))
     return np.asarray(tokenised.hashes) / 2**64 < share
+
+
+def flattened(blocks: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Blocks end to end as one row, (1, B * L): flash-attention looks for packed documents in a batch of one only."""
+    return {name: torch.cat([block[name] for block in blocks])[None] for name in blocks[0]}
