@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from speechgpt.vocab import new_words
 from speechgpt.widen import ROW_MULTIPLE
-from stages.config import StageConfig
+from stages.config import StageConfig, Widening
 from stages.hardware import find_gpu, multiplying_parameters, train_flops
 from units.codebook import Codebook
 
@@ -86,16 +86,16 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
     Found in the run folder; else, for a stage not trained yet, through the neighbouring file that makes it; else at the hub.
     """
     start, assumed = config.at(config.model), False
-    before = [] if file is None else [path for path in file.parent.glob("*.yaml") if path != file]
-    makers = [path for path in before if yaml.safe_load(path.read_text(encoding="utf-8")).get("out") == config.model]
+    neighbours = [] if file is None else [path for path in sorted(file.parent.glob("*.yaml")) if path != file]
+    files = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in neighbours}
+    maker = next((path for path, given in files.items() if given.get("out") == config.model), None)
     known = json.loads(SHAPES.read_text(encoding="utf-8"))
     if (start / "config.json").exists():
         shape = AutoConfig.from_pretrained(start)
-    elif makers:
-        given = yaml.safe_load(makers[0].read_text(encoding="utf-8"))
-        widen = given.get("widen") and dataclasses.make_dataclass("W", given["widen"])(**given["widen"])
-        earlier = dataclasses.replace(config, model=given["model"], out=given["out"], widen=widen)
-        return model_shape(earlier, makers[0])
+    elif maker:
+        given = files[maker]
+        widen = Widening(**given["widen"]) if "widen" in given else None
+        return model_shape(dataclasses.replace(config, model=given["model"], widen=widen), maker)
     elif config.model in known:
         shape = AutoConfig.for_model(**known[config.model])
     else:
