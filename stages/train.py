@@ -128,6 +128,7 @@ def train(config: StageConfig) -> Path:
             codebook, config.stage, vocab.first_unit_id, config.prefix, dataclasses.asdict(config), versions
         )
         facts.save(out)
+    trainer.accelerator.wait_for_everyone()  # on another machine the next stage may look for this one at once
     return out
 
 

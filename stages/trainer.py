@@ -124,7 +124,7 @@ class StageTrainer(Trainer):
         steps = self.config.embeddings_steps
         if steps and not made:
             if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-                raise ValueError(f"trainable: embeddings_then_all does not go with {self.args.lr_scheduler_type}; "
+                raise ValueError(f"trainable: embeddings_then_all does not go with {self.args.lr_scheduler_type.value}; "
                                  "take linear, cosine or constant_with_warmup")  # fmt: skip
             for index, group in enumerate(scheduler.optimizer.param_groups):
                 if group[LATE]:

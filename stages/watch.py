@@ -65,9 +65,6 @@ class Watch(TrainerCallback):
                 record.setdefault("tasks", {}).setdefault(task, {})[figure] = value
         record["seconds"] = round(time.monotonic() - self.began, 1)
         append(self.log, record)
-        if held_out:
-            figures = {"step": state.global_step, **held_out}
-            print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
 
 
 def append(path: Path, record: dict[str, Any]) -> None:

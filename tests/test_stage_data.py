@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from tiny_run import CODEBOOK, FOREIGN, chats, make_run, stage_config, write_uni
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from instruct_data.records import write_conversations
-from speechgpt.vocab import new_words
+from speechgpt.vocab import UnitVocab, new_words
 from stages import tokens
 from stages.config import Source
 from stages.data import IGNORED, PackedBlocks, best_fit, load_blocks
 from stages.tokens import Tokenised, tokenise
 from stages.watch import token_losses
 from units.codebook import CodebookMismatch
+from units.unit_set import read_unit_set
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +120,57 @@ def test_packed_loss_equals_the_loss_of_documents_one_by_one(attention: str) -> 
         whole = model(**batch, use_cache=False).loss.item()  # the Trainer, too, turns the cache off
     assert sorted(packed) == pytest.approx(sorted(one_by_one), abs=1e-5)
     assert whole == pytest.approx(np.mean(one_by_one), abs=1e-5)
+
+
+def test_a_unit_set_is_spelled_as_the_vocabulary_spells_it(run, widened) -> None:
+    found = tokenise(Source("units/train"), widened, stage_config(run), CODEBOOK, run / "cache")
+    vocab = UnitVocab.from_words(widened.get_vocab())
+    records = list(read_unit_set(run / "units/train"))
+    assert len(found) == len(records) and found.task_names == ["units"]
+    for i, record in enumerate(records):
+        ids, train = found.document(i)
+        assert ids.tolist() == [widened.bos_token_id, *vocab.encode(record.units.ids)] and train.all()
+
+
+def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widened) -> None:
+    source = Source("data/chat.jsonl.gz")
+    found = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
+    assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
+    (folder,) = tmp_path.iterdir()
+    os.truncate(folder / "tokens.bin", 8)
+    again = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
+    assert again.tokens.tolist() == found.tokens.tolist() and list(tmp_path.iterdir()) == [folder]
+
+
+def test_equal_documents_stand_on_one_side(run, widened, tmp_path) -> None:
+    (tmp_path / "twice.txt").write_text((run / "corpus/text.txt").read_text() * 2)
+    config = stage_config(run, data=[Source(str(tmp_path / "twice.txt"))], dev_documents=20)
+    sides = load_blocks(config, widened, CODEBOOK, 30)
+    texts = [{tuple(part.sources[s].document(d)[0]) for block in members(part) for s, d in block} for part in sides]
+    assert texts[0] and texts[1] and texts[0].isdisjoint(texts[1])
+
+
+def test_long_documents_split_into_pieces_lose_nothing(run, widened, capsys) -> None:
+    config = stage_config(run, block_size=8, too_long="split", dev_documents=0, data=[Source("units/train")])
+    whole = tokenise(config.data[0], widened, config, CODEBOOK, run / "cache")
+    blocks, _ = load_blocks(config, widened, CODEBOOK, 300)
+    pieces = blocks.sources[0]
+    assert int(pieces.lengths.max()) == 8 and int(pieces.lengths.sum()) == len(whole.tokens)
+    joined = [token for i in range(len(pieces)) for token in pieces.document(i)[0].tolist()]
+    assert joined == whole.tokens.tolist()
+    assert f"{int((whole.lengths > 8).sum())} longer than a block (split)" in capsys.readouterr().out
+
+
+def test_each_token_knows_its_task(run, widened) -> None:
+    config = stage_config(run, data=[Source("data/chat.jsonl.gz"), Source("units/train")])
+    blocks, _ = load_blocks(config, widened, CODEBOOK, 6)
+    assert blocks.task_names == ["asr", "chat", "units"]
+    vocab = UnitVocab.from_words(widened.get_vocab())
+    for i in range(len(blocks)):
+        tasks, ids, labels = blocks.tasks(i), blocks[i]["input_ids"], blocks[i]["labels"]
+        is_unit = (ids >= vocab.first_unit_id) & (ids < vocab.first_unit_id + vocab.size)
+        assert not (is_unit & (tasks == 1)).any()  # chats are text
+        assert (tasks[labels >= 0] >= 0).all() and ((tasks == -1) <= (ids == widened.eos_token_id)).all()
 
 
 @pytest.mark.parametrize("too_long", ["skip", "cut"])
