@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -137,7 +136,8 @@ def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widen
     found = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
     assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
     (folder,) = tmp_path.iterdir()
-    os.truncate(folder / "tokens.bin", 8)
+    (folder / "tokens.bin").unlink()  # not in place: `found` has it mapped
+    (folder / "tokens.bin").write_bytes(b"cut short")
     again = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
     assert again.tokens.tolist() == found.tokens.tolist() and list(tmp_path.iterdir()) == [folder]
 
