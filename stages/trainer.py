@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.utils import logging
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from speechgpt.vocab import UnitVocab
 from stages.checkpoints import CheckpointError, newest_checkpoint
@@ -23,8 +23,6 @@ from stages.start import embedding_weights
 from stages.watch import append, held_out_report, sample_replies
 
 LATE = "late"  # key of the optimizer's groups that wait until the embeddings have learned
-
-logger = logging.get_logger(__name__)
 
 
 class StageTrainer(Trainer):
@@ -120,6 +118,8 @@ class StageTrainer(Trainer):
         when they join.
         """
         made = self.lr_scheduler is not None
+        self._groups = [{name: value for name, value in group.items() if name != "params"}
+                        for group in self.optimizer.param_groups]  # fmt: skip
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         steps = self.config.embeddings_steps
         if steps and not made:
@@ -134,6 +134,22 @@ class StageTrainer(Trainer):
         return scheduler
 
     # --- checkpoints
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The Trainer's own; DeepSpeed 0.19 then needs two repairs when ZeRO-3 goes on from a universal checkpoint: all its
+        states share one step counter, which each would raise, and all groups have the first one's settings."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.is_deepspeed_enabled or not is_deepspeed_zero3_enabled():
+            return
+        if "checkpoint" not in self.args.hf_deepspeed_config.config:
+            return
+        optimizer = self.model_wrapped.optimizer.optimizer  # torch's, within DeepSpeed's
+        for state in optimizer.state.values():
+            state["step"] = torch.as_tensor(state["step"]).clone()
+        for group, made, rate in zip(
+            optimizer.param_groups, self._groups, self.lr_scheduler.get_last_lr(), strict=True
+        ):
+            group.update({**made, "lr": rate})
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's own; one that fails is taken away, and those before it stay.

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from tiny_run import make_run, stage_config
@@ -101,6 +102,10 @@ def curve(folder: Path, name: str = "loss") -> dict[int, float]:
     return {record["step"]: record[name] for record in records if name in record}
 
 
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
 def check_same(alone: Path, together: Path) -> None:
     assert curve(together) == pytest.approx(curve(alone), abs=1e-4)
     assert len(curve(together)) == len(curve(alone)) == STEPS
@@ -137,21 +142,16 @@ def test_two_processes_equal_one(built, sharding: str | None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
-@pytest.mark.parametrize("init", ["random", "mean", "centres"])
-def test_widening_is_the_same_under_sharding(built, sharding: str, init: str) -> None:
-    changes = {
-        "widen": Widening("unit_encoder", init),
-        "training": {"max_steps": 1, "eval_steps": 1, "learning_rate": 0.0},
-    }
-    alone = train(planned(built, None, each=4, out=f"{init}_alone", **changes))
-    if init == "random" and sharding == "zero3":
-        pytest.skip("each rank draws its own part of a sharded matrix, so the numbers are others; the law is the same")
-    processes(planned(built, sharding, out=f"{init}_{sharding}", **changes))
-    expected = load_file(alone / "model.safetensors")
-    for name, weight in load_file(built / f"{init}_{sharding}/model.safetensors").items():
-        if init == "centres" or "embed" not in name:
-            assert (weight - expected[name]).abs().max() < 1e-5, name
+@pytest.mark.parametrize("init", ["mean", "centres"])
+def test_sharded_matrices_are_widened_whole(built, init: str) -> None:
+    still = {"max_steps": 1, "eval_steps": 1, "learning_rate": 0.0}
+    changes = {"widen": Widening("unit_encoder", init), "training": still}
+    alone = weights(train(planned(built, None, each=4, out=f"{init}_alone", **changes)))
+    processes(planned(built, "zero3", out=f"{init}_zero3", **changes))
+    found = weights(built / f"{init}_zero3")
+    for name, expected in alone.items():
+        if init == "centres" or "embed" not in name:  # the spread of new rows around the mean is drawn after sharding
+            torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
 
 
 def unfinish(folder: Path) -> None:
@@ -166,14 +166,15 @@ def unfinish(folder: Path) -> None:
 @pytest.mark.parametrize("sharding", [None, "zero2", "zero3"])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_goes_on(built, sharding: str | None, before: int, after: int) -> None:
-    config = planned(built, sharding, out=f"from{before}to{after}_{sharding}")
+    config = planned(built, sharding, out=f"from{before}to{after}_{sharding}", training={"weight_decay": 0.1})
     folder = built / config.out
     processes(config, before)
     unfinish(folder)
     told = processes(config, after)
     if sharding:
         assert f"checkpoint-10 is of {before} processes, going on with {after}" in told
-    check_same(built / "stage1", folder)
+    alone = train(planned(built, None, each=4, out="decayed", training={"weight_decay": 0.1}))
+    check_same(alone, folder)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from transformers import (
     Qwen3Config,
 )
 
+from stages.attention import BY_DOCUMENT
 from stages.data import PackedBlocks, best_fit, flattened
 from stages.start import check_packing
 from stages.watch import token_losses
@@ -65,7 +66,7 @@ def one_by_one(model: PreTrainedModel) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", BY_DOCUMENT])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_packed_loss_is_that_of_documents_one_by_one(kind: str, attention: str) -> None:
     model, (_, _, blocks) = model_of(kind, attention), corpus()
@@ -81,9 +82,10 @@ def test_the_packed_loss_is_that_of_documents_one_by_one(kind: str, attention: s
     check_packing(model)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", BY_DOCUMENT])
 @pytest.mark.parametrize("kind", ["llama", "mistral, sliding"])
-def test_gradients_too(kind: str) -> None:
-    (documents, train, blocks), model = corpus(), model_of(kind, "sdpa")
+def test_gradients_too(kind: str, attention: str) -> None:
+    (documents, train, blocks), model = corpus(), model_of(kind, attention)
     batch = {name: torch.stack([block[name] for block in blocks]) for name in blocks[0]}
     model(**batch, use_cache=False).loss.backward()
     packed = {name: weight.grad.clone() for name, weight in model.named_parameters()}
@@ -118,3 +120,12 @@ class Deaf(torch.nn.Module):
 def test_a_model_that_does_not_look_at_positions_is_refused() -> None:
     with pytest.raises(ValueError, match="lets packed documents see one another.*choose another attention"):
         check_packing(Deaf(model_of("llama", "sdpa")))
+
+
+def test_generating_by_document_is_generating() -> None:
+    prompt = torch.tensor([[5, 6, 7, 8]])
+    written = [
+        model_of("qwen2 tied", attention).generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0).tolist()
+        for attention in ("sdpa", BY_DOCUMENT)
+    ]
+    assert written[0] == written[1]
