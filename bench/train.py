@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer,
 from transformers.utils import is_liger_kernel_available
 
 from speechgpt.vocab import new_words
+from stages.attention import BY_DOCUMENT
 from stages.config import Source, StageConfig
 from stages.data import IGNORED, PackedBlocks, load_blocks
 from stages.hardware import multiplying_parameters, this_gpu, train_flops
@@ -111,8 +112,10 @@ class Clock(TrainerCallback):
 def trained(shape: str, data: Any, collate: Any, steps: int, batch: int, fused: bool, seed: int) -> Speed:
     """Train a fresh model for some steps; `data` in its own order, so that what was fed can be counted."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096))
     on_gpu = torch.cuda.is_available()
+    model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096))
+    if isinstance(data, PackedBlocks) and not on_gpu:
+        model.set_attn_implementation(BY_DOCUMENT)  # as stages.train does
     clock = Clock()
     fed = {"real": 0, "positions": 0, "batches": 0}
 

@@ -7,6 +7,7 @@ attn_implementation.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -40,19 +41,22 @@ def by_document(
         )  # fmt: skip
     starts = torch.nonzero(position_ids.expand(batch, -1).flatten() == 0).flatten().tolist()
     lengths = [end - start for start, end in zip(starts, [*starts[1:], batch * length], strict=True)]
-    # split's backward pass is one concatenation; a slice's would write a whole block for each document
-    parts = (whole.transpose(1, 2).flatten(0, 1).split(lengths) for whole in (query, key, value))
+    on_cpu = query.device.type == "cpu"  # whose half-precision kernels are slower than its full ones on short documents
+    wide = torch.promote_types(query.dtype, torch.float32) if on_cpu else query.dtype
+    parts = (whole.to(wide).transpose(1, 2).flatten(0, 1) for whole in (query, key, value))
     attended = []
-    for document in zip(*parts, strict=True):
-        q, k, v = (part.transpose(0, 1)[None] for part in document)
-        mask = _window(q.shape[2], sliding_window, query.device)
-        attended.append(
-            scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling,
-                enable_gqa=key.shape[1] != heads,
-            )[0].transpose(0, 1)
-        )  # fmt: skip
-    return torch.cat(attended).view(batch, length, heads, width), None
+    with torch.autocast(query.device.type, enabled=False) if on_cpu else nullcontext():
+        # split's backward pass is one concatenation; a slice's would write a whole block for each document
+        for document in zip(*(part.split(lengths) for part in parts), strict=True):
+            q, k, v = (part.transpose(0, 1)[None] for part in document)
+            mask = _window(q.shape[2], sliding_window, query.device)
+            attended.append(
+                scaled_dot_product_attention(
+                    q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling,
+                    enable_gqa=key.shape[1] != heads,
+                )[0].transpose(0, 1)
+            )  # fmt: skip
+    return torch.cat(attended).view(batch, length, heads, width).to(query.dtype), None
 
 
 def _window(length: int, window: int | None, device: torch.device) -> Tensor | None:

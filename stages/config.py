@@ -95,8 +95,9 @@ class StageConfig:
     """For embeddings_then_all: steps at the start in which only the embedding rows move."""
     lora: Lora | None = None
     """Train low-rank adapters only; they are merged into the model at the end, unless told otherwise."""
-    attention: Literal["auto", "sdpa", "flash_attention_2", "flex_attention", "eager"] = "auto"
-    """How attention is computed; auto is flash-attention where it is installed and there is a GPU, else sdpa."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flex_attention", "by_document", "eager"] = "auto"
+    """How attention is computed. auto is, on a GPU, flash-attention where it is installed, else sdpa; on a CPU
+    by_document, which is stages/attention.py, for models that it fits."""
     fused_loss: Literal["auto", "always", "never"] = "auto"
     """The loss without whole logits in memory (liger-kernel); auto where it is installed, there is a GPU, and units
     weigh as much as text."""

@@ -21,6 +21,7 @@ from transformers.utils import is_flash_attn_2_available
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.vocab import UnitVocab
 from speechgpt.widen import widen
+from stages.attention import BY_DOCUMENT
 from stages.config import Lora, StageConfig
 from units.codebook import Codebook
 from units.kmeans import load_centres
@@ -74,7 +75,9 @@ def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict
     chosen: dict[str, Any] = {"dtype": torch.bfloat16 if half else torch.float32}
     if config.attention != "auto":
         chosen["attn_implementation"] = config.attention
-    elif torch.cuda.is_available() and is_flash_attn_2_available():
+    elif not torch.cuda.is_available():
+        chosen["attn_implementation"] = BY_DOCUMENT
+    elif is_flash_attn_2_available():
         chosen["attn_implementation"] = "flash_attention_2"
     if config.lora and config.lora.bits < 16:
         from transformers import BitsAndBytesConfig
@@ -159,9 +162,18 @@ def check_packing(model: PreTrainedModel) -> None:
 
 
 class PackingCheck(TrainerCallback):
-    """Runs check_packing before the first step."""
+    """Runs check_packing before the first step. With attention: auto, a model that by_document does not fit gets sdpa."""
+
+    def __init__(self, attention: str) -> None:
+        self.attention = attention
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
     ) -> None:
-        check_packing(model)
+        try:
+            check_packing(model)
+        except ValueError:
+            if self.attention != "auto" or model.config._attn_implementation != BY_DOCUMENT:
+                raise
+            model.set_attn_implementation("sdpa")
+            check_packing(model)

@@ -113,7 +113,7 @@ def train(config: StageConfig) -> Path:
     keeper = Checkpoints()
     trainer = StageTrainer(
         choose_trainable(model, config), arguments, config=config, tokenizer=tokenizer, vocab=vocab, compute_loss_func=loss,
-        train_dataset=blocks, eval_dataset=dev, callbacks=[PackingCheck(), keeper, Watch(out / "log.jsonl")],
+        train_dataset=blocks, eval_dataset=dev, callbacks=[PackingCheck(config.attention), keeper, Watch(out / "log.jsonl")],
         data_collator=flattened if "flash" in str(model.config._attn_implementation) else None,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -19,7 +19,7 @@ from transformers import (
 
 from stages.attention import BY_DOCUMENT
 from stages.data import PackedBlocks, best_fit, flattened
-from stages.start import check_packing
+from stages.start import PackingCheck, check_packing
 from stages.watch import token_losses
 
 SHAPE = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
@@ -120,6 +120,29 @@ class Deaf(torch.nn.Module):
 def test_a_model_that_does_not_look_at_positions_is_refused() -> None:
     with pytest.raises(ValueError, match="lets packed documents see one another.*choose another attention"):
         check_packing(Deaf(model_of("llama", "sdpa")))
+
+
+def test_half_precision_by_document_is_no_worse_than_masked() -> None:
+    (_, _, blocks), exact = corpus(), sorted(one_by_one(model_of("llama", "sdpa")))
+    off = {}
+    for attention in ("sdpa", BY_DOCUMENT):
+        model = model_of("llama", attention)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = torch.cat([token_losses(model, block)[0] for block in blocks]).tolist()
+        off[attention] = np.abs(np.sort(found) - exact).mean()
+    assert off[BY_DOCUMENT] <= 1.2 * off["sdpa"] < 0.1
+
+
+def test_a_model_that_keeps_positions_to_itself_gets_a_mask() -> None:
+    model = model_of("llama", BY_DOCUMENT)
+    for layer in model.model.layers:  # as an architecture would that does not hand position_ids on to attention
+        attend = layer.self_attn.forward
+        layer.self_attn.forward = lambda *args, attend=attend, position_ids=None, **kwargs: attend(*args, **kwargs)
+    PackingCheck("auto").on_train_begin(None, None, None, model=model)
+    assert model.config._attn_implementation == "sdpa"
+    model.set_attn_implementation(BY_DOCUMENT)
+    with pytest.raises(ValueError, match="by_document attention lets packed documents see one another"):
+        PackingCheck(BY_DOCUMENT).on_train_begin(None, None, None, model=model)
 
 
 def test_generating_by_document_is_generating() -> None:
