@@ -41,7 +41,7 @@ setup(
     package_data={
         "units": ["starter/**/*", "configs/*.yaml"],
         "instruct_data": ["instructions/*.txt", "configs/*.yaml"],
-        "stages": ["configs/**/*.yaml", "configs/**/*.json"],
+        "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
     },
     install_requires=CORE,
     extras_require={"train": TRAIN, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},

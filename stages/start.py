@@ -60,7 +60,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
         facts.check_vocab(UnitVocab.from_words(tokenizer.get_vocab()), start)
     model = AutoModelForCausalLM.from_pretrained(start, **loading)
     if not config.widen:
-        return model, tokenizer, facts and facts.codebook
+        return model, tokenizer, facts.codebook if facts else None
     encoder = config.at(config.widen.encoder)
     codebook = Codebook.load(encoder / "codebook.json")
     centres = load_centres(encoder / "centres.safetensors")

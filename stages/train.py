@@ -231,8 +231,10 @@ def _wrong_names(file: Path | None, argv: list[str]) -> list[str]:
     ours = {"config", "plan", "help", "print_config"} | {field.name for field in dataclasses.fields(Cluster)}
     for option in (argument[2:].split("=")[0].rstrip("+") for argument in argv if argument.startswith("--")):
         if option.split(".")[0] not in ours:
-            path = option.split(".")
-            given.append(functools.reduce(lambda inner, name: {name: inner}, reversed(path), None))
+            nested: Any = None
+            for name in reversed(option.split(".")):
+                nested = {name: nested}
+            given.append(nested)
     return [wrong for names in given for wrong in unknown_names(names, StageConfig)]
 
 

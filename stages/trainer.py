@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from speechgpt.vocab import UnitVocab
@@ -54,7 +54,7 @@ class StageTrainer(Trainer):
             if self.is_world_process_zero():
                 for sample in samples:
                     append(Path(self.args.output_dir) / "samples.jsonl", {"step": self.state.global_step, **sample})
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, report)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, report)
         self._clock += time.monotonic() - began
         return report
 
