@@ -98,9 +98,6 @@ class StageTrainer(Trainer):
         made = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         if self.config.embeddings_steps and not made:
-            if not hasattr(optimizer, "param_groups"):
-                raise ValueError("trainable: embeddings_then_all needs an optimizer made here; take the one out of the "
-                                 "DeepSpeed file")  # fmt: skip
             early = embedding_weights(self.model)
             groups = []
             for group in optimizer.param_groups:
@@ -118,11 +115,16 @@ class StageTrainer(Trainer):
         when they join.
         """
         made = self.lr_scheduler is not None
-        self._groups = [{name: value for name, value in group.items() if name != "params"}
-                        for group in self.optimizer.param_groups]  # fmt: skip
+        groups = (optimizer or self.optimizer).param_groups
+        self._groups = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         steps = self.config.embeddings_steps
         if steps and not made:
+            if LATE not in groups[0]:
+                raise ValueError(
+                    "trainable: embeddings_then_all needs an optimizer made here; take a DeepSpeed file without one, such "
+                    "as zero3"
+                )
             if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
                 raise ValueError(f"trainable: embeddings_then_all does not go with {self.args.lr_scheduler_type.value}; "
                                  "take linear, cosine or constant_with_warmup")  # fmt: skip

@@ -7,9 +7,11 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from tiny_run import make_run, stage_config
 from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import CheckpointFacts
+from stages.checkpoints import checkpoints, damage, processes_of
 from stages.config import Lora, Source, StageConfig, Widening
 from stages.train import train
 
@@ -154,6 +157,25 @@ def test_sharded_matrices_are_widened_whole(built, init: str) -> None:
             torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+def test_embeddings_learn_first_under_sharding(built, sharding: str) -> None:
+    first = {"trainable": "embeddings_then_all", "embeddings_steps": 10}
+    alone = train(planned(built, None, each=4, out="first_alone", **first))
+    processes(planned(built, sharding, out=f"first_{sharding}", **first))
+    check_same(alone, built / f"first_{sharding}")
+    assert curve(alone) != pytest.approx(curve(built / "stage1"), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+def test_half_precision_is_near(built, sharding: str) -> None:
+    processes(planned(built, sharding, out=f"half_{sharding}", training={"bf16": True}))
+    assert curve(built / f"half_{sharding}") == pytest.approx(curve(built / "stage1"), abs=0.05)
+    assert {weight.dtype for weight in weights(built / f"half_{sharding}").values()} == {torch.bfloat16}
+    AutoModelForCausalLM.from_pretrained(built / f"half_{sharding}")
+
+
 def unfinish(folder: Path) -> None:
     """As if it had been killed after its tenth step."""
     for path in folder.iterdir():
@@ -175,6 +197,25 @@ def test_another_number_of_processes_goes_on(built, sharding: str | None, before
         assert f"checkpoint-10 is of {before} processes, going on with {after}" in told
     alone = train(planned(built, None, each=4, out="decayed", training={"weight_decay": 0.1}))
     check_same(alone, folder)
+
+
+@pytest.mark.slow
+def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
+    longer = {"max_steps": 80, "save_steps": 1000}
+    alone = train(planned(built, None, each=4, out="longer", training=longer))
+    config = planned(built, "zero2", out="told", training=longer)
+    folder = built / "told"
+    agent = start(config, "--standalone", "--nproc_per_node", "2")
+    end = time.monotonic() + 120
+    while not ((folder / "log.jsonl").exists() and len(curve(folder)) > 3) and time.monotonic() < end:
+        time.sleep(0.01)
+    agent.send_signal(signal.SIGTERM)
+    out, errors = agent.communicate(timeout=120)
+    assert agent.returncode != 0 and "all saved; the same command goes on" in out, errors[-4000:]
+    (saved,) = checkpoints(folder)
+    assert damage(saved) is None and processes_of(saved) == 2
+    processes(config)
+    assert curve(folder) == pytest.approx(curve(alone), abs=1e-4) and len(curve(folder)) == 80
 
 
 @pytest.mark.slow

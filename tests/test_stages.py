@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tiny_run import CODEBOOK, FOREIGN, make_run, stage_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -193,18 +195,30 @@ def test_a_stage_ends_in_a_plain_folder_that_says_what_it_is(built) -> None:
     assert seconds == sorted(seconds)
 
 
-def test_its_folder_opens_where_this_project_cannot_be_imported(built, tmp_path) -> None:
-    program = (
-        "import sys\n"
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer\nfolder = {str(built / 'stage1')!r}\n"
-        "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
-        "print(model(**tokenizer('red <3><4>', return_tensors='pt')).logits.shape[-1], len(tokenizer))\n"
-        "assert not {'stages', 'speechgpt', 'units'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+PLAIN = """
+import sys, importlib.util
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert not any(importlib.util.find_spec(name) for name in ("speechgpt", "units", "stages", "instruct_data"))
+for folder in sys.argv[1:]:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    print(model(**tokenizer("red <3><4>", return_tensors="pt")).logits.shape[-1], len(tokenizer))
+"""
+
+
+def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tmp_path) -> None:
+    short = {"widen": None, "data": [Source("data/chat.jsonl.gz")], "training": {"max_steps": 1}}
+    text = train(stage_config(run, stage="text", out="read", widen=None, data=[Source("corpus/text.txt")],
+                              training={"max_steps": 1}))  # fmt: skip
+    two = train(stage_config(run, stage="stage2", model="stage1", out="stage2", **short))
+    three = train(stage_config(run, stage="stage3", model="stage2", out="stage3", lora=Lora(), **short))
+    folders = [str(folder) for folder in (text, run / "stage1", two, three)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(transformers.__file__).parents[1])}
+    command = [sys.executable, "-S", "-c", PLAIN, *folders]  # -S: an editable install of this repository is not seen
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows, words = map(int, done.stdout.split())
-    assert rows % ROW_MULTIPLE == 0 and rows >= words
+    widths = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert len(widths) == 4 and all(rows >= words for rows, words in widths)
+    assert all(rows % ROW_MULTIPLE == 0 and rows > widths[0][0] for rows, _ in widths[1:])
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
