@@ -138,7 +138,7 @@ def test_two_machines_under_zero3_equal_one_process(built) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", [None, "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("sharding", [None, "zero1", "zero2", "zero3", "zero3_offload"])
 def test_two_processes_equal_one(built, sharding: str | None) -> None:
     processes(planned(built, sharding, each=1, out=f"two_{sharding}"))  # and two passes a step
     check_same(built / "stage1", built / f"two_{sharding}")
