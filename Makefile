@@ -7,8 +7,21 @@ PRESET ?= toy
 RUN    ?= runs/$(PRESET)
 # Steps at once: make demo JOBS=2 trains the vocoder and the text LLM side by side.
 JOBS   ?= 1
-# How a stage is started, for example LAUNCH="torchrun --nproc_per_node 8 -m".
-LAUNCH ?= $(PYTHON) -m
+# Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
+# MASTER_ADDR=<the first machine>; NPROC is then all GPUs of a machine. Or HOSTFILE=hosts, on one machine for all.
+NNODES      ?=
+NPROC       ?= $(if $(NNODES),gpu)
+NODE_RANK   ?= 0
+MASTER_ADDR ?= 127.0.0.1
+MASTER_PORT ?= 29500
+HOSTFILE    ?=
+TORCHRUN     = $(PYTHON) -m torch.distributed.run --nnodes $(or $(NNODES),1) --nproc_per_node $(NPROC) \
+  --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT) --shutdown_timeout 600 -m
+DEEPSPEED    = $(dir $(PYTHON))deepspeed --hostfile $(HOSTFILE) --no_local_rank --module
+LAUNCH      ?= $(if $(HOSTFILE),$(DEEPSPEED),$(if $(NPROC),$(TORCHRUN),$(PYTHON) -m))
+# For make plan: how many GPUs, of which kind.
+GPUS ?= 8
+GPU  ?= A100-80G
 # For pip, for example PIP_ARGS="--index-url ..." to take another build of torch 2.13.0.
 PIP_ARGS ?=
 
@@ -41,7 +54,7 @@ export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
 endif
 endif
 
-.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 model eval chat starter-encoder \
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval chat starter-encoder \
         test test-all check bench clean
 
 ##@ Start here
@@ -70,6 +83,8 @@ units: $(UNIT_SETS) ## unit encoder, unit sets
 vocoder: $(GATE) ## unit vocoder, and its gate: judged on true units
 text-llm: $(RUN)/text_llm/config.json ## the small text LLM that stage 1 widens
 stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of training (and what it needs)
+plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G); trains nothing
+	@for n in 1 2 3; do $(PYTHON) -m stages.train $(CONFIGS)/stage$$n.yaml --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU); done
 model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
 eval: $(REPORT) ## measure the model, draw the report
 	@cat $(REPORT)

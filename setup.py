@@ -43,7 +43,7 @@ setup(
     package_data={
         "units": ["starter/**/*", "configs/*.yaml"],
         "instruct_data": ["instructions/*.txt", "prompts/*.txt"],
-        "stages": ["configs/**/*.yaml", "configs/**/*.json"],
+        "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
     },
     install_requires=CORE,
     extras_require={"data": DATA, "train": TRAIN + DATA, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},

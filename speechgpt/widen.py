@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from speechgpt.vocab import UnitVocab, new_words
 
@@ -54,12 +56,23 @@ def widen(
 @torch.no_grad()
 def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int) -> None:
     """Add to each unit's row a random projection of its centre, of the size that old rows vary by."""
-    embedding = model.get_input_embeddings().weight
-    centred = (centres - centres.mean(0)).float()
-    generator = torch.Generator().manual_seed(seed)
-    projection = torch.randn(centres.shape[1], embedding.shape[1], generator=generator)
-    placed = centred @ projection
-    placed *= embedding[:old].std() / placed.std()
-    rows = slice(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
-    for weight in {id(w): w for w in (embedding, model.get_output_embeddings().weight)}.values():
-        weight[rows] += placed.to(weight)
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    weights = [embedding] if head is embedding else [embedding, head]
+    with _whole(weights):
+        centred = (centres - centres.mean(0)).float()
+        generator = torch.Generator().manual_seed(seed)
+        projection = torch.randn(centres.shape[1], embedding.shape[1], generator=generator)
+        placed = centred @ projection
+        placed *= embedding[:old].float().std().cpu() / placed.std()
+        rows = slice(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
+        for weight in weights:
+            weight[rows] += placed.to(weight)
+
+
+def _whole(weights: list[Tensor]) -> AbstractContextManager:
+    """Inside it every rank holds these weights whole, also under ZeRO-3; the first rank's are kept."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(weights, modifier_rank=0)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from speechgpt.widen import Initialisation
+
+# What the stage decides itself, and the field that says it.
+RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_unused_columns": "nothing"}
 
 
 @dataclass
@@ -46,6 +53,10 @@ class Lora:
     """Dropout on the adapters' input."""
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     """Modules that get an adapter."""
+    bits: Literal[4, 8, 16] = 16
+    """Bits of the frozen weights while adapters train; 4 and 8 need bitsandbytes, and no DeepSpeed."""
+    merge: bool = True
+    """End with a plain model, the adapter added in, and the adapter beside it in `adapter/`; false: the adapter alone."""
 
 
 @dataclass
@@ -66,8 +77,11 @@ class StageConfig:
     """Widen the vocabulary first; for stage 1, which starts from a text LLM."""
     block_size: int = 1024
     """Tokens of a packed block."""
-    too_long: Literal["skip", "cut"] = "skip"
-    """What becomes of documents longer than a block; either way they are counted."""
+    batch: int | None = None
+    """Blocks of a step over all processes; the accumulation that it takes is worked out, so any number of GPUs trains
+    the same. Without it, a step is what `training` says, times the processes."""
+    too_long: Literal["skip", "cut", "split"] = "skip"
+    """What becomes of documents longer than a block: left out, cut to a block, or split into blocks. All are counted."""
     train_on_prompt: bool = False
     """Let the loss cover the human's turns too, as upstream did."""
     unit_loss_weight: float = 1.0
@@ -75,8 +89,20 @@ class StageConfig:
     unit cannot be foreseen: below 1, hearing is learned sooner."""
     dev_documents: int = 200
     """Documents, chosen by hash of their content, that are held out to watch the loss on, shared among the sources."""
+    trainable: Literal["all", "embeddings", "embeddings_then_all"] = "all"
+    """Which weights learn: all, the embedding rows, or first those and after `embeddings_steps` all."""
+    embeddings_steps: int = 0
+    """For embeddings_then_all: steps at the start in which only the embedding rows move."""
     lora: Lora | None = None
-    """Train low-rank adapters only, merged into the model at the end."""
+    """Train low-rank adapters only; they are merged into the model at the end, unless told otherwise."""
+    attention: Literal["auto", "sdpa", "flash_attention_2", "flex_attention", "by_document", "eager"] = "auto"
+    """How attention is computed. auto is, on a GPU, flash-attention where it is installed, else sdpa; on a CPU
+    by_document, which is stages/attention.py, for models that it fits."""
+    fused_loss: Literal["auto", "always", "never"] = "auto"
+    """The loss without whole logits in memory (liger-kernel); auto where it is installed, there is a GPU, and units
+    weigh as much as text."""
+    samples: int = 2
+    """Held-out conversations whose replies the model writes at each look, into samples.jsonl."""
     prefix: str = ""
     """System text at the start of every conversation."""
     seed: int = 0
@@ -85,14 +111,86 @@ class StageConfig:
     """Any argument of transformers.TrainingArguments, such as max_steps, learning_rate, deepspeed."""
 
     def __post_init__(self) -> None:
-        reserved = {"output_dir", "seed", "data_seed", "remove_unused_columns"} & self.training.keys()
-        if reserved:
-            raise ValueError(f"training: {sorted(reserved)} are set by the stage itself; use out and seed")
-        if not self.unit_loss_weight > 0:
-            raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
+        for name in RESERVED.keys() & self.training.keys():
+            raise ValueError(f"training: {name} is set by the stage itself; use {RESERVED[name]}")
+        known = _training_names()
+        for name in self.training.keys() - known:
+            raise ValueError(f"training: {name} is no argument of transformers.TrainingArguments{nearest(name, known)}")
         if not self.training.get("max_steps", 0) > 0:
             raise ValueError("training: max_steps must be set, and above 0: a stage is a number of steps")
+        if self.training.get("save_total_limit", 2) < 2:
+            raise ValueError(
+                f"training: save_total_limit is {self.training['save_total_limit']}; keep at least 2 checkpoints, one "
+                "to fall back on while the other is written"
+            )
+        if not self.unit_loss_weight > 0:
+            raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
+        if self.fused_loss == "always" and self.unit_loss_weight != 1:
+            raise ValueError(
+                "fused_loss: always knows one weight for all tokens; set unit_loss_weight: 1, or fused_loss: never"
+            )
+        if (self.trainable == "embeddings_then_all") != (self.embeddings_steps > 0):
+            raise ValueError("trainable: embeddings_then_all and embeddings_steps above 0 belong together")
+        if self.lora and self.trainable != "all":
+            raise ValueError(f"lora trains adapters only; it does not go with trainable: {self.trainable}")
+        if self.lora and self.lora.bits < 16 and self.training.get("deepspeed"):
+            raise ValueError(f"lora: bits: {self.lora.bits} does not go with deepspeed; leave one of them out")
+        if self.batch is not None and "gradient_accumulation_steps" in self.training:
+            raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")
 
     def at(self, path: str) -> Path:
         """A path of the config, seen from the run folder; absolute paths stay, and so do hub ids with no such folder."""
         return self.run / path
+
+    def accumulation(self, processes: int) -> int:
+        """Forward passes of a step on each process.
+
+        Raises: ValueError if the batch is not a whole number of passes, naming what would be.
+        """
+        if self.batch is None:
+            return self.training.get("gradient_accumulation_steps", 1)
+        each = self.training.get("per_device_train_batch_size", 8)
+        if self.batch % (each * processes):
+            fits = [n for n in range(1, each + 1) if self.batch % (n * processes) == 0]
+            advice = (
+                f"set training.per_device_train_batch_size to {' or '.join(map(str, fits))}"
+                if fits
+                else f"the number of processes must divide {self.batch}"
+            )
+            raise ValueError(
+                f"batch {self.batch} is not a whole number of passes of {each} blocks on {processes} processes; {advice}"
+            )
+        return self.batch // (each * processes)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?`, or nothing if no known name looks like it."""
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def unknown_names(given: Any, kind: Any, where: str = "") -> Iterator[str]:
+    """What is wrong with the names of a config as it was read from yaml, each with the nearest name that exists."""
+    kind = _dataclass_in(kind)
+    if kind is None:
+        return
+    known = typing.get_type_hints(kind)
+    for entry in given if isinstance(given, list) else [given]:
+        for name, value in entry.items() if isinstance(entry, dict) else ():
+            if name in known:
+                yield from unknown_names(value, known[name], f"{where}{name}.")
+            else:
+                yield f"{where}{name} is not a setting{nearest(name, known)}"
+
+
+def _dataclass_in(kind: Any) -> Any:
+    """The dataclass in a type such as `list[Source]` or `Lora | None`; None if there is none."""
+    if dataclasses.is_dataclass(kind):
+        return kind
+    return next((found for part in typing.get_args(kind) if (found := _dataclass_in(part))), None)
+
+
+def _training_names() -> set[str]:
+    from transformers import TrainingArguments
+
+    return {field.name for field in dataclasses.fields(TrainingArguments)}

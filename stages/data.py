@@ -1,9 +1,8 @@
-"""Training data: documents to tokens, tokens to packed blocks.
+"""Tokens to packed blocks.
 
-A document is a conversation, an utterance of a unit set, or a line of text. Documents are tokenised once into flat
-arrays, cached under a key of everything that went in. A block holds several documents with positions that restart at
-each; transformers then keeps attention within documents (if use_cache is off, as the Trainer sets it), so the packed
-loss is the unpacked one.
+A block holds several documents with positions that restart at each; transformers then keeps attention within documents
+(if use_cache is off, as the Trainer sets it), so the packed loss is the unpacked one. Which documents a block holds is
+decided by the seed before training starts, so a resumed stage reads on where it stopped.
 
 L tokens of a block.
 """
@@ -11,135 +10,19 @@ L tokens of a block.
 from __future__ import annotations
 
 import bisect
-import hashlib
-import inspect
-import json
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from instruct_data.records import read_conversations
-from speechgpt import dialogue as template
-from speechgpt.dialogue import Dialogue, Rendered
-from stages.config import Source, StageConfig
+from stages.config import StageConfig
+from stages.tokens import Tokenised, tokenise
 from units.codebook import Codebook
-from units.manifest import written_whole
-from units.progress import progress
-from units.unit_set import MARKER, read_unit_set
 
 IGNORED = -100  # label of a token that the loss leaves out
-
-
-@dataclass(frozen=True)
-class Tokenised:
-    """Documents of one source. tokens, train: flat arrays; offsets (documents + 1,); tasks: index into task_names."""
-
-    tokens: np.ndarray
-    train: np.ndarray
-    offsets: np.ndarray
-    tasks: np.ndarray
-    task_names: list[str]
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.offsets)
-
-    def document(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids and train mask of one document."""
-        span = slice(self.offsets[index], self.offsets[index + 1])
-        return self.tokens[span], self.train[span]
-
-
-def documents(
-    source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
-) -> Iterator[tuple[str, Rendered]]:
-    """(task, tokens) of each document of a source.
-
-    Raises: CodebookMismatch if its units are not the model's; FileNotFoundError if it is not there.
-    """
-    if path.suffix == ".txt":
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                if line.strip():
-                    ids = tokenizer.encode(line.strip(), split_special_tokens=True) + [tokenizer.eos_token_id]
-                    yield "text", Rendered(ids, [True] * len(ids))
-        return
-    dialogue = Dialogue(tokenizer, config.prefix)
-    if path.is_dir():
-        unit_set = read_unit_set(path)
-        _check(codebook, unit_set.codebook, path)
-        for record in unit_set:
-            ids = dialogue.vocab.encode(record.units.ids)
-            if tokenizer.bos_token_id is not None:
-                ids.insert(0, tokenizer.bos_token_id)
-            yield "units", Rendered(ids, [True] * len(ids))
-        return
-    conversations = read_conversations(path)
-    _check(codebook, conversations.codebook, path)
-    for conversation in conversations:
-        if source.tasks is None or conversation.task in source.tasks:
-            yield conversation.task, dialogue.render(conversation, config.train_on_prompt)
-
-
-def _check(mine: Codebook | None, theirs: Codebook | None, path: Path) -> None:
-    if theirs is not None:
-        if mine is None:
-            raise ValueError(
-                f"{path} holds units of {theirs.name!r}, but the model has none; set widen, or start from stage 1"
-            )
-        mine.check_same(theirs, "the model", str(path))
-
-
-def tokenise(
-    source: Source, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None, cache: Path
-) -> Tokenised:
-    """Tokenise a source, or read it from the cache if the same source met the same tokenizer and settings before."""
-    path = config.at(source.path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; it is named under data: in the config of {config.stage}")
-    saved = cache / f"{_content_key(source, path, tokenizer, config, codebook)}.npz"
-    if not saved.exists():
-        tokens, train, lengths, tasks, names = [], [], [], [], []
-        for task, rendered in progress(
-            documents(source, path, tokenizer, config, codebook), desc=f"tokens of {source.path}", unit="documents"
-        ):
-            if task not in names:
-                names.append(task)
-            tasks.append(names.index(task))
-            lengths.append(len(rendered.ids))
-            tokens.append(np.asarray(rendered.ids, np.int32))
-            train.append(np.asarray(rendered.train, bool))
-        if not tokens:
-            raise ValueError(f"{path} holds no documents{f' of the tasks {source.tasks}' if source.tasks else ''}")
-        with written_whole(saved, "wb") as file:
-            np.savez(file, tokens=np.concatenate(tokens), train=np.concatenate(train), offsets=np.cumsum([0, *lengths]),
-                     tasks=np.asarray(tasks), task_names=np.asarray(names))  # fmt: skip
-    with np.load(saved, allow_pickle=False) as found:
-        return Tokenised(
-            found["tokens"], found["train"], found["offsets"], found["tasks"], found["task_names"].tolist()
-        )
-
-
-def _content_key(
-    source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
-) -> str:
-    settings = [source.tasks, config.prefix, config.train_on_prompt, codebook and codebook.fingerprint]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    digest.update(inspect.getsource(template).encode())  # another template means other tokens
-    for word, token in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
-        digest.update(f"{token} {word}\n".encode())
-    for part in sorted(path.glob("*.parquet")) + [path / MARKER] if path.is_dir() else [path]:
-        digest.update(part.read_bytes())
-    return digest.hexdigest()[:24]
 
 
 def best_fit(lengths: list[int], size: int) -> list[list[int]]:
@@ -164,8 +47,8 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
 class PackedBlocks(torch.utils.data.Dataset):
     """Blocks of documents drawn from weighted sources: the order is a function of the seed alone.
 
-    Documents are drawn without replacement, source after source exhausted and shuffled anew, and packed `window` at a
-    time. Item: {"input_ids", "labels", "position_ids"}, int64 (L,).
+    Documents are drawn without replacement, source after source exhausted and shuffled anew (its next epoch), and packed
+    `window` at a time. Item: {"input_ids", "labels", "position_ids"}, int64 (L,).
     """
 
     def __init__(
@@ -179,52 +62,78 @@ class PackedBlocks(torch.utils.data.Dataset):
     ) -> None:
         """sources: tokens, the indices of the documents to use, and the weight of each."""
         self.sources, self.size, self.pad = [tokenised for tokenised, _, _ in sources], size, pad
-        self.blocks: list[list[tuple[int, int]]] = []
+        self.task_names = sorted({name for tokenised in self.sources for name in tokenised.task_names})
         draw = np.random.default_rng(seed)
         stream = self._stream([(chosen, weight) for _, chosen, weight in sources], draw)
-        while len(self.blocks) < blocks:
-            drawn = [next(stream) for _ in range(window)]
-            lengths = [int(self.sources[s].lengths[d]) for s, d in drawn]
-            packed = best_fit(lengths, size)
+        members: list[np.ndarray] = []
+        counts: list[int] = []
+        while len(counts) < blocks:
+            drawn = np.array([next(stream) for _ in range(window)])
+            packed = best_fit([int(self.sources[s].lengths[d]) for s, d in drawn.tolist()], size)
             draw.shuffle(packed)
-            self.blocks += [[drawn[i] for i in block] for block in packed]
-        self.blocks = self.blocks[:blocks]
+            members.append(drawn[[i for block in packed for i in block]])
+            counts += map(len, packed)
+        self._bounds = np.cumsum([0, *counts[:blocks]])
+        self._members = np.concatenate(members)[: self._bounds[-1]] if members else np.empty((0, 2), int)
 
     @staticmethod
     def _stream(sources: list[tuple[np.ndarray, float]], draw: np.random.Generator) -> Iterator[tuple[int, int]]:
         shares = np.array([len(chosen) * weight for chosen, weight in sources], float)
         shares /= shares.sum()
-        queues: list[list[int]] = [[] for _ in sources]
+        orders = [np.empty(0, int) for _ in sources]
+        left = [0] * len(sources)
         while True:
-            for source in draw.choice(len(sources), size=256, p=shares):
-                if not queues[source]:
-                    queues[source] = draw.permutation(sources[source][0]).tolist()
-                yield int(source), queues[source].pop()
+            for source in draw.choice(len(sources), size=256, p=shares).tolist():
+                if not left[source]:
+                    orders[source] = draw.permutation(sources[source][0])
+                    left[source] = len(orders[source])
+                left[source] -= 1
+                yield source, int(orders[source][left[source]])
 
     def __len__(self) -> int:
-        return len(self.blocks)
+        return len(self._bounds) - 1
+
+    def documents_of(self, index: int) -> list[tuple[int, int]]:
+        """(source, document) of each document of a block, in order."""
+        members = self._members[self._bounds[index] : self._bounds[index + 1]]
+        return [(source, document) for source, document in members.tolist()]
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        tokens, labels, positions = [], [], []
-        for source, document in self.blocks[index]:
+        tokens = np.full(self.size, self.pad, np.int64)
+        labels = np.full(self.size, IGNORED, np.int64)
+        positions = np.empty(self.size, np.int64)
+        at = 0
+        for source, document in self.documents_of(index):
             ids, train = self.sources[source].document(document)
-            train = train.copy()
-            train[0] = False  # the token before it belongs to another document
-            tokens.append(ids)
-            labels.append(np.where(train, ids, IGNORED))
-            positions.append(np.arange(len(ids)))
-        room = self.size - sum(map(len, tokens))
-        tokens.append(np.full(room, self.pad))
-        labels.append(np.full(room, IGNORED))
-        positions.append(np.arange(room))
+            end = at + len(ids)
+            tokens[at:end] = ids
+            labels[at:end] = np.where(train, ids, IGNORED)
+            labels[at] = IGNORED  # the token before it belongs to another document
+            positions[at:end] = np.arange(len(ids))
+            at = end
+        positions[at:] = np.arange(self.size - at)
         columns = {"input_ids": tokens, "labels": labels, "position_ids": positions}
-        return {name: torch.from_numpy(np.concatenate(column).astype(np.int64)) for name, column in columns.items()}
+        return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+    def tasks(self, index: int) -> torch.Tensor:
+        """For each token of a block, the index of its document's task in `task_names`; -1 for padding, int64 (L,)."""
+        found = np.full(self.size, -1, np.int64)
+        at = 0
+        for source, document in self.documents_of(index):
+            tokenised = self.sources[source]
+            end = at + int(tokenised.lengths[document])
+            found[at:end] = self.task_names.index(tokenised.task_names[tokenised.tasks[document]])
+            at = end
+        return torch.from_numpy(found)
 
     @property
     def fill(self) -> float:
         """Share of the blocks' tokens that are documents."""
-        used = sum(int(self.sources[s].lengths[d]) for block in self.blocks for s, d in block)
-        return used / (len(self.blocks) * self.size)
+        used = sum(
+            int(tokenised.lengths[self._members[self._members[:, 0] == source, 1]].sum())
+            for source, tokenised in enumerate(self.sources)
+        )
+        return used / (len(self) * self.size)
 
 
 def load_blocks(
@@ -249,7 +158,8 @@ def load_blocks(
         train.append((tokenised, keep, source.weight))
         dev.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))
         total += int(tokenised.lengths[keep].sum())
-        counts = Counter(tokenised.task_names[t] for t in tokenised.tasks[keep])
+        tasks = np.bincount(tokenised.tasks[keep], minlength=len(tokenised.task_names)).tolist()
+        counts = Counter({name: count for name, count in zip(tokenised.task_names, tasks) if count})
         say(
             f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
         )
@@ -262,22 +172,32 @@ def load_blocks(
 
 
 def _fit_lengths(tokenised: Tokenised, config: StageConfig) -> tuple[Tokenised, int]:
-    """Count documents longer than a block; cut them if the config says so (skipping happens where documents are chosen)."""
-    long = np.flatnonzero(tokenised.lengths > config.block_size)
-    if not len(long) or config.too_long == "skip":
-        return tokenised, len(long)
-    kept = np.minimum(tokenised.lengths, config.block_size)
-    index = np.concatenate([np.arange(start, start + n) for start, n in zip(tokenised.offsets[:-1], kept)])
-    cut = Tokenised(
-        tokenised.tokens[index], tokenised.train[index], np.cumsum([0, *kept]), tokenised.tasks, tokenised.task_names
-    )
-    return cut, len(long)
+    """Count documents longer than a block; cut or split them if the config says so (skipping happens where documents are
+    chosen). No token is copied."""
+    size, lengths = config.block_size, tokenised.lengths
+    long = int((lengths > size).sum())
+    if not long or config.too_long == "skip":
+        return tokenised, long
+    if config.too_long == "cut":
+        return dataclasses.replace(tokenised, lengths=np.minimum(lengths, size)), long
+    pieces = -(-lengths // size)
+    owner = np.repeat(np.arange(len(lengths)), pieces)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
+    return dataclasses.replace(
+        tokenised,
+        starts=tokenised.starts[owner] + place * size,
+        lengths=np.minimum(lengths[owner] - place * size, size),
+        tasks=tokenised.tasks[owner],
+        hashes=tokenised.hashes[owner],  # so all pieces of a document are held out, or none
+    ), long
 
 
 def _held_out(tokenised: Tokenised, count: int) -> np.ndarray:
     """About `count` documents, chosen by hash of their tokens, so that equal documents stand on one side; at most a tenth."""
     share = min(0.1, count / len(tokenised))
-    hashes = [
-        hashlib.blake2b(tokenised.document(i)[0].tobytes(), digest_size=8).digest() for i in range(len(tokenised))
-    ]
-    return np.array([int.from_bytes(h, "big") / 2**64 for h in hashes]) < share
+    return np.asarray(tokenised.hashes) / 2**64 < share
+
+
+def flattened(blocks: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Blocks end to end as one row, (1, B * L): flash-attention looks for packed documents in a batch of one only."""
+    return {name: torch.cat([block[name] for block in blocks])[None] for name in blocks[0]}

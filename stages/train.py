@@ -2,6 +2,7 @@
 
     python -m stages.train stages/configs/toy/stage1.yaml                          # one process, CPU or one GPU
     python -m stages.train stages/configs/toy/stage1.yaml --training.max_steps 50  # any field can be overridden
+    python -m stages.train stages/configs/7b/stage1.yaml --plan --gpus 8 --gpu A100-80G  # what it would take; trains nothing
     torchrun --nproc_per_node 8 -m stages.train stages/configs/7b/stage1.yaml      # DeepSpeed, as the file says
 
 Writes checkpoints while it runs, then a plain Hugging Face folder, `log.jsonl`, and last `speechgpt.json`. A killed
@@ -13,50 +14,65 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-    set_seed,
-)
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.utils import is_liger_kernel_available
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
-from speechgpt.widen import widen
-from stages.config import Lora, StageConfig
-from stages.data import IGNORED, load_blocks
+from stages.checkpoints import STOPPED, Checkpoints, newest_checkpoint, prepare_resume
+from stages.config import StageConfig, unknown_names
+from stages.data import flattened, load_blocks
+from stages.plan import Cluster
+from stages.plan_page import print_plan
+from stages.start import TEXT_STAGE, PackingCheck, choose_trainable, loading_arguments, open_start
+from stages.trainer import StageTrainer, weighted_loss
 from stages.watch import Watch
-from units.codebook import Codebook
-from units.kmeans import load_centres
+from units.manifest import written_whole
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
-TEXT_STAGE = "text"
-OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  # in a run folder; never hub ids
+RESOLVED = "stage.yaml"  # the whole config of a stage, as it was resolved
 
 
 def training_arguments(config: StageConfig) -> TrainingArguments:
     """transformers' arguments: the config's `training`, with what the stage itself decides."""
-    chosen = dict(config.training)
+    chosen = {name: value for name, value in config.training.items() if value is not None}
+    if hasattr(TrainingArguments, "activation_checkpointing") and "gradient_checkpointing" in chosen:
+        chosen["activation_checkpointing"] = chosen.pop("gradient_checkpointing")  # its name from transformers 5.23 on
     named = DEEPSPEED / f"{chosen.get('deepspeed')}.json"
     if named.exists():
         chosen["deepspeed"] = str(named)
-    if not torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
         chosen["use_cpu"] = True
-    quiet = {"report_to": "none", "disable_tqdm": not sys.stderr.isatty(), "logging_steps": 20, "save_total_limit": 2}
+    quiet = {
+        "report_to": "tensorboard" if importlib.util.find_spec("tensorboard") else "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+        "logging_steps": 20,
+        "save_total_limit": 2,
+        "eval_strategy": "steps",
+        "eval_steps": chosen["max_steps"],  # at the end, if nowhere else
+        "use_liger_kernel": config.fused_loss == "always"
+        or (config.fused_loss == "auto" and on_gpu and is_liger_kernel_available() and config.unit_loss_weight == 1),
+        "gradient_accumulation_steps": config.accumulation(int(os.environ.get("WORLD_SIZE", 1))),
+    }
     arguments = TrainingArguments(
         output_dir=str(config.at(config.out)), seed=config.seed, remove_unused_columns=False, **{**quiet, **chosen}
     )
+    if arguments.n_gpu > 1:
+        print(f"one process trains on one GPU; for all {arguments.n_gpu}: torchrun --nproc_per_node {arguments.n_gpu} "
+              "-m stages.train ...")  # fmt: skip
+        arguments._n_gpu = 1  # else the Trainer would wrap the model in DataParallel
     if is_deepspeed_zero3_enabled():
         import deepspeed
 
@@ -64,46 +80,11 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     return arguments
 
 
-def find_start(config: StageConfig) -> Path | str:
-    """Folder, or hub id, of the model that the stage starts from.
-
-    Raises: FileNotFoundError, naming what to train first, when a folder of this run is missing or not finished.
-    """
-    folder = config.at(config.model)
-    if (folder / "config.json").exists():
-        return folder
-    if folder.is_dir() or config.model in OUR_FOLDERS or Path(config.model).is_absolute():
-        state = "is not finished (no config.json)" if folder.is_dir() else "is not there"
-        raise FileNotFoundError(f"{folder} {state}: {config.stage} starts from it, so train {config.model} first")
-    return config.model
-
-
-def open_start(config: StageConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Codebook | None]:
-    """Tokenizer and model that the stage starts from, widened if it says so, and the codebook of their units.
-
-    Raises: FileNotFoundError or ValueError when the start is not what this stage needs.
-    """
-    start = find_start(config)
-    widened = config.widen is None and config.stage != TEXT_STAGE
-    codebook = CheckpointFacts.load(start).codebook if widened else None
-    tokenizer = AutoTokenizer.from_pretrained(start)
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    if config.widen:
-        encoder = config.at(config.widen.encoder)
-        codebook = Codebook.load(encoder / "codebook.json")
-        widen(
-            tokenizer,
-            model,
-            codebook.size,
-            config.widen.init,
-            load_centres(encoder / "centres.safetensors"),
-            config.seed,
-        )
-    return model, tokenizer, codebook
-
-
 def train(config: StageConfig) -> Path:
-    """Run one stage to its end; returns its folder."""
+    """Run one stage to its end; returns its folder.
+
+    Raises: SystemExit, after a checkpoint, when the process is told to stop (SIGTERM).
+    """
     out = config.at(config.out)
     finished = out / ("config.json" if config.stage == TEXT_STAGE else FILE)
     if finished.exists():
@@ -111,90 +92,81 @@ def train(config: StageConfig) -> Path:
         return out
     arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
     set_seed(config.seed)
-    model, tokenizer, codebook = open_start(config)
+    model, tokenizer, codebook = open_start(config, **loading_arguments(config, arguments))
     count = (
         arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     )
     with arguments.main_process_first(local=False, desc="data"):  # one rank fills the cache, the others read it
         blocks, dev = load_blocks(config, tokenizer, codebook, count, quiet=arguments.process_index > 0)
+        checkpoint = newest_checkpoint(out)
+        if checkpoint:
+            prepare_resume(checkpoint, arguments)
+        if arguments.process_index == 0:
+            _save_resolved(config, out, checkpoint is not None)
     try:
         vocab: UnitVocab | None = UnitVocab.from_words(tokenizer.get_vocab())
     except VocabularyError:
         vocab = None
-    if config.lora:
-        model = _with_lora(model, config.lora)
     loss = None  # the Trainer's own
     if vocab is not None and config.unit_loss_weight != 1:
         loss = functools.partial(weighted_loss, vocab, config.unit_loss_weight)
-    trainer = Trainer(
-        model, arguments, train_dataset=blocks, callbacks=[Watch(out / "log.jsonl", dev, vocab)], compute_loss_func=loss
-    )
-    trainer.train(resume_from_checkpoint=newest_checkpoint(out))
-    _save(trainer, tokenizer, out)
+    keeper = Checkpoints()
+    trainer = StageTrainer(
+        choose_trainable(model, config), arguments, config=config, tokenizer=tokenizer, vocab=vocab, compute_loss_func=loss,
+        train_dataset=blocks, eval_dataset=dev, callbacks=[PackingCheck(config.attention), keeper, Watch(out / "log.jsonl")],
+        data_collator=flattened if "flash" in str(model.config._attn_implementation) else None,
+    )  # fmt: skip
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if keeper.stopped:
+        print(f"{config.stage} stopped at step {trainer.state.global_step} of {arguments.max_steps}, all saved; the same "
+              "command goes on", flush=True)  # fmt: skip
+        raise SystemExit(STOPPED)
+    _save(trainer, tokenizer, config)
     if trainer.is_world_process_zero() and codebook is not None and vocab is not None:
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         facts = CheckpointFacts(
             codebook, config.stage, vocab.first_unit_id, config.prefix, dataclasses.asdict(config), versions
         )
         facts.save(out)
+    trainer.accelerator.wait_for_everyone()  # on another machine the next stage may look for this one at once
     return out
 
 
-def weighted_loss(
-    vocab: UnitVocab, unit_weight: float, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
-) -> Tensor:
-    """Cross-entropy in which a unit token counts `unit_weight` and a text token 1, summed over the counted tokens and
-    divided by their number, as the Trainer's own loss is.
-
-    labels: (B, L), -100 where nothing counts.
-    """
-    labels = labels[:, 1:].flatten()
-    logits = outputs.logits[:, :-1].flatten(0, 1).float()
-    each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-    is_unit = (labels >= vocab.first_unit_id) & (labels < vocab.first_unit_id + vocab.size)
-    count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    return (each * torch.where(is_unit, unit_weight, 1.0)).sum() / count
+def _save_resolved(config: StageConfig, out: Path, resuming: bool) -> None:
+    """Write the config beside the checkpoints; if they were made under another one, say what differs."""
+    path = out / RESOLVED
+    resolved = {**dataclasses.asdict(config), "run": str(config.run)}
+    if resuming and path.exists():
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in resolved.keys() | before.keys():
+            if resolved.get(name) != before.get(name):
+                print(f"{name} was {before.get(name)} in the checkpoints, and is {resolved.get(name)} from here on")
+    with written_whole(path) as file:
+        yaml.safe_dump(resolved, file, sort_keys=False)
 
 
-def newest_checkpoint(out: Path) -> str | None:
-    """The newest whole checkpoint; the Trainer writes trainer_state.json last, so one without it was cut short."""
-    whole = [path for path in out.glob("checkpoint-*") if (path / "trainer_state.json").exists()]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-
-
-def _with_lora(model: PreTrainedModel, lora: Lora) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.targets,
-        ),
-    )
-
-
-def _whole(model: torch.nn.Module) -> AbstractContextManager:
-    """Inside it every rank holds whole parameters, also under ZeRO-3."""
+def _whole(weights: list[torch.nn.Parameter]) -> AbstractContextManager:
+    """Inside it every rank holds these parameters whole, also under ZeRO-3."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(list(model.parameters()))
+    return deepspeed.zero.GatheredParameters(weights)
 
 
-def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
+def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: StageConfig) -> None:
     """Write the finished model beside its place, then move it there, `config.json` last."""
+    out = config.at(config.out)
     part = out / ".final"
     trainer.model.config.use_cache = True  # the Trainer turned it off; whoever generates wants it
     plain = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(plain, "merge_and_unload"):
-        with _whole(plain):
+    if config.lora:
+        with _whole([weight for name, weight in plain.named_parameters() if "lora_" in name]):
             if trainer.is_world_process_zero():
-                plain.merge_and_unload().save_pretrained(part)
+                plain.save_pretrained(part / "adapter" if config.lora.merge else part)
+        unset_hf_deepspeed_config()  # from here on one rank works alone
+        if trainer.is_world_process_zero() and config.lora.merge:
+            merged(config, part / "adapter").save_pretrained(part)
     elif is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
         trainer.save_model(str(part))
     elif trainer.is_world_process_zero():
@@ -203,28 +175,67 @@ def _save(trainer: Trainer, tokenizer: PreTrainedTokenizerBase, out: Path) -> No
         return
     tokenizer.save_pretrained(part)
     (part / "training_args.bin").unlink(missing_ok=True)
-    for path in sorted(part.iterdir(), key=lambda path: path.name == "config.json"):
-        path.replace(out / path.name)
-    part.rmdir()
+    for path in sorted(
+        (path for path in part.rglob("*") if path.is_file()), key=lambda path: path.name == "config.json"
+    ):
+        (out / path.relative_to(part)).parent.mkdir(exist_ok=True)
+        path.replace(out / path.relative_to(part))
+    for folder in (part / "adapter", part):
+        if folder.exists():
+            folder.rmdir()
+
+
+def merged(config: StageConfig, adapter: Path) -> PreTrainedModel:
+    """The model that the stage started from, opened anew at its own precision, with an adapter added into its weights."""
+    from peft import PeftModel
+
+    start, _, _ = open_start(config, dtype="auto")
+    return PeftModel.from_pretrained(start, adapter).merge_and_unload()
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m stages.train CONFIG [--field value ...]`."""
-    from jsonargparse import ArgumentParser
+    """`python -m stages.train CONFIG [--field value ...] [--plan --gpus N --gpu KIND]`."""
+    from jsonargparse import ArgumentParser, set_parsing_settings
 
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and not argv[0].startswith("-"):
-        argv[:1] = ["--config", argv[0]]
+    file = Path(argv[0]) if argv and not argv[0].startswith("-") else None
+    if file:
+        argv[:1] = ["--config", str(file)]
     parser = ArgumentParser(prog="python -m stages.train", description="Train one stage.")
     parser.add_argument("--config", action="config", help="the stage's file")
+    parser.add_argument("--plan", action="store_true", help="print what the stage would take, and train nothing")
     parser.add_class_arguments(StageConfig)
-    config = parser.instantiate(parser.parse_args(argv))
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(StageConfig)}
+    parser.add_class_arguments(Cluster)
+    if wrong := _wrong_names(file, argv):
+        parser.error("; ".join(wrong))
+    given = parser.instantiate(parser.parse_args(argv))
+    config, cluster = (
+        {field.name: getattr(given, field.name) for field in dataclasses.fields(kind)}
+        for kind in (StageConfig, Cluster)
+    )
     try:
-        checked = StageConfig(**fields)
+        checked = StageConfig(**config)
+        if given.plan:
+            return print_plan(checked, Cluster(**cluster), file)
     except ValueError as error:
         parser.error(str(error))
     train(checked)
+
+
+def _wrong_names(file: Path | None, argv: list[str]) -> list[str]:
+    """Names in the stage's file and on the command line that mean nothing, each with the nearest that does."""
+    given: list[dict[str, Any]] = []
+    if file and file.exists():
+        given.append(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    ours = {"config", "plan", "help", "print_config"} | {field.name for field in dataclasses.fields(Cluster)}
+    for option in (argument[2:].split("=")[0].rstrip("+") for argument in argv if argument.startswith("--")):
+        if option.split(".")[0] not in ours:
+            nested: Any = None
+            for name in reversed(option.split(".")):
+                nested = {name: nested}
+            given.append(nested)
+    return [wrong for names in given for wrong in unknown_names(names, StageConfig)]
 
 
 if __name__ == "__main__":

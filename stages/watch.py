@@ -1,4 +1,5 @@
-"""What a stage writes down while it trains: `log.jsonl`, with the loss on held-out documents told apart by units and text."""
+"""What a stage writes down while it trains: `log.jsonl`, with the loss on held-out documents told apart by units and
+text and by task, and `samples.jsonl`, what the model replies to some of them."""
 
 from __future__ import annotations
 
@@ -6,66 +7,71 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
 
-from speechgpt.vocab import UnitVocab
+from speechgpt.vocab import EOA, UnitVocab
 from stages.data import PackedBlocks
 from units.manifest import written_whole
 
 DEV_BLOCKS = 16  # at most; a look, not an evaluation
+SAMPLE_TOKENS = 64  # of a reply
 
 
 class Watch(TrainerCallback):
-    """Logs each training report, and every `eval_steps` the held-out loss, perplexity and accuracy."""
+    """Writes each training report and each look at the held-out documents into `log.jsonl`."""
 
-    def __init__(self, log: Path, dev: PackedBlocks, vocab: UnitVocab | None) -> None:
-        self.log, self.dev, self.vocab = log, dev, vocab
+    def __init__(self, log: Path) -> None:
+        self.log = log
         self.began = time.monotonic()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         """After a resume the log and its clock go on from the checkpoint; what was logged beyond it comes again."""
         self.began = time.monotonic()
-        if not state.is_world_process_zero or not self.log.exists():
+        if not state.is_world_process_zero:
             return
-        kept = [record for record in read_log(self.log) if record["step"] <= state.global_step]
-        with written_whole(self.log) as file:
-            file.writelines(json.dumps(record) + "\n" for record in kept)
-        self.began -= kept[-1]["seconds"] if kept else 0.0
+        for path in (self.log, self.log.with_name("samples.jsonl")):
+            kept = [record for record in read_log(path) if record["step"] <= state.global_step] if path.exists() else []
+            if path.exists():
+                with written_whole(path) as file:
+                    file.writelines(json.dumps(record) + "\n" for record in kept)
+            if path == self.log and kept:
+                self.began -= kept[-1]["seconds"]
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
     ) -> None:
-        if state.is_world_process_zero and "loss" in (logs or {}):
-            report = {name: logs[name] for name in ("loss", "grad_norm", "learning_rate") if name in logs}
-            tokens = (
-                state.global_step
-                * args.train_batch_size
-                * args.gradient_accumulation_steps
-                * args.world_size
-                * self.dev.size
-            )
-            self._write({"step": state.global_step, **report, "tokens": tokens})
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
-    ) -> None:
-        every = int(args.eval_steps or 0)
-        last = state.global_step == state.max_steps
-        if len(self.dev) and (last or (every and state.global_step % every == 0)):
-            report = held_out_report(model, self.dev, self.vocab)  # on every rank: ZeRO-3 needs all for a forward pass
-            if state.is_world_process_zero:
-                self._write({"step": state.global_step, **report})
-
-    def _write(self, record: dict[str, float]) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        logs = logs or {}
+        held_out = {name: value for name, value in logs.items() if name.startswith("dev_")}
+        if not state.is_world_process_zero or not ("loss" in logs or held_out):
+            return
+        record: dict[str, Any] = {"step": state.global_step}
+        record |= held_out or {name: value for name, value in logs.items() if name not in ("epoch", "step")}
+        for name, value in logs.items():
+            if held_out and "/" in name:  # asr/text_loss
+                task, _, figure = name.partition("/")
+                record.setdefault("tasks", {}).setdefault(task, {})[figure] = value
         record["seconds"] = round(time.monotonic() - self.began, 1)
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        if any(name.startswith("dev_") for name in record):
-            print("  ".join(f"{name} {value:.4g}" for name, value in record.items()), flush=True)
+        append(self.log, record)
+
+
+def append(path: Path, record: dict[str, Any]) -> None:
+    """Add a line to a log."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -80,21 +86,29 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 @torch.no_grad()
 def held_out_report(model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab | None) -> dict[str, float]:
-    """Loss, perplexity and token accuracy on held-out blocks, units and text apart."""
+    """Loss, perplexity and token accuracy on held-out blocks, units and text apart: over all (`dev_text_loss`), and, where
+    there are several tasks, of each (`asr/text_loss`)."""
     training = model.training
     model.eval()
-    parts = [token_losses(model, dev[i]) for i in range(min(DEV_BLOCKS, len(dev)))]
+    chosen = range(min(DEV_BLOCKS, len(dev)))
+    parts = [token_losses(model, dev[i]) for i in chosen]
     model.train(training)
     losses, hits, tokens = (torch.cat(column) for column in zip(*parts))
+    tasks = torch.cat([dev.tasks(i)[1:][dev[i]["labels"][1:] >= 0] for i in chosen]).to(tokens.device)
     is_unit = torch.zeros_like(tokens, dtype=torch.bool)
     if vocab is not None:
         is_unit = (tokens >= vocab.first_unit_id) & (tokens < vocab.first_unit_id + vocab.size)
+    groups = {"dev_": torch.ones_like(is_unit)}
+    if len(dev.task_names) > 1:
+        groups |= {f"{name}/": tasks == index for index, name in enumerate(dev.task_names)}
     report: dict[str, float] = {}
-    for name, chosen in (("units", is_unit), ("text", ~is_unit)):
-        if chosen.any():
-            loss = losses[chosen].mean().item()
-            report |= {f"dev_{name}_loss": round(loss, 4), f"dev_{name}_ppl": round(math.exp(min(loss, 50)), 3),
-                       f"dev_{name}_accuracy": round(hits[chosen].float().mean().item(), 4)}  # fmt: skip
+    for group, inside in groups.items():
+        for name, kind in (("units", is_unit), ("text", ~is_unit)):
+            among = inside & kind
+            if among.any():
+                loss = losses[among].mean().item()
+                report |= {f"{group}{name}_loss": round(loss, 4), f"{group}{name}_ppl": round(math.exp(min(loss, 50)), 3),
+                           f"{group}{name}_accuracy": round(hits[among].float().mean().item(), 4)}  # fmt: skip
     return report
 
 
@@ -108,3 +122,35 @@ def token_losses(model: PreTrainedModel, block: dict[str, Tensor]) -> tuple[Tens
     counted = labels >= 0
     losses = torch.nn.functional.cross_entropy(logits[counted], labels[counted], reduction="none")
     return losses, logits[counted].argmax(-1) == labels[counted], labels[counted]
+
+
+@torch.no_grad()
+def sample_replies(
+    model: Any, dev: PackedBlocks, tokenizer: PreTrainedTokenizerBase, vocab: UnitVocab | None, count: int
+) -> list[dict[str, str]]:
+    """What the model writes, greedily, after the prompts of some held-out documents, each of another task if there are
+    several: {"task", "prompt", "reply", "expected"}."""
+    documents = {document for i in range(min(DEV_BLOCKS, len(dev))) for document in dev.documents_of(i)}
+    by_task: dict[str, list[tuple[int, int]]] = {}
+    for source, document in sorted(documents):
+        held = dev.sources[source]
+        by_task.setdefault(held.task_names[held.tasks[document]], []).append((source, document))
+    queue = [(task, found[i]) for i in range(count) for task, found in by_task.items() if i < len(found)]
+    ends = {tokenizer.eos_token_id, vocab.markers.get(EOA) if vocab else None} - {None}
+    training = model.training
+    model.eval()
+    samples = []
+    for task, (source, document) in queue[:count]:
+        ids, train = dev.sources[source].document(document)
+        # a conversation is trained on from its reply on; of anything else a quarter is the prompt
+        start = int(np.argmax(train)) if not train[0] else max(1, len(ids) // 4)
+        prompt = torch.tensor(ids[:start][None].astype(np.int64), device=model.device)
+        written = model.generate(
+            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=SAMPLE_TOKENS, do_sample=False,
+            use_cache=True, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id,
+            synced_gpus=is_deepspeed_zero3_enabled(),
+        )[0, start:].tolist()  # fmt: skip
+        spelled = [tokenizer.decode(part) for part in (ids[:start].tolist(), written, ids[start:].tolist())]
+        samples.append(dict(zip(("task", "prompt", "reply", "expected"), (task, *spelled), strict=True)))
+    model.train(training)
+    return samples

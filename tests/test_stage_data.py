@@ -13,12 +13,14 @@ from tiny_run import CODEBOOK, FOREIGN, chats, make_run, stage_config, write_uni
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from instruct_data.records import write_conversations
-from speechgpt.vocab import new_words
-from stages import data
+from speechgpt.vocab import UnitVocab, new_words
+from stages import tokens
 from stages.config import Source
-from stages.data import IGNORED, PackedBlocks, Tokenised, best_fit, load_blocks, tokenise
+from stages.data import IGNORED, PackedBlocks, best_fit, load_blocks
+from stages.tokens import Tokenised, tokenise
 from stages.watch import token_losses
 from units.codebook import CodebookMismatch
+from units.unit_set import read_unit_set
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +37,16 @@ def widened(run):
 
 
 def flat(*documents: list[int], train: list[list[bool]] | None = None) -> Tokenised:
-    lengths = [len(d) for d in documents]
+    lengths = np.array([len(d) for d in documents])
     mask = [True] * sum(lengths) if train is None else sum(train, [])
-    return Tokenised(np.array(sum(documents, [])), np.array(mask), np.cumsum([0, *lengths]),
-                     np.zeros(len(documents), int), ["any"])  # fmt: skip
+    hashes = np.random.default_rng(7).integers(2**64, size=len(documents), dtype=np.uint64)
+    return Tokenised(np.array(sum(documents, [])), np.array(mask), np.cumsum(lengths) - lengths, lengths,
+                     np.zeros(len(documents), int), hashes, ["any"])  # fmt: skip
+
+
+def members(blocks: PackedBlocks) -> list[list[tuple[int, int]]]:
+    """(source, document) of every block."""
+    return [blocks.documents_of(i) for i in range(len(blocks))]
 
 
 def pack(tokenised: Tokenised, size: int, blocks: int, seed: int = 0, window: int = 8) -> PackedBlocks:
@@ -60,7 +68,7 @@ def test_blocks_hold_whole_documents_and_padding_carries_no_loss(lengths: list[i
     documents = [[100 * i + j for j in range(n)] for i, n in enumerate(lengths, 1)]
     blocks = pack(flat(*documents), 12, 6, seed)
     assert len(blocks) == 6 and 0 < blocks.fill <= 1
-    for block, chosen in zip(blocks, blocks.blocks, strict=True):
+    for block, chosen in zip(blocks, members(blocks), strict=True):
         whole = [documents[d] for _, d in chosen]
         used = sum(map(len, whole))
         assert block["input_ids"][:used].tolist() == sum(whole, [])
@@ -70,13 +78,15 @@ def test_blocks_hold_whole_documents_and_padding_carries_no_loss(lengths: list[i
 
 def test_order_is_a_function_of_the_seed() -> None:
     documents = flat(*([i] * (i % 7 + 1) for i in range(50)))
-    assert pack(documents, 16, 30, 1).blocks == pack(documents, 16, 30, 1).blocks
-    assert pack(documents, 16, 30, 1).blocks != pack(documents, 16, 30, 2).blocks
-    assert pack(documents, 16, 30, 1).blocks[:10] == pack(documents, 16, 10, 1).blocks  # more steps, same beginning
+    one, again, other, short = (
+        members(pack(documents, 16, n, seed)) for n, seed in ((30, 1), (30, 1), (30, 2), (10, 1))
+    )
+    assert one == again and one != other
+    assert one[:10] == short  # more steps, same beginning
 
 
 def test_each_document_comes_once_before_any_comes_twice() -> None:
-    drawn = [d for block in pack(flat(*([i] * 4 for i in range(16))), 16, 4).blocks for _, d in block]
+    drawn = [d for block in members(pack(flat(*([i] * 4 for i in range(16))), 16, 4)) for _, d in block]
     assert sorted(drawn) == list(range(16))
 
 
@@ -84,7 +94,7 @@ def test_weights_say_how_often_a_source_comes() -> None:
     once, thrice = (flat(*([i] * 4 for i in range(20))) for _ in range(2))
     sources = [(once, np.arange(20), 1.0), (thrice, np.arange(20), 3.0)]
     blocks = PackedBlocks(sources, 16, 500, 0, 0)
-    share = np.mean([source for block in blocks.blocks for source, _ in block])
+    share = np.mean([source for block in members(blocks) for source, _ in block])
     assert share == pytest.approx(0.75, abs=0.03)
 
 
@@ -111,6 +121,58 @@ def test_packed_loss_equals_the_loss_of_documents_one_by_one(attention: str) -> 
     assert whole == pytest.approx(np.mean(one_by_one), abs=1e-5)
 
 
+def test_a_unit_set_is_spelled_as_the_vocabulary_spells_it(run, widened) -> None:
+    found = tokenise(Source("units/train"), widened, stage_config(run), CODEBOOK, run / "cache")
+    vocab = UnitVocab.from_words(widened.get_vocab())
+    records = list(read_unit_set(run / "units/train"))
+    assert len(found) == len(records) and found.task_names == ["units"]
+    for i, record in enumerate(records):
+        ids, train = found.document(i)
+        assert ids.tolist() == [widened.bos_token_id, *vocab.encode(record.units.ids)] and train.all()
+
+
+def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widened) -> None:
+    source = Source("data/chat.jsonl.gz")
+    found = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
+    assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
+    (folder,) = tmp_path.iterdir()
+    (folder / "tokens.bin").unlink()  # not in place: `found` has it mapped
+    (folder / "tokens.bin").write_bytes(b"cut short")
+    again = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
+    assert again.tokens.tolist() == found.tokens.tolist() and list(tmp_path.iterdir()) == [folder]
+
+
+def test_equal_documents_stand_on_one_side(run, widened, tmp_path) -> None:
+    (tmp_path / "twice.txt").write_text((run / "corpus/text.txt").read_text() * 2)
+    config = stage_config(run, data=[Source(str(tmp_path / "twice.txt"))], dev_documents=20)
+    sides = load_blocks(config, widened, CODEBOOK, 30)
+    texts = [{tuple(part.sources[s].document(d)[0]) for block in members(part) for s, d in block} for part in sides]
+    assert texts[0] and texts[1] and texts[0].isdisjoint(texts[1])
+
+
+def test_long_documents_split_into_pieces_lose_nothing(run, widened, capsys) -> None:
+    config = stage_config(run, block_size=8, too_long="split", dev_documents=0, data=[Source("units/train")])
+    whole = tokenise(config.data[0], widened, config, CODEBOOK, run / "cache")
+    blocks, _ = load_blocks(config, widened, CODEBOOK, 300)
+    pieces = blocks.sources[0]
+    assert int(pieces.lengths.max()) == 8 and int(pieces.lengths.sum()) == len(whole.tokens)
+    joined = [token for i in range(len(pieces)) for token in pieces.document(i)[0].tolist()]
+    assert joined == whole.tokens.tolist()
+    assert f"{int((whole.lengths > 8).sum())} longer than a block (split)" in capsys.readouterr().out
+
+
+def test_each_token_knows_its_task(run, widened) -> None:
+    config = stage_config(run, data=[Source("data/chat.jsonl.gz"), Source("units/train")])
+    blocks, _ = load_blocks(config, widened, CODEBOOK, 6)
+    assert blocks.task_names == ["asr", "chat", "units"]
+    vocab = UnitVocab.from_words(widened.get_vocab())
+    for i in range(len(blocks)):
+        tasks, ids, labels = blocks.tasks(i), blocks[i]["input_ids"], blocks[i]["labels"]
+        is_unit = (ids >= vocab.first_unit_id) & (ids < vocab.first_unit_id + vocab.size)
+        assert not (is_unit & (tasks == 1)).any()  # chats are text
+        assert (tasks[labels >= 0] >= 0).all() and ((tasks == -1) <= (ids == widened.eos_token_id)).all()
+
+
 @pytest.mark.parametrize("too_long", ["skip", "cut"])
 def test_documents_longer_than_a_block_are_counted(run, widened, capsys, too_long: str) -> None:
     config = stage_config(run, block_size=16, too_long=too_long, dev_documents=4, data=[Source("units/train")])
@@ -119,7 +181,7 @@ def test_documents_longer_than_a_block_are_counted(run, widened, capsys, too_lon
     assert 0 < long < len(tokenised)
     blocks, dev = load_blocks(config, widened, CODEBOOK, 8)
     assert f"{long} longer than a block ({too_long})" in capsys.readouterr().out
-    chosen = {d for part in (blocks, dev) for block in part.blocks for _, d in block}
+    chosen = {d for part in (blocks, dev) for block in members(part) for _, d in block}
     assert len(chosen) <= len(tokenised) - (long if too_long == "skip" else 0)
     assert max(int(blocks.sources[0].lengths[d]) for d in chosen) <= 16
 
@@ -131,7 +193,7 @@ def test_a_source_of_only_long_documents_is_refused(run, widened) -> None:
 
 def test_held_out_documents_are_never_trained_on(run, widened) -> None:
     blocks, dev = load_blocks(stage_config(run, data=[Source("data/chat.jsonl.gz")]), widened, CODEBOOK, 20)
-    trained, held = ({d for block in part.blocks for _, d in block} for part in (blocks, dev))
+    trained, held = ({d for block in members(part) for _, d in block} for part in (blocks, dev))
     assert held and trained.isdisjoint(held)
 
 
@@ -159,7 +221,7 @@ def test_cache_follows_the_content_of_all_that_went_in(tmp_path, run, widened, m
         return len(list(cache.iterdir()))
 
     assert made() == 1
-    monkeypatch.setattr(data, "documents", None)  # a second look must not tokenise
+    monkeypatch.setattr(tokens, "documents", None)  # a second look must not tokenise
     assert made() == 1
     assert made(block_size=32, too_long="cut", training={"max_steps": 9}) == 1  # these do not change tokens
     monkeypatch.undo()

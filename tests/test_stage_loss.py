@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from speechgpt.vocab import UnitVocab
-from stages.train import weighted_loss
+from stages.trainer import weighted_loss
 
 VOCAB = UnitVocab(6, 4, {})  # tokens 0-5 are text, 6-9 units
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from tiny_run import CODEBOOK, FOREIGN, make_run, stage_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -19,9 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.widen import ROW_MULTIPLE
 from stages import train as trainer
+from stages.checkpoints import newest_checkpoint
 from stages.config import Lora, Source, StageConfig
 from stages.data import IGNORED, load_blocks
-from stages.train import DEEPSPEED, main, newest_checkpoint, train, training_arguments
+from stages.train import DEEPSPEED, main, train, training_arguments
 
 CONFIGS = Path(trainer.__file__).parent / "configs"
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
@@ -75,18 +78,24 @@ def test_presets_parse_and_name_what_is_there(path: Path, monkeypatch) -> None:
 def test_budgets_are_the_paper_s(size: str, gpus: tuple[int, ...], monkeypatch) -> None:
     paper = [(900, 768, 1024), (2100, 1536, 512), (4200, 128, 1024)]
     for stage, count, budget in zip((1, 2, 3), gpus, paper, strict=True):
-        path = CONFIGS / size / f"stage{stage}.yaml"
-        config = parsed(monkeypatch, str(path))
+        config = parsed(monkeypatch, str(CONFIGS / size / f"stage{stage}.yaml"))
         training = config.training
-        batch = training["per_device_train_batch_size"] * training["gradient_accumulation_steps"] * count
         if size != "1b":
-            assert (training["max_steps"], batch, config.block_size) == budget
-        header = re.search(r"atch ([\d,]+) blocks = (\d+)(?: a GPU)? x (\d+) accumulated", path.read_text())
-        stated = [int(number.replace(",", "")) for number in header.groups()]
-        assert stated == [batch, training["per_device_train_batch_size"], training["gradient_accumulation_steps"]]
+            assert (training["max_steps"], config.batch, config.block_size) == budget
+        for processes in {count, 8, 1}:  # however many GPUs there are, a step is as large
+            passes = config.accumulation(processes)
+            assert training["per_device_train_batch_size"] * passes * processes == config.batch
     assert config.lora == Lora() and config.training["learning_rate"] == 2e-5
     warmup = training_arguments(StageConfig("s", "m", "o", [], training={**training, "bf16": False, "deepspeed": None}))
     assert warmup.get_warmup_steps(4200) == 126
+
+
+def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
+    config = StageConfig("s", "m", "o", [], batch=24, training={"max_steps": 1, "per_device_train_batch_size": 5})
+    with pytest.raises(ValueError, match="passes of 5 blocks on 4 processes; .*batch_size to 1 or 2 or 3$"):
+        config.accumulation(4)
+    with pytest.raises(ValueError, match="the number of processes must divide 24"):
+        config.accumulation(7)
 
 
 @pytest.mark.parametrize("path", sorted(DEEPSPEED.glob("*.json")), ids=lambda path: path.stem)
@@ -107,8 +116,15 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("blok_size: 64\n", "blok_size"),
-        ("widen: {encoder: e, inti: mean}\n", "inti"),
+        ("blok_size: 64\n", "blok_size is not a setting; did you mean block_size?"),
+        ("widen: {encoder: e, inti: mean}\n", "widen.inti is not a setting; did you mean init?"),
+        ("lora: {rank: 4, alhpa: 2}\n", "lora.rank is not a setting.*lora.alhpa is not a setting; did you mean alpha?"),
+        ("training: {max_steps: 3, learning_rat: 1}\n", "learning_rat is no argument.*did you mean learning_rate?"),
+        ("training: {max_steps: 3, save_total_limit: 1}\n", "save_total_limit is 1.*at least 2"),
+        ("batch: 8\ntraining: {max_steps: 3, gradient_accumulation_steps: 2}\n", "batch decides the accumulation"),
+        ("trainable: embeddings_then_all\n", "embeddings_steps above 0 belong together"),
+        ("trainable: embeddings\nlora: {r: 2}\n", "lora trains adapters only"),
+        ("fused_loss: always\nunit_loss_weight: 0.5\n", "set unit_loss_weight: 1, or fused_loss: never"),
         ("widen: {encoder: e, init: median}\n", "median"),
         ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
         ("training: {max_steps: 3, output_dir: x}\n", "output_dir.*set by the stage itself"),
@@ -116,12 +132,32 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
 )
 def test_a_wrong_config_is_refused_in_words(tmp_path, capsys, extra: str, message: str) -> None:
     file = tmp_path / "stage.yaml"
-    training = "" if extra.startswith("training") else "training: {max_steps: 3}\n"
+    training = "" if "training:" in extra else "training: {max_steps: 3}\n"
     file.write_text("stage: stage1\nmodel: m\nout: o\ndata: [{path: x}]\n" + training + extra)
     with pytest.raises(SystemExit) as stopped:
         main([str(file)])
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("--blok_size=3", "did you mean block_size?"), ("--widen.inti", "widen.inti.*did you mean init?"),
+     ("--training.max_step", "max_step is no argument.*did you mean max_steps?")],
+)  # fmt: skip
+def test_a_wrong_option_is_refused_with_the_nearest(capsys, option: str, message: str) -> None:
+    with pytest.raises(SystemExit):
+        main([str(CONFIGS / "7b" / "stage2.yaml"), *option.split("="), *(["3"] if "=" not in option else [])])
+    assert re.search(message, capsys.readouterr().err, re.DOTALL)
+
+
+def test_help_is_the_docstrings(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(StageConfig):
+        assert f"--{field.name}" in told
+    assert "so any number of GPUs trains the same" in told and "Tokens of a packed block" in told
 
 
 # --- one stage, from start to folder ---
@@ -159,18 +195,30 @@ def test_a_stage_ends_in_a_plain_folder_that_says_what_it_is(built) -> None:
     assert seconds == sorted(seconds)
 
 
-def test_its_folder_opens_where_this_project_cannot_be_imported(built, tmp_path) -> None:
-    program = (
-        "import sys\n"
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer\nfolder = {str(built / 'stage1')!r}\n"
-        "model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)\n"
-        "print(model(**tokenizer('red <3><4>', return_tensors='pt')).logits.shape[-1], len(tokenizer))\n"
-        "assert not {'stages', 'speechgpt', 'units'} & set(sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+PLAIN = """
+import sys, importlib.util
+from transformers import AutoModelForCausalLM, AutoTokenizer
+assert not any(importlib.util.find_spec(name) for name in ("speechgpt", "units", "stages", "instruct_data"))
+for folder in sys.argv[1:]:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    print(model(**tokenizer("red <3><4>", return_tensors="pt")).logits.shape[-1], len(tokenizer))
+"""
+
+
+def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tmp_path) -> None:
+    short = {"widen": None, "data": [Source("data/chat.jsonl.gz")], "training": {"max_steps": 1}}
+    text = train(stage_config(run, stage="text", out="read", widen=None, data=[Source("corpus/text.txt")],
+                              training={"max_steps": 1}))  # fmt: skip
+    two = train(stage_config(run, stage="stage2", model="stage1", out="stage2", **short))
+    three = train(stage_config(run, stage="stage3", model="stage2", out="stage3", lora=Lora(), **short))
+    folders = [str(folder) for folder in (text, run / "stage1", two, three)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(transformers.__file__).parents[1])}
+    command = [sys.executable, "-S", "-c", PLAIN, *folders]  # -S: an editable install of this repository is not seen
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows, words = map(int, done.stdout.split())
-    assert rows % ROW_MULTIPLE == 0 and rows >= words
+    widths = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
+    assert len(widths) == 4 and all(rows >= words for rows, words in widths)
+    assert all(rows % ROW_MULTIPLE == 0 and rows > widths[0][0] for rows, _ in widths[1:])
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
@@ -228,8 +276,10 @@ class Kill(TrainerCallback):
 
 def killed_after(step: int, config: StageConfig, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        whole = trainer.Trainer
-        patch.setattr(trainer, "Trainer", lambda *a, callbacks, **k: whole(*a, callbacks=[*callbacks, Kill(step)], **k))
+        whole = trainer.StageTrainer
+        patch.setattr(
+            trainer, "StageTrainer", lambda *a, callbacks, **k: whole(*a, callbacks=[*callbacks, Kill(step)], **k)
+        )
         with pytest.raises(KeyboardInterrupt):
             train(config)
 
@@ -243,7 +293,7 @@ def test_a_resumed_stage_ends_where_the_undisturbed_one_does(run, monkeypatch) -
     (run / "parts/checkpoint-6").mkdir()  # and a checkpoint that was cut short
     with (run / "parts/log.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
-    assert newest_checkpoint(run / "parts") == str(run / "parts/checkpoint-4")
+    assert newest_checkpoint(run / "parts") == run / "parts/checkpoint-4"
     clock = log_seconds(run / "parts", 4)
     parts = train(config)
     expected = weights(whole)

@@ -73,17 +73,28 @@ class UnitSet:
     shards: int
     refused: int
 
+    def table(self, index: int) -> pa.Table:
+        """One shard, for whoever takes whole columns.
+
+        Raises: CodebookMismatch if it is not of the set's codebook.
+        """
+        path = shard_path(self.folder, index)
+        table = pq.read_table(path)
+        found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
+        self.codebook.check_same(found, str(self.folder), str(path))
+        return table
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Its shards, one after the other."""
+        return map(self.table, range(self.shards))
+
     def __iter__(self) -> Iterator[UnitRecord]:
         for index in range(self.shards):
             yield from self.shard(index)
 
     def shard(self, index: int) -> Iterator[UnitRecord]:
         """The records of one shard, so that several processes can share a set."""
-        path = shard_path(self.folder, index)
-        table = pq.read_table(path)
-        found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
-        self.codebook.check_same(found, str(self.folder), str(path))
-        for batch in table.to_batches(max_chunksize=256):
+        for batch in self.table(index).to_batches(max_chunksize=256):
             for row in batch.to_pylist():
                 ids, durations = tuple(row.pop("units")), row.pop("durations")
                 units = Units(ids, None if durations is None else tuple(durations), self.codebook)

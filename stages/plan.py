@@ -1,0 +1,231 @@
+"""What a stage would take, before anything is spent: parameters, memory of each GPU by part, tokens, steps, hours.
+
+    python -m stages.train stages/configs/13b/stage1.yaml --plan --gpus 96 --gpu A100-80G --mfu 0.4
+
+Memory is arithmetic, not a measurement: the rules stand in `memory`, and a tenth either way is within their error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from speechgpt.vocab import new_words
+from speechgpt.widen import ROW_MULTIPLE
+from stages.config import StageConfig, Widening
+from stages.hardware import find_gpu, multiplying_parameters, train_flops
+from units.codebook import Codebook
+
+CONFIGS = Path(__file__).parent / "configs"
+SHAPES = CONFIGS / "shapes.json"  # config.json of the presets' models, so that a plan needs no download
+DEEPSPEED = CONFIGS / "deepspeed"
+ASSUMED_UNITS = 1000  # while there is no encoder yet: the paper's
+SHARDINGS = (None, "zero2", "zero3", "zero3_offload")  # each needs less memory than the one before it
+USABLE = 0.94  # of a GPU's memory; the rest is lost between allocations
+CONTEXT = 1.5 * 2**30  # bytes that CUDA, its kernels and NCCL take
+GIB = 2**30
+
+
+@dataclass
+class Cluster:
+    """What a plan is made for."""
+
+    gpus: int = 8
+    """For --plan: how many GPUs."""
+    gpu: str = "A100-80G"
+    """For --plan: their kind, such as A100-80G, or only their memory, such as 32G."""
+    mfu: float = 0.4
+    """For --plan: share of the GPUs' peak that training reaches (model FLOPs utilisation)."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model by its numbers. learning: parameters that train. multiplying: those that take part in matrix products."""
+
+    parameters: int
+    learning: int
+    multiplying: int
+    layers: int
+    hidden: int
+    inner: int
+    rows: int
+    assumed_units: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage takes. memory: bytes on each GPU by part. hours: None for a GPU of unknown speed."""
+
+    size: Size
+    accumulation: int
+    batch: int
+    tokens_per_step: int
+    steps: int
+    tokens: int
+    memory: dict[str, float]
+    room: float
+    hours: float | None
+    warnings: list[str]
+    changes: dict[str, Any] | None
+
+    @property
+    def fits(self) -> bool:
+        return sum(self.memory.values()) <= USABLE * self.room
+
+
+def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfig, bool]:
+    """Shape of the model that a stage trains, after widening, and whether its number of units was assumed.
+
+    Found in the run folder; else, for a stage not trained yet, through the neighbouring file that makes it; else at the hub.
+    """
+    start, assumed = config.at(config.model), False
+    neighbours = [] if file is None else [path for path in sorted(file.parent.glob("*.yaml")) if path != file]
+    files = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in neighbours}
+    maker = next((path for path, given in files.items() if given.get("out") == config.model), None)
+    known = json.loads(SHAPES.read_text(encoding="utf-8"))
+    if (start / "config.json").exists():
+        shape = AutoConfig.from_pretrained(start)
+    elif maker:
+        given = files[maker]
+        widen = Widening(**given["widen"]) if "widen" in given else None
+        return model_shape(dataclasses.replace(config, model=given["model"], widen=widen), maker)
+    elif config.model in known:
+        shape = AutoConfig.for_model(**known[config.model])
+    else:
+        shape = AutoConfig.from_pretrained(config.model)
+    if config.widen:
+        book = config.at(config.widen.encoder) / "codebook.json"
+        assumed = not book.exists()
+        units = ASSUMED_UNITS if assumed else Codebook.load(book).size
+        rows = shape.vocab_size + len(new_words(units))
+        shape.vocab_size = -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+    return shape, assumed
+
+
+def model_size(config: StageConfig, file: Path | None) -> Size:
+    """A model's numbers, counted on a model without memory."""
+    shape, assumed = model_shape(config, file)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape)
+    total = model.num_parameters()
+    learning = total
+    if config.lora:
+        learning = sum(
+            config.lora.r * sum(module.weight.shape)
+            for name, module in model.named_modules()
+            if name.rpartition(".")[2] in config.lora.targets
+        )
+    elif config.trainable == "embeddings":
+        matrices = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.lm_head)}
+        learning = sum(matrices.values())
+    inner = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None) or 4 * shape.hidden_size
+    return Size(total, learning, multiplying_parameters(model), shape.num_hidden_layers, shape.hidden_size, inner,
+                shape.vocab_size, assumed)  # fmt: skip
+
+
+def memory(config: StageConfig, size: Size, gpus: int) -> dict[str, float]:
+    """Bytes on each GPU, by part.
+
+    Sources: Rajbhandari et al. 2020 (ZeRO) for weights, gradients and Adam; Korthikanti et al. 2022 for activations,
+    with attention that never writes its scores, and a gated feed-forward layer.
+    """
+    training = config.training
+    stage, offload = sharding(training.get("deepspeed"))
+    half = bool(training.get("bf16") or training.get("fp16"))
+    sharded = training.get("deepspeed") is not None
+    tokens = training.get("per_device_train_batch_size", 8) * config.block_size
+    kept = 2 if half and (sharded or config.lora) else 4  # bytes of a weight, and of the residual stream
+    weights = kept * size.parameters * (config.lora.bits / 16 if config.lora else 1)
+    parts: dict[str, float] = {
+        "weights": weights / (gpus if stage == 3 else 1),
+        "gradients": (kept if sharded else 4) * size.learning / (gpus if stage >= 2 else 1),
+        "Adam": (12 if sharded and half else 8) * size.learning / (gpus if stage >= 1 else 1),
+    }
+    if offload:
+        parts |= {"weights": 0.0, "Adam": 0.0}
+    if stage == 3:
+        parts["buffers"] = 2.0 * min(1e9, size.parameters)  # stage3_max_live_parameters
+    elif sharded:
+        parts["buffers"] = 2.0 * 3 * min(2e8, size.learning)  # two reduce buckets and a gather bucket
+    else:
+        copies = 2 * size.parameters if half and not config.lora else 0  # autocast keeps them for the backward pass
+        parts["buffers"] = copies + (4 * size.learning if gpus > 1 else 0)  # DDP's buckets
+    layer = tokens * (24 * size.hidden + 8 * size.inner)
+    checkpointing = training.get("gradient_checkpointing", False)
+    stream = size.layers * tokens * size.hidden * kept
+    parts["activations"] = stream + layer if checkpointing else size.layers * layer
+    parts["logits"] = (
+        0.0 if config.fused_loss == "always" else 12.0 * tokens * size.rows
+    )  # half, full, and both gradients
+    return parts | {"context": CONTEXT}
+
+
+def sharding(name: str | None) -> tuple[int, bool]:
+    """ZeRO stage of a DeepSpeed file, by name or path, and whether it offloads; (0, False) for none."""
+    if name is None:
+        return 0, False
+    path = DEEPSPEED / f"{name}.json"
+    zero = json.loads((path if path.exists() else Path(name)).read_text(encoding="utf-8"))["zero_optimization"]
+    return zero["stage"], "offload_optimizer" in zero
+
+
+def make_plan(config: StageConfig, cluster: Cluster, file: Path | None = None) -> Plan:
+    """Plan a stage, and, if it does not fit, look for the cheapest changes by which it does.
+
+    Args:
+        file: the config's own, to find the stages before it.
+
+    Raises: ValueError if the GPU is not known or the batch does not divide among the GPUs.
+    """
+    gpu = find_gpu(cluster.gpu)
+    size = model_size(config, file)
+    each, accumulation = config.training.get("per_device_train_batch_size", 8), config.accumulation(cluster.gpus)
+    batch = each * accumulation * cluster.gpus
+    steps = config.training["max_steps"]
+    per_step = batch * config.block_size
+    flops = train_flops(size.multiplying, size.layers, size.hidden, config.block_size, frozen=config.lora is not None)
+    hours = None
+    if gpu.tflops:
+        hours = per_step * steps * flops / (cluster.gpus * gpu.tflops * 1e12 * cluster.mfu) / 3600
+    plan = Plan(size, accumulation, batch, per_step, steps, per_step * steps, memory(config, size, cluster.gpus),
+                gpu.gib * GIB, hours, [], None)  # fmt: skip
+    if size.assumed_units:
+        plan.warnings.append(f"there is no unit encoder yet; {ASSUMED_UNITS:,} units are assumed")
+    if config.training.get("bf16") and not gpu.bf16:
+        plan.warnings.append(f"{gpu.name} has no bf16: --training.bf16 false --training.fp16 true")
+    if not plan.fits:
+        return dataclasses.replace(plan, changes=find_fit(config, size, cluster.gpus, plan.room))
+    return plan
+
+
+def find_fit(config: StageConfig, size: Size, gpus: int, room: float) -> dict[str, Any] | None:
+    """Changes to `training` that make it fit, those that cost least speed first; None if nothing does.
+
+    The blocks of a step stay as many: what a smaller share of each GPU leaves over, more passes do.
+    """
+    each = config.training.get("per_device_train_batch_size", 8)
+    now = config.training.get("deepspeed")
+    for name in SHARDINGS[SHARDINGS.index(now) if now in SHARDINGS else 1 :]:
+        for checkpointing in sorted({bool(config.training.get("gradient_checkpointing")), True}):
+            for share in (each >> halvings for halvings in range(each.bit_length())):
+                changes = {"deepspeed": name, "gradient_checkpointing": checkpointing,
+                           "per_device_train_batch_size": share}  # fmt: skip
+                if config.batch is None:
+                    if each % share:
+                        continue
+                    passes = config.training.get("gradient_accumulation_steps", 1) * each // share
+                    changes["gradient_accumulation_steps"] = passes
+                elif config.batch % (share * gpus):
+                    continue
+                changed = {key: value for key, value in changes.items() if value != config.training.get(key)}
+                tried = dataclasses.replace(config, training={**config.training, **changed})
+                if sum(memory(tried, size, gpus).values()) <= USABLE * room:
+                    return changed
+    return None

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The three stages, or some, as one SLURM job that survives its time limit:
+#     sbatch --nodes 1 stages/slurm.sh 1b stage1
+#     sbatch --nodes 12 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b
+# One task a GPU, so that the signal before the time limit reaches every process at once: they save and end with 143, and
+# the job queues itself again. A job that is preempted or loses a node goes on from its newest checkpoint as well.
+# The folder must be one that all nodes see. On a cluster without internet download the model before: hf download NAME
+#SBATCH --job-name speechgpt
+#SBATCH --gpus-per-node 1
+#SBATCH --ntasks-per-node 1
+#SBATCH --cpus-per-task 8
+#SBATCH --signal TERM@600
+#SBATCH --requeue
+#SBATCH --open-mode append
+set -uo pipefail
+
+preset=${1:?name a preset: sbatch stages/slurm.sh 7b [stage1 stage2 stage3]}
+shift
+cd "${SLURM_SUBMIT_DIR:-.}"
+[ -d "stages/configs/$preset" ] || { echo "there is no preset stages/configs/$preset"; exit 2; }
+
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node do not meet
+PYTHON=${PYTHON:-.venv/bin/python}
+export MASTER_ADDR MASTER_PORT PYTHON TOKENIZERS_PARALLELISM=false
+trap : TERM # the signal is for the processes; this shell waits for them
+
+stages=("$@")
+[ $# -gt 0 ] || stages=(stage1 stage2 stage3)
+for stage in "${stages[@]}"; do
+  code=0
+  srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$PYTHON" -m stages.train "$0"' \
+    "stages/configs/$preset/$stage.yaml" || code=$?
+  if [ "$code" = 143 ]; then
+    echo "stopped before the time limit; queued again"
+    exec scontrol requeue "$SLURM_JOB_ID"
+  fi
+  [ "$code" = 0 ] || exit "$code"
+done

@@ -1,0 +1,179 @@
+"""Where a stage starts: the model before it, opened, checked, widened, and told which of its weights learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils import is_flash_attn_2_available
+
+from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.vocab import UnitVocab
+from speechgpt.widen import widen
+from stages.attention import BY_DOCUMENT
+from stages.config import Lora, StageConfig
+from units.codebook import Codebook
+from units.kmeans import load_centres
+
+TEXT_STAGE = "text"
+OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  # in a run folder; never hub ids
+
+
+def find_start(config: StageConfig) -> Path | str:
+    """Folder, or hub id, of the model that the stage starts from.
+
+    Raises: FileNotFoundError, naming what to train first, when a folder of this run is missing or not finished.
+    """
+    folder = config.at(config.model)
+    if (folder / "config.json").exists():
+        return folder
+    if folder.is_dir() or config.model in OUR_FOLDERS or Path(config.model).is_absolute():
+        state = "is not finished (no config.json)" if folder.is_dir() else "is not there"
+        raise FileNotFoundError(f"{folder} {state}: {config.stage} starts from it, so train {config.model} first")
+    return config.model
+
+
+def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Codebook | None]:
+    """Tokenizer and model that the stage starts from, widened if it says so, and the codebook of their units.
+
+    Args:
+        loading: for AutoModelForCausalLM.from_pretrained.
+
+    Raises: FileNotFoundError or ValueError when the start is not what this stage needs.
+    """
+    start = find_start(config)
+    needs_units = config.widen is None and config.stage != TEXT_STAGE
+    facts = CheckpointFacts.load(start) if needs_units else None
+    tokenizer = AutoTokenizer.from_pretrained(start)
+    if facts:
+        facts.check_vocab(UnitVocab.from_words(tokenizer.get_vocab()), start)
+    model = AutoModelForCausalLM.from_pretrained(start, **loading)
+    if not config.widen:
+        return model, tokenizer, facts.codebook if facts else None
+    encoder = config.at(config.widen.encoder)
+    codebook = Codebook.load(encoder / "codebook.json")
+    centres = load_centres(encoder / "centres.safetensors")
+    widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed)
+    return model, tokenizer, codebook
+
+
+def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict[str, Any]:
+    """How the weights are loaded: their type, their attention, and fewer bits if adapters train on them."""
+    # DeepSpeed keeps fp32 copies of its own, and frozen weights need none; everything else trains in fp32 under autocast.
+    half = arguments.bf16 and (arguments.deepspeed or config.lora)
+    chosen: dict[str, Any] = {"dtype": torch.bfloat16 if half else torch.float32}
+    if config.attention != "auto":
+        chosen["attn_implementation"] = config.attention
+    elif not torch.cuda.is_available():
+        chosen["attn_implementation"] = BY_DOCUMENT
+    elif is_flash_attn_2_available():
+        chosen["attn_implementation"] = "flash_attention_2"
+    if config.lora and config.lora.bits < 16:
+        from transformers import BitsAndBytesConfig
+        from transformers.utils import is_bitsandbytes_available
+
+        if not is_bitsandbytes_available():
+            raise ValueError(
+                f"lora: bits: {config.lora.bits} needs bitsandbytes; pip install bitsandbytes, or bits: 16"
+            )
+        chosen["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=config.lora.bits == 4, load_in_8bit=config.lora.bits == 8, bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )  # fmt: skip
+    return chosen
+
+
+def choose_trainable(model: PreTrainedModel, config: StageConfig) -> Any:
+    """The model with the weights frozen that the config freezes; with adapters, a PeftModel."""
+    if config.lora:
+        return add_adapters(model, config.lora)
+    if config.trainable == "embeddings":
+        learning = embedding_weights(model)
+        for weight in model.parameters():
+            weight.requires_grad_(id(weight) in learning)
+    return model
+
+
+def embedding_weights(model: PreTrainedModel) -> set[int]:
+    """Identities of the parameters of the embedding matrices, the one that reads and the one that writes."""
+    return {id(weight) for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part is not None
+            for weight in part.parameters()}  # fmt: skip
+
+
+def add_adapters(model: PreTrainedModel, lora: Lora) -> Any:
+    """Low-rank adapters on the modules that the config names; everything else is frozen.
+
+    Raises: ValueError, listing the model's modules, if it has none of these names.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "weight")}
+    missing = set(lora.targets) - names
+    if missing:
+        raise ValueError(f"lora: targets: the model has no {sorted(missing)}; its modules are {sorted(names)}")
+    if lora.bits < 16:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+        ),
+    )
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel) -> None:
+    """Look at whether documents packed into one block stay strangers: change the first, and the second must not notice.
+
+    Raises: ValueError if it does. Then this architecture, or its attention, does not look at position_ids.
+    """
+    training, device = model.training, model.device
+    model.eval()
+    half = 8
+    positions = torch.arange(half, device=device).repeat(2)[None]
+    scores = []
+    for first in (1, 2):
+        ids = torch.cat([torch.full((half,), first), torch.arange(3, 3 + half)])[None].to(device)
+        scores.append(model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, half:].float())
+    model.train(training)
+    leak = (scores[0] - scores[1]).abs().max().item()
+    if leak > 1e-3 * scores[0].abs().max().item():
+        raise ValueError(
+            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed documents see one "
+            f"another (logits move by {leak:.2g}); choose another attention: sdpa or eager, or another model"
+        )
+
+
+class PackingCheck(TrainerCallback):
+    """Runs check_packing before the first step. With attention: auto, a model that by_document does not fit gets sdpa."""
+
+    def __init__(self, attention: str) -> None:
+        self.attention = attention
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
+    ) -> None:
+        try:
+            check_packing(model)
+        except ValueError:
+            if self.attention != "auto" or model.config._attn_implementation != BY_DOCUMENT:
+                raise
+            model.set_attn_implementation("sdpa")
+            check_packing(model)

@@ -1,0 +1,71 @@
+"""How stages are started on clusters: what make would run, and the SLURM script with a cluster of stand-ins."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ([], ".venv/bin/python -m stages.train"),
+        (["NPROC=8"], "torch.distributed.run --nnodes 1 --nproc_per_node 8 "),
+        (["NNODES=12", "NODE_RANK=3", "MASTER_ADDR=10.0.0.1"],
+         "--nnodes 12 --nproc_per_node gpu --node_rank 3 --master_addr 10.0.0.1 --master_port 29500 "),
+        (["HOSTFILE=hosts"], "deepspeed --hostfile hosts --no_local_rank --module stages.train"),
+    ],
+)  # fmt: skip
+def test_make_starts_a_stage_where_it_is_told(variables: list[str], expected: str) -> None:
+    command = ["make", "-n", "stage1", "PRESET=7b", "RUN=runs/never", *variables]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in told.splitlines() if "stages.train" in line]
+    assert expected in line and line.endswith("stages.train stages/configs/7b/stage1.yaml --run runs/never")
+
+
+def stand_in(folder: Path, name: str, text: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> dict[str, str]:
+    """Two tasks; scontrol and python only write down how they were called."""
+    told = tmp_path / "told"
+    stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "scontrol $*" >>{told}')
+    stand_in(tmp_path, "srun", 'code=0; for i in 0 1; do SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_NTASKS=2 "$@" || code=$?; done\n'
+                               "exit $code")  # fmt: skip
+    stand_in(tmp_path, "python", f'echo "$RANK/$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>{told}; exit ${{ENDS:-0}}')
+    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(tmp_path / "python"), "TOLD": str(told),
+            "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_SUBMIT_DIR": str(ROOT)}  # fmt: skip
+
+
+def submitted(cluster: dict[str, str], *arguments: str, **changes: str) -> tuple[int, str, list[str]]:
+    done = subprocess.run(["bash", str(ROOT / "stages/slurm.sh"), *arguments], env={**cluster, **changes},
+                          capture_output=True, text=True)  # fmt: skip
+    told = Path(cluster["TOLD"])
+    return done.returncode, done.stdout + done.stderr, told.read_text().splitlines() if told.exists() else []
+
+
+def test_slurm_runs_the_stages_one_after_the_other(cluster) -> None:
+    code, _, told = submitted(cluster, "7b")
+    stages = [
+        f"{rank}/2 node7:20041 -m stages.train stages/configs/7b/stage{n}.yaml" for n in (1, 2, 3) for rank in (0, 1)
+    ]
+    assert code == 0 and told == stages
+
+
+def test_slurm_queues_a_stopped_job_again_and_no_failed_one(cluster) -> None:
+    code, said, told = submitted(cluster, "7b", "stage2", ENDS="143")
+    assert code == 0 and told[-1] == "scontrol requeue 41" and "queued again" in said
+    Path(cluster["TOLD"]).unlink()
+    code, _, told = submitted(cluster, "7b", "stage2", "stage3", ENDS="1")
+    assert code == 1 and len(told) == 2  # stage 3 is not begun
+    assert submitted(cluster, "8b")[:2] == (2, "there is no preset stages/configs/8b\n")

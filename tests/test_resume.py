@@ -1,0 +1,221 @@
+"""Stages that were killed, told to stop, ran out of disk or met a broken checkpoint end where the undisturbed one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny_run import make_run, stage_config
+from transformers import TrainerCallback
+
+from speechgpt.checkpoint import CheckpointFacts
+from stages import train as trainer
+from stages.checkpoints import MARK, STOPPED, CheckpointError, checkpoints, damage, newest_checkpoint
+from stages.config import StageConfig
+from stages.train import RESOLVED, train
+
+ROOT = Path(__file__).parents[1]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A run folder with an undisturbed stage in it, `whole`."""
+    run = make_run(tmp_path_factory.mktemp("built"))
+    train(planned(run, "whole"))
+    return run
+
+
+def planned(run: Path, out: str, **training) -> StageConfig:
+    plan = {"max_steps": STEPS, "save_steps": 7, "eval_steps": 20, "lr_scheduler_type": "cosine", "warmup_steps": 5}
+    return stage_config(run, out=out, training={**plan, **training})
+
+
+def started(config: StageConfig) -> subprocess.Popen:
+    """A stage in a process of its own, as from the command line."""
+    file = config.run / f"{config.out}.yaml"
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "stages.train", str(file)], cwd=ROOT, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def steps_logged(out: Path) -> int:
+    log = out / "log.jsonl"
+    return log.read_text().count('"loss"') if log.exists() else 0
+
+
+def wait_for(process: subprocess.Popen, ready: Callable[[], bool]) -> None:
+    """Wait until something is there; fail with the process's words if it ends before."""
+    end = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None and time.monotonic() < end, process.communicate()[0]
+        time.sleep(0.005)
+
+
+def check_same(run: Path, out: str) -> None:
+    """The curve, without gaps or repetitions, and the weights are those of the undisturbed stage."""
+    curves = []
+    for folder in (run / "whole", run / out):
+        records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        losses = [(record["step"], record["loss"]) for record in records if "loss" in record]
+        assert [step for step, _ in losses] == list(range(1, STEPS + 1))
+        curves.append([loss for _, loss in losses])
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+    expected = load_file(run / "whole/model.safetensors")
+    for name, weight in load_file(run / out / "model.safetensors").items():
+        torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=0)
+    assert CheckpointFacts.load(run / out).stage == "stage1"
+
+
+def test_killed_in_the_middle(built) -> None:
+    config = planned(built, "killed")
+    process = started(config)
+    wait_for(process, lambda: steps_logged(built / "killed") > 20)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and not (built / "killed/config.json").exists()
+    assert newest_checkpoint(built / "killed") is not None
+    train(config)
+    check_same(built, "killed")
+
+
+def test_told_to_stop_it_saves_first(built, capsys) -> None:
+    config = planned(built, "told", save_steps=1000)
+    process = started(config)
+    wait_for(process, lambda: steps_logged(built / "told") > 10)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == STOPPED == 143, said
+    (saved,) = checkpoints(built / "told")
+    step = int(saved.name.split("-")[1])
+    assert 10 < step < STEPS and damage(saved) is None
+    assert f"stopped at step {step} of {STEPS}, all saved; the same command goes on" in said
+    train(config)
+    check_same(built, "told")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_any_moment_and_again(built, seed: int) -> None:
+    """Kills fall into starting, stepping and saving alike: a checkpoint is written after every second step."""
+    draw, out = random.Random(seed), f"often{seed}"
+    config = planned(built, out, save_steps=2)
+    for _ in range(8):
+        process = started(config)
+        time.sleep(draw.uniform(4, 14))  # seconds: it takes about half of that to start
+        process.kill()
+        process.communicate()
+        if (built / out / "config.json").exists():
+            break
+    train(config)
+    check_same(built, out)
+
+
+class At(TrainerCallback):
+    """Does something at the end of a step."""
+
+    def __init__(self, step: int, does: Callable[[], None]) -> None:
+        self.step, self.does = step, does
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            self.does()
+
+
+def train_with(callback: TrainerCallback, config: StageConfig, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        usual = trainer.StageTrainer
+        patch.setattr(
+            trainer, "StageTrainer", lambda *a, callbacks, **k: usual(*a, callbacks=[*callbacks, callback], **k)
+        )
+        train(config)
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def scribble(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\0" * 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "breaks", "reason"),
+    [
+        ("optimizer.pt", cut, "optimizer.pt is not what was written"),
+        ("model.safetensors", scribble, "model.safetensors is not what was written"),
+        ("scheduler.pt", Path.unlink, "scheduler.pt is missing"),
+        (MARK, Path.unlink, "it was cut short"),
+    ],
+)
+def test_a_broken_newest_checkpoint_falls_back_saying_so(
+    built, monkeypatch, capsys, name: str, breaks: Callable[[Path], None], reason: str
+) -> None:
+    config = planned(built, f"broken_{name}")
+    out = built / config.out
+    with pytest.raises(KeyboardInterrupt):
+        train_with(At(23, stop), config, monkeypatch)
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-21", "checkpoint-14"]
+    breaks(out / "checkpoint-21" / name)
+    train(config)
+    assert f"checkpoint-21 is broken: {reason}; trying checkpoint-14" in capsys.readouterr().out
+    check_same(built, config.out)
+
+
+def test_with_no_whole_checkpoint_it_starts_anew(tmp_path, capsys) -> None:
+    (tmp_path / "checkpoint-7").mkdir()
+    assert newest_checkpoint(tmp_path) is None
+    assert "checkpoint-7 is broken: it was cut short; starting anew" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(built, monkeypatch) -> None:
+    config = planned(built, "full", save_steps=14)
+    out, usual = built / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:  # from here on no file may grow beyond 20 kB: a write fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, usual[1]))
+
+    try:
+        with pytest.raises(
+            CheckpointError, match="checkpoint-28 could not be written.*checkpoint-14 before it is whole"
+        ):
+            train_with(At(27, fill), config, monkeypatch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-14"] and damage(out / "checkpoint-14") is None
+    train(config)
+    check_same(built, "full")
+
+
+def test_going_on_under_another_config_says_what_differs(built, monkeypatch, capsys) -> None:
+    config = planned(built, "other")
+    with pytest.raises(KeyboardInterrupt):
+        train_with(At(9, stop), config, monkeypatch)
+    resolved = yaml.safe_load((built / "other" / RESOLVED).read_text())
+    assert resolved["block_size"] == 64 and resolved["training"]["max_steps"] == STEPS and resolved["lora"] is None
+    with pytest.raises(KeyboardInterrupt):
+        train_with(At(9, stop), dataclasses.replace(config, seed=3), monkeypatch)
+    assert "seed was 0 in the checkpoints, and is 3 from here on" in capsys.readouterr().out
+    shutil.rmtree(built / "other")
