@@ -22,7 +22,7 @@ CORE = [
     "jsonargparse[signatures]>=4.40",
     "espeakng-loader>=0.2.4",
 ]
-TRAIN = ["accelerate>=1.1", "deepspeed>=0.19", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
+TRAIN = ["accelerate>=1.1", "deepspeed>=0.19", "peft>=0.18", "datasets>=3", "tensorboard>=2.18", "matplotlib>=3.8"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
 WEB = ["gradio>=5"]
 FAIRSEQ = ["fairseq==0.12.2"]
@@ -45,5 +45,11 @@ setup(
     },
     install_requires=CORE,
     extras_require={"train": TRAIN, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},
-    entry_points={"console_scripts": ["units-extract=units.extract:cli", "speechgpt-cli=speechgpt.cli:cli"]},
+    entry_points={
+        "console_scripts": [
+            "units-extract=units.extract:cli",
+            "units-vocode=units.vocode:cli",
+            "speechgpt-cli=speechgpt.cli:cli",
+        ]
+    },
 )

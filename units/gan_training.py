@@ -57,7 +57,8 @@ class GanTraining:
         self.recipe = recipe
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=recipe.gan.mixed_precision)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
-        settings = dataclasses.replace(recipe.settings, num_speakers=len(speakers))  # type: ignore[call-arg]
+        sizes = recipe.vocos if recipe.head == "vocos" else recipe.hifigan
+        settings = dataclasses.replace(sizes, num_speakers=len(speakers))
         self._template = UnitVocoder(codebook, settings, speakers)
         self._network: UnitNetwork = self._template.network
         self._judges = Discriminators(recipe.gan.discriminator_divisor)

@@ -140,7 +140,7 @@ def _run(training: Training | GanTraining, corpus: VoiceCorpus, out: Path, made_
                 bar.set_postfix_str(f"mel {values['mel']:.3f} duration {values['duration']:.3f}", refresh=False)
                 for name, value in values.items() if board else ():
                     board.add_scalar(name, value, training.step)
-            if board and (training.step % recipe.gan.sample_every == 0 or last):
+            if isinstance(training, GanTraining) and (training.step % recipe.gan.sample_every == 0 or last):
                 training.illustrate(out, corpus.pairs, board)
             if training.step % recipe.save_every == 0 or last:
                 _save(training, out / CHECKPOINT, made_of)

@@ -24,6 +24,8 @@ UNSUPPORTED = (
     "f0", "f0_quant_num_bin", "f0_quantizer", "f0_quantizer_path", "f0_vq_params", "f0_stats", "code_vq_params",
     "embedder_params", "multistyle", "num_styles", "style", "lambda_commit_code", "multi_lang", "num_langs",
 )  # fmt: skip
+# What only the old trainers read: the mels of their loss, which are LogMel's.
+LOSS = {"num_mels": 80, "n_fft": 1024, "hop_size": 256, "win_size": 1024, "fmin": 0, "fmax": 8000, "fmax_for_loss": None}
 
 
 def read_config(path: Path) -> dict:
@@ -97,6 +99,7 @@ def config_of(settings: HifiGanConfig, num_units: int) -> dict:
         "code_hop_size": HOP,
         "f0": False,
         "sampling_rate": SAMPLE_RATE,
+        **LOSS,
     }
     if settings.duration_width:
         config["dur_prediction_weight"] = 1.0

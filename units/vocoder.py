@@ -83,7 +83,7 @@ class UnitVocoder(nn.Module):
             source: the folder; or `vocoder.pt`, `g_00500000` and the like.
             config: the json of a published file; `config.json` beside it if not given.
             codebook: what a published vocoder's units mean, which its files do not say. On your word; without it the
-                vocoder has a codebook of its own, and foreign units are refused.
+                vocoder has a codebook of its own, and foreign units are refused. Our folders know theirs.
             precision: of a waveform head's convolutions. torch.bfloat16 is nearly twice as fast on a CPU that has it,
                 and no longer exact: samples differ by about a hundredth of the loudest.
 
@@ -135,7 +135,7 @@ class UnitVocoder(nn.Module):
         each = [speaker] * len(batch) if isinstance(speaker, int | str) else list(speaker)
         if len(each) != len(batch):
             raise ValueError(f"{len(batch)} utterances but {len(each)} speakers; give one, or one for each")
-        voices = [self._speaker(one) for one in each]
+        voices = [self.check_speaker(one) for one in each]
         for units in batch:
             self._check(units)
         rows = [self._timed(units, predict_durations) for units in batch]
@@ -168,7 +168,7 @@ class UnitVocoder(nn.Module):
 
         Yields: wavs, float32 (T,), none of them empty. Raises: as decode does.
         """
-        voice = self._speaker(speaker)
+        voice = self.check_speaker(speaker)
         if self.network.context is None:
             stream: UnitStream | WholeStream = WholeStream(self._decode_whole)
         else:
@@ -197,8 +197,8 @@ class UnitVocoder(nn.Module):
         if not units.ids:
             raise ValueError("no units to speak: a wav needs at least one unit")
 
-    def _speaker(self, speaker: int | str) -> int:
-        """Row of the speaker table; 0 where there is one voice only."""
+    def check_speaker(self, speaker: int | str) -> int:
+        """Row of the speaker table; 0 where there is one voice only. Raises ValueError if there is no such speaker."""
         count = self.settings.num_speakers
         if isinstance(speaker, str):
             if speaker not in self.speakers:

@@ -82,7 +82,9 @@ def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> V
     published = upstream_vocoder.read_config(config)
     settings, size = upstream_vocoder.settings_of(published, config), published["num_embeddings"]
     state = upstream_vocoder.read_weights(weights)
-    if codebook is None:
+    if "codebook" in published:  # ours, written for the old tools
+        codebook = Codebook.from_json(published["codebook"])
+    elif codebook is None:
         of = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
         codebook = Codebook(f"{weights.stem}-km{size}", "unknown", 0, size, FRAME_RATE, "none", of)
     if codebook.size != size:
@@ -90,7 +92,7 @@ def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> V
             f"{weights} speaks {size} units, but the codebook {codebook.name!r} has {codebook.size}; "
             "they were not made for each other"
         )
-    return VocoderFiles(codebook, settings, (), state)
+    return VocoderFiles(codebook, settings, tuple(published.get("speakers", ())), state)
 
 
 def write_vocoder(

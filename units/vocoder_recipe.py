@@ -89,7 +89,8 @@ class VocoderRecipe:
     @property
     def settings(self) -> HeadConfig:
         """Sizes of the chosen head."""
-        return {"mel": self.generator, "vocos": self.vocos, "hifigan": self.hifigan}[self.head]
+        heads: dict[str, HeadConfig] = {"mel": self.generator, "vocos": self.vocos, "hifigan": self.hifigan}
+        return heads[self.head]
 
     def learning_rate(self, step: int) -> float:
         """Of step 0, 1, ..."""
