@@ -39,6 +39,8 @@ class UnitStream:
         self._timed = 0  # of self._units
         self._frames = torch.zeros(0, dtype=torch.long)  # laid out; the first `_said` of them have been said
         self._said = 0
+        # an exact stream has no need to slide, and must not: its next frame has been heard one frame too early
+        self._fade = FADE if self._right < context.right else 0
         self._guess = np.zeros(0, np.float32)  # of the sound after the last that was said
 
     def push(self, ids: Tensor, durations: Tensor | None = None) -> np.ndarray:
@@ -78,7 +80,7 @@ class UnitStream:
         slide = min(len(said), len(self._guess))
         better = np.arange(1, slide + 1, dtype=np.float32) / (slide + 1)
         said[:slide] = better * said[:slide] + (1 - better) * self._guess[:slide]
-        self._guess = wav[(ready - first) * HOP :][:FADE].copy()
+        self._guess = wav[(ready - first) * HOP :][: self._fade].copy()
         forgotten = max(0, ready - self._left)
         self._frames, self._said = self._frames[forgotten:], ready - forgotten
         return said
