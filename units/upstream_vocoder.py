@@ -25,7 +25,15 @@ UNSUPPORTED = (
     "embedder_params", "multistyle", "num_styles", "style", "lambda_commit_code", "multi_lang", "num_langs",
 )  # fmt: skip
 # What only the old trainers read: the mels of their loss, which are LogMel's.
-LOSS = {"num_mels": 80, "n_fft": 1024, "hop_size": 256, "win_size": 1024, "fmin": 0, "fmax": 8000, "fmax_for_loss": None}
+LOSS = {
+    "num_mels": 80,
+    "n_fft": 1024,
+    "hop_size": 256,
+    "win_size": 1024,
+    "fmin": 0,
+    "fmax": 8000,
+    "fmax_for_loss": None,
+}
 
 
 def read_config(path: Path) -> dict:

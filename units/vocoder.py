@@ -30,6 +30,7 @@ from units.streaming import UnitStream, WholeStream
 from units.vocoder_folder import HEADS, HeadConfig, read_vocoder, write_vocoder
 
 AT_ONCE = 32  # rows of a padded batch on an accelerator
+CALIBRATED_AT_ONCE = 64  # utterances whose durations are predicted together
 FRAMES_AT_ONCE = 16_000  # of a padded batch, padding included: 320 s; 330 MB a tensor at the published sizes
 
 
@@ -214,11 +215,10 @@ class UnitVocoder(nn.Module):
         if units.durations is not None and not predict_durations:
             return ids, torch.tensor(units.durations)
         # one at a time: a matrix product rounds differently in another batch shape, and a duration is rounded to frames
-        return ids, self.network.whole_frames(self._log_durations(ids))
-
-    def _log_durations(self, ids: Tensor) -> Tensor:
         row = ids[None].to(self.device)
-        return self.network.log_durations(row, torch.ones_like(row, dtype=torch.bool))[0].cpu()
+        return ids, self.network.whole_frames(self.network.log_durations(row, torch.ones_like(row, dtype=torch.bool)))[
+            0
+        ].cpu()
 
     @torch.inference_mode()
     def calibrate_durations(self, corpus: Sequence[Units]) -> float:
@@ -235,11 +235,17 @@ class UnitVocoder(nn.Module):
         saved in.
         """
         target = sum(sum(units.durations or ()) for units in corpus)
-        logs = torch.cat([self._log_durations(torch.tensor(units.ids)) for units in corpus])
+        logs = []
+        for first in range(0, len(corpus), CALIBRATED_AT_ONCE):
+            rows = [torch.tensor(units.ids) for units in corpus[first : first + CALIBRATED_AT_ONCE]]
+            ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+            logs.append(self.network.log_durations(ids.to(self.device), mask.to(self.device)).cpu()[mask])
+        predicted = torch.cat(logs)
         low, high = -5.0, 5.0
         for _ in range(40):
             middle = (low + high) / 2
-            short = int(self.network.whole_frames(logs + middle).sum()) < target
+            short = int(self.network.whole_frames(predicted + middle).sum()) < target
             low, high = (middle, high) if short else (low, middle)
         self.network.duration_bias().add_(high)
         return math.exp(high)
