@@ -13,6 +13,7 @@ import torch
 
 from tests.test_vocoder import make_pairs
 from tests.voices import CODEBOOK
+from units import train_vocoder
 from units.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from units.gan_training import GanTraining
 from units.hifigan import HifiGan, HifiGanConfig
@@ -177,3 +178,18 @@ def test_settings_that_cannot_be_are_refused() -> None:
         GanRecipe(discriminator_divisor=3)
     assert RECIPE.learning_rate(0) == 2e-4 and RECIPE.learning_rate(2500) == pytest.approx(2e-4 * 0.999**2)
     assert CODEBOOK.size == 12
+
+
+@pytest.mark.parametrize("name, head", [("hifigan", "hifigan"), ("vocos", "vocos"), ("toy", "mel")])
+def test_the_recipes_that_ship_are_read(name: str, head: str) -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_function_arguments(train_vocoder.main)
+    config = Path(train_vocoder.__file__).parent / "configs" / f"{name}_vocoder.yaml"
+    args = parser.parse_args(["--config", str(config), "--units=u", "--manifest=m", "--out=o"])
+    recipe = parser.instantiate(args).recipe
+    assert isinstance(recipe, VocoderRecipe)
+    assert (recipe.head, recipe.settings.head) == (head, head)
+    assert head == "mel" or (recipe.workers > 0 and recipe.settings == type(recipe.settings)())
