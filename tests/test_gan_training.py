@@ -17,13 +17,16 @@ from units import train_vocoder
 from units.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from units.gan_training import GanTraining
 from units.hifigan import HifiGan, HifiGanConfig
+from units.manifest import read_manifest
 from units.mel import LogMel
 from units.train_vocoder import train
+from units.unit_set import read_unit_set
 from units.vocoder import UnitVocoder
 from units.vocoder_recipe import GanRecipe, VocoderRecipe
 from units.vocos import VocosConfig
-from units.voice_corpus import VoiceCorpus, wav_frames
+from units.voice_corpus import VoiceCorpus, match, wav_frames
 
+TOY = Path(train_vocoder.__file__).parents[1] / "runs" / "toy"
 SMALL = {"embedding_dim": 8, "duration_width": 8}
 RECIPE = VocoderRecipe(
     head="vocos", steps=6, batch_size=2, crop_frames=16, log_every=1, save_every=2,
@@ -61,6 +64,40 @@ def test_a_killed_training_ends_as_one_that_was_not(head: str, tmp_path: Path, m
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (TOY / "units" / "train" / "unit_set.json").exists(), reason=f"no toy corpus in {TOY}; make vocoder"
+)
+@pytest.mark.parametrize("head", ["vocos", "hifigan"])
+def test_the_toy_corpus_resumed_in_the_middle(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From scratch on real speech: the same losses as without the interruption, and falling ones."""
+    pairs = match(read_unit_set(TOY / "units" / "train"), read_manifest(TOY / "corpus" / "train.jsonl"), "flite:slt")[
+        :200
+    ]
+    recipe = dataclasses.replace(
+        RECIPE, head=head, steps=60, save_every=20, batch_size=4, crop_frames=32, seed=3,
+        vocos=VocosConfig(width=64, blocks=3), hifigan=HifiGanConfig(upsample_initial_channel=64),
+        gan=GanRecipe(learning_rate=1e-3, discriminator_divisor=16, sample_every=30, samples=1),
+    )  # fmt: skip
+    train(pairs, recipe, tmp_path / "whole")
+    advance = GanTraining.advance
+
+    def killed_at_33(self: GanTraining, batch):
+        if self.step == 33:
+            raise KeyboardInterrupt
+        return advance(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GanTraining, "advance", killed_at_33)
+        train(pairs, recipe, tmp_path / "killed")
+    train(pairs, recipe, tmp_path / "killed")
+    log = lines(tmp_path / "whole")
+    assert lines(tmp_path / "killed") == log
+    for name in ("mel", "duration"):
+        first, last = (np.mean([line[name] for line in part]) for part in (log[:8], log[-8:]))
+        assert last < 0.8 * first, name
 
 
 def test_training_shows_itself_and_leaves_a_vocoder(tmp_path: Path) -> None:

@@ -195,6 +195,19 @@ def test_bfloat16_is_close(head: str, tmp_path: Path) -> None:
     assert len(half.decode(units, predict_durations=True)) == len(vocoder.decode(units, predict_durations=True))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each_head
+def test_an_accelerator_says_what_a_cpu_says(head: str) -> None:
+    draw = random.Random(9)
+    batch = [draw_units(draw, 60) for _ in range(40)]
+    here, there = loud_vocoder(HEADS[head]), loud_vocoder(HEADS[head]).to("cuda")
+    for units, wav in zip(batch, there.decode_batch(batch)):
+        np.testing.assert_allclose(wav, here.decode(units), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(wav, there.decode(units), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(np.concatenate(list(there.stream(pieces(units, [10])))), wav, atol=1e-4, rtol=0)
+
+
 # --- durations
 
 

@@ -150,6 +150,11 @@ class UnitNetwork(nn.Module):
         ids = nn.utils.rnn.pad_sequence(frames, batch_first=True)
         even = bool((counts == ids.shape[1]).all())
         mask = None if even else (torch.arange(ids.shape[1]) < counts[:, None]).to(device)
-        with torch.autocast(device.type, self.precision, enabled=self.precision != torch.float32):
+        half = self.precision != torch.float32
+        # cuDNN would quietly round float32 to 10 bits: a batch would no longer be its rows within 1e-4
+        with (
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=half),
+            torch.autocast(device.type, self.precision, half),
+        ):
             wavs = self(ids.to(device), torch.tensor(list(speakers), device=device), mask)
         return [wav[: int(count) * HOP].float() for wav, count in zip(wavs, counts)]

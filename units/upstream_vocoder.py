@@ -94,7 +94,7 @@ def settings_of(config: dict, where: str | Path) -> HifiGanConfig:
 
 def config_of(settings: HifiGanConfig, num_units: int) -> dict:
     """The published config of our settings, all keys that fairseq's tools and trainers read; inverse of settings_of."""
-    config = {
+    config: dict = {
         "resblock": "1",
         "upsample_rates": settings.upsample_rates,
         "upsample_kernel_sizes": settings.upsample_kernel_sizes,
