@@ -24,7 +24,7 @@ CORE = [
     "espeakng-loader>=0.2.4",
 ]
 DATA = ["num2words>=0.5.14", "py3langid>=0.3"]
-TRAIN = ["accelerate>=1.1", "deepspeed>=0.19", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
+TRAIN = ["accelerate>=1.1", "deepspeed>=0.19", "peft>=0.18", "datasets>=3", "tensorboard>=2.18", "matplotlib>=3.8"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
 WEB = ["gradio>=5"]
 FAIRSEQ = ["fairseq==0.12.2"]
@@ -51,6 +51,7 @@ setup(
         "console_scripts": [
             "units-extract=units.extract:cli",
             "units-export=units.export:cli",
+            "units-vocode=units.vocode:cli",
             "speechgpt-cli=speechgpt.cli:cli",
         ]
     },

@@ -4,6 +4,8 @@ r"""wav -> units -> wav, heard by the judge: what the units and the vocoder lose
         --manifest runs/toy/corpus/answers_unseen.jsonl --grammar runs/toy/corpus/judge.jsgf \
         --out runs/toy/results/resynthesis.json
 
+    python -m eval.resynthesis ... --picture docs/resynthesis.png    # spectrograms of the first sentence as well
+
 The manifest holds the answer voice saying sentences that no training heard. Beyond `--gate` the exit code is 1.
 """
 
@@ -12,7 +14,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate
@@ -22,6 +27,7 @@ from units.manifest import Utterance, read_manifest
 from units.progress import progress
 
 VERSION = 1
+CEPSTRA = 13  # mel-cepstral coefficients, the zeroth (loudness) left out, as is usual
 
 
 def spread(items: Sequence, limit: int | None) -> list:
@@ -32,21 +38,23 @@ def spread(items: Sequence, limit: int | None) -> list:
 
 
 def resynthesise(
-    encoder, vocoder, judge: Judge, utterances: Sequence[Utterance]
+    encoder, vocoder, judge: Judge, utterances: Sequence[Utterance], voice: int | str | None = None
 ) -> tuple[dict[str, Score], list[dict]]:
     """Measure every figure of a set of utterances.
 
     Args:
         encoder: encode(wav) -> Units. vocoder: decode(units, predict_durations) -> wav.
         utterances: each with its text.
+        voice: number or name of the vocoder's speaker, where it has several.
 
     Returns: figures by name, and one record an utterance.
     """
     texts = [utterance.text for utterance in utterances]
     wavs = [load_wav(u.audio, u.start, u.duration) for u in utterances]
     units, encode_seconds = _timed(encoder.encode, wavs, "encoding")
-    kept, decode_seconds = _timed(vocoder.decode, units, "decoding")
-    predicted, _ = _timed(lambda u: vocoder.decode(u, predict_durations=True), units, "decoding, durations predicted")
+    decode = vocoder.decode if voice is None else partial(vocoder.decode, speaker=voice)
+    kept, decode_seconds = _timed(decode, units, "decoding")
+    predicted, _ = _timed(partial(decode, predict_durations=True), units, "decoding, durations predicted")
     heard = {
         name: judge.transcribe_all(spoken)
         for name, spoken in (("original", wavs), ("true", kept), ("predicted", predicted))
@@ -57,6 +65,12 @@ def resynthesise(
     figures["length_error_predicted"] = ratio(
         [abs(len(p) - len(w)) / SAMPLE_RATE for p, w in zip(predicted, wavs)], seconds
     )
+    # signed: what is missing of one sentence and too much of another cancel out
+    figures["length_bias_predicted"] = ratio(
+        [(len(p) - len(w)) / SAMPLE_RATE for p, w in zip(predicted, wavs)], seconds
+    )
+    distances = [mel_cepstral_distances(wav, made) for wav, made in zip(wavs, kept)]
+    figures["mel_cepstral_distance_db"] = ratio([float(d.sum()) for d in distances], [len(d) for d in distances])
     figures["units_per_second"] = ratio([len(u.ids) for u in units], seconds)
     figures["encode_real_time_factor"] = ratio(encode_seconds, seconds)
     figures["decode_real_time_factor"] = ratio(decode_seconds, [len(wav) / SAMPLE_RATE for wav in kept])
@@ -70,6 +84,36 @@ def resynthesise(
         for i, u in enumerate(utterances)
     ]
     return figures, details
+
+
+def mel_cepstral_distances(recorded: np.ndarray, made: np.ndarray) -> np.ndarray:
+    """Mel-cepstral distance of each 10 ms, in dB, of a recording and of a wav made with its durations.
+
+    The two lie frame on frame, so nothing is warped to fit.
+
+    Args:
+        recorded, made: wavs (T,); what one has more than the other is left out.
+
+    Returns: float (F,), F = T // 160 of the shorter.
+    """
+    import torch
+
+    from units.mel import MEL_HOP, MelSpectrogram
+
+    samples = min(len(recorded), len(made)) // MEL_HOP * MEL_HOP
+    both = torch.from_numpy(np.stack([recorded[:samples], made[:samples]]))
+    return cepstral_distances(*MelSpectrogram()(both).numpy())
+
+
+def cepstral_distances(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Root mean square difference of log-mels (F, M) in dB, loudness and all beyond 13 cosines left out: (F,).
+
+    Source: Kubichek 1993, Mel-cepstral distance measure for objective speech quality assessment.
+    """
+    from scipy.fft import dct
+
+    cepstra = dct(one - other, norm="ortho")[:, 1 : 1 + CEPSTRA]
+    return 20 / np.log(10) * np.linalg.norm(cepstra, axis=1) / np.sqrt(one.shape[1])
 
 
 def _timed(function, inputs: Sequence, name: str) -> tuple[list, list[float]]:
@@ -104,6 +148,8 @@ def main(
     speaker: str | None = None,
     limit: int | None = None,
     gate: float = 0.05,
+    voice: int | str | None = None,
+    picture: Path | None = None,
 ) -> int:
     """Measure units and vocoder; exit code 1 if the word error rate is above the gate.
 
@@ -116,14 +162,18 @@ def main(
         speaker: only this speaker's utterances
         limit: at most so many utterances
         gate: the highest word error rate that passes, with true and with predicted durations
+        voice: number or name of the vocoder's speaker, where it has several
+        picture: where to draw the spectrograms of the first utterance and of its resynthesis, if anywhere
     """
     from units.encoder import UnitEncoder
     from units.vocoder import UnitVocoder
 
     judge = Judge(grammar)
-    ears, voice = UnitEncoder.from_pretrained(encoder), UnitVocoder.from_pretrained(vocoder)
+    ears, mouth = UnitEncoder.from_pretrained(encoder), UnitVocoder.from_pretrained(vocoder)
     utterances = choose(manifest, speaker, limit)
-    figures, details = resynthesise(ears, voice, judge, utterances)
+    if picture:
+        draw(ears, mouth, utterances[0], voice, picture)
+    figures, details = resynthesise(ears, mouth, judge, utterances, voice)
     main_figure = figures.pop("wer_predicted")  # an answer's units come without durations
     result = Result(
         task="resynthesis", version=VERSION, metric="wer", higher_is_better=False, listener=judge.name,
@@ -136,6 +186,15 @@ def main(
     return report(result, gate)
 
 
+def draw(encoder, vocoder, utterance: Utterance, voice: int | str | None, path: Path) -> Path:
+    """Spectrograms of an utterance and of its resynthesis, side by side."""
+    from eval.plots import draw_exchange
+
+    wav = load_wav(utterance.audio, utterance.start, utterance.duration)
+    made = vocoder.decode(encoder.encode(wav), speaker=voice or 0)
+    return draw_exchange(wav, made, (f"recorded: {utterance.text}", "from its units"), path)
+
+
 def report(result: Result, gate: float) -> int:
     """Print the figures and the verdict; returns the exit code."""
     more = result.more
@@ -145,8 +204,10 @@ def report(result: Result, gate: float) -> int:
     print(f"  predicted durations   {result.score:.4f}")
     value = {name: score.value for name, score in more.items()}
     print(
-        f"  {value['units_per_second']:.1f} units/s; predicted lengths are off by {value['length_error_predicted']:.1%}"
+        f"  {value['units_per_second']:.1f} units/s; predicted lengths are off by {value['length_error_predicted']:.1%}, "
+        f"in total by {value['length_bias_predicted']:+.1%}"
     )
+    print(f"  mel-cepstral distance, durations kept: {value['mel_cepstral_distance_db']:.2f} dB")
     encode, decode = value["encode_real_time_factor"], value["decode_real_time_factor"]
     print(f"  a second of audio takes {encode:.4f} s to encode and {decode:.4f} s to decode")
     rates = (result.score, more["wer_true"].value)

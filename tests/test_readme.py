@@ -59,7 +59,7 @@ def test_modules_to_run_exist(module: str) -> None:
     assert importlib.util.find_spec(module) is not None
 
 
-@pytest.mark.parametrize("command", ["units-extract", "units-export", "speechgpt-cli"])
+@pytest.mark.parametrize("command", ["units-extract", "units-export", "units-vocode", "speechgpt-cli"])
 def test_console_scripts_are_installed_by_setup(command: str) -> None:
     entry = re.search(rf'"{command}=([a-z_.]+):([a-z_]+)"', SETUP)
     assert entry and command in README

@@ -238,16 +238,16 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 def test_crops_are_aligned_and_of_one_shape(tmp_path: Path) -> None:
     corpus = VoiceCorpus(make_pairs(tmp_path), RECIPE, MelSpectrogram())
     first, again = corpus.batch(4), corpus.batch(4)
-    torch.testing.assert_close(first.log_mels, again.log_mels, rtol=0, atol=0)
+    torch.testing.assert_close(first.target, again.target, rtol=0, atol=0)
     for step in range(6):
         batch = corpus.batch(step)
-        assert batch.frames.ids.shape == (4, 24) and batch.log_mels.shape == (4, 48, 80) and batch.ids.shape == (4, 24)
+        assert batch.frames.ids.shape == (4, 24) and batch.target.shape == (4, 48, 80) and batch.ids.shape == (4, 24)
         ids, mask = batch.frames.ids.repeat_interleave(2, 1), batch.frames.mask.repeat_interleave(2, 1)
         steady = mask.clone()  # away from changes of unit, the loudest band is the unit's tone
         steady[:, 2:-2] &= (ids[:, 2:-2] == ids[:, :-4]) & (ids[:, 2:-2] == ids[:, 4:]) & mask[:, 4:]
         steady[:, :2] = steady[:, -2:] = False
         for unit in ids[steady].unique().tolist():
-            bands = batch.log_mels.argmax(-1)[steady & (ids == unit)]
+            bands = batch.target.argmax(-1)[steady & (ids == unit)]
             assert bands.max() - bands.min() <= 1, f"unit {unit}"
         words = batch.unit_mask.sum(1)
         assert (batch.durations[batch.unit_mask] >= 1).all() and (words >= 1).all()
@@ -259,7 +259,7 @@ def test_a_crop_is_the_same_from_memory_and_from_disk(tmp_path: Path) -> None:
     kept = VoiceCorpus(pairs, RECIPE, MelSpectrogram())
     fresh = VoiceCorpus(pairs, VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=0), MelSpectrogram())
     for step in (0, 1, 0):
-        torch.testing.assert_close(kept.batch(step).log_mels, fresh.batch(step).log_mels, rtol=0, atol=0)
+        torch.testing.assert_close(kept.batch(step).target, fresh.batch(step).target, rtol=0, atol=0)
 
 
 def test_units_of_other_audio_are_refused(tmp_path: Path) -> None:

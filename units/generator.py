@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,9 @@ class ConvNeXtBlock(nn.Module):
 @dataclass(frozen=True)
 class MelGeneratorConfig:
     """The mel head: ConvNeXt blocks to log-mels, inverted by Griffin-Lim."""
+
+    head: ClassVar[str] = "mel"
+    num_speakers: ClassVar[int] = 0
 
     width: int = 192
     """Hidden width D."""
@@ -146,9 +150,10 @@ class DurationPredictor(nn.Module):
             x = block(x, mask[..., None])
         return self.head(x)[..., 0]
 
-    def durations(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Whole frames, at least one: int64 (B, U)."""
-        return self(ids, mask).float().exp().round().clamp(min=1).long()
+    @staticmethod
+    def whole_frames(log_durations: Tensor) -> Tensor:
+        """Log frames as predicted -> whole frames, at least one, int64."""
+        return log_durations.float().exp().round().clamp(min=1).long()
 
     def loss(self, ids: Tensor, durations: Tensor, mask: Tensor) -> Tensor:
         """Mean squared error of log frames, padding left out."""
@@ -156,4 +161,26 @@ class DurationPredictor(nn.Module):
         return (error * mask).sum() / mask.sum()
 
 
-HEADS = {"mel": (MelGenerator, MelGeneratorConfig)}
+class MelNetwork(nn.Module):
+    """The mel head as a vocoder has it: generator and duration predictor, of one voice."""
+
+    context = None  # Griffin-Lim makes every sample depend on the whole utterance: nothing can be said before its end
+
+    def __init__(self, num_units: int, config: MelGeneratorConfig) -> None:
+        super().__init__()
+        self.generator = MelGenerator(num_units, config)
+        self.durations = DurationPredictor(num_units)
+
+    def log_durations(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """log(frames) of units int64 (B, U) with mask bool (B, U)."""
+        return self.durations(ids, mask)
+
+    whole_frames = staticmethod(DurationPredictor.whole_frames)
+
+    def duration_bias(self) -> Tensor:
+        """The scalar that lengthens all durations by a factor e when it grows by one."""
+        return self.durations.head.bias
+
+    def synthesise(self, rows: Sequence[tuple[Tensor, Tensor]], speakers: Sequence[int]) -> list[Tensor]:
+        """Ids and durations, int64 (U,) each, of each row -> wav (sum(durations) * 320,) of each."""
+        return self.generator.synthesise(rows)

@@ -17,7 +17,6 @@ from units.audio import HOP, SAMPLE_RATE
 
 MEL_HOP = HOP // 2  # samples: 10 ms
 WINDOW = 4 * MEL_HOP  # samples: 40 ms
-OVERLAP = WINDOW // MEL_HOP
 EDGE = (WINDOW - MEL_HOP) // 2  # samples that the first and the last frame see beyond the wav
 FFT = 1024
 FLOOR = 1e-3  # of a mel magnitude
@@ -69,7 +68,7 @@ class MelSpectrogram(nn.Module):
 
     def _griffin_lim(self, target: Tensor, mask: Tensor) -> Tensor:
         """Magnitudes (B, F, S), zero where the mask (B, F) is False -> wav (B, F * 160)."""
-        envelope = self._overlap_add(mask[..., None] * self.window.square()).clamp(min=1e-8)
+        envelope = overlap_add(mask[..., None] * self.window.square(), MEL_HOP).clamp(min=1e-8)
         scale = mask.repeat_interleave(MEL_HOP, dim=1) / envelope
         frames = torch.arange(target.shape[1], device=target.device) % PHASE_FRAMES
         phase, last = self.phases[frames].expand(target.shape), torch.zeros_like(target)
@@ -87,14 +86,40 @@ class MelSpectrogram(nn.Module):
     def _synthesise(self, spectrum: Tensor, scale: Tensor) -> Tensor:
         """Least-squares inverse of _analyse (Griffin and Lim 1984, equation 6); `scale` is 1 / the windows' energy."""
         frames = torch.fft.irfft(spectrum, n=FFT)[..., :WINDOW] * self.window
-        return self._overlap_add(frames) * scale
+        return overlap_add(frames, MEL_HOP) * scale
 
-    @staticmethod
-    def _overlap_add(frames: Tensor) -> Tensor:
-        """(B, F, WINDOW) -> (B, F * 160), the edges cut off."""
-        batch, count, _ = frames.shape
-        pieces = frames.reshape(batch, count, OVERLAP, MEL_HOP)
-        total = frames.new_zeros(batch, count + OVERLAP - 1, MEL_HOP)
-        for shift in range(OVERLAP):
-            total[:, shift : shift + count] += pieces[:, :, shift]
-        return total.flatten(1)[:, EDGE : EDGE + count * MEL_HOP]
+
+def overlap_add(frames: Tensor, hop: int) -> Tensor:
+    """Frames (B, F, W) set down `hop` samples apart, W a multiple of hop -> (B, F * hop), the edges cut off evenly."""
+    batch, count, window = frames.shape
+    overlap, edge = window // hop, (window - hop) // 2
+    pieces = frames.reshape(batch, count, overlap, hop)
+    total = frames.new_zeros(batch, count + overlap - 1, hop)
+    for shift in range(overlap):
+        total[:, shift : shift + count] += pieces[:, :, shift]
+    return total.flatten(1)[:, edge : edge + count * hop]
+
+
+class LogMel(nn.Module):
+    """Log-mels as HiFi-GAN's loss takes them (arXiv 2010.05646, section 3.3), from the keys of its published config."""
+
+    def __init__(
+        self, fft: int = 1024, hop: int = 256, window: int = 1024, mels: int = 80, lowest: float = 0.0,
+        highest: float = SAMPLE_RATE / 2,
+    ) -> None:  # fmt: skip
+        import librosa
+
+        super().__init__()
+        basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=mels, fmin=lowest, fmax=highest)
+        self.fft, self.hop, self.window = fft, hop, window
+        self.register_buffer("basis", torch.from_numpy(basis), persistent=False)  # (M, S)
+        self.register_buffer("taper", torch.hann_window(window), persistent=False)
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Wav (B, T) -> log-mels (B, M, F), F = T // hop."""
+        edge = (self.fft - self.hop) // 2
+        padded = nn.functional.pad(wav[:, None].float(), (edge, edge), mode="reflect")[:, 0]
+        spectrum = torch.stft(
+            padded, self.fft, self.hop, self.window, self.taper, center=False, return_complex=True
+        ).abs()
+        return (self.basis @ spectrum).clamp(min=1e-5).log()

@@ -1,173 +1,55 @@
-"""Train a unit vocoder: one speaker's wavs and their units -> a folder that UnitVocoder opens.
+"""Train a unit vocoder: wavs and their units -> a folder that UnitVocoder opens.
 
     python -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units runs/toy/units/train \\
         --manifest runs/toy/corpus/train.jsonl --speaker flite:slt --out runs/toy/vocoder      # a minute, one CPU
+    accelerate launch -m units.train_vocoder --config units/configs/hifigan_vocoder.yaml --units UNITS \\
+        --manifest MANIFEST --out OUT --device cuda                                            # several GPUs
 
-Writes `OUT/log.jsonl` (step, losses, seconds), `OUT/training.pt` (the checkpoint a killed run goes on from), and last
-`OUT/model.safetensors` and `OUT/config.json`. What a step sees depends on the seed and the step alone, so a run that
-was killed ends with the weights of one that was not.
+Writes `OUT/log.jsonl` (step, losses, seconds), `OUT/training.pt` (the checkpoint a killed run goes on from), with the
+heads "vocos" and "hifigan" also `OUT/samples` and `OUT/tensorboard`, and last `OUT/model.safetensors` and
+`OUT/config.json`. What a step sees depends on the seed and the step alone, so a run that was killed ends with the
+weights of one that was not.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from units.audio import HOP, load_wav, num_frames
 from units.codebook import Codebook, Units
-from units.generator import Frames, MelGeneratorConfig, run_frames
+from units.gan_training import GanTraining
+from units.generator import Frames
 from units.manifest import Utterance, read_manifest, written_whole
 from units.mel import MelSpectrogram
 from units.progress import progress
-from units.unit_set import UnitRecord, read_unit_set
+from units.unit_set import read_unit_set
 from units.vocoder import UnitVocoder
+from units.vocoder_recipe import VocoderRecipe
+from units.voice_corpus import Batch, VoiceCorpus, match
 
 CHECKPOINT, LOG = "training.pt", "log.jsonl"
-
-
-@dataclass
-class VocoderRecipe:
-    """The vocoder and how it is trained. The defaults suit an hour or two of one clean voice."""
-
-    generator: MelGeneratorConfig = field(default_factory=MelGeneratorConfig)
-    """Sizes of the network."""
-    steps: int = 1100
-    """Optimiser steps."""
-    batch_size: int = 8
-    """Crops in one step."""
-    crop_frames: int = 64
-    """Unit frames of a crop; 64 are 1.28 s. Every step has this one shape: a CPU prepares its kernels for each new one."""
-    peak_lr: float = 2e-3
-    """Learning rate after warm-up; it falls along a cosine to 2 percent of this."""
-    warmup: int = 30
-    """Steps of linear warm-up."""
-    weight_decay: float = 0.01
-    """AdamW's."""
-    seed: int = 0
-    """Seeds weights and crops."""
-    save_every: int = 200
-    """Steps between checkpoints."""
-    log_every: int = 20
-    """Steps between lines of the log."""
-    cache_gib: float = 2.0
-    """Memory for log-mels, about 0.1 GiB an hour of speech; what does not fit is computed again when it is drawn."""
-
-    def learning_rate(self, step: int) -> float:
-        """Of step 0, 1, ..."""
-        fallen = 0.5 - 0.5 * math.cos(math.pi * min(1.0, step / max(1, self.steps)))
-        return self.peak_lr * min(1.0, (step + 1) / max(1, self.warmup)) * (1 - 0.98 * fallen)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Crops for one step: units in time with their log-mels (B, 2 N, M), and units (B, U) with their whole durations."""
-
-    frames: Frames
-    log_mels: Tensor
-    ids: Tensor
-    durations: Tensor
-    unit_mask: Tensor
-
-
-class VoiceCorpus:
-    """One speaker's wavs with their units. Step i's crops are a function of the recipe's seed and i."""
-
-    def __init__(self, pairs: list[tuple[Utterance, Units]], recipe: VocoderRecipe, spectrogram: nn.Module) -> None:
-        self.pairs, self.recipe, self.spectrogram = pairs, recipe, spectrogram
-        self._cache: dict[int, Tensor] = {}
-        self._room = recipe.cache_gib * 2**30  # bytes
-        lengths = np.array([len(units.frames()) for _, units in pairs], dtype=np.float64)
-        self.seconds = float(lengths.sum()) / pairs[0][1].codebook.frame_rate
-        self._chances = lengths / lengths.sum()
-
-    def batch(self, step: int) -> Batch:
-        """The crops of step 0, 1, ..., of always the same shape."""
-        draw = np.random.default_rng([self.recipe.seed, step])
-        members = draw.choice(len(self.pairs), self.recipe.batch_size, p=self._chances)
-        columns = zip(*(self._crop(int(index), draw) for index in members))
-        ids, runs, mask, mels, units, durations, unit_mask = (torch.stack(column) for column in columns)
-        return Batch(Frames(ids, runs, mask), mels, units, durations, unit_mask)
-
-    def _crop(self, index: int, draw: np.random.Generator) -> tuple[Tensor, ...]:
-        size = self.recipe.crop_frames
-        units = self.pairs[index][1]
-        unit_ids, durations = torch.tensor(units.ids), torch.tensor(units.durations)
-        ids, runs = run_frames(unit_ids, durations)
-        start = int(draw.integers(max(1, len(ids) - size + 1)))
-        stop = start + size
-        first = int(torch.searchsorted(durations.cumsum(0), start, right=True))  # the unit that sounds at `start`
-        frames = [_sized(x[start:stop], size) for x in (ids, runs, torch.ones(len(ids), dtype=torch.bool))]
-        mels = _sized(self._log_mels(index)[2 * start : 2 * stop], 2 * size)
-        words = [
-            _sized(x[first : first + size], size)
-            for x in (unit_ids, durations, torch.ones(len(unit_ids), dtype=torch.bool))
-        ]
-        return *frames, mels, *words
-
-    def _log_mels(self, index: int) -> Tensor:
-        """Of the whole utterance, (2 N, M); kept while there is room."""
-        if index in self._cache:
-            return self._cache[index]
-        utterance, units = self.pairs[index]
-        wav = load_wav(utterance.audio, utterance.start, utterance.duration)
-        frames = len(units.frames())
-        if num_frames(len(wav)) != frames:
-            raise ValueError(
-                f"{utterance.audio} has {num_frames(len(wav))} frames, but its units last {frames}. "
-                "The units were made of other audio: extract them again from this manifest."
-            )
-        mels = self.spectrogram(torch.from_numpy(wav[None, : frames * HOP]))[0]
-        if self._room >= mels.nbytes:
-            self._room -= mels.nbytes
-            self._cache[index] = mels
-        return mels
-
-
-def _sized(x: Tensor, size: int) -> Tensor:
-    """Pad x (n, ...) with zeros to (size, ...)."""
-    return torch.cat([x, x.new_zeros(size - len(x), *x.shape[1:])])
-
-
-def match(
-    records: Iterable[UnitRecord], utterances: list[Utterance], speaker: str | None
-) -> list[tuple[Utterance, Units]]:
-    """Pair the speaker's utterances with their units by id, in the manifest's order.
-
-    Raises: ValueError if the speaker is unknown, or none of the utterances has units.
-    """
-    chosen = [u for u in utterances if speaker is None or u.speaker == speaker]
-    if not chosen:
-        raise ValueError(
-            f"no utterance of {speaker!r} in the manifest; its speakers: {sorted({str(u.speaker) for u in utterances})}"
-        )
-    wanted = {u.id for u in chosen}
-    units = {record.id: record.units for record in records if record.id in wanted and record.units.ids}
-    if not units:
-        raise ValueError(
-            f"none of the {len(chosen)} utterances is in the unit set; extract units from this very manifest"
-        )
-    if len(units) < len(chosen):
-        print(f"{len(chosen) - len(units)} of {len(chosen)} utterances have no units and are left out")
-    return [(u, units[u.id]) for u in chosen if u.id in units]
+MOST_CALIBRATED = 2000  # utterances; their total length is known to a thousandth
 
 
 class Training:
-    """Weights, optimiser, step and seconds so far: all that a checkpoint holds."""
+    """The head "mel": weights, optimiser, step and seconds so far, which is all that a checkpoint holds."""
 
-    def __init__(self, codebook: Codebook, recipe: VocoderRecipe, device: str) -> None:
+    rank, world = 0, 1
+
+    def __init__(self, codebook: Codebook, recipe: VocoderRecipe, device: str, speakers: tuple[str, ...] = ()) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.device = recipe, device
-        self.vocoder = UnitVocoder(codebook, recipe.generator).to(device)
-        self.optimizer = torch.optim.AdamW(
+        self.vocoder = UnitVocoder(codebook, recipe.generator, speakers).to(device).train()
+        self.target = MelSpectrogram(recipe.generator.mels)
+        self._optimizer = torch.optim.AdamW(
             self.vocoder.parameters(),
             lr=recipe.peak_lr,
             betas=(0.8, 0.98),
@@ -175,39 +57,29 @@ class Training:
             fused=True,
         )
         self.step, self.seconds = 0, 0.0
-        self._made_of = json.dumps([codebook.fingerprint, dataclasses.asdict(recipe)])
 
-    def advance(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimiser step; returns the losses of the log-mels and of the log durations."""
-        for group in self.optimizer.param_groups:
+    def advance(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimiser step; returns the losses by name."""
+        for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.step)
-        to = self.device
+        to, network = self.device, self.vocoder.network
         frames = Frames(batch.frames.ids.to(to), batch.frames.runs.to(to), batch.frames.mask.to(to))
         with torch.autocast(torch.device(to).type, torch.bfloat16):
-            mel = self.vocoder.generator.loss(frames, batch.log_mels.to(to))
-            duration = self.vocoder.durations.loss(batch.ids.to(to), batch.durations.to(to), batch.unit_mask.to(to))
-        self.optimizer.zero_grad(set_to_none=True)
+            mel = network.generator.loss(frames, batch.target.to(to))
+            duration = network.durations.loss(batch.ids.to(to), batch.durations.to(to), batch.unit_mask.to(to))
+        self._optimizer.zero_grad(set_to_none=True)
         (mel + duration).backward()  # they share no weights
-        self.optimizer.step()
+        self._optimizer.step()
         self.step += 1
-        return mel.detach(), duration.detach()
+        return {"loss": (mel + duration).detach(), "mel": mel.detach(), "duration": duration.detach()}
 
-    def save(self, path: Path) -> None:
-        state = {"made_of": self._made_of, "weights": self.vocoder.state_dict(), "optimizer": self.optimizer.state_dict(),
-                 "step": self.step, "seconds": self.seconds}  # fmt: skip
-        with written_whole(path, "wb") as file:
-            torch.save(state, file)
+    def state(self) -> dict:
+        """For a checkpoint; inverse of load_state."""
+        return {"weights": self.vocoder.network.state_dict(), "optimizer": self._optimizer.state_dict()}
 
-    def load(self, path: Path) -> None:
-        """Inverse of save. Raises ValueError if the checkpoint is of another recipe or codebook."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        if state["made_of"] != self._made_of:
-            raise ValueError(
-                f"{path} is a checkpoint of another recipe or codebook; choose another --out, or remove the folder to start afresh"
-            )
-        self.vocoder.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
+    def load_state(self, state: dict) -> None:
+        self.vocoder.network.load_state_dict(state["weights"])
+        self._optimizer.load_state_dict(state["optimizer"])
 
 
 def train(pairs: list[tuple[Utterance, Units]], recipe: VocoderRecipe, out: Path, device: str = "cpu") -> UnitVocoder:
@@ -216,40 +88,95 @@ def train(pairs: list[tuple[Utterance, Units]], recipe: VocoderRecipe, out: Path
     Raises: ValueError if the checkpoint is of another recipe or codebook, or units do not fit their audio.
     """
     out.mkdir(parents=True, exist_ok=True)
-    training = Training(pairs[0][1].codebook, recipe, device)
+    speakers = tuple(sorted({str(utterance.speaker) for utterance, _ in pairs})) if recipe.multi_speaker else ()
+    codebook = pairs[0][1].codebook
+    training = (Training if recipe.head == "mel" else GanTraining)(codebook, recipe, device, speakers)
+    made_of = json.dumps([codebook.fingerprint, dataclasses.asdict(recipe), speakers])
     if (out / CHECKPOINT).exists():
-        training.load(out / CHECKPOINT)
-    corpus = VoiceCorpus(pairs, recipe, MelSpectrogram(recipe.generator.mels))
-    print(f"{len(pairs)} utterances, {corpus.seconds / 60:.1f} minutes; steps {training.step} to {recipe.steps}")
-    training.vocoder.train()
-    _run(training, corpus, out)
-    training.vocoder.eval().save_pretrained(out)
-    return training.vocoder
+        _load(training, out / CHECKPOINT, made_of)
+    corpus = VoiceCorpus(pairs, recipe, training.target, speakers)
+    if training.rank == 0:
+        print(f"{len(pairs)} utterances, {corpus.seconds / 60:.1f} minutes; steps {training.step} to {recipe.steps}")
+    _run(training, corpus, out, made_of)
+    vocoder = training.vocoder.eval()
+    if training.rank == 0:
+        _calibrate(vocoder, [units for _, units in pairs])
+        vocoder.save_pretrained(out)
+    return vocoder
 
 
-def _run(training: Training, corpus: VoiceCorpus, out: Path) -> None:
-    """All steps that are left, with log, bar and checkpoints."""
-    recipe = training.recipe
-    lines = _lines_up_to(out / LOG, training.step)
-    with written_whole(out / LOG) as log:
-        log.writelines(lines)
-    bar = progress(total=recipe.steps, initial=training.step, desc="vocoder", unit="steps")
-    with (out / LOG).open("a", encoding="utf-8") as log, bar:
-        while training.step < recipe.steps:
+def _calibrate(vocoder: UnitVocoder, corpus: list[Units]) -> None:
+    """Make predicted durations as long as true ones, where the head predicts any."""
+    if getattr(vocoder.network, "dur_predictor", vocoder) is not None:
+        factor = vocoder.calibrate_durations(corpus[:: -(-len(corpus) // MOST_CALIBRATED)])
+        print(f"predicted durations calibrated: {factor:.3f} times as long")
+
+
+def _run(training: Training | GanTraining, corpus: VoiceCorpus, out: Path, made_of: str) -> None:
+    """All steps that are left, with log, bar, samples and checkpoints; these on the first of several processes only."""
+    recipe, first = training.recipe, training.rank == 0
+    if first:
+        lines = _lines_up_to(out / LOG, training.step)
+        with written_whole(out / LOG) as log:
+            log.writelines(lines)
+    bar = (
+        progress(total=recipe.steps, initial=training.step, desc="vocoder", unit="steps")
+        if first
+        else tqdm(disable=True)
+    )
+    with (out / LOG).open("a", encoding="utf-8") as log, bar, _board(training, out) as board:
+        for batch in _batches(training, corpus):
             began = time.monotonic()
-            mel, duration = training.advance(corpus.batch(training.step))
+            losses = training.advance(batch)
             training.seconds += time.monotonic() - began
             bar.update()
             last = training.step == recipe.steps
+            if not first:
+                continue
             if training.step % recipe.log_every == 0 or last:
-                values = {"loss": mel + duration, "mel": mel, "duration": duration, "seconds": training.seconds}
-                log.write(
-                    json.dumps({"step": training.step, **{k: round(float(v), 5) for k, v in values.items()}}) + "\n"
-                )
+                values = {name: round(float(value), 5) for name, value in losses.items()}
+                log.write(json.dumps({"step": training.step, **values, "seconds": round(training.seconds, 5)}) + "\n")
                 log.flush()
-                bar.set_postfix_str(f"mel {mel:.3f} duration {duration:.3f}", refresh=False)
+                bar.set_postfix_str(f"mel {values['mel']:.3f} duration {values['duration']:.3f}", refresh=False)
+                for name, value in values.items() if board else ():
+                    board.add_scalar(name, value, training.step)
+            if isinstance(training, GanTraining) and (training.step % recipe.gan.sample_every == 0 or last):
+                training.illustrate(out, corpus.pairs, board)
             if training.step % recipe.save_every == 0 or last:
-                training.save(out / CHECKPOINT)
+                _save(training, out / CHECKPOINT, made_of)
+
+
+def _batches(training: Training | GanTraining, corpus: VoiceCorpus) -> DataLoader:
+    """Every step that is left; rank r of W takes the crops r, r + W, ..."""
+    recipe, world = training.recipe, training.world
+    mine = range(training.step * world + training.rank, recipe.steps * world, world)
+    return DataLoader(corpus, sampler=mine, batch_size=None, num_workers=recipe.workers)
+
+
+def _board(training: Training | GanTraining, out: Path):
+    """A tensorboard writer for the heads that need days, else nothing."""
+    if training.recipe.head == "mel" or training.rank:
+        return nullcontext()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(out / "tensorboard"), purge_step=training.step)
+
+
+def _save(training: Training | GanTraining, path: Path, made_of: str) -> None:
+    state = {"made_of": made_of, "step": training.step, "seconds": training.seconds, **training.state()}
+    with written_whole(path, "wb") as file:
+        torch.save(state, file)
+
+
+def _load(training: Training | GanTraining, path: Path, made_of: str) -> None:
+    """Inverse of _save. Raises ValueError if the checkpoint is of another recipe or codebook."""
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    if state["made_of"] != made_of:
+        raise ValueError(
+            f"{path} is a checkpoint of another recipe or codebook; choose another --out, or remove the folder to start afresh"
+        )
+    training.load_state(state)
+    training.step, training.seconds = state["step"], state["seconds"]
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
