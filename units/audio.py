@@ -81,7 +81,8 @@ def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None
     if path.is_dir():
         raise AudioError(f"{path} is a folder, not an audio file; give one file, or use units-extract for a folder")
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        # as bytes: a file's name need not be UTF-8
+        with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
             rate = file.samplerate
             file.seek(min(round(start * rate), file.frames))
             frames = -1 if duration is None else round(duration * rate)

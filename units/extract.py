@@ -102,7 +102,6 @@ def main(
         world: how many processes share the work; likewise
     """
     choice = Choice(encoder, kmeans, layer, dtype, backend, upstream_cut, compile)
-    on_gpu = device.startswith("cuda")
     rank = _from_environment(("RANK", "SLURM_PROCID"), 0) if rank is None else rank
     world = _from_environment(("WORLD_SIZE", "SLURM_NTASKS"), 1) if world is None else world
     if device == "cuda" and world > 1:
@@ -113,15 +112,11 @@ def main(
         return 0
     listing = list_source(source)
     listing = Listing(listing.utterances[:limit], listing.refused)
+    usual_seconds, usual_workers = (400.0, 8) if device.startswith("cuda") else (40.0, 0)
     pace = Pace(
-        shard_size, batch_seconds or (400.0 if on_gpu else 40.0), (8 if on_gpu else 0) if workers is None else workers,
-        rank, world,
+        shard_size, batch_seconds or usual_seconds, usual_workers if workers is None else workers, rank, world
     )  # fmt: skip
-    if processes is None:
-        processes = (
-            torch.cuda.device_count() if device == "cuda" else 1 if on_gpu else min(os.cpu_count() or 1, MOST_PROCESSES)
-        )
-    processes = max(1, min(processes, -(-len(listing.utterances) // shard_size)))
+    processes = max(1, min(processes or _usual_processes(device), -(-len(listing.utterances) // shard_size)))
     if dry_run:
         _foretell(listing, out, opened, pace, processes)
         return 0
@@ -130,17 +125,36 @@ def main(
         extract(listing.utterances, out, opened, pace, listing.refused)
     else:
         del opened
-        paces = [replace(pace, rank=rank * processes + i, world=world * processes) for i in range(processes)]
-        devices = [f"cuda:{i}" if device == "cuda" else device for i in range(processes)]
-        with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-            jobs = [pool.submit(_extract_alone, listing, out, choice, *one) for one in zip(devices, paces)]
-            for done in jobs:
-                done.result()
+        _extract_together(listing, out, choice, device, pace, processes)
+    return _report(out)
+
+
+def _usual_processes(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.device_count()
+    return 1 if device.startswith("cuda") else min(os.cpu_count() or 1, MOST_PROCESSES)
+
+
+def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, pace: Pace, processes: int) -> None:
+    """Several processes of one machine, each with a core or a GPU of its own."""
+    with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = []
+        for i in range(processes):
+            own = replace(pace, rank=pace.rank * processes + i, world=pace.world * processes)
+            jobs.append(
+                pool.submit(_extract_alone, listing, out, choice, f"cuda:{i}" if device == "cuda" else device, own)
+            )
+        for job in jobs:
+            job.result()
+
+
+def _report(out: Path) -> int:
+    """Say what the finished set holds; returns the exit code."""
     if not (out / MARKER).exists():
         return 0  # other ranks are still at it
     made = read_unit_set(out)
-    listed = f", {made.refused} refused (listed in {out / 'refused.jsonl'})" if made.refused else ", none refused"
-    print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours{listed} -> {out}")
+    refused = f"{made.refused} refused (listed in {out / 'refused.jsonl'})" if made.refused else "none refused"
+    print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {refused} -> {out}")
     return SOME_REFUSED if made.refused else 0
 
 
@@ -175,12 +189,8 @@ def _foretell(listing: Listing, out: Path, encoder: UnitEncoder, pace: Pace, pro
     encoder.encode_batch(few[:1])  # the first call warms up
     began = time.monotonic()
     encoder.encode_batch(few)
-    speed = (
-        sum(map(len, few))
-        / SAMPLE_RATE
-        / (time.monotonic() - began)
-        * max(1, processes if encoder.features.device.type == "cuda" else 1)
-    )
+    speed = sum(map(len, few)) / SAMPLE_RATE / (time.monotonic() - began)
+    speed *= processes if encoder.features.device.type == "cuda" else 1  # on a CPU all cores were at it already
     shards = -(-len(rows) // pace.shard_size)
     missing = len(missing_shards(out, len(rows), replace(pace, rank=0, world=1)))
     print(
