@@ -16,7 +16,7 @@ MASTER_ADDR ?= 127.0.0.1
 MASTER_PORT ?= 29500
 HOSTFILE    ?=
 TORCHRUN     = $(PYTHON) -m torch.distributed.run --nnodes $(or $(NNODES),1) --nproc_per_node $(NPROC) \
-  --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT) --shutdown_timeout 600 -m
+  --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT) --shutdown_timeout 600 -m --
 DEEPSPEED    = $(dir $(PYTHON))deepspeed --hostfile $(HOSTFILE) --no_local_rank --module
 LAUNCH      ?= $(if $(HOSTFILE),$(DEEPSPEED),$(if $(NPROC),$(TORCHRUN),$(PYTHON) -m))
 # For make plan: how many GPUs, of which kind.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from units.extract import SOME_REFUSED, cli
 from units.extraction import Pace, extract
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
+from units.sources import list_source
 from units.unit_set import read_unit_set, shard_path
 
 COUNT = 11
@@ -103,6 +107,27 @@ def test_a_killed_run_goes_on_at_the_missing_shard(
 
 def interrupt(*_) -> None:
     raise KeyboardInterrupt
+
+
+def test_kill_9_in_the_middle_changes_nothing(encoder_folder: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
+    for i in range(40):
+        save_wav(tmp_path / "in" / f"{i:02d}.wav", tones(0.2 + 0.05 * (i % 5), i))
+    command = [sys.executable, "-m", "units.extract", tmp_path / "in", tmp_path / "out", "--encoder", encoder_folder,
+               "--shard-size", "2", "--processes", "1"]  # fmt: skip
+    running = subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
+    while len(list((tmp_path / "out").glob("shard-*"))) < 3:
+        assert running.poll() is None
+        time.sleep(0.002)
+    running.kill()
+    running.wait()
+    assert not (tmp_path / "out" / "unit_set.json").exists()
+    assert 3 <= len(list((tmp_path / "out").glob("shard-*"))) < 20
+    listing = list_source(tmp_path / "in")
+    for out in ("out", "undisturbed"):
+        extract(listing.utterances, tmp_path / out, mfcc_encoder, Pace(shard_size=2))
+    for path in (tmp_path / "out").glob(".*.part"):  # what the kill cut short, under a name that nobody reads
+        path.unlink()
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
 def test_two_ranks_give_what_one_gives(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:

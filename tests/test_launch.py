@@ -69,3 +69,15 @@ def test_slurm_queues_a_stopped_job_again_and_no_failed_one(cluster) -> None:
     code, _, told = submitted(cluster, "7b", "stage2", "stage3", ENDS="1")
     assert code == 1 and len(told) == 2  # stage 3 is not begun
     assert submitted(cluster, "8b")[:2] == (2, "there is no preset stages/configs/8b\n")
+
+
+def test_torchrun_leaves_the_stage_its_options(tmp_path: Path) -> None:
+    """torchrun abbreviates its own options, and would take --run for one of them."""
+    told = subprocess.run(
+        ["make", "-n", "stage1", "PRESET=7b", f"RUN={tmp_path}", "NPROC=1"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout  # fmt: skip
+    (line,) = [line for line in told.splitlines() if "stages.train" in line]
+    command = [sys.executable, *line.split()[1:], "--help"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "--block_size" in told.stdout

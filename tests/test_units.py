@@ -215,6 +215,44 @@ def test_the_old_readers_cut_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(found) == sum(num_frames(len(part)) for part in parts) < num_frames(len(wav))
 
 
+def test_rates_come_from_the_model() -> None:
+    """The 25 Hz mHuBERT has one more convolution than HuBERT."""
+    hubert = tiny_hubert(conv_dim=(16,) * 8, conv_kernel=(10, 3, 3, 3, 3, 2, 2, 2), conv_stride=(5,) + (2,) * 7)
+    encoder = fit_encoder(HubertFeatures(hubert, 2, "tiny-25hz"))
+    grid = encoder.features.grid
+    assert (grid.hop, grid.receptive_field, grid.rate, encoder.codebook.frame_rate) == (640, 720, 25.0, 25.0)
+    wavs = [tones(1.0)[:length] for length in (720, 1359, 1360, 15_999)]
+    for wav, units in zip(wavs, encoder.encode_batch(wavs)):
+        assert sum(units.durations) == (len(wav) - 720) // 640 + 1
+        assert units == encoder.encode(wav)
+    with pytest.raises(AudioError, match="at least 0.045 s"):
+        encoder.encode(wavs[0][:719])
+
+
+def test_wav2vec2_is_read_too_and_other_models_are_refused() -> None:
+    from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+             "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}  # fmt: skip
+    model = Wav2Vec2Model(Wav2Vec2Config(**small)).eval()
+    wav = tones(0.5)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(wav)[None], output_hidden_states=True).hidden_states[1][0]
+    torch.testing.assert_close(HubertFeatures(model, 1, "w2v")([wav])[0], expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="is a wavlm"):
+        HubertFeatures(WavLMModel(WavLMConfig(**small)), 1, "wavlm")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_bfloat16_gives_nearly_the_same_features(large: bool) -> None:
+    wav = tones(0.8)
+    exact, fast = (
+        HubertFeatures(tiny_hubert(large), 2, "tiny", dtype=d)([wav])[0] for d in (torch.float32, torch.bfloat16)
+    )
+    assert fast.dtype == torch.float32
+    assert 0 < (fast - exact).norm() < 0.05 * exact.norm()
+
+
 # --- k-means, the encoder and its folder
 
 

@@ -1,24 +1,31 @@
 """Fit a codebook: features of a corpus, k-means, one unit encoder folder.
 
     python -m units.fit --manifest runs/toy/corpus/train.jsonl --out runs/toy/unit_encoder
-    python -m units.fit --manifest big.jsonl --out enc --encoder facebook/hubert-base-ls960 --layer 6 --size 500 --device cuda
+    python -m units.fit --manifest folder/of/audio --out enc --encoder facebook/hubert-base-ls960 --layer 6 --size 500 --device cuda
+    python -m units.fit --manifest train.jsonl --out enc --encoder hubert_large_ll60k.pt --layer 22 --size 2000
 
 The default encoder is the small one that comes with the package.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from units import kmeans
-from units.audio import AudioError, load_wav
-from units.encoder import MFCC, STARTER, UnitEncoder, open_features
-from units.manifest import Utterance, read_manifest
+from units.audio import SAMPLE_RATE
+from units.encoder import MFCC, STARTER, Features, UnitEncoder, open_features
+from units.extraction import decoded
+from units.manifest import Utterance
 from units.progress import progress
+from units.sources import Refusal, list_source
+
+HEARD = 64  # utterances whose units are counted at the end
 
 
 def main(
@@ -28,9 +35,9 @@ def main(
     """Fit k-means on one layer's features and write a unit encoder.
 
     Args:
-        manifest: utterances to draw frames from
+        manifest: utterances to draw frames from: a manifest, a folder, or whatever units-extract takes
         out: folder for the unit encoder
-        encoder: starter, mfcc, a transformers HuBERT folder, or a hub id
+        encoder: starter, mfcc, a transformers HuBERT folder, a hub id, or a fairseq .pt
         layer: transformer layer, 1-based
         size: number of units K
         centring: utterance takes each utterance's mean off its features (less of the voice), none leaves them
@@ -45,29 +52,48 @@ def main(
     source = STARTER / "encoder" if encoder == "starter" else encoder
     features = open_features(source, layer, device)
     features.name = encoder if encoder in ("starter", MFCC) else features.name
-    drawn = read_manifest(manifest)
+    drawn = list_source(manifest).utterances
     random.Random(seed).shuffle(drawn)
     sample = kmeans.sample_frames(_features(drawn[:utterances], features, centring), frames, seed)
     fit = kmeans.fit(sample, size, seed)
-    print(f"k-means: {fit.frames} frames, K={size}, inertia {fit.inertia:.4f}, dead centres {fit.dead}")
     made = UnitEncoder.from_features(
-        features, fit.centres, name or f"{Path(encoder).name}-L{features.layer}-km{size}", centring
+        features, fit.centres, name or f"{Path(encoder).stem}-L{features.layer}-km{size}", centring
+    )
+    rate = _units_per_second(made, drawn[:HEARD])
+    print(
+        f"k-means: {fit.frames} frames, K={size}, inertia {fit.inertia:.4f}, dead centres {fit.dead}, "
+        f"{rate:.1f} units a second"
     )
     print(f"{made.codebook.name} ({made.codebook.fingerprint}) in {made.save_pretrained(out)}")
 
 
-def _features(utterances: list[Utterance], features, centring: str, batch: int = 16) -> Iterator[Tensor]:
-    """Features of readable utterances; the others are counted and named at the end."""
+def _units_per_second(encoder: UnitEncoder, utterances: list[Utterance]) -> float:
+    """Units left after runs are collapsed, per second of audio, over readable utterances."""
+    wavs = [wav for wav in decoded(utterances, 0) if not isinstance(wav, Refusal)]
+    return sum(len(units.ids) for units in encoder.encode_batch(wavs)) / (sum(map(len, wavs)) / SAMPLE_RATE)
+
+
+def _features(utterances: list[Utterance], features: Features, centring: str, batch: int = 16) -> Iterator[Tensor]:
+    """Features of readable utterances, in order; the others are counted and named at the end.
+
+    On a CPU each core takes a batch of its own, which serves it better than a share of every small matrix product.
+    """
+    threads = torch.get_num_threads()
+    workers = threads if features.device.type == "cpu" else 1
+
+    def of(rows: list[Utterance]) -> tuple[list[Tensor], int]:
+        wavs = [wav for wav in decoded(rows, 0) if not isinstance(wav, Refusal)]
+        return features(wavs), len(rows) - len(wavs)
+
     refused = 0
-    for start in progress(range(0, len(utterances), batch), desc="features", unit="batches"):
-        wavs = []
-        for utterance in utterances[start : start + batch]:
-            try:
-                wavs.append(load_wav(utterance.audio, utterance.start, utterance.duration))
-            except (AudioError, FileNotFoundError):
-                refused += 1
-        for piece in features(wavs) if wavs else ():
-            yield piece - piece.mean(0) if centring == "utterance" else piece
+    batches = [utterances[start : start + batch] for start in range(0, len(utterances), batch)]
+    own = torch.set_num_threads if workers > 1 else None
+    with concurrent.futures.ThreadPoolExecutor(workers, initializer=own, initargs=(1,) if own else ()) as pool:
+        for pieces, unreadable in progress(pool.map(of, batches), desc="features", unit="batches", total=len(batches)):
+            refused += unreadable
+            for piece in pieces:
+                yield piece - piece.mean(0) if centring == "utterance" else piece
+    torch.set_num_threads(threads)
     if refused:
         print(f"{refused} of {len(utterances)} utterances were not readable and left out")
 
