@@ -12,6 +12,7 @@ whose unit is the one that (a) gives. Rounds of all ways alternate, and each way
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import tempfile
@@ -142,6 +143,7 @@ def as_fairseq(model: torch.nn.Module) -> FairseqHubert:
     return FairseqHubert(Path("random"), settings, {"normalize": False}, convolutions, weights)
 
 
+@functools.cache
 def peak(device: str, dtype: torch.dtype) -> float:
     """Measured matrix-product peak in operations a second."""
     size = 8192 if device == "cuda" else 2048

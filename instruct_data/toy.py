@@ -34,7 +34,7 @@ QUESTION_VOICES = ("flite:awb", "flite:kal16", "espeak:en-us", "espeak:en-us+f2"
 class ToyConfig:
     """How much is spoken."""
 
-    fact_renditions: int = 1
+    fact_renditions: int = 2
     """How often each question voice asks each training question of the closed families."""
     facts: int | None = None
     """Use only so many training questions of the closed families; all of them if not given."""

@@ -115,22 +115,10 @@ def _town() -> list[Question]:
     return found
 
 
-def say(sentence: str) -> Question:
-    """`please say X` and X."""
-    return Question(f"please say {sentence}", sentence, "say", (sentence,))
-
-
-def _say_questions(count: int, unheard: set[tuple[str, ...]], draw: random.Random) -> list[Question]:
-    """The open family: half of it scenes of four open words, half about people, so that an answer which starts with a
-    name is not always one and the same."""
-    answers = {fact.answer for fact in _town()}  # somebody says these in training
-    found: dict[Question, None] = {}
-    while len(found) < count:
-        kind = _scene if len(found) % 2 else draw.choice((_habit, _journey, _purchase))
-        sentence = kind(unheard, draw)
-        if sentence and sentence not in answers:
-            found[say(sentence)] = None
-    return list(found)
+def say(adjective: str, color: str, animal: str, verb: str) -> Question:
+    """`please say X` and X, four open words."""
+    sentence = f"the {adjective} {color} {animal} {verb}"
+    return Question(f"please say {sentence}", sentence, "say", (adjective, color, animal, verb))
 
 
 def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> ToyText:
@@ -148,11 +136,11 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> Toy
         side = _deal_keys(sorted({fact.key for fact in members}), draw)
         for fact in members:
             questions[side[fact.key]].append(fact)
-    unheard = {q.key for split in ("dev", "test") for q in questions[split]}
-    sayings = iter(_say_questions(sum(say_counts.values()), unheard, draw))
+    combinations = list(itertools.product(OPPOSITES, COLORS, ANIMALS, VERBS))
+    drawn = iter(draw.sample(combinations, sum(say_counts.values())))
     for split in SPLITS:
-        questions[split] += [next(sayings) for _ in range(say_counts[split])]
-    unheard |= {q.key for split in ("dev", "test") for q in questions[split]}
+        questions[split] += [say(*next(drawn)) for _ in range(say_counts[split])]
+    unheard = {q.key for split in ("dev", "test") for q in questions[split]}
     return ToyText(questions, _statements(num_statements, unheard, draw))
 
 
@@ -169,55 +157,35 @@ def _statements(count: int, unheard: set[tuple[str, ...]], draw: random.Random) 
     """Distinct sentences over the whole vocabulary that hold no unheard combination."""
     found: dict[str, None] = {}
     while len(found) < count:
-        sentence = draw.choice(STATEMENT_KINDS)(unheard, draw)
-        if sentence and (sentence,) not in unheard:
+        sentence = _statement(unheard, draw)
+        if sentence:
             found[sentence] = None
     return list(found)
 
 
-# Each kind of statement: a sentence, or None when the draw hit an unheard combination.
-
-
-def _habit(unheard: set[tuple[str, ...]], draw: random.Random) -> str | None:
-    name, habit = draw.choice(NAMES), draw.choice(list(HABITS))
-    _, answer, values = HABITS[habit]
-    return None if (name, habit) in unheard else answer.format(name=name, value=draw.choice(values))
-
-
-def _scene(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"the {draw.choice(OPPOSITES)} {draw.choice(COLORS)} {draw.choice(ANIMALS)} {draw.choice(VERBS)}"
-
-
-def _sight(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"{draw.choice(NAMES)} saw the {draw.choice(OPPOSITES)} {draw.choice(ANIMALS)} in {draw.choice(CITIES)}"
-
-
-def _journey(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"{draw.choice(NAMES)} went to {draw.choice(CITIES)} on {draw.choice(DAYS)}"
-
-
-def _purchase(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"{draw.choice(NAMES)} bought {draw.choice(FOODS)} in {draw.choice(MONTHS)}"
-
-
-def _routine(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"the {draw.choice(ANIMALS)} {draw.choice(VERBS)} on {draw.choice(DAYS)} and {draw.choice(DAYS)}"
-
-
-def _count(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"the numbers are {draw.choice(NUMBERS)} {draw.choice(NUMBERS)} {draw.choice(NUMBERS)}"
-
-
-def _match(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return f"{draw.choice(GAMES)} is on {draw.choice(DAYS)} in {draw.choice(CITIES)}"
-
-
-def _far_sum(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return _beyond(f"what is {{}} {draw.choice(('plus', 'minus'))} {{}}", 10, draw)
-
-
-def _far_comparison(_: set[tuple[str, ...]], draw: random.Random) -> str:
-    return _beyond(f"which is {draw.choice(('bigger', 'smaller'))} {{}} or {{}}", 12, draw)
+def _statement(unheard: set[tuple[str, ...]], draw: random.Random) -> str | None:
+    """One sentence, or None when the draw hit an unheard combination."""
+    pick = draw.choice
+    name, color, animal, city, day = pick(NAMES), pick(COLORS), pick(ANIMALS), pick(CITIES), pick(DAYS)
+    kind = draw.randrange(10)
+    if kind == 0:
+        habit = pick(list(HABITS))
+        if (name, habit) in unheard:
+            return None
+        return HABITS[habit][1].format(name=name, value=pick(HABITS[habit][2]))
+    if kind == 1:
+        words = (pick(OPPOSITES), color, animal, pick(VERBS))
+        return None if words in unheard else say(*words).answer
+    return {
+        2: f"{name} saw the {pick(OPPOSITES)} {animal} in {city}",
+        3: f"{name} went to {city} on {day}",
+        4: f"{name} bought {pick(FOODS)} in {pick(MONTHS)}",
+        5: f"the {animal} {pick(VERBS)} on {day} and {pick(DAYS)}",
+        6: f"the numbers are {pick(NUMBERS)} {pick(NUMBERS)} {pick(NUMBERS)}",
+        7: f"{pick(GAMES)} is on {day} in {city}",
+        8: _beyond(f"what is {{}} {pick(('plus', 'minus'))} {{}}", 10, draw),
+        9: _beyond(f"which is {pick(('bigger', 'smaller'))} {{}} or {{}}", 12, draw),
+    }[kind]
 
 
 def _beyond(template: str, largest: int, draw: random.Random) -> str:
@@ -225,11 +193,6 @@ def _beyond(template: str, largest: int, draw: random.Random) -> str:
     numbers = [draw.choice(NUMBERS[largest:]), draw.choice(NUMBERS)]
     draw.shuffle(numbers)
     return template.format(*numbers)
-
-
-STATEMENT_KINDS = (
-    _habit, _scene, _sight, _journey, _purchase, _routine, _count, _match, _far_sum, _far_comparison
-)  # fmt: skip
 
 
 def vocabulary() -> list[str]:
@@ -247,21 +210,22 @@ def judge_grammar() -> str:
     }  # fmt: skip
     scene = "the <adjective> <color> <animal> <verb>"
     values = {"color": "<color>", "food": "<food>", "city": "<city>", "pet": "<animal>", "game": "<game>"}
-    habits = [HABITS[habit][1].format(name="<name>", value=value) for habit, value in values.items()]
-    open_ended = [scene, *habits, "<name> went to <city> on <day>", "<name> bought <food> in <month>"]
     templates = [
         "what is <number> (plus | minus) <number>",
         "which is (bigger | smaller) <number> or <number>",
         "what (day | month) comes (after | before) (<day> | <month>)",
         "what is the opposite of <adjective>",
         *(question.format(name="<name>") for question, _, _ in HABITS.values()),
-        *(f"please say {sentence}" for sentence in open_ended),
+        f"please say {scene}",
         "that (makes | leaves) <number>",
         "<number> is (bigger | smaller)",
         "it must be (<day> | <month>)",
         "the opposite is <adjective>",
-        *open_ended,
+        *(HABITS[habit][1].format(name="<name>", value=value) for habit, value in values.items()),
+        scene,
         "<name> saw the <adjective> <animal> in <city>",
+        "<name> went to <city> on <day>",
+        "<name> bought <food> in <month>",
         "the <animal> <verb> on <day> and <day>",
         "the numbers are <number> <number> <number>",
         "<game> is on <day> in <city>",

@@ -3,7 +3,7 @@
     python -m stages.train stages/configs/toy/stage1.yaml                          # one process, CPU or one GPU
     python -m stages.train stages/configs/toy/stage1.yaml --training.max_steps 50  # any field can be overridden
     python -m stages.train stages/configs/7b/stage1.yaml --plan --gpus 8 --gpu A100-80G  # what it would take; trains nothing
-    torchrun --nproc_per_node 8 -m stages.train stages/configs/7b/stage1.yaml      # DeepSpeed, as the file says
+    torchrun --nproc_per_node 8 -m -- stages.train stages/configs/7b/stage1.yaml   # DeepSpeed, as the file says
 
 Writes checkpoints while it runs, then a plain Hugging Face folder, `log.jsonl`, and last `speechgpt.json`. A killed
 stage goes on from its newest checkpoint; a finished one is not run again.

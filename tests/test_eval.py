@@ -147,7 +147,7 @@ def judge(tmp_path_factory):
 
 
 def test_judge_hears_real_speech_and_does_not_remember(judge, speak):
-    sentences = [answer for _, answer, _ in CHATS] + [say("the happy blue tiger sings").answer] * 3
+    sentences = [answer for _, answer, _ in CHATS] + [say("happy", "blue", "tiger", "sings").answer] * 3
     heard = [judge.transcribe(speak(sentence)) for sentence in sentences]
     assert word_error_rate(sentences, heard).value < 0.15
     wavs = [speak(sentence) for sentence in sentences]
@@ -287,8 +287,6 @@ def test_resynthesis_of_a_perfect_and_of_a_mute_vocoder(judge, speak, tmp_path, 
     figures, details = resynthesise(SimpleNamespace(encode=encode), SimpleNamespace(decode=decode), judge, utterances)
     assert figures["wer_true"].value == figures["wer_original"].value < 0.15
     assert figures["wer_predicted"].value == 1.0
-    assert figures["mel_cepstral_distance_db"].value == 0.0
-    assert figures["length_bias_predicted"].value < -0.5  # a mute vocoder predicts 0.2 s
     assert len(details) == len(sentences)
 
     main = figures.pop("wer_predicted")

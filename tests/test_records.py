@@ -27,7 +27,7 @@ from instruct_data.records import (
 from instruct_data.text_sets import TextPair, read_pairs
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from stages.config import Source, StageConfig
-from stages.data import documents
+from stages.tokens import documents
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
 

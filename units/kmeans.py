@@ -27,18 +27,26 @@ def sample_frames(features: Iterable[Tensor], limit: int, seed: int) -> Tensor:
     Reservoir sampling with random keys: the frames with the `limit` smallest keys stay.
     """
     generator = torch.Generator().manual_seed(seed)
-    kept, keys = None, torch.empty(0, dtype=torch.float64)
+    pieces: list[Tensor] = []
+    keys: list[Tensor] = []
+    count = 0
     for piece in features:
-        fresh = torch.rand(len(piece), generator=generator, dtype=torch.float64)
-        kept = piece.cpu() if kept is None else torch.cat([kept, piece.cpu()])
-        keys = torch.cat([keys, fresh])
-        if len(keys) > 2 * limit:
-            best = keys.topk(limit, largest=False).indices
-            kept, keys = kept[best], keys[best]
-    if kept is None:
+        pieces.append(piece.cpu())
+        keys.append(torch.rand(len(piece), generator=generator, dtype=torch.float64))
+        count += len(piece)
+        if count > 2 * limit:
+            kept, kept_keys = _smallest(pieces, keys, limit)
+            pieces, keys, count = [kept], [kept_keys], limit
+    if not pieces:
         raise ValueError("no features to cluster: the corpus is empty or every file was refused")
-    best = keys.topk(min(limit, len(keys)), largest=False).indices.sort().values
-    return kept[best]
+    return _smallest(pieces, keys, limit)[0]
+
+
+def _smallest(pieces: list[Tensor], keys: list[Tensor], limit: int) -> tuple[Tensor, Tensor]:
+    """The frames with the smallest keys, in their order, and their keys."""
+    frames, key = torch.cat(pieces), torch.cat(keys)
+    best = key.topk(min(limit, len(key)), largest=False).indices.sort().values
+    return frames[best], key[best]
 
 
 def fit(frames: Tensor, size: int, seed: int = 0) -> Fit:
