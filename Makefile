@@ -201,7 +201,8 @@ $(GATE): | $(RUN)/vocoder/config.json
 $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	@echo "[5/9] data: conversations of all stages"
 	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
-	  --least_of_a_family 200 --most_of_a_family 300 --out $(@D)
+	  --least_of_a_family 200 --most_of_a_family 300 \
+	  --instructions instruct_data/instructions/toy --out $(@D)
 
 $(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
 	@echo "[6/9] text LLM: tokenizer and a small Llama"

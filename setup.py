@@ -42,7 +42,7 @@ setup(
     packages=["units", "speechgpt", "instruct_data", "stages", "eval"],
     package_data={
         "units": ["starter/**/*", "configs/*.yaml"],
-        "instruct_data": ["instructions/*.txt", "prompts/*.txt"],
+        "instruct_data": ["instructions/**/*.txt", "prompts/*.txt"],
         "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
     },
     install_requires=CORE,

@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from instruct_data.cross_modal import read_instructions
+from instruct_data.cross_modal import INSTRUCTIONS, read_instructions
 from instruct_data.speak import Line, speak_lines
 from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
 from units.manifest import written_whole
@@ -25,6 +25,9 @@ NUM_STATEMENTS = 6100
 READ_SAYINGS, READ_STATEMENTS = 600, 1500  # what the text LLM reads, beside
 FAMILY_LINES = 800  # lines of facts of each family, each fact as often as the others of its family
 UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
+TOY_INSTRUCTIONS = (
+    INSTRUCTIONS / "toy"
+)  # few and short: a small model on a small budget learns to hear and speak, not to paraphrase
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
 QUESTION_VOICES = ("flite:awb", "flite:kal16", "espeak:en-us", "espeak:en-us+f2")
@@ -110,7 +113,7 @@ def reading_text(text: ToyText, seed: int) -> list[str]:
     readings = [q for q in facts for _ in range(max(1, round(FAMILY_LINES / members[q.family])))]
     lines = [f"{q.question}? {q.answer}." for q in readings + sayings]
     lines += [f"{statement}." for statement in text.statements[:READ_STATEMENTS]]
-    lines += [line for task in ("asr", "tts", "repeat") for line in read_instructions(task)]
+    lines += [line for task in ("asr", "tts", "repeat") for line in read_instructions(task, TOY_INSTRUCTIONS)]
     random.Random(f"text {seed}").shuffle(lines)
     return lines
 

@@ -79,7 +79,7 @@ def _features(utterances: list[Utterance], features: Features, centring: str, ba
     On a CPU each core takes a batch of its own, which serves it better than a share of every small matrix product.
     """
     threads = torch.get_num_threads()
-    workers = threads if features.device.type == "cpu" else 1
+    workers, own = (threads, 1) if features.device.type == "cpu" else (1, threads)
 
     def of(rows: list[Utterance]) -> tuple[list[Tensor], int]:
         wavs = [wav for wav in decoded(rows, 0) if not isinstance(wav, Refusal)]
@@ -87,8 +87,7 @@ def _features(utterances: list[Utterance], features: Features, centring: str, ba
 
     refused = 0
     batches = [utterances[start : start + batch] for start in range(0, len(utterances), batch)]
-    own = torch.set_num_threads if workers > 1 else None
-    with concurrent.futures.ThreadPoolExecutor(workers, initializer=own, initargs=(1,) if own else ()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(own)) as pool:
         for pieces, unreadable in progress(pool.map(of, batches), desc="features", unit="batches", total=len(batches)):
             refused += unreadable
             for piece in pieces:
