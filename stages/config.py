@@ -17,6 +17,26 @@ RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_un
 
 
 @dataclass
+class Interleaving:
+    """Utterances that are spoken here and written there, changing at word boundaries (Spirit LM, arXiv 2402.05755)."""
+
+    alignments: str
+    """Which word is said when: a .tsv of id, start, end, label, or a folder of TextGrids; relative to the run folder."""
+    tier: str = "words"
+    """Tier of the TextGrids that holds the words."""
+    span: float = 10.0
+    """Words of a part, on average over written and spoken ones."""
+    text_share: float = 0.3
+    """Share of the words that are written."""
+
+    def __post_init__(self) -> None:
+        if not self.span >= 1:
+            raise ValueError(f"interleave: span is {self.span}; a part has at least 1 word")
+        if not 0 < self.text_share < 1:
+            raise ValueError(f"interleave: text_share is {self.text_share}; it lies between 0 and 1")
+
+
+@dataclass
 class Source:
     """One set of training documents."""
 
@@ -27,6 +47,8 @@ class Source:
     """How often its documents come, relative to their number: 2 shows each twice as often."""
     tasks: list[str] | None = None
     """Take only these tasks of a conversation set."""
+    interleave: Interleaving | None = None
+    """For a unit set with word alignments: write some of each utterance's words. Utterances without one stay units."""
     hold_out: bool = True
     """Hold out some of its documents to watch the loss on; false where each document is knowledge of its own."""
 
@@ -87,6 +109,9 @@ class StageConfig:
     unit_loss_weight: float = 1.0
     """Weight of unit tokens in the loss, beside 1 for text. A reply has ten times more units than words, and much of a
     unit cannot be foreseen: below 1, hearing is learned sooner."""
+    unit_noise: float = 0.0
+    """Share of a reply's units that are read as another unit in training; what is to be predicted stays. Speaking then
+    leans on its text rather than on the units just spoken, which tells words apart far sooner."""
     dev_documents: int = 200
     """Documents, chosen by hash of their content, that are held out to watch the loss on, shared among the sources."""
     trainable: Literal["all", "embeddings", "embeddings_then_all"] = "all"
@@ -123,6 +148,8 @@ class StageConfig:
                 f"training: save_total_limit is {self.training['save_total_limit']}; keep at least 2 checkpoints, one "
                 "to fall back on while the other is written"
             )
+        if not 0 <= self.unit_noise < 1:
+            raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")
         if not self.unit_loss_weight > 0:
             raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
         if self.fused_loss == "always" and self.unit_loss_weight != 1:

@@ -6,6 +6,7 @@ that decides the tokens, so another source, tokenizer, template or prefix never 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -24,10 +25,12 @@ from speechgpt import dialogue as template
 from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab
 from stages.config import Source, StageConfig
+from stages.interleave import interleaved
+from units.alignments import Alignments, Segment
 from units.codebook import Codebook
 from units.notation import EOSP, SOSP
 from units.progress import progress
-from units.unit_set import MARKER, read_unit_set
+from units.unit_set import MARKER, UnitRecord, read_unit_set
 
 FACTS = "facts.json"
 LAYOUT = 2  # of the cache; another number makes caches anew
@@ -72,10 +75,13 @@ class Documents:
 def documents(
     source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
 ) -> Iterator[Documents]:
-    """The documents of a source; a unit set gives a shard at a time, everything else one document.
+    """The documents of a source; a plain unit set gives a shard at a time, everything else one document.
 
-    Raises: CodebookMismatch if its units are not the model's; FileNotFoundError if it is not there.
+    Raises: CodebookMismatch if its units are not the model's; FileNotFoundError if it is not there; ValueError for
+    interleaving what is no unit set, or with alignments of other recordings.
     """
+    if source.interleave and not path.is_dir():
+        raise ValueError(f"{source.path}: interleave is for unit sets, which are folders; leave it out here")
     if path.suffix == ".txt":
         with path.open(encoding="utf-8") as lines:
             for line in lines:
@@ -87,6 +93,11 @@ def documents(
     if path.is_dir():
         unit_set = read_unit_set(path)
         _check(codebook, unit_set.codebook, path)
+        if source.interleave:
+            alignments = Alignments.open(config.at(source.interleave.alignments), source.interleave.tier)
+            for record in unit_set:
+                yield _mix(record, alignments.segments(record.id), dialogue.vocab, tokenizer, source, config.seed)
+            return
         for table in unit_set.tables():
             yield _spell(table["units"], dialogue.vocab, tokenizer.bos_token_id, path)
         return
@@ -100,6 +111,27 @@ def documents(
 
 def _one(task: str, ids: list[int], train: list[bool]) -> Documents:
     return Documents(task, np.asarray(ids, np.int32), np.asarray(train, bool), np.array([len(ids)]))
+
+
+def _mix(
+    record: UnitRecord,
+    words: list[Segment] | None,
+    vocab: UnitVocab,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Source,
+    seed: int,
+) -> Documents:
+    """One utterance in units and text by turns; all units if nobody aligned it."""
+    parts = [record.units.ids] if words is None else interleaved(record, words, source.interleave, seed)
+    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    spelled = [
+        tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
+        if isinstance(part, str)
+        else vocab.encode(part)
+        for part in parts
+    ]
+    ids = sum(spelled, opening)
+    return _one("units" if words is None else "interleaved", ids, [True] * len(ids))
 
 
 def _spell(column: pa.ChunkedArray, vocab: UnitVocab, bos: int | None, path: Path) -> Documents:
@@ -137,8 +169,9 @@ def tokenise(
 ) -> Tokenised:
     """Tokenise a source, or map it from the cache if the same source met the same tokenizer and settings before."""
     path = config.at(source.path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; it is named under data: in the config of {config.stage}")
+    for needed in [path] + ([config.at(source.interleave.alignments)] if source.interleave else []):
+        if not needed.exists():
+            raise FileNotFoundError(f"{needed} is not there; it is named under data: in the config of {config.stage}")
     saved = cache / _content_key(source, path, tokenizer, config, codebook)
     found = _mapped(saved)
     if found is None:
@@ -208,12 +241,17 @@ def _mapped(folder: Path) -> Tokenised | None:
 def _content_key(
     source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
 ) -> str:
-    settings = [LAYOUT, source.tasks, config.prefix, config.train_on_prompt, codebook and codebook.fingerprint]
+    settings: list = [LAYOUT, source.tasks, config.prefix, config.train_on_prompt, codebook and codebook.fingerprint]
+    read = sorted(path.glob("*.parquet")) + [path / MARKER] if path.is_dir() else [path]
+    if source.interleave:
+        settings += [dataclasses.asdict(source.interleave), config.seed]
+        aligned = config.at(source.interleave.alignments)
+        read += sorted(part for part in aligned.rglob("*") if part.is_file()) if aligned.is_dir() else [aligned]
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(inspect.getsource(template).encode())  # another template means other tokens
     for word, token in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
         digest.update(f"{token} {word}\n".encode())
-    for part in sorted(path.glob("*.parquet")) + [path / MARKER] if path.is_dir() else [path]:
+    for part in read:
         with part.open("rb") as file:
             while piece := file.read(1 << 22):
                 digest.update(piece)
