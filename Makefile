@@ -5,8 +5,8 @@
 
 PRESET ?= toy
 RUN    ?= runs/$(PRESET)
-# Steps at once: make demo JOBS=2 trains the vocoder and the text LLM side by side.
-JOBS   ?= 1
+# Steps at once: two train the vocoder and the text LLM side by side, each on its share of the cores.
+JOBS   ?= 2
 # Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
 # MASTER_ADDR=<the first machine>; NPROC is then all GPUs of a machine. Or HOSTFILE=hosts, on one machine for all.
 NNODES      ?=
@@ -32,6 +32,8 @@ SHELL       := /bin/bash
 .SUFFIXES:
 
 PYTHON    := .venv/bin/python
+# Threads of a step that another one may run beside.
+SHARED    := OMP_NUM_THREADS=$(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + $(JOBS) - 1) / $(JOBS) )))
 INSTALLED := .venv/.installed
 SPEAKS    := .venv/.flite-speaks
 export PYTHONUNBUFFERED := 1
@@ -189,7 +191,7 @@ $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json
 
 $(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
 	@echo "[4/9] vocoder: units to sound, in the answer voice"
-	@$(PYTHON) -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
+	@$(SHARED) $(PYTHON) -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
 	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
 
 $(GATE): | $(RUN)/vocoder/config.json
@@ -204,14 +206,15 @@ $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	  --least_of_a_family 200 --most_of_a_family 300 \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
-$(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
+# It waits for the units, so that it shares the machine with the vocoder and not with steps that use all cores.
+$(RUN)/text_llm_untrained/config.json: | $(RUN)/units/train/unit_set.json
 	@echo "[6/9] text LLM: tokenizer and a small Llama"
 	@$(PYTHON) -m stages.text_llm --text $(RUN)/corpus/text.txt --out $(@D)
 
 # A text LLM knows no units, so it has no speechgpt.json: config.json is what arrives last.
 $(RUN)/text_llm/config.json: | $(RUN)/text_llm_untrained/config.json
 	@echo "[6/9] text LLM: trained on the toy world's text alone"
-	@$(PYTHON) -m stages.train $(CONFIGS)/text.yaml --run $(RUN)
+	@$(SHARED) $(PYTHON) -m stages.train $(CONFIGS)/text.yaml --run $(RUN)
 
 # The gate comes before any LM training: no stage is worth its time if the units cannot be spoken.
 $(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from instruct_data.cross_modal import INSTRUCTIONS, read_instructions
 from instruct_data.speak import Line, speak_lines
-from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, recitals, vocabulary
+from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
 from units.manifest import written_whole
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
@@ -43,14 +43,12 @@ class ToyConfig:
     """Use only so many training questions of the closed families; all of them if not given."""
     say_questions: int = 2600
     """Training questions of the open family, each in one voice."""
-    spoken_statements: int = 1700
+    spoken_statements: int = 2600
     """Statements spoken by question voices, for hearing practice: the first ones."""
-    answer_voice_statements: int = 1500
+    answer_voice_statements: int = 3000
     """Statements spoken by the answer voice, for speaking practice: the last ones."""
-    spoken_recitals: int = 1500
-    """Rows of words spoken by question voices."""
-    answer_voice_recitals: int = 1500
-    """Rows of words spoken by the answer voice."""
+    answer_renditions: int = 6
+    """How often the answer voice says each answer of the closed families: short ones, which it has to say often."""
     seed: int = 0
     """Decides the split, the sentences and every voice's rate and pitch."""
 
@@ -76,8 +74,8 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     def asked(sentence: str, voice: str) -> None:
         lines.append(Line(f"q{len(lines):05d}", sentence, voice, draw_options(voice, draw)))
 
-    def answered(sentence: str) -> None:
-        lines.append(Line(f"a{len(lines):05d}", sentence, ANSWER_VOICE))
+    def answered(sentence: str, stretch: float = 1.0) -> None:
+        lines.append(Line(f"a{len(lines):05d}", sentence, ANSWER_VOICE, {"stretch": stretch}))
 
     closed = [question for question in text.questions["train"] if question.family != "say"][: config.facts]
     open_ended = [question for question in text.questions["train"] if question.family == "say"][: config.say_questions]
@@ -87,13 +85,12 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
             asked(question.question, voice)
     for sentence in statements[: config.spoken_statements]:
         asked(sentence, draw.choice(QUESTION_VOICES))
-    rows = recitals(config.spoken_recitals + config.answer_voice_recitals, config.seed)
-    for row in rows[: config.spoken_recitals]:
-        asked(row, draw.choice(QUESTION_VOICES))
     answers = [question.answer for question in closed + open_ended]
-    spoken = statements[-config.answer_voice_statements :] + rows[config.spoken_recitals :]
-    for sentence in dict.fromkeys(answers + spoken):
-        answered(sentence)
+    for sentence in dict.fromkeys(question.answer for question in closed):
+        for _ in range(config.answer_renditions - 1):
+            answered(sentence, round(draw.uniform(0.95, 1.05), 3))
+    for sentence in dict.fromkeys(answers + statements[-config.answer_voice_statements :]):
+        answered(sentence)  # last: a chain takes the last rendition of an answer
     return lines
 
 

@@ -25,7 +25,6 @@ NAMES = "anna peter maria david laura kevin susan robert emma oliver julia thoma
 CITIES = "london paris berlin tokyo boston madrid cairo sydney".split()
 FOODS = "apples bread cheese pizza rice soup carrots bananas".split()
 GAMES = "tennis piano football chess guitar violin hockey drums".split()
-OPEN_WORDS = [*NUMBERS, *DAYS, *MONTHS, *OPPOSITES, *COLORS, *ANIMALS, *VERBS, *NAMES, *CITIES, *FOODS, *GAMES]
 
 # habit -> (question, answer, what it may be)
 HABITS = {
@@ -143,16 +142,6 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> Toy
         questions[split] += [say(*next(drawn)) for _ in range(say_counts[split])]
     unheard = {q.key for split in ("dev", "test") for q in questions[split]}
     return ToyText(questions, _statements(num_statements, unheard, draw))
-
-
-def recitals(count: int, seed: int) -> list[str]:
-    """Distinct rows of three open words in any order. No sentence helps to guess the next word of them, so who hears or
-    speaks them must know the sound of each word."""
-    draw = random.Random(f"recitals {seed}")
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[" ".join(draw.sample(OPEN_WORDS, 3))] = None
-    return list(found)
 
 
 def _deal_keys(keys: list[tuple[str, ...]], draw: random.Random) -> dict[tuple[str, ...], str]:

@@ -35,7 +35,8 @@ GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
 class Sampling:
     """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 leave all in.
 
-    max_new_tokens bounds a reply. seed makes draws repeatable.
+    max_new_tokens bounds a reply. seed makes draws repeatable. takes: how often a reply may be spoken until the model
+    understands itself (speechgpt/takes.py); 1 does not listen.
     """
 
     temperature: float = 0.0
@@ -43,6 +44,11 @@ class Sampling:
     top_p: float = 1.0
     max_new_tokens: int = 512
     seed: int | None = None
+    takes: int = 4
+
+    def __post_init__(self) -> None:
+        if self.takes < 1:
+            raise ValueError(f"takes is {self.takes}; a reply is spoken at least once")
 
 
 class GrammarProcessor(LogitsProcessor):

@@ -19,14 +19,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import INPUT_FOLLOWS, Dialogue, Message, Part, Reply
-from speechgpt.generate import Form, Sampling, generate
+from speechgpt.generate import Sampling, generate
+from speechgpt.takes import ASR_TASK, retake
+from speechgpt.vocab import UA
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.codebook import Codebook, Units
 from units.encoder import UnitEncoder
 from units.vocoder import UnitVocoder
 
 SILENT = 1e-3  # a wav whose peak is below this holds nothing to hear
-ASR_TASK = "Please transcribe this speech."
 TTS_TASK = "Please read this text aloud."
 
 
@@ -35,12 +36,17 @@ Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply and its sound. What was not asked for is None. wav: float32 (T,), 16 kHz."""
+    """A reply and its sound. What was not asked for is None. wav: float32 (T,), 16 kHz.
+
+    take: 0 if the speech is the first that was drawn; understood: whether the model, hearing it, reads its text in it.
+    """
 
     transcript: str | None
     text: str | None
     units: tuple[int, ...] | None
     wav: np.ndarray | None
+    take: int = 0
+    understood: bool | None = None
 
 
 class SpeechGPT:
@@ -102,23 +108,31 @@ class SpeechGPT:
 
     def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = Sampling()) -> list[Answer]:
         """As answer, for several questions at once."""
-        asked = [(units,) for units in self._hear(questions)]
         self._check_voice()
-        return self._speak(self._reply(asked, "chain", sampling))
+        prompts = self._prompts([(units,) for units in self._hear(questions)])
+        drawn = generate(self.model, self.dialogue, prompts, "chain", sampling)
+        replies = [self.dialogue.parse_reply(ids, chained=True) for ids in drawn]
+        speaks = self.dialogue.vocab.marker(UA)
+        spoken = [
+            prompt + ids[: ids.index(speaks) + 1] if speaks in ids else prompt for prompt, ids in zip(prompts, drawn)
+        ]
+        return self._speak(spoken, replies, sampling)
 
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
         """What is said in each sound."""
-        asked = [(f"{ASR_TASK} {INPUT_FOLLOWS}", units) for units in self._hear(sounds)]
-        return [reply.text or "" for reply in self._reply(asked, "text", sampling)]
+        return self._write([(f"{ASR_TASK} {INPUT_FOLLOWS}", units) for units in self._hear(sounds)], sampling)
 
     def say_batch(self, texts: Sequence[str], sampling: Sampling = Sampling()) -> list[Answer]:
         """Each text, spoken."""
         self._check_voice()
-        return self._speak(self._reply([(f"{TTS_TASK} {INPUT_FOLLOWS} {text}",) for text in texts], "units", sampling))
+        prompts = self._prompts([(f"{TTS_TASK} {INPUT_FOLLOWS} {text}",) for text in texts])
+        drawn = generate(self.model, self.dialogue, prompts, "units", sampling)
+        replies = [Reply(None, text, self.dialogue.parse_reply(ids).units) for text, ids in zip(texts, drawn)]
+        return self._speak(prompts, replies, sampling)
 
     def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
         """Text answers to text questions."""
-        return [reply.text or "" for reply in self._reply([(question,) for question in questions], "text", sampling)]
+        return self._write([(question,) for question in questions], sampling)
 
     def _hear(self, sounds: Sequence[Sound]) -> list[tuple[int, ...]]:
         wavs = [sound if isinstance(sound, np.ndarray) else load_wav(sound) for sound in sounds]
@@ -143,15 +157,27 @@ class SpeechGPT:
                 f"{context / self.codebook.frame_rate:.0f} s of speech. Cut it into shorter pieces."
             )
 
-    def _reply(self, asked: Sequence[tuple[Part, ...]], form: Form, sampling: Sampling) -> list[Reply]:
-        prompts = [self.dialogue.prompt([Message("human", parts)]) for parts in asked]
-        replies = generate(self.model, self.dialogue, prompts, form, sampling)
-        return [self.dialogue.parse_reply(ids, form == "chain") for ids in replies]
+    def _prompts(self, asked: Sequence[tuple[Part, ...]]) -> list[list[int]]:
+        return [self.dialogue.prompt([Message("human", parts)]) for parts in asked]
 
-    def _speak(self, replies: Sequence[Reply]) -> list[Answer]:
-        units = [Units(reply.units, None, self.codebook) for reply in replies if reply.units]
+    def _write(self, asked: Sequence[tuple[Part, ...]], sampling: Sampling) -> list[str]:
+        drawn = generate(self.model, self.dialogue, self._prompts(asked), "text", sampling)
+        return [self.dialogue.parse_reply(ids).text or "" for ids in drawn]
+
+    def _speak(self, prompts: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling) -> list[Answer]:
+        """Make sound of replies; those that the model would misunderstand it may say again, after the same prompts."""
+        heard = [i for i, r in enumerate(replies) if r.units and r.text] if sampling.takes > 1 else []
+        chosen = retake(self.model, self.dialogue, [prompts[i] for i in heard], [replies[i].text or "" for i in heard],
+                        [replies[i].units or () for i in heard], sampling)  # fmt: skip
+        takes = dict(zip(heard, chosen))
+        spoken = [takes[i].units if i in takes else r.units for i, r in enumerate(replies)]
+        units = [Units(ids, None, self.codebook) for ids in spoken if ids]
         wavs = iter(self.vocoder.decode_batch(units) if units else [])
-        return [Answer(r.transcript, r.text, r.units, next(wavs) if r.units else None) for r in replies]
+        return [
+            Answer(r.transcript, r.text, ids, next(wavs) if ids else None,
+                   takes[i].number if i in takes else 0, takes[i].understood if i in takes else None)
+            for i, (r, ids) in enumerate(zip(replies, spoken))
+        ]  # fmt: skip
 
 
 def chat_model(folder: str | Path, device: str | None = None) -> SpeechGPT:

@@ -109,9 +109,6 @@ class StageConfig:
     unit_loss_weight: float = 1.0
     """Weight of unit tokens in the loss, beside 1 for text. A reply has ten times more units than words, and much of a
     unit cannot be foreseen: below 1, hearing is learned sooner."""
-    unit_noise: float = 0.0
-    """Share of a reply's units that are read as another unit in training; what is to be predicted stays. Speaking then
-    leans on its text rather than on the units just spoken, which tells words apart far sooner."""
     dev_documents: int = 200
     """Documents, chosen by hash of their content, that are held out to watch the loss on, shared among the sources."""
     trainable: Literal["all", "embeddings", "embeddings_then_all"] = "all"
@@ -148,8 +145,6 @@ class StageConfig:
                 f"training: save_total_limit is {self.training['save_total_limit']}; keep at least 2 checkpoints, one "
                 "to fall back on while the other is written"
             )
-        if not 0 <= self.unit_noise < 1:
-            raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")
         if not self.unit_loss_weight > 0:
             raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
         if self.fused_loss == "always" and self.unit_loss_weight != 1:

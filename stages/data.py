@@ -13,13 +13,11 @@ import bisect
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from speechgpt.vocab import UnitVocab
 from stages.config import StageConfig
 from stages.tokens import Tokenised, tokenise
 from units.codebook import Codebook
@@ -46,22 +44,6 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
     return blocks
 
 
-@dataclass(frozen=True)
-class UnitNoise:
-    """What a model reads of the units that it speaks, in training: a share of them replaced by any unit of the codebook."""
-
-    share: float
-    first_unit_id: int
-    size: int
-
-    def blur(self, tokens: np.ndarray, spoken: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        """Token ids (L,) with about `share` of the units replaced that are `spoken`, (L,) bool."""
-        units = (tokens >= self.first_unit_id) & (tokens < self.first_unit_id + self.size)
-        struck = units & spoken & (draw.random(len(tokens)) < self.share)
-        others = draw.integers(self.first_unit_id, self.first_unit_id + self.size, len(tokens))
-        return np.where(struck, others, tokens)
-
-
 class PackedBlocks(torch.utils.data.Dataset):
     """Blocks of documents drawn from weighted sources: the order is a function of the seed alone.
 
@@ -77,11 +59,9 @@ class PackedBlocks(torch.utils.data.Dataset):
         pad: int,
         seed: int,
         window: int = 512,
-        noise: UnitNoise | None = None,
     ) -> None:
-        """sources: tokens, the indices of the documents to use, and the weight of each. noise: for what is read, not for the labels."""
+        """sources: tokens, the indices of the documents to use, and the weight of each."""
         self.sources, self.size, self.pad = [tokenised for tokenised, _, _ in sources], size, pad
-        self.seed, self.noise = seed, noise
         self.task_names = sorted({name for tokenised in self.sources for name in tokenised.task_names})
         draw = np.random.default_rng(seed)
         stream = self._stream([(chosen, weight) for _, chosen, weight in sources], draw)
@@ -132,8 +112,6 @@ class PackedBlocks(torch.utils.data.Dataset):
             positions[at:end] = np.arange(len(ids))
             at = end
         positions[at:] = np.arange(self.size - at)
-        if self.noise:
-            tokens = self.noise.blur(tokens, labels != IGNORED, np.random.default_rng([self.seed, index]))
         columns = {"input_ids": tokens, "labels": labels, "position_ids": positions}
         return {name: torch.from_numpy(column) for name, column in columns.items()}
 
@@ -185,19 +163,12 @@ def load_blocks(
         say(
             f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
         )
-    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, noise=_unit_noise(config, tokenizer))
+    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed)
     dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
     dev_blocks = max(1, dev_tokens // config.block_size) if dev_tokens else 0
     held_blocks = PackedBlocks(dev, config.block_size, dev_blocks, pad, config.seed)
     say(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
     return packed, held_blocks
-
-
-def _unit_noise(config: StageConfig, tokenizer: PreTrainedTokenizerBase) -> UnitNoise | None:
-    if not config.unit_noise:
-        return None
-    vocab = UnitVocab.from_words(tokenizer.get_vocab())
-    return UnitNoise(config.unit_noise, vocab.first_unit_id, vocab.size)
 
 
 def _fit_lengths(tokenised: Tokenised, config: StageConfig) -> tuple[Tokenised, int]:

@@ -44,15 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     corpus = run / "corpus"
     instruct_data.toy.main(
-        corpus,
-        ToyConfig(
-            facts=8,
-            say_questions=12,
-            spoken_statements=10,
-            answer_voice_statements=10,
-            spoken_recitals=5,
-            answer_voice_recitals=5,
-        ),
+        corpus, ToyConfig(facts=8, say_questions=12, spoken_statements=10, answer_voice_statements=10)
     )
     units.fit.main(corpus / "train.jsonl", run / "unit_encoder", encoder="mfcc", size=20, utterances=30)
     units.extract.main(corpus / "train.jsonl", run / "units" / "train", run / "unit_encoder", processes=1)

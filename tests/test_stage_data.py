@@ -16,7 +16,7 @@ from instruct_data.records import write_conversations
 from speechgpt.vocab import UnitVocab, new_words
 from stages import tokens
 from stages.config import Source
-from stages.data import IGNORED, PackedBlocks, UnitNoise, best_fit, load_blocks
+from stages.data import IGNORED, PackedBlocks, best_fit, load_blocks
 from stages.tokens import Tokenised, tokenise
 from stages.watch import token_losses
 from units.codebook import CodebookMismatch
@@ -88,27 +88,6 @@ def test_order_is_a_function_of_the_seed() -> None:
 def test_each_document_comes_once_before_any_comes_twice() -> None:
     drawn = [d for block in members(pack(flat(*([i] * 4 for i in range(16))), 16, 4)) for _, d in block]
     assert sorted(drawn) == list(range(16))
-
-
-def test_noise_strikes_spoken_units_alone_and_no_label() -> None:
-    heard, text, spoken = [1000] * 400, [7] * 200, [1000] * 400
-    said = [False] * 400 + [True] * 600
-    sources = [(flat(heard + text + spoken, train=[said]), np.arange(1), 1.0)]
-    clean, noisy, again = (PackedBlocks(sources, 1000, 3, 0, 0, 1, n) for n in (None, *2 * [UnitNoise(0.2, 1000, 50)]))
-    for i in range(3):
-        read = noisy[i]["input_ids"]
-        assert torch.equal(read, again[i]["input_ids"])  # a resumed stage reads the same
-        assert torch.equal(noisy[i]["labels"], clean[i]["labels"])
-        assert read[:600].tolist() == heard + text
-        assert set(read[600:].tolist()) <= set(range(1000, 1050))
-        assert (read[600:] != 1000).float().mean().item() == pytest.approx(0.2 * 49 / 50, abs=0.08)
-    assert not torch.equal(noisy[0]["input_ids"], noisy[1]["input_ids"])
-
-
-def test_dev_blocks_are_read_without_noise(run, widened) -> None:
-    (_, quiet), (noisy, dev) = (load_blocks(stage_config(run, unit_noise=n), widened, CODEBOOK, 20) for n in (0.0, 0.5))
-    assert noisy.noise == UnitNoise(0.5, UnitVocab.from_words(widened.get_vocab()).first_unit_id, CODEBOOK.size)
-    assert [b["input_ids"].tolist() for b in dev] == [b["input_ids"].tolist() for b in quiet]
 
 
 def test_weights_say_how_often_a_source_comes() -> None:

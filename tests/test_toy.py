@@ -24,16 +24,7 @@ from instruct_data.toy import (
     training_lines,
     unseen_statements,
 )
-from instruct_data.toy_grammar import (
-    FAMILIES,
-    OPEN_WORDS,
-    SPLITS,
-    ToyText,
-    judge_grammar,
-    make_text,
-    recitals,
-    vocabulary,
-)
+from instruct_data.toy_grammar import FAMILIES, SPLITS, ToyText, judge_grammar, make_text, vocabulary
 from instruct_data.voices import VoiceError, open_voice
 from units.manifest import read_manifest
 
@@ -127,18 +118,11 @@ def sentence_pattern(jsgf: str) -> re.Pattern[str]:
     return re.compile(re.sub(r" ?([|()]) ?", lambda m: {"|": "|", "(": " ?(", ")": ") ?"}[m[1]], pattern))
 
 
-def test_recitals_are_rows_of_open_words_that_differ() -> None:
-    rows = [row.split() for row in recitals(2000, 0)]
-    assert len({tuple(row) for row in rows}) == 2000 and rows[:5] == [row.split() for row in recitals(5, 0)]
-    assert {len(set(row)) for row in rows} == {3}
-    assert {word for row in rows for word in row} == set(OPEN_WORDS) <= set(vocabulary())
-
-
 def test_the_same_seed_is_the_same_world() -> None:
     assert make_text(3, {"train": 50, "dev": 5, "test": 5}, 40) == make_text(3, {"train": 50, "dev": 5, "test": 5}, 40)
     assert toy_text(0).questions["test"] != toy_text(1).questions["test"]
     config = ToyConfig(fact_renditions=1, facts=20, say_questions=10, spoken_statements=5, answer_voice_statements=5,
-                       spoken_recitals=5, answer_voice_recitals=5)  # fmt: skip
+                       answer_renditions=1)  # fmt: skip
     assert training_lines(toy_text(0), config) == training_lines(toy_text(0), config)
     assert len(training_lines(toy_text(0), config)) < 150
     asked = question_lines("test", toy_text(0).questions["test"], QUESTION_VOICES, 0)
