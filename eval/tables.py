@@ -47,6 +47,15 @@ _FIGURES = (
     _Figure("asr_wer", "spoken question written down: word error rate", "asr", "", "%", ("originals", ""), _SAME),
     _Figure("answer_wer", "spoken answer against the model's own text", "answer_speech", "", "%", _FLOOR, _VOICE),
     _Figure(
+        "first_take_wer",
+        "... as it was first spoken, before the model heard itself",
+        "answer_speech",
+        "first_take",
+        "%",
+        _FLOOR,
+        _VOICE,
+    ),
+    _Figure(
         "answer_gold_wer",
         "spoken answer against the right answer",
         "answer_speech",

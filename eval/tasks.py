@@ -16,6 +16,7 @@ from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate, words
 from eval.results import save_details
 from eval.resynthesis import spread
+from speechgpt.generate import Sampling
 from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, load_wav, save_wav
 from units.manifest import read_manifest
 from units.progress import progress
@@ -53,7 +54,7 @@ class Bench:
 
     Args:
         model: transcribe_batch, answer_batch, say_batch, chat_batch and answer, as speechgpt.inference.SpeechGPT has;
-            and its unit encoder as encoder.
+            and its unit encoder as encoder. If its answers have a `take`, answer_batch also knows Sampling.
         corpus: folder with test.jsonl, test_new_voice.jsonl and chats.jsonl.
         judge: hears spoken answers.
         limit: at most so many examples of each set, evenly spaced; None takes all.
@@ -97,6 +98,20 @@ class Bench:
     def heard(self) -> list[str]:
         """What the judge hears in those answers."""
         return self.judge.transcribe_all([answer.wav for answer in self.answers])
+
+    @cached_property
+    def heard_first(self) -> list[str]:
+        """What the judge hears in the answers as they were spoken first, before the model heard itself."""
+        heard = list(self.heard)
+        again = [i for i, answer in enumerate(self.answers) if (take := getattr(answer, "take", None)) and take.number]
+        first = self.in_batches(
+            lambda audio: self.model.answer_batch(audio, Sampling(takes=1)),
+            [self.test[i].audio for i in again],
+            "first takes",
+        )
+        for i, text in zip(again, self.judge.transcribe_all([answer.wav for answer in first])):
+            heard[i] = text
+        return heard
 
     def in_batches(self, function: Callable[[list], list], inputs: Sequence, name: str) -> list:
         """Outputs of a batch function, with a progress bar. Raises ValueError if it loses or adds examples."""
@@ -151,12 +166,16 @@ def answer_speech(bench: Bench) -> Outcome:
     speaks = [answer.wav is not None and len(answer.wav) > 0 for answer in answers]
     more = {
         "exact": accuracy(own, heard),
+        "first_take": word_error_rate(own, bench.heard_first),
         "wer_against_gold": word_error_rate(gold, heard),
         "exact_against_gold": accuracy(gold, heard),
         "gave_speech": accuracy(["yes"] * len(items), ["yes" if spoke else "no" for spoke in speaks]),
         **_by_family(word_error_rate, items, own, heard),
     }
-    details = [_detail(item, text=a.text, heard=h) for item, a, h in zip(items, answers, heard)]
+    details = [
+        _detail(item, text=a.text, heard=h, heard_first=f)
+        for item, a, h, f in zip(items, answers, heard, bench.heard_first)
+    ]
     _keep_answers(bench)
     return Outcome(word_error_rate(own, heard), more, details, bench.judge.name)
 
@@ -273,11 +292,5 @@ def _by_family(metric: Callable, items: list[Item], references: list, given: lis
 
 
 def _detail(item: Item, **found: str | None) -> dict:
-    return {
-        "id": item.id,
-        "speaker": item.speaker,
-        "family": item.family,
-        "question": item.question,
-        "gold": item.gold,
-        **found,
-    }
+    named = {name: getattr(item, name) for name in ("id", "speaker", "family", "question", "gold")}
+    return {**named, **found}

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import INPUT_FOLLOWS, Dialogue, Message, Part, Reply
 from speechgpt.generate import Sampling, generate
-from speechgpt.takes import ASR_TASK, retake
+from speechgpt.takes import ASR_TASK, Take, retake
 from speechgpt.vocab import UA
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.codebook import Codebook, Units
@@ -38,15 +38,14 @@ Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
 class Answer:
     """A reply and its sound. What was not asked for is None. wav: float32 (T,), 16 kHz.
 
-    take: 0 if the speech is the first that was drawn; understood: whether the model, hearing it, reads its text in it.
+    take: how its speech was chosen, and whether the model understands it; None if it did not listen.
     """
 
     transcript: str | None
     text: str | None
     units: tuple[int, ...] | None
     wav: np.ndarray | None
-    take: int = 0
-    understood: bool | None = None
+    take: Take | None = None
 
 
 class SpeechGPT:
@@ -165,19 +164,23 @@ class SpeechGPT:
         return [self.dialogue.parse_reply(ids).text or "" for ids in drawn]
 
     def _speak(self, prompts: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling) -> list[Answer]:
-        """Make sound of replies; those that the model would misunderstand it may say again, after the same prompts."""
-        heard = [i for i, r in enumerate(replies) if r.units and r.text] if sampling.takes > 1 else []
-        chosen = retake(self.model, self.dialogue, [prompts[i] for i in heard], [replies[i].text or "" for i in heard],
-                        [replies[i].units or () for i in heard], sampling)  # fmt: skip
-        takes = dict(zip(heard, chosen))
-        spoken = [takes[i].units if i in takes else r.units for i, r in enumerate(replies)]
+        """Choose takes of the replies' speech, and make sound of them. prompts: after which the speech begins."""
+        takes = self._listen(prompts, replies, sampling) if sampling.takes > 1 else {}
+        spoken = [takes[i].units if i in takes else reply.units for i, reply in enumerate(replies)]
         units = [Units(ids, None, self.codebook) for ids in spoken if ids]
         wavs = iter(self.vocoder.decode_batch(units) if units else [])
         return [
-            Answer(r.transcript, r.text, ids, next(wavs) if ids else None,
-                   takes[i].number if i in takes else 0, takes[i].understood if i in takes else None)
-            for i, (r, ids) in enumerate(zip(replies, spoken))
-        ]  # fmt: skip
+            Answer(reply.transcript, reply.text, ids, next(wavs) if ids else None, takes.get(i))
+            for i, (reply, ids) in enumerate(zip(replies, spoken))
+        ]
+
+    def _listen(self, prompts: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling) -> dict[int, Take]:
+        """The best take of each reply that has both text and speech, by its place in the batch."""
+        said = {i: (prompts[i], r.text, r.units) for i, r in enumerate(replies) if r.text and r.units}
+        if not said:
+            return {}
+        after, texts, first = zip(*said.values())
+        return dict(zip(said, retake(self.model, self.dialogue, after, texts, first, sampling)))
 
 
 def chat_model(folder: str | Path, device: str | None = None) -> SpeechGPT:

@@ -8,13 +8,14 @@ tells whether each token of the text is what the model would write next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from transformers import PreTrainedModel
 
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Dialogue, Message
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Dialogue, Message, Rendered
 from speechgpt.generate import Sampling, generate
 from speechgpt.vocab import EOA
 
@@ -52,7 +53,7 @@ def retake(
     best = hear(model, dialogue, list(first), texts)
     loose = replace(sampling, temperature=sampling.temperature or LOOSE)
     for number in range(1, sampling.takes):
-        again = [i for i, take in enumerate(best) if not take.understood]
+        again = [i for i, take in enumerate(best) if not take.understood and take.score > -math.inf]
         if not again:
             break
         seeded = replace(loose, seed=(sampling.seed or 0) + number)
@@ -68,15 +69,27 @@ def retake(
 def hear(
     model: PreTrainedModel, dialogue: Dialogue, spoken: Sequence[tuple[int, ...]], texts: Sequence[str]
 ) -> list[Take]:
-    """What the model understands of utterances (tuples of units) that are meant to say `texts`."""
-    if not spoken:
-        return []
+    """What the model understands of utterances (tuples of units) that are meant to say `texts`.
+
+    What is too long for its context it cannot hear; the score is minus infinity then, and saying it again is no use.
+    """
     rendered = [
         dialogue.render(
             Conversation((Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", units)), Message("assistant", (text,))))
         )
         for units, text in zip(spoken, texts, strict=True)
     ]
+    takes = [Take(units, False, -math.inf) for units in spoken]
+    audible = [i for i, r in enumerate(rendered) if len(r.ids) <= model.config.max_position_embeddings]
+    for i, (understood, score) in zip(audible, _read_along(model, dialogue, [rendered[i] for i in audible])):
+        takes[i] = Take(spoken[i], understood, score)
+    return takes
+
+
+def _read_along(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[Rendered]) -> list[tuple[bool, float]]:
+    """Of each conversation: whether its reply is what the model would write, and the log probability of it."""
+    if not rendered:
+        return []
     width, pad, device = max(len(r.ids) for r in rendered), dialogue.vocab.marker(EOA), model.device
     ids = torch.tensor([[pad] * (width - len(r.ids)) + r.ids for r in rendered], device=device)
     mask = torch.tensor([[0] * (width - len(r.ids)) + [1] * len(r.ids) for r in rendered], device=device)
@@ -89,4 +102,4 @@ def hear(
     likely = logits.float().log_softmax(-1).gather(2, meant[..., None])[..., 0]
     scores = likely.masked_fill(~counted, 0.0).sum(1).tolist()
     understood = ((logits.argmax(-1) == meant) | ~counted).all(1).tolist()
-    return [Take(*found) for found in zip(spoken, understood, scores, strict=True)]
+    return list(zip(understood, scores, strict=True))

@@ -21,6 +21,8 @@ from eval.tables import NOT_RUN
 from eval.tasks import Bench
 from instruct_data.toy_grammar import judge_grammar, say
 from instruct_data.voices import VoiceError, open_voice
+from speechgpt.generate import Sampling
+from speechgpt.takes import Take
 from units.audio import HOP, num_frames, save_wav
 from units.codebook import Codebook, Units
 from units.manifest import Utterance, write_manifest
@@ -171,8 +173,11 @@ def test_judge_refuses_a_missing_or_broken_grammar(judge, tmp_path):
 # --- a whole run
 
 
+SLIP = next(answer for _, answer, family in CHATS if family == "town")
+
+
 class MadeModel:
-    """Hears by file name, knows every answer but the sums, and speaks by espeak; once it says nothing at all."""
+    """Hears by file name, knows every answer but the sums, and speaks by espeak, some answers only at the second take."""
 
     def __init__(self, speak, questions: dict[str, str]) -> None:
         self.speak, self.questions, self.calls = speak, questions, 0
@@ -183,13 +188,16 @@ class MadeModel:
         self.calls += 1
         return [self.questions[path.stem.partition(".")[0]] for path in paths]
 
-    def answer(self, path):
+    def answer(self, path, sampling=Sampling()):
         question = self.transcribe_batch([path])[0]
         text = self.answers.get(question)
-        return SimpleNamespace(transcript=question, text=text, units=None, wav=self.speak(text) if text else None)
+        slip = text == SLIP and sampling.takes == 1
+        wav = self.speak("no" if slip else text) if text else None
+        take = Take((), True, -1.0, number=int(text == SLIP)) if sampling.takes > 1 else None
+        return SimpleNamespace(transcript=question, text=text, units=None, wav=wav, take=take)
 
-    def answer_batch(self, paths):
-        return [self.answer(path) for path in paths]
+    def answer_batch(self, paths, sampling=Sampling()):
+        return [self.answer(path, sampling) for path in paths]
 
     def say_batch(self, texts):
         return [SimpleNamespace(wav=self.speak(text)) for text in texts]
@@ -228,6 +236,8 @@ def test_a_whole_run_and_its_report(bench, tmp_path, capsys):
     assert found["spoken_qa"].more["family/town"].value == 1
     assert found["answer_speech"].more["gave_speech"].value == pytest.approx(4 / 6)
     assert found["answer_speech"].more["wer_against_gold"].value >= 6 / 21  # the two unspoken sums are six words lost
+    spoken = found["answer_speech"]
+    assert spoken.more["first_take"].value >= spoken.main.value + 2 / 15  # one answer of fifteen words' three is a slip
     assert found["tts"].more["wer_trained_sentences"].n == 1 and found["tts"].more["wer_unheard_sentences"].n == 5
     assert found["originals"].more["wer_answer_voice"].n == 1
     assert found["new_voice"].more["family/sum"].n == found["new_voice"].more["spoken_qa_family/sum"].n == 2

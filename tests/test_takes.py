@@ -1,0 +1,142 @@
+"""Takes: a model that hears itself right is heard; one that does not is asked again, and only then."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from speechgpt import takes
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Dialogue, Message
+from speechgpt.generate import Sampling, generate
+from speechgpt.takes import ASR_TASK, Take, hear, retake
+
+SPOKEN = [(1, 2, 3), (4,), (5, 6, 5, 6, 5, 6, 5)]
+TEXTS = ["two", "what is two plus two", "x"]
+
+
+@pytest.fixture(scope="module")
+def model(widened: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(widened).eval()
+
+
+def rendered(dialogue: Dialogue, units: tuple[int, ...], text: str):
+    asked = Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", units))
+    return dialogue.render(Conversation((asked, Message("assistant", (text,)))))
+
+
+def test_scores_are_those_of_each_transcript_alone(model: PreTrainedModel, dialogue: Dialogue) -> None:
+    for units, text, take in zip(SPOKEN, TEXTS, hear(model, dialogue, SPOKEN, TEXTS), strict=True):
+        one = rendered(dialogue, units, text)
+        with torch.no_grad():
+            likely = model(input_ids=torch.tensor([one.ids])).logits[0].log_softmax(-1)
+        reply = [i for i, trained in enumerate(one.train) if trained]
+        assert take.units == units and take.number == 0
+        assert take.score == pytest.approx(sum(float(likely[i - 1, one.ids[i]]) for i in reply), abs=1e-3)
+        assert take.understood == all(int(likely[i - 1].argmax()) == one.ids[i] for i in reply)
+
+
+def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialogue: Dialogue) -> None:
+    prompt = dialogue.prompt([Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", SPOKEN[0]))])
+    meant = rendered(dialogue, SPOKEN[0], "two").ids[len(prompt) :]
+
+    class Parrot(torch.nn.Module):
+        """Hears "two" in the first utterance, and nothing anywhere else."""
+
+        config, device = model.config, model.device
+
+        def forward(self, input_ids, attention_mask, position_ids, logits_to_keep):
+            logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids).logits * 0
+            for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask.tolist())):
+                start = mask.index(1) + len(prompt)
+                if ids[mask.index(1) : start] == prompt:
+                    for i, token in enumerate(meant):
+                        logits[row, start - 1 + i, token] = 9.0
+            return type("Output", (), {"logits": logits[:, -logits_to_keep:]})
+
+    found = hear(Parrot(), dialogue, [SPOKEN[0], SPOKEN[0], SPOKEN[1]], ["two", "plus", "two"])
+    assert [take.understood for take in found] == [True, False, False]
+
+
+def test_what_is_too_long_to_hear_is_said_once(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
+    long = (1, 2) * model.config.max_position_embeddings
+    assert hear(model, dialogue, [long, SPOKEN[1]], TEXTS[:2])[0].score == -math.inf
+    monkeypatch.setattr(takes, "generate", None)  # it would fail
+    assert retake(model, dialogue, [[1]], ["two"], [long], Sampling()) == [Take(long, False, -math.inf)]
+
+
+class Script:
+    """Later takes and what is understood, told beforehand: text -> (units, understood, score) of each take."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dialogue: Dialogue, acts: dict[str, list[tuple]]) -> None:
+        self.dialogue, self.acts, self.asked, self.samplings = dialogue, acts, [], []
+        self.said = dict.fromkeys(acts, 0)
+        monkeypatch.setattr(takes, "hear", self.hear)
+        monkeypatch.setattr(takes, "generate", self.generate)
+
+    def hear(self, model, dialogue, spoken, texts) -> list[Take]:
+        found = [Take(*self.acts[text][self.said[text]]) for text in texts]
+        assert [take.units for take in found] == list(spoken)
+        for text in texts:
+            self.said[text] += 1
+        return found
+
+    def generate(self, model, dialogue, prompts, form, sampling) -> list[list[int]]:
+        assert form == "units"
+        texts = ["".join(map(chr, prompt)) for prompt in prompts]
+        self.asked.append(texts)
+        self.samplings.append(sampling)
+        return [self.dialogue.vocab.encode(self.acts[text][self.said[text]][0]) for text in texts]
+
+    def retake(self, **sampling) -> list[Take]:
+        texts = list(self.acts)
+        prompts = [[ord(letter) for letter in text] for text in texts]
+        first = [acts[0][0] for acts in self.acts.values()]
+        return retake(None, self.dialogue, prompts, texts, first, Sampling(**sampling))
+
+
+def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) -> None:
+    script = Script(monkeypatch, dialogue, {
+        "clear": [((1,), True, -1.0)],
+        "second": [((2,), False, -5.0), ((3,), True, -2.0)],
+        "best": [((4,), False, -5.0), ((5,), False, -3.0), ((6,), False, -4.0)],
+        "first": [((7,), False, -1.0), ((8,), False, -3.0), ((9,), False, -4.0)],
+    })  # fmt: skip
+    assert script.retake(takes=3) == [
+        Take((1,), True, -1.0, 0), Take((3,), True, -2.0, 1), Take((5,), False, -3.0, 1), Take((7,), False, -1.0, 0)
+    ]  # fmt: skip
+    assert script.asked == [["second", "best", "first"], ["best", "first"]]
+
+
+def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
+    acts = {"a": [((1,), False, -5.0)] * 4}
+    script = Script(monkeypatch, dialogue, acts)
+    script.retake(takes=4, top_k=5)
+    assert all(s.temperature > 0 and s.top_k == 5 for s in script.samplings)
+    assert len({s.seed for s in script.samplings}) == 3
+    again = Script(monkeypatch, dialogue, acts)
+    again.retake(takes=4, top_k=5, temperature=0.3)
+    assert [s.seed for s in again.samplings] == [s.seed for s in script.samplings]
+    assert {s.temperature for s in again.samplings} == {0.3}
+
+
+def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
+    script = Script(monkeypatch, dialogue, {"a": [((1,), False, -5.0)]})
+    script.retake(takes=1)
+    assert script.asked == []
+    with pytest.raises(ValueError, match="takes is 0"):
+        Sampling(takes=0)
+
+
+def test_a_real_model_takes_again_what_it_misheard(model: PreTrainedModel, dialogue: Dialogue) -> None:
+    prompts = [dialogue.prompt([Message("human", (text,))]) for text in TEXTS]
+    sampling = Sampling(max_new_tokens=30, takes=3)
+    first = [dialogue.parse_reply(ids).units for ids in generate(model, dialogue, prompts, "units", sampling)]
+    best = retake(model, dialogue, prompts, TEXTS, first, sampling)
+    once = hear(model, dialogue, first, TEXTS)
+    assert all((new.understood, new.score) >= (old.understood, old.score) for new, old in zip(best, once))
+    assert best == retake(model, dialogue, prompts, TEXTS, first, sampling)
+    assert {take.number for take in best} <= {0, 1, 2} and max(take.number for take in best) > 0
