@@ -25,12 +25,12 @@ from speechgpt import dialogue as template
 from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab
 from stages.config import Source, StageConfig
-from stages.interleave import interleaved
-from units.alignments import Alignments, Segment
+from stages.interleave import Part, interleaved
+from units.alignments import Alignments
 from units.codebook import Codebook
 from units.notation import EOSP, SOSP
 from units.progress import progress
-from units.unit_set import MARKER, UnitRecord, read_unit_set
+from units.unit_set import MARKER, read_unit_set
 
 FACTS = "facts.json"
 LAYOUT = 2  # of the cache; another number makes caches anew
@@ -96,7 +96,11 @@ def documents(
         if source.interleave:
             alignments = Alignments.open(config.at(source.interleave.alignments), source.interleave.tier)
             for record in unit_set:
-                yield _mix(record, alignments.segments(record.id), dialogue.vocab, tokenizer, source, config.seed)
+                words = alignments.segments(record.id)
+                parts = (
+                    [record.units.ids] if words is None else interleaved(record, words, source.interleave, config.seed)
+                )
+                yield _mix(parts, dialogue)
             return
         for table in unit_set.tables():
             yield _spell(table["units"], dialogue.vocab, tokenizer.bos_token_id, path)
@@ -113,25 +117,13 @@ def _one(task: str, ids: list[int], train: list[bool]) -> Documents:
     return Documents(task, np.asarray(ids, np.int32), np.asarray(train, bool), np.array([len(ids)]))
 
 
-def _mix(
-    record: UnitRecord,
-    words: list[Segment] | None,
-    vocab: UnitVocab,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Source,
-    seed: int,
-) -> Documents:
-    """One utterance in units and text by turns; all units if nobody aligned it."""
-    parts = [record.units.ids] if words is None else interleaved(record, words, source.interleave, seed)
-    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    spelled = [
-        tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
-        if isinstance(part, str)
-        else vocab.encode(part)
-        for part in parts
-    ]
-    ids = sum(spelled, opening)
-    return _one("units" if words is None else "interleaved", ids, [True] * len(ids))
+def _mix(parts: list[Part], dialogue: Dialogue) -> Documents:
+    """One utterance in units and text by turns."""
+    bos = dialogue.tokenizer.bos_token_id
+    ids = [] if bos is None else [bos]
+    for part in parts:
+        ids += dialogue.encode_text(part) if isinstance(part, str) else dialogue.vocab.encode(part)
+    return _one("interleaved" if any(isinstance(part, str) for part in parts) else "units", ids, [True] * len(ids))
 
 
 def _spell(column: pa.ChunkedArray, vocab: UnitVocab, bos: int | None, path: Path) -> Documents:
