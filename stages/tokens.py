@@ -97,10 +97,8 @@ def documents(
             alignments = Alignments.open(config.at(source.interleave.alignments), source.interleave.tier)
             for record in unit_set:
                 words = alignments.segments(record.id)
-                parts = (
-                    [record.units.ids] if words is None else interleaved(record, words, source.interleave, config.seed)
-                )
-                yield _mix(parts, dialogue)
+                parts = interleaved(record, words, source.interleave, config.seed) if words else []
+                yield _mix(parts or [record.units.ids], dialogue)
             return
         for table in unit_set.tables():
             yield _spell(table["units"], dialogue.vocab, tokenizer.bos_token_id, path)
@@ -198,7 +196,7 @@ def _write(folder: Path, shards: Iterator[Documents]) -> int:
                 hashlib.blake2b(raw[end - size : end], digest_size=8).digest()
                 for end, size in zip(bounds.tolist(), (shard.lengths * shard.ids.itemsize).tolist())
             )
-            columns = (
+            columns: tuple[np.ndarray, ...] = (
                 shard.ids,
                 shard.train,
                 shard.lengths.astype(np.int64),
