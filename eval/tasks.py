@@ -104,14 +104,15 @@ class Bench:
         """What the judge hears in the answers as they were spoken first, before the model heard itself."""
         heard = list(self.heard)
         again = [i for i, answer in enumerate(self.answers) if (take := getattr(answer, "take", None)) and take.number]
-        first = self.in_batches(
-            lambda audio: self.model.answer_batch(audio, Sampling(takes=1)),
-            [self.test[i].audio for i in again],
-            "first takes",
-        )
+        first = self.in_batches(self.answer_once, [self.test[i].audio for i in again], "first takes")
         for i, text in zip(again, self.judge.transcribe_all([answer.wav for answer in first])):
             heard[i] = text
         return heard
+
+    def answer_once(self, audio: list[Path]) -> list:
+        """Answers of a model that does not hear itself, or is told not to."""
+        listens = any(getattr(answer, "take", None) for answer in self.answers)
+        return self.model.answer_batch(audio, *([Sampling(takes=1)] if listens else []))
 
     def in_batches(self, function: Callable[[list], list], inputs: Sequence, name: str) -> list:
         """Outputs of a batch function, with a progress bar. Raises ValueError if it loses or adds examples."""
@@ -200,7 +201,7 @@ def new_voice(bench: Bench) -> Outcome:
     """The test questions from a voice that no training heard: transcribed, and answered."""
     items = bench.new_voice
     hearing = _transcribing(bench, items)
-    answers = bench.in_batches(bench.model.answer_batch, [item.audio for item in items], "answering a new voice")
+    answers = bench.in_batches(bench.answer_once, [item.audio for item in items], "answering a new voice")
     answering = _answering(items, answers)
     more = {**hearing.more, "spoken_qa": answering.score}
     more |= {f"spoken_qa_{name}": score for name, score in answering.more.items()}

@@ -43,9 +43,9 @@ class ToyConfig:
     """Use only so many training questions of the closed families; all of them if not given."""
     say_questions: int = 2600
     """Training questions of the open family, each in one voice."""
-    spoken_statements: int = 2000
+    spoken_statements: int = 2600
     """Statements spoken by question voices, for hearing practice: the first ones."""
-    answer_voice_statements: int = 2600
+    answer_voice_statements: int = 3000
     """Statements spoken by the answer voice, for speaking practice: the last ones."""
     answer_renditions: int = 6
     """How often the answer voice says each answer of the closed families: short ones, which it has to say often."""

@@ -44,7 +44,7 @@ class Sampling:
     top_p: float = 1.0
     max_new_tokens: int = 512
     seed: int | None = None
-    takes: int = 4
+    takes: int = 3
 
     def __post_init__(self) -> None:
         if self.takes < 1:

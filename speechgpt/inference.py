@@ -175,7 +175,7 @@ class SpeechGPT:
         ]
 
     def _listen(self, prompts: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling) -> dict[int, Take]:
-        """The best take of each reply that has both text and speech, by its place in the batch."""
+        """The chosen take of each reply that has both text and speech, by its place in the batch."""
         said = {i: (prompts[i], r.text, r.units) for i, r in enumerate(replies) if r.text and r.units}
         if not said:
             return {}

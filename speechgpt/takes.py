@@ -44,25 +44,25 @@ def retake(
     first: Sequence[tuple[int, ...]],
     sampling: Sampling,
 ) -> list[Take]:
-    """The best take of each utterance: the first one understood, else the one that its text is likeliest for.
+    """The first take of each utterance that is understood, else the first of all: who hears badly must not judge.
 
     Args:
         prompts: token ids after which the model speaks. texts: what it means to say. first: what it said first.
         sampling: of up to `takes - 1` further takes.
     """
-    best = hear(model, dialogue, list(first), texts)
+    kept = hear(model, dialogue, list(first), texts)
     loose = replace(sampling, temperature=sampling.temperature or LOOSE)
     for number in range(1, sampling.takes):
-        again = [i for i, take in enumerate(best) if not take.understood and take.score > -math.inf]
+        again = [i for i, take in enumerate(kept) if not take.understood and take.score > -math.inf]
         if not again:
             break
         seeded = replace(loose, seed=(sampling.seed or 0) + number)
         drawn = generate(model, dialogue, [prompts[i] for i in again], "units", seeded)
         spoken = [dialogue.parse_reply(ids).units or () for ids in drawn]
         for i, take in zip(again, hear(model, dialogue, spoken, [texts[i] for i in again])):
-            if (take.understood, take.score) > (best[i].understood, best[i].score):
-                best[i] = replace(take, number=number)
-    return best
+            if take.understood:
+                kept[i] = replace(take, number=number)
+    return kept
 
 
 @torch.inference_mode()

@@ -102,13 +102,13 @@ def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) 
     script = Script(monkeypatch, dialogue, {
         "clear": [((1,), True, -1.0)],
         "second": [((2,), False, -5.0), ((3,), True, -2.0)],
-        "best": [((4,), False, -5.0), ((5,), False, -3.0), ((6,), False, -4.0)],
-        "first": [((7,), False, -1.0), ((8,), False, -3.0), ((9,), False, -4.0)],
+        "likelier": [((4,), False, -5.0), ((5,), False, -3.0), ((6,), False, -4.0)],
+        "never": [((7,), False, -1.0), ((8,), False, -3.0), ((9,), False, -4.0)],
     })  # fmt: skip
     assert script.retake(takes=3) == [
-        Take((1,), True, -1.0, 0), Take((3,), True, -2.0, 1), Take((5,), False, -3.0, 1), Take((7,), False, -1.0, 0)
+        Take((1,), True, -1.0, 0), Take((3,), True, -2.0, 1), Take((4,), False, -5.0, 0), Take((7,), False, -1.0, 0)
     ]  # fmt: skip
-    assert script.asked == [["second", "best", "first"], ["best", "first"]]
+    assert script.asked == [["second", "likelier", "never"], ["likelier", "never"]]
 
 
 def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
@@ -135,8 +135,7 @@ def test_a_real_model_takes_again_what_it_misheard(model: PreTrainedModel, dialo
     prompts = [dialogue.prompt([Message("human", (text,))]) for text in TEXTS]
     sampling = Sampling(max_new_tokens=30, takes=3)
     first = [dialogue.parse_reply(ids).units for ids in generate(model, dialogue, prompts, "units", sampling)]
-    best = retake(model, dialogue, prompts, TEXTS, first, sampling)
-    once = hear(model, dialogue, first, TEXTS)
-    assert all((new.understood, new.score) >= (old.understood, old.score) for new, old in zip(best, once))
-    assert best == retake(model, dialogue, prompts, TEXTS, first, sampling)
-    assert {take.number for take in best} <= {0, 1, 2} and max(take.number for take in best) > 0
+    kept = retake(model, dialogue, prompts, TEXTS, first, sampling)
+    assert [take.units for take in kept if take.number == 0] == [u for u, take in zip(first, kept) if take.number == 0]
+    assert all(take.understood for take in kept if take.number)
+    assert kept == retake(model, dialogue, prompts, TEXTS, first, sampling)
