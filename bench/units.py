@@ -2,7 +2,7 @@
 
     python -m bench.units                                  # HuBERT base, random weights, layer 9, two minutes of speech-like sound
     python -m bench.units --device cuda --seconds 3600
-    python -m bench.units --memory true                    # peak memory: an hour in one file, 10,000 short files
+    python -m bench.units --memory_only true               # peak memory: an hour in one file, 10,000 short files
 
 Baselines: (a) one file at a time through plain transformers with all hidden states kept and scikit-learn's predict, as
 the peers do it; (b) fairseq's own code, one file at a time, where fairseq is installed. Every line prints audio seconds
@@ -13,6 +13,7 @@ whose unit is the one that (a) gives. Rounds of all ways alternate, and each way
 from __future__ import annotations
 
 import functools
+import resource
 import subprocess
 import sys
 import tempfile
@@ -220,6 +221,14 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
         print(f"{way.name:46}{audio / way.seconds:>12.1f}{ratios}{share:>9.0%}{same:>13.3%}")
 
 
+def peak_memory() -> int:
+    """Most bytes this process ever held. On Linux getrusage would count its parent's, from before it was another program."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def memory() -> None:
     """Peak resident size of units-extract, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
@@ -227,17 +236,20 @@ def memory() -> None:
         for what, count, seconds in (("a minute in one file", 1, 60), ("an hour in one file", 1, 3600),
                                      ("1,000 files of a second", 1000, 1), ("10,000 files of a second", 10_000, 1)):  # fmt: skip
             source = folder / f"{count}-{seconds}"
-            wav = np.tile(make_wavs(4)[0], 3600)[: seconds * SAMPLE_RATE]
+            wav = np.resize(make_wavs(4)[0], seconds * SAMPLE_RATE)
             for i in range(count):
                 save_wav(source / f"{i:05d}.wav", wav)
-            code = "import resource, sys; from units.extract import main; main(sys.argv[1], __import__('pathlib').Path(sys.argv[2]), processes=1); print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            code = (
+                "import sys; from pathlib import Path; from bench.units import peak_memory; from units.extract import main; "
+                "main(sys.argv[1], Path(sys.argv[2]), processes=1); print('peak', peak_memory())"
+            )
             done = subprocess.run(
                 [sys.executable, "-c", code, str(source), str(folder / f"out-{count}-{seconds}")],
                 capture_output=True,
                 text=True,
                 check=True,
             )
-            size = int(done.stdout.split("peak")[1]) / (1024 if sys.platform != "darwin" else 2**20)
+            size = int(done.stdout.split("peak")[1]) / 2**20
             print(f"{what:28} peak resident {size:,.0f} MB")
 
 

@@ -72,6 +72,9 @@ def fairseq_model(found: FairseqHubert) -> nn.Module:
     for settings, of in ((config, found.model), (task, found.task)):
         for name in vars(settings).keys() & of.keys():
             setattr(settings, name, of[name])
+    for name, value in list(vars(config).items()):  # what stands in the task's settings, as hydra would fill it in
+        if isinstance(value, str) and value.startswith("${task."):
+            setattr(config, name, getattr(task, value.removeprefix("${task.").removesuffix("}")))
     config.conv_feature_layers = str(found.convolutions)  # fairseq evaluates this text, so it is made of numbers here
     model = HubertModel(config, task, [None])
     wanted = model.state_dict()
