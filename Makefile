@@ -37,6 +37,8 @@ SHARED    := OMP_NUM_THREADS=$(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) + 
 INSTALLED := .venv/.installed
 SPEAKS    := .venv/.flite-speaks
 export PYTHONUNBUFFERED := 1
+# Some shells forbid Python to keep what it compiled; each of the many processes below would then compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM := false
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 

@@ -54,7 +54,7 @@ class Bench:
 
     Args:
         model: transcribe_batch, answer_batch, say_batch, chat_batch and answer, as speechgpt.inference.SpeechGPT has;
-            and its unit encoder as encoder. If its answers have a `take`, answer_batch also knows Sampling.
+            and its unit encoder as encoder. Its answers' `take` is None if it does not listen to itself.
         corpus: folder with test.jsonl, test_new_voice.jsonl and chats.jsonl.
         judge: hears spoken answers.
         limit: at most so many examples of each set, evenly spaced; None takes all.
@@ -103,16 +103,15 @@ class Bench:
     def heard_first(self) -> list[str]:
         """What the judge hears in the answers as they were spoken first, before the model heard itself."""
         heard = list(self.heard)
-        again = [i for i, answer in enumerate(self.answers) if (take := getattr(answer, "take", None)) and take.number]
+        again = [i for i, answer in enumerate(self.answers) if answer.take and answer.take.number]
         first = self.in_batches(self.answer_once, [self.test[i].audio for i in again], "first takes")
         for i, text in zip(again, self.judge.transcribe_all([answer.wav for answer in first])):
             heard[i] = text
         return heard
 
     def answer_once(self, audio: list[Path]) -> list:
-        """Answers of a model that does not hear itself, or is told not to."""
-        listens = any(getattr(answer, "take", None) for answer in self.answers)
-        return self.model.answer_batch(audio, *([Sampling(takes=1)] if listens else []))
+        """Answers of a model that is told not to listen to itself."""
+        return self.model.answer_batch(audio, Sampling(takes=1))
 
     def in_batches(self, function: Callable[[list], list], inputs: Sequence, name: str) -> list:
         """Outputs of a batch function, with a progress bar. Raises ValueError if it loses or adds examples."""

@@ -3,8 +3,9 @@
     python -m instruct_data.toy --out runs/toy/corpus
 
 Writes `train.jsonl` (questions, statements, answers), `dev.jsonl`, `test.jsonl` (questions in the training voices),
-`test_new_voice.jsonl` (the test questions in a voice that training never hears), `chats.jsonl` (every question with
-its answer as text, and its split), `answers_unseen.jsonl` (statements in the answer voice, for judging the vocoder), `text.txt` (what the stand-in text LLM reads), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
+`test_new_voice.jsonl` (the test questions in a voice that training never hears), `answers_unseen.jsonl` (statements in
+the answer voice, for judging the vocoder), `chats.jsonl` (every question with its answer as text, and its split),
+`text.txt` (what the stand-in text LLM reads), `judge.jsgf` (the grammar for the outside recogniser), and last `corpus.json`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ NUM_STATEMENTS = 6100
 READ_SAYINGS, READ_STATEMENTS = 600, 1500  # what the text LLM reads, beside
 FAMILY_LINES = 800  # lines of facts of each family, each fact as often as the others of its family
 UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
-TOY_INSTRUCTIONS = (
-    INSTRUCTIONS / "toy"
-)  # few and short: a small model on a small budget learns to hear and speak, not to paraphrase
+# few and short: a small model on a small budget learns to hear and speak, not to paraphrase
+TOY_INSTRUCTIONS = INSTRUCTIONS / "toy"
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
 QUESTION_VOICES = ("flite:awb", "flite:kal16", "espeak:en-us", "espeak:en-us+f2")

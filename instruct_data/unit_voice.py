@@ -21,9 +21,9 @@ from pathlib import Path
 
 from instruct_data.refusals import Refusals
 from instruct_data.text_sets import TextChat, read_chats
-from speechgpt.dialogue import INPUT_FOLLOWS, Message
 from speechgpt.generate import Sampling, generate
-from speechgpt.inference import TTS_TASK, SpeechGPT
+from speechgpt.inference import SpeechGPT
+from speechgpt.takes import recital, retake
 from speechgpt.vocab import EOA
 from units.codebook import Units
 from units.manifest import written_whole
@@ -51,13 +51,18 @@ class UnitVoice:
 
     def speak(self, texts: Sequence[str]) -> list[SpokenUnits]:
         """Units of each text; a text that is too long, or of which the model found no end, has none."""
-        dialogue = self.gpt.dialogue
-        prompts = [dialogue.prompt([Message("human", (f"{TTS_TASK} {INPUT_FOLLOWS} {text}",))]) for text in texts]
-        context = self.gpt.model.config.max_position_embeddings
-        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < context]
-        replies = generate(self.gpt.model, dialogue, [prompts[i] for i in fitting], "units", self.sampling)
+        model, dialogue = self.gpt.model, self.gpt.dialogue
+        prompts = [dialogue.prompt([recital(text)]) for text in texts]
+        fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.max_position_embeddings]
+        replies = generate(model, dialogue, [prompts[i] for i in fitting], "units", self.sampling)
         written = dict(zip(fitting, replies))
-        return [self._read(text, written.get(i)) for i, text in enumerate(texts)]
+        spoken = [self._read(text, written.get(i)) for i, text in enumerate(texts)]
+        whole = {i: one.ids for i, one in enumerate(spoken) if one.ids}
+        if self.sampling.takes > 1 and whole:
+            after, meant = [prompts[i] for i in whole], [texts[i] for i in whole]
+            for i, take in zip(whole, retake(model, dialogue, after, meant, list(whole.values()), self.sampling)):
+                spoken[i] = SpokenUnits(texts[i], take.units)
+        return spoken
 
     def _read(self, text: str, ids: list[int] | None) -> SpokenUnits:
         if ids is None:

@@ -76,6 +76,7 @@ class FliteVoice:
     def speak(self, text: str) -> np.ndarray:
         library, voice = _flite(self.variant)
         library.feat_set_float(voice.contents.features, b"duration_stretch", self.stretch * self.warp)
+        library.srand(zlib.crc32(text.encode()))  # of the C library: its noise, else another one each time
         wave = library.flite_text_to_wave(text.encode(), voice)
         try:
             samples = np.ctypeslib.as_array(wave.contents.samples, (wave.contents.num_samples,)) / np.float32(32768)

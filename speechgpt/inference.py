@@ -18,9 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.dialogue import INPUT_FOLLOWS, Dialogue, Message, Part, Reply
+from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generate import Sampling, generate
-from speechgpt.takes import ASR_TASK, Take, retake
+from speechgpt.takes import Take, recital, retake, transcription
 from speechgpt.vocab import UA
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.codebook import Codebook, Units
@@ -28,9 +28,6 @@ from units.encoder import UnitEncoder
 from units.vocoder import UnitVocoder
 
 SILENT = 1e-3  # a wav whose peak is below this holds nothing to hear
-TTS_TASK = "Please read this text aloud."
-
-
 Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
 
 
@@ -108,30 +105,30 @@ class SpeechGPT:
     def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = Sampling()) -> list[Answer]:
         """As answer, for several questions at once."""
         self._check_voice()
-        prompts = self._prompts([(units,) for units in self._hear(questions)])
+        prompts = [self.dialogue.prompt([Message("human", (units,))]) for units in self._hear(questions)]
         drawn = generate(self.model, self.dialogue, prompts, "chain", sampling)
         replies = [self.dialogue.parse_reply(ids, chained=True) for ids in drawn]
         speaks = self.dialogue.vocab.marker(UA)
-        spoken = [
+        after = [
             prompt + ids[: ids.index(speaks) + 1] if speaks in ids else prompt for prompt, ids in zip(prompts, drawn)
         ]
-        return self._speak(spoken, replies, sampling)
+        return self._speak(after, replies, sampling)
 
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
         """What is said in each sound."""
-        return self._write([(f"{ASR_TASK} {INPUT_FOLLOWS}", units) for units in self._hear(sounds)], sampling)
+        return self._write([transcription(units) for units in self._hear(sounds)], sampling)
 
     def say_batch(self, texts: Sequence[str], sampling: Sampling = Sampling()) -> list[Answer]:
         """Each text, spoken."""
         self._check_voice()
-        prompts = self._prompts([(f"{TTS_TASK} {INPUT_FOLLOWS} {text}",) for text in texts])
+        prompts = [self.dialogue.prompt([recital(text)]) for text in texts]
         drawn = generate(self.model, self.dialogue, prompts, "units", sampling)
         replies = [Reply(None, text, self.dialogue.parse_reply(ids).units) for text, ids in zip(texts, drawn)]
         return self._speak(prompts, replies, sampling)
 
     def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
         """Text answers to text questions."""
-        return self._write([(question,) for question in questions], sampling)
+        return self._write([Message("human", (question,)) for question in questions], sampling)
 
     def _hear(self, sounds: Sequence[Sound]) -> list[tuple[int, ...]]:
         wavs = [sound if isinstance(sound, np.ndarray) else load_wav(sound) for sound in sounds]
@@ -156,11 +153,9 @@ class SpeechGPT:
                 f"{context / self.codebook.frame_rate:.0f} s of speech. Cut it into shorter pieces."
             )
 
-    def _prompts(self, asked: Sequence[tuple[Part, ...]]) -> list[list[int]]:
-        return [self.dialogue.prompt([Message("human", parts)]) for parts in asked]
-
-    def _write(self, asked: Sequence[tuple[Part, ...]], sampling: Sampling) -> list[str]:
-        drawn = generate(self.model, self.dialogue, self._prompts(asked), "text", sampling)
+    def _write(self, asked: Sequence[Message], sampling: Sampling) -> list[str]:
+        prompts = [self.dialogue.prompt([message]) for message in asked]
+        drawn = generate(self.model, self.dialogue, prompts, "text", sampling)
         return [self.dialogue.parse_reply(ids).text or "" for ids in drawn]
 
     def _speak(self, prompts: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling) -> list[Answer]:

@@ -8,7 +8,6 @@ tells whether each token of the text is what the model would write next.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,20 +19,30 @@ from speechgpt.generate import Sampling, generate
 from speechgpt.vocab import EOA
 
 ASR_TASK = "Please transcribe this speech."
+TTS_TASK = "Please read this text aloud."
 LOOSE = 0.7  # temperature of second takes where first ones are drawn without chance
 
 
 @dataclass(frozen=True)
 class Take:
-    """One way of saying a text. score: log probability of the text, for who hears the units.
+    """One way of saying a text. number: 0 is the first take.
 
-    understood: that text, and nothing else, is what the model would write. number: 0 is the first take.
+    understood: whether that text, and nothing else, is what the model would write; None if it is too long to be heard.
     """
 
     units: tuple[int, ...]
-    understood: bool
-    score: float
+    understood: bool | None
     number: int = 0
+
+
+def transcription(units: tuple[int, ...]) -> Message:
+    """What the model is asked, to write down what is said."""
+    return Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", units))
+
+
+def recital(text: str) -> Message:
+    """What the model is asked, to say a text."""
+    return Message("human", (f"{TTS_TASK} {INPUT_FOLLOWS} {text}",))
 
 
 def retake(
@@ -50,10 +59,10 @@ def retake(
         prompts: token ids after which the model speaks. texts: what it means to say. first: what it said first.
         sampling: of up to `takes - 1` further takes.
     """
-    kept = hear(model, dialogue, list(first), texts)
+    kept = hear(model, dialogue, first, texts)
     loose = replace(sampling, temperature=sampling.temperature or LOOSE)
     for number in range(1, sampling.takes):
-        again = [i for i, take in enumerate(kept) if not take.understood and take.score > -math.inf]
+        again = [i for i, take in enumerate(kept) if take.understood is False]
         if not again:
             break
         seeded = replace(loose, seed=(sampling.seed or 0) + number)
@@ -69,25 +78,18 @@ def retake(
 def hear(
     model: PreTrainedModel, dialogue: Dialogue, spoken: Sequence[tuple[int, ...]], texts: Sequence[str]
 ) -> list[Take]:
-    """What the model understands of utterances (tuples of units) that are meant to say `texts`.
-
-    What is too long for its context it cannot hear; the score is minus infinity then, and saying it again is no use.
-    """
+    """What the model understands of utterances (tuples of units) that are meant to say `texts`."""
     rendered = [
-        dialogue.render(
-            Conversation((Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", units)), Message("assistant", (text,))))
-        )
+        dialogue.render(Conversation((transcription(units), Message("assistant", (text,)))))
         for units, text in zip(spoken, texts, strict=True)
     ]
-    takes = [Take(units, False, -math.inf) for units in spoken]
     audible = [i for i, r in enumerate(rendered) if len(r.ids) <= model.config.max_position_embeddings]
-    for i, (understood, score) in zip(audible, _read_along(model, dialogue, [rendered[i] for i in audible])):
-        takes[i] = Take(spoken[i], understood, score)
-    return takes
+    understood = dict(zip(audible, _would_write(model, dialogue, [rendered[i] for i in audible])))
+    return [Take(units, understood.get(i)) for i, units in enumerate(spoken)]
 
 
-def _read_along(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[Rendered]) -> list[tuple[bool, float]]:
-    """Of each conversation: whether its reply is what the model would write, and the log probability of it."""
+def _would_write(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[Rendered]) -> list[bool]:
+    """Of each conversation, whether each token of its reply is the likeliest one there."""
     if not rendered:
         return []
     width, pad, device = max(len(r.ids) for r in rendered), dialogue.vocab.marker(EOA), model.device
@@ -95,11 +97,6 @@ def _read_along(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[R
     mask = torch.tensor([[0] * (width - len(r.ids)) + [1] * len(r.ids) for r in rendered], device=device)
     written = max(sum(r.train) for r in rendered)  # replies end at the right edge; no other logits are needed
     counted = torch.tensor([([False] * (width - len(r.ids)) + r.train)[-written:] for r in rendered], device=device)
-    logits = model(
-        input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), logits_to_keep=written + 1
-    ).logits[:, :-1]
-    meant = ids[:, -written:]
-    likely = logits.float().log_softmax(-1).gather(2, meant[..., None])[..., 0]
-    scores = likely.masked_fill(~counted, 0.0).sum(1).tolist()
-    understood = ((logits.argmax(-1) == meant) | ~counted).all(1).tolist()
-    return list(zip(understood, scores, strict=True))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=written + 1).logits
+    return ((logits[:, :-1].argmax(-1) == ids[:, -written:]) | ~counted).all(1).tolist()

@@ -24,13 +24,13 @@ from instruct_data.records import read_conversations
 from speechgpt import dialogue as template
 from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab
-from stages.config import Source, StageConfig
+from stages.config import Interleaving, Source, StageConfig
 from stages.interleave import Part, interleaved
 from units.alignments import Alignments
 from units.codebook import Codebook
 from units.notation import EOSP, SOSP
 from units.progress import progress
-from units.unit_set import MARKER, read_unit_set
+from units.unit_set import MARKER, UnitSet, read_unit_set
 
 FACTS = "facts.json"
 LAYOUT = 2  # of the cache; another number makes caches anew
@@ -78,7 +78,7 @@ def documents(
     """The documents of a source; a plain unit set gives a shard at a time, everything else one document.
 
     Raises: CodebookMismatch if its units are not the model's; FileNotFoundError if it is not there; ValueError for
-    interleaving what is no unit set, or with alignments of other recordings.
+    interleaving what is no unit set, or with alignments that fit no utterance.
     """
     if source.interleave and not path.is_dir():
         raise ValueError(f"{source.path}: interleave is for unit sets, which are folders; leave it out here")
@@ -94,11 +94,8 @@ def documents(
         unit_set = read_unit_set(path)
         _check(codebook, unit_set.codebook, path)
         if source.interleave:
-            alignments = Alignments.open(config.at(source.interleave.alignments), source.interleave.tier)
-            for record in unit_set:
-                words = alignments.segments(record.id)
-                parts = interleaved(record, words, source.interleave, config.seed) if words else []
-                yield _mix(parts or [record.units.ids], dialogue)
+            aligned = config.at(source.interleave.alignments)
+            yield from _interleave(unit_set, source.interleave, aligned, config.seed, dialogue)
             return
         for table in unit_set.tables():
             yield _spell(table["units"], dialogue.vocab, tokenizer.bos_token_id, path)
@@ -113,6 +110,32 @@ def documents(
 
 def _one(task: str, ids: list[int], train: list[bool]) -> Documents:
     return Documents(task, np.asarray(ids, np.int32), np.asarray(train, bool), np.array([len(ids)]))
+
+
+def _interleave(
+    unit_set: UnitSet, how: Interleaving, aligned: Path, seed: int, dialogue: Dialogue
+) -> Iterator[Documents]:
+    """Every utterance of a unit set; one without words in the alignments, or that they do not fit, stays units."""
+    alignments = Alignments.open(aligned, how.tier)
+    mixed, unaligned, misfits = 0, 0, []
+    for record in unit_set:
+        parts: list[Part] = []
+        try:
+            words = alignments.segments(record.id)
+            parts = interleaved(record, words, how, seed) if words else []
+            unaligned += not parts
+        except ValueError as error:  # AlignmentError is one
+            misfits.append(str(error))
+        mixed += bool(parts)
+        yield _mix(parts or [record.units.ids], dialogue)
+    first = f"; the first: {misfits[0]}" if misfits else ""
+    if not mixed:
+        raise ValueError(
+            f"not one utterance of {unit_set.folder} could be interleaved by {aligned}: it has no words for "
+            f"{unaligned}, and does not fit {len(misfits)}{first}"
+        )
+    print(f"{mixed} utterances interleaved; {unaligned} without words in {aligned} and {len(misfits)} that it does not fit "
+          f"stay units{first}", flush=True)  # fmt: skip
 
 
 def _mix(parts: list[Part], dialogue: Dialogue) -> Documents:

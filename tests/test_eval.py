@@ -193,7 +193,7 @@ class MadeModel:
         text = self.answers.get(question)
         slip = text == SLIP and sampling.takes == 1
         wav = self.speak("no" if slip else text) if text else None
-        take = Take((), True, -1.0, number=int(text == SLIP)) if sampling.takes > 1 else None
+        take = Take((), True, number=int(text == SLIP)) if sampling.takes > 1 else None
         return SimpleNamespace(transcript=question, text=text, units=None, wav=wav, take=take)
 
     def answer_batch(self, paths, sampling=Sampling()):

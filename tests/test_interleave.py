@@ -124,6 +124,32 @@ def test_documents_of_an_aligned_set(aligned, capsys) -> None:
         assert text.split() == " ".join(part for part in parts if isinstance(part, str)).split()
 
 
+def test_what_does_not_fit_stays_units_and_is_told(aligned, capsys) -> None:
+    run, tokenizer = aligned
+    grids = run / "grids"
+    grids.mkdir()
+    intervals = "".join(f'{i * 0.14:.2f} {i * 0.14 + 0.14:.2f} "w{i}"\n' for i in range(6))
+    for name, end in (("u0", ""), ("u1", '0.84 9.0 "late"\n')):
+        count = 6 + bool(end)
+        (grids / f"{name}.TextGrid").write_text(
+            f'"ooTextFile" "TextGrid" 0 9 <exists> 1\n"IntervalTier" "words" 0 9 {count}\n{intervals}{end}'
+        )
+    (grids / "u2.TextGrid").write_text((grids / "u0.TextGrid").read_text()[:90])  # cut off
+    source = Source("units/aligned", interleave=Interleaving("grids", span=2.0, text_share=0.5))
+    config = stage_config(run, data=[source])
+    tokenised = tokenise(source, tokenizer, config, CODEBOOK, run / "cache")
+    told = capsys.readouterr().out
+    assert f"1 utterances interleaved; 7 without words in {grids} and 2 that it does not fit stay units" in told
+    assert "the first: u1: its last word ends at 9.00 s" in told
+    names = [tokenised.task_names[task] for task in tokenised.tasks]
+    assert names == ["interleaved"] + 9 * ["units"]
+    (grids / "u0.TextGrid").unlink()
+    with pytest.raises(
+        ValueError, match="not one utterance of .* has no words for 8, and does not fit 2; the first: u1"
+    ):
+        tokenise(source, tokenizer, config, CODEBOOK, run / "cache")
+
+
 def test_the_cache_follows_alignments_seed_and_settings(aligned) -> None:
     run, tokenizer = aligned
 

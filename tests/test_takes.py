@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from speechgpt import takes
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Dialogue, Message
+from speechgpt.dialogue import Conversation, Dialogue, Message
 from speechgpt.generate import Sampling, generate
-from speechgpt.takes import ASR_TASK, Take, hear, retake
+from speechgpt.takes import Take, hear, retake, transcription
 
 SPOKEN = [(1, 2, 3), (4,), (5, 6, 5, 6, 5, 6, 5)]
 TEXTS = ["two", "what is two plus two", "x"]
@@ -24,23 +23,21 @@ def model(widened: Path) -> PreTrainedModel:
 
 
 def rendered(dialogue: Dialogue, units: tuple[int, ...], text: str):
-    asked = Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", units))
-    return dialogue.render(Conversation((asked, Message("assistant", (text,)))))
+    return dialogue.render(Conversation((transcription(units), Message("assistant", (text,)))))
 
 
-def test_scores_are_those_of_each_transcript_alone(model: PreTrainedModel, dialogue: Dialogue) -> None:
+def test_a_batch_is_understood_as_each_utterance_alone(model: PreTrainedModel, dialogue: Dialogue) -> None:
     for units, text, take in zip(SPOKEN, TEXTS, hear(model, dialogue, SPOKEN, TEXTS), strict=True):
         one = rendered(dialogue, units, text)
         with torch.no_grad():
-            likely = model(input_ids=torch.tensor([one.ids])).logits[0].log_softmax(-1)
+            likely = model(input_ids=torch.tensor([one.ids])).logits[0]
         reply = [i for i, trained in enumerate(one.train) if trained]
         assert take.units == units and take.number == 0
-        assert take.score == pytest.approx(sum(float(likely[i - 1, one.ids[i]]) for i in reply), abs=1e-3)
         assert take.understood == all(int(likely[i - 1].argmax()) == one.ids[i] for i in reply)
 
 
 def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialogue: Dialogue) -> None:
-    prompt = dialogue.prompt([Message("human", (f"{ASR_TASK} {INPUT_FOLLOWS}", SPOKEN[0]))])
+    prompt = dialogue.prompt([transcription(SPOKEN[0])])
     meant = rendered(dialogue, SPOKEN[0], "two").ids[len(prompt) :]
 
     class Parrot(torch.nn.Module):
@@ -63,13 +60,13 @@ def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialog
 
 def test_what_is_too_long_to_hear_is_said_once(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
     long = (1, 2) * model.config.max_position_embeddings
-    assert hear(model, dialogue, [long, SPOKEN[1]], TEXTS[:2])[0].score == -math.inf
+    assert hear(model, dialogue, [long, SPOKEN[1]], TEXTS[:2])[0].understood is None
     monkeypatch.setattr(takes, "generate", None)  # it would fail
-    assert retake(model, dialogue, [[1]], ["two"], [long], Sampling()) == [Take(long, False, -math.inf)]
+    assert retake(model, dialogue, [[1]], ["two"], [long], Sampling()) == [Take(long, None)]
 
 
 class Script:
-    """Later takes and what is understood, told beforehand: text -> (units, understood, score) of each take."""
+    """Later takes and what is understood, told beforehand: text -> (units, understood) of each take."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dialogue: Dialogue, acts: dict[str, list[tuple]]) -> None:
         self.dialogue, self.acts, self.asked, self.samplings = dialogue, acts, [], []
@@ -100,19 +97,19 @@ class Script:
 
 def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) -> None:
     script = Script(monkeypatch, dialogue, {
-        "clear": [((1,), True, -1.0)],
-        "second": [((2,), False, -5.0), ((3,), True, -2.0)],
-        "likelier": [((4,), False, -5.0), ((5,), False, -3.0), ((6,), False, -4.0)],
-        "never": [((7,), False, -1.0), ((8,), False, -3.0), ((9,), False, -4.0)],
+        "clear": [((1,), True)],
+        "second": [((2,), False), ((3,), True)],
+        "third": [((4,), False), ((5,), False), ((6,), True)],
+        "never": [((7,), False), ((8,), False), ((9,), False)],
     })  # fmt: skip
     assert script.retake(takes=3) == [
-        Take((1,), True, -1.0, 0), Take((3,), True, -2.0, 1), Take((4,), False, -5.0, 0), Take((7,), False, -1.0, 0)
+        Take((1,), True, 0), Take((3,), True, 1), Take((6,), True, 2), Take((7,), False, 0)
     ]  # fmt: skip
-    assert script.asked == [["second", "likelier", "never"], ["likelier", "never"]]
+    assert script.asked == [["second", "third", "never"], ["third", "never"]]
 
 
 def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
-    acts = {"a": [((1,), False, -5.0)] * 4}
+    acts = {"a": [((1,), False)] * 4}
     script = Script(monkeypatch, dialogue, acts)
     script.retake(takes=4, top_k=5)
     assert all(s.temperature > 0 and s.top_k == 5 for s in script.samplings)
@@ -124,7 +121,7 @@ def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -
 
 
 def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
-    script = Script(monkeypatch, dialogue, {"a": [((1,), False, -5.0)]})
+    script = Script(monkeypatch, dialogue, {"a": [((1,), False)]})
     script.retake(takes=1)
     assert script.asked == []
     with pytest.raises(ValueError, match="takes is 0"):

@@ -215,6 +215,17 @@ def test_the_old_readers_cut_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(found) == sum(num_frames(len(part)) for part in parts) < num_frames(len(wav))
 
 
+def test_a_checkpoint_without_all_weights_is_refused(tmp_path: Path) -> None:
+    hubert = tiny_hubert()
+    hubert.save_pretrained(tmp_path / "whole")
+    assert HubertFeatures.from_pretrained(tmp_path / "whole", 2).layer == 2  # the layer above is left out, and no loss
+    weights = {name: w for name, w in hubert.state_dict().items() if "layers.1.attention.k_proj" not in name}
+    hubert.save_pretrained(tmp_path / "cut", state_dict=weights)
+    with pytest.raises(ValueError, match="cut lacks 2 weights, such as encoder.layers.1.attention.k_proj.bias"):
+        HubertFeatures.from_pretrained(tmp_path / "cut", 2)
+    assert HubertFeatures.from_pretrained(tmp_path / "cut", 1).layer == 1
+
+
 def test_rates_come_from_the_model() -> None:
     """The 25 Hz mHuBERT has one more convolution than HuBERT."""
     hubert = tiny_hubert(conv_dim=(16,) * 8, conv_kernel=(10, 3, 3, 3, 3, 2, 2, 2), conv_stride=(5,) + (2,) * 7)

@@ -17,6 +17,8 @@ from instruct_data.text_sets import TextChat, TextPair, chat_line
 from instruct_data.unit_voice import UnitVoice, texts_of
 from instruct_data.voices import VoiceError, open_voice
 from speechgpt.generate import Sampling
+from speechgpt.takes import Take, recital
+from speechgpt.vocab import EOA
 from units.audio import SAMPLE_RATE, load_wav
 from units.manifest import read_manifest
 from units.unit_set import UnitRecord, read_unit_set, shard_path, write_unit_set
@@ -41,6 +43,19 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     VitsModel(config).save_pretrained(folder)
     return folder
+
+
+# --- flite
+
+
+def test_a_text_sounds_the_same_each_time() -> None:
+    """Noise is drawn by the C library; who spoke before, and how often, must not change it."""
+    try:
+        first = open_voice("flite:slt").speak("what is two")
+    except VoiceError as error:
+        pytest.skip(str(error))
+    open_voice("flite:awb", stretch=1.1).speak("the dog walks")
+    assert np.array_equal(open_voice("flite:slt").speak("what is two"), first)
 
 
 # --- a transformers model
@@ -144,6 +159,28 @@ def test_the_model_speaks_in_units(widened: Path) -> None:
     for one in spoken[:2]:
         assert (one.ids is None) == bool(one.reason)
         assert one.ids is None or (one.ids and max(one.ids) < voice.gpt.codebook.size)
+
+
+def test_the_model_hears_what_it_says_in_units(widened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[list[str], list[tuple[int, ...]], int]] = []
+
+    def replies(model, dialogue, prompts, form, sampling) -> list[list[int]]:
+        end = [dialogue.vocab.marker(EOA)]
+        return [dialogue.vocab.encode((1, 2)) + end, dialogue.vocab.encode((3,))][
+            : len(prompts)
+        ]  # the second never ends
+
+    def again(model, dialogue, prompts, texts, first, sampling) -> list[Take]:
+        assert [dialogue.prompt([recital(text)]) for text in texts] == prompts
+        heard.append((texts, first, sampling.takes))
+        return [Take((5,), True, 1) for _ in texts]
+
+    monkeypatch.setattr(unit_voice, "generate", replies)
+    monkeypatch.setattr(unit_voice, "retake", again)
+    spoken = UnitVoice(widened, sampling=Sampling(takes=2)).speak(["what is two", "say it"])
+    assert heard == [(["what is two"], [(1, 2)], 2)]
+    assert [one.ids for one in spoken] == [(5,), None] and spoken[1].reason == "the model found no end"
+    assert UnitVoice(widened, sampling=Sampling(takes=1)).speak(["what is two"])[0].ids == (1, 2) and len(heard) == 1
 
 
 def test_texts_are_said_once() -> None:

@@ -68,9 +68,10 @@ class HubertFeatures:
     ) -> HubertFeatures:
         """Open a transformers folder or hub id, or a fairseq checkpoint (.pt).
 
-        Raises: FileNotFoundError, or ValueError where it is none of these.
+        Raises: FileNotFoundError, or ValueError where it is none of these, or lacks weights.
         """
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
+        from transformers.utils import logging
 
         if Path(folder).suffix == ".pt":
             from units.upstream import read_fairseq_hubert
@@ -79,7 +80,16 @@ class HubertFeatures:
             return cls(model, layer, name or Path(folder).name, normalise, dtype)
         config = AutoConfig.from_pretrained(folder)
         config.num_hidden_layers = max(1, min(layer, getattr(config, "num_hidden_layers", 0)))
-        model = AutoModel.from_pretrained(folder, config=config, dtype=torch.float32)
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # it would list the layers above, which are left out on purpose
+        try:
+            model, found = AutoModel.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        finally:
+            logging.set_verbosity(verbosity)
+        if missing := sorted(set(found["missing_keys"]) - {"masked_spec_embed"}):  # which only training looks at
+            raise ValueError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}; is it a whole checkpoint?")
         try:
             normalise = bool(AutoFeatureExtractor.from_pretrained(folder).do_normalize)
         except OSError:

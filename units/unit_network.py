@@ -8,6 +8,7 @@ B batch, U units of a row, N frames (50 a second), C channels.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -76,7 +77,7 @@ class VariancePredictor(nn.Module):
         return self.proj(self.dropout(self.ln2(x)))[..., 0]
 
 
-class UnitNetwork(nn.Module):
+class UnitNetwork(nn.Module, ABC):
     """Units laid out in time to sound. A subclass says how: `forward`, and how far it looks: `context`."""
 
     context: Context
@@ -94,6 +95,7 @@ class UnitNetwork(nn.Module):
             else None
         )
 
+    @abstractmethod
     def forward(self, ids: Tensor, speakers: Tensor, mask: Tensor | None = None) -> Tensor:
         """Sound of rows of frames.
 
@@ -103,7 +105,6 @@ class UnitNetwork(nn.Module):
 
         Returns: wav (B, N * 320), zero in the padding.
         """
-        raise NotImplementedError  # a subclass is a head
 
     def folded(self) -> UnitNetwork:
         """A copy for use, without what only training needs."""
