@@ -5,6 +5,8 @@
 
 PRESET ?= toy
 RUN    ?= runs/$(PRESET)
+# Another toy world, with another split, in a run folder of its own: make demo SEED=1 RUN=runs/toy-1
+SEED   ?= 0
 # Steps at once: two train the vocoder and the text LLM side by side, each on its share of the cores.
 JOBS   ?= 2
 # Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
@@ -182,7 +184,7 @@ ifeq ($(PRESET),toy)
 
 $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
 	@echo "[1/9] corpus: the toy world, spoken by local engines"
-	@$(PYTHON) -m instruct_data.toy --out $(@D)
+	@$(PYTHON) -m instruct_data.toy --out $(@D) --toy.seed $(SEED)
 
 $(ENCODER)/codebook.json: | $(RUN)/corpus/corpus.json
 	@echo "[2/9] unit encoder: k-means on the starter encoder's second layer"
