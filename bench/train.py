@@ -12,7 +12,6 @@ many tokens of room a pass, and both count only tokens that are not padding.
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import tempfile
 import time
@@ -27,6 +26,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 
+from eval.results import machine
 from speechgpt.vocab import new_words
 from stages.attention import BY_DOCUMENT
 from stages.config import Source, StageConfig
@@ -228,7 +228,7 @@ def main(
     figures |= data_start(units, block, seed)
     figures["feed_times_training"] = figures["feed_tokens_per_second"] / ours.tokens_per_second
     figures |= {"shape": shape, "block": block, "batch": batch, "steps": steps, "units": units,
-                "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),
+                "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else machine(),
                 "threads": torch.get_num_threads(), "commit": commit()}  # fmt: skip
     for name, value in figures.items():
         print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
