@@ -1,7 +1,7 @@
 """How fast units become sound at the published vocoder's full size, against the same network as it is usually run.
 
     python -m bench.vocoder --channels 64 --rounds 1 --seconds 2     # a few seconds, to see that it runs
-    python -m bench.vocoder                                          # about ten minutes on two cores
+    python -m bench.vocoder                                          # about five minutes on two cores
     python -m bench.vocoder --device cuda
 
 The baseline is fairseq's own CodeHiFiGAN where fairseq is installed, else the same network with its weight norm left

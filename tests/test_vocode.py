@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.voices import CODEBOOK, HIFIGAN, ODD_HIFIGAN, loud_vocoder
 from units import unit_set, upstream_vocoder
@@ -119,6 +120,23 @@ def test_a_published_vocoder_speaks_a_unit_set(tmp_path: Path) -> None:
     source = write_set(tmp_path / "set", [UnitRecord("x", units, 0)])
     cli([str(source), str(tmp_path / "out"), "--vocoder", str(weights), "--vocoder-config", str(tmp_path / "km.json")])
     assert_same(tmp_path / "out", {"x": vocoder.decode(units)})
+
+
+def test_bfloat16_is_asked_for_by_name(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "units.txt").write_text(TEXT)
+    cli([str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder), "--dtype", "bfloat16"])
+    vocoder = UnitVocoder.from_pretrained(folder, precision=torch.bfloat16)
+    exact = UnitVocoder.from_pretrained(folder)
+    for name, ids in IDS.items():
+        found, units = spoken(tmp_path / "out")[name], Units(ids, None, CODEBOOK)
+        assert np.abs(found - vocoder.decode(units)).max() < 1e-4
+        assert np.abs(found - exact.decode(units)).max() > 1e-4  # else the choice would do nothing
+    with pytest.raises(SystemExit):  # the folder was begun in another precision
+        cli([str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder)])
+    assert "was begun with" in capsys.readouterr().err
+    UnitVocoder(CODEBOOK).save_pretrained(tmp_path / "mel")
+    with pytest.raises(ValueError, match='head "mel", which speaks in float32 only'):
+        UnitVocoder.from_pretrained(tmp_path / "mel", precision=torch.bfloat16)
 
 
 def test_a_second_run_speaks_only_what_is_missing(

@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import torch
+
 from units import notation
 from units.audio import SAMPLE_RATE, save_wav
 from units.codebook import Codebook, Units
@@ -129,7 +131,7 @@ def _wav(out: Path, line: Line) -> Path:
 
 def main(
     source: Path, out: Path, vocoder: Path, vocoder_config: Path | None = None, speaker: str = "0",
-    durations: bool = True, device: str = "cpu",
+    durations: bool = True, device: str = "cpu", dtype: str = "float32",
 ) -> None:  # fmt: skip
     """Speak every utterance of a unit set or a text file.
 
@@ -141,7 +143,8 @@ def main(
     if unit_set and not durations:
         raise ValueError(f"--no-durations is for text files; the unit set {source} knows how long each unit lasted")
     # a published vocoder does not say which units it speaks; a unit set does, and its owner brought the two together
-    voice = UnitVocoder.from_pretrained(vocoder, device, vocoder_config, unit_set.codebook if unit_set else None)
+    codebook = unit_set.codebook if unit_set else None
+    voice = UnitVocoder.from_pretrained(vocoder, device, vocoder_config, codebook, getattr(torch, dtype))
     if unit_set:
         voice.codebook.check_same(unit_set.codebook, f"the vocoder {vocoder}", f"the unit set {source}")
     who = int(speaker) if speaker.isdecimal() and speaker not in voice.speakers else speaker
@@ -149,7 +152,7 @@ def main(
     contents = (source / MARKER if unit_set else source).read_bytes()
     plan = {
         "source": hashlib.sha256(contents).hexdigest()[:16], "vocoder": _fingerprint(voice), "speaker": who,
-        "durations": durations,
+        "durations": durations, "dtype": dtype,
     }  # fmt: skip
     _check_plan(out, plan)
     if unit_set:
@@ -194,10 +197,14 @@ def cli(args: list[str] | None = None) -> None:
         "--no-durations", dest="durations", action="store_false", help="each id of the text file is one frame of 20 ms"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32",
+        help="of the convolutions; float32 is exact, bfloat16 is faster and is not; not for the head mel, which has none",
+    )  # fmt: skip
     given = parser.parse_args(args)
     try:
         main(**{name: getattr(given, name) for name in (
-            "source", "out", "vocoder", "vocoder_config", "speaker", "durations", "device")})  # fmt: skip
+            "source", "out", "vocoder", "vocoder_config", "speaker", "durations", "device", "dtype")})  # fmt: skip
     except (OSError, ValueError) as error:
         print(f"units-vocode: {error}", file=sys.stderr)
         raise SystemExit(2) from error

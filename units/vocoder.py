@@ -27,6 +27,7 @@ from units.audio import FRAME_RATE, SAMPLE_RATE
 from units.codebook import Codebook, Units
 from units.generator import MelGeneratorConfig
 from units.streaming import UnitStream, WholeStream
+from units.unit_network import UnitNetwork
 from units.vocoder_folder import HEADS, HeadConfig, read_vocoder, write_vocoder
 
 AT_ONCE = 32  # rows of a padded batch on an accelerator
@@ -91,7 +92,7 @@ class UnitVocoder(nn.Module):
         Raises:
             FileNotFoundError: the folder, its config.json or its weights are missing.
             ValueError: the config has a head, a field or an input this version does not know, the weights do not fit
-                it, or they are anything but tensors.
+                it, or they are anything but tensors; or the head, which is "mel", has no precision to choose.
         """
         files = read_vocoder(Path(source), None if config is None else Path(config), codebook)
         vocoder = cls(files.codebook, files.settings, files.speakers)
@@ -99,6 +100,10 @@ class UnitVocoder(nn.Module):
             vocoder.network.load_state_dict(files.weights)
         except RuntimeError as error:
             raise ValueError(f"{source} does not hold the weights that its config describes: {error}") from error
+        if precision != torch.float32 and not isinstance(vocoder.network, UnitNetwork):
+            raise ValueError(
+                f'{source} has the head "mel", which speaks in float32 only; {precision} is for the others'
+            )
         vocoder.network.precision = precision
         return vocoder.eval().to(device)
 
