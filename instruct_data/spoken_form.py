@@ -77,13 +77,22 @@ def speakable(text: str, language: str = "en") -> str:
     return re.sub(r"[ \t]+", " ", text).replace(" .", ".").replace(" ,", ",").strip()
 
 
-def _say(number: str, language: str, to: str = "cardinal", **more: str) -> str:
-    """In words; digit by digit where the library has no word for it, as for a number of a hundred digits."""
-    digits = number.replace(",", "")
+def _in_words(value: float, language: str, to: str, **more: str) -> str | None:
+    """num2words of a number; None where it has no words for it. It says so in several ways: a language or a currency
+    that it does not know, a number of a hundred digits, a float too large for it."""
     try:
-        return num2words(float(digits) if "." in digits else int(digits), lang=language, to=to, **more)
+        return num2words(value, lang=language, to=to, **more)
     except (NotImplementedError, ArithmeticError, ValueError):
+        return None
+
+
+def _say(number: str, language: str, to: str = "cardinal") -> str:
+    """In words; digit by digit where the library has no words for it."""
+    digits = number.replace(",", "")
+    said = _in_words(float(digits) if "." in digits else int(digits), language, to)
+    if said is None:
         return digits if len(digits) == 1 else " ".join(_say(digit, language) for digit in digits)
+    return said
 
 
 def _english_dates(text: str) -> str:
@@ -162,9 +171,8 @@ def _amounts(text: str, words: Words, language: str) -> str:
 
 def _money(amount: str, currency: str, language: str) -> str:
     digits = amount.replace(",", "")
-    try:
-        said = num2words(float(digits), lang=language, to="currency", currency=currency)
-    except (NotImplementedError, ArithmeticError, ValueError):
+    said = _in_words(float(digits), language, "currency", currency=currency)
+    if said is None:
         return f"{_say(amount, language)} {currency}"
     return said if "." in digits else said.split(",")[0]
 

@@ -28,7 +28,7 @@ from speechgpt.vocab import EOA
 from units.codebook import Units
 from units.manifest import written_whole
 from units.progress import progress
-from units.unit_set import MARKER, UnitRecord, shard_path, write_marker, write_shard
+from units.unit_set import MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
 
 SAID = {"answers", "questions", "both"}
 
@@ -117,7 +117,7 @@ def speak_shard(shard: Shard) -> int:
             torch.set_num_threads(1)  # one of many: a core of its own serves it best
         _opened[key] = UnitVoice(*key)
     voice, records = _opened[key], []
-    with written_whole(_refusals(shard.out, shard.index)) as file:
+    with written_whole(refusals_path(shard.out, shard.index)) as file:
         refusals = Refusals(file=file)
         # texts of like length together: a batch takes as long as its longest
         order = sorted(range(len(shard.texts)), key=lambda i: len(shard.texts[i]))
@@ -134,10 +134,6 @@ def speak_shard(shard: Shard) -> int:
                 records.append(UnitRecord(name, units, None, one.text, shard.speaker))
     write_shard(shard_path(shard.out, shard.index), records, voice.gpt.codebook)
     return len(shard.texts)
-
-
-def _refusals(out: Path, index: int) -> Path:
-    return out / f"refused-{index:05d}.jsonl"
 
 
 def main(
@@ -184,14 +180,9 @@ def main(
             with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
                 for done in pool.map(speak_shard, shards):
                     bar.update(done)
-    refused = [
-        line for i in range(len(starts)) for line in _refusals(out, i).read_text(encoding="utf-8").splitlines(True)
-    ]
-    with written_whole(out / "refused.jsonl") as file:
-        file.writelines(refused)
-    made = write_marker(out, len(starts), SpeechGPT.from_pretrained(model).codebook, len(refused))
+    made = join_shards(out, len(starts), SpeechGPT.from_pretrained(model).codebook)
     print(
-        f"{out}: {len(made)} texts spoken, {len(refused)} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
+        f"{out}: {len(made)} texts spoken, {made.refused} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
     )
 
 

@@ -166,9 +166,8 @@ def test_the_model_hears_what_it_says_in_units(widened: Path, monkeypatch: pytes
 
     def replies(model, dialogue, prompts, form, sampling) -> list[list[int]]:
         end = [dialogue.vocab.marker(EOA)]
-        return [dialogue.vocab.encode((1, 2)) + end, dialogue.vocab.encode((3,))][
-            : len(prompts)
-        ]  # the second never ends
+        whole, endless = dialogue.vocab.encode((1, 2)) + end, dialogue.vocab.encode((3,))
+        return [whole, endless][: len(prompts)]
 
     def again(model, dialogue, prompts, texts, first, sampling) -> list[Take]:
         assert [dialogue.prompt([recital(text)]) for text in texts] == prompts

@@ -22,7 +22,7 @@ from units.encoder import UnitEncoder
 from units.manifest import Utterance, written_whole
 from units.progress import progress
 from units.sources import Refusal
-from units.unit_set import LONGEST_RUN, MARKER, UnitRecord, shard_path, write_shard
+from units.unit_set import LONGEST_RUN, MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
 
 SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # utterances are sorted by length within so many
 
@@ -75,12 +75,12 @@ def extract(
                 rate = heard / (time.monotonic() - began)
                 bar.set_postfix_str(f"{heard / 3600:.2f} h of audio, {rate:.0f} h an hour", refresh=False)
             bar.update(len(rows) - len(records))
-            with written_whole(_refusals(out, index)) as file:
+            with written_whole(refusals_path(out, index)) as file:
                 file.writelines(_line(refused[row]) for row in sorted(refused))
             write_shard(shard_path(out, index), [records[row] for row in sorted(records)], encoder.codebook)
     count = -(-len(utterances) // pace.shard_size)
     if all(shard_path(out, i).exists() for i in range(count)):
-        _finish(out, count, encoder, listed or [])
+        join_shards(out, count, encoder.codebook, [_line(one) for one in listed or []])
 
 
 def missing_shards(out: Path, utterances: int, pace: Pace) -> list[int]:
@@ -171,27 +171,3 @@ def _refusal(utterance: Utterance, reason: str) -> Refusal:
 
 def _line(refusal: Refusal) -> str:
     return json.dumps(dataclasses.asdict(refusal)) + "\n"
-
-
-def _refusals(out: Path, index: int) -> Path:
-    return out / f"refused-{index:05d}.jsonl"
-
-
-def _finish(out: Path, shards: int, encoder: UnitEncoder, listed: list[Refusal]) -> None:
-    """Join the refusals, count, and write the marker."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    refused = [_line(one) for one in listed]
-    refused += [line for i in range(shards) for line in _refusals(out, i).read_text(encoding="utf-8").splitlines(True)]
-    with written_whole(out / "refused.jsonl") as file:
-        file.writelines(refused)
-    lengths = [pq.read_table(shard_path(out, i), columns=["num_samples"])["num_samples"] for i in range(shards)]
-    utterances = sum(len(column) for column in lengths)
-    seconds = sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE
-    facts = {"codebook": json.loads(encoder.codebook.to_json()), "utterances": utterances, "refused": len(refused),
-             "seconds": round(seconds, 2), "shards": shards}  # fmt: skip
-    if not utterances:
-        raise AudioError(f"every one of {len(refused)} utterances was refused; see {out / 'refused.jsonl'}")
-    with written_whole(out / MARKER) as file:
-        json.dump(facts, file, indent=1)

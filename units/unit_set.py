@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +145,27 @@ def write_unit_set(folder: Path, records: Iterable[UnitRecord], codebook: Codebo
     return write_marker(folder, shards, codebook)
 
 
+def refusals_path(folder: Path, index: int) -> Path:
+    """What a shard left out: JSON lines, written before the shard itself."""
+    return folder / f"refused-{index:05d}.jsonl"
+
+
+def join_shards(folder: Path, shards: int, codebook: Codebook, listed: Sequence[str] = ()) -> UnitSet:
+    """Complete a set whose shards were written one by one, each with its refusals; `refused.jsonl` then has them all.
+
+    Args:
+        listed: lines of what was refused before there were shards.
+
+    Raises: ValueError if everything was refused.
+    """
+    refused = list(listed)
+    for index in range(shards):
+        refused += refusals_path(folder, index).read_text(encoding="utf-8").splitlines(True)
+    with written_whole(folder / "refused.jsonl") as file:
+        file.writelines(refused)
+    return write_marker(folder, shards, codebook, len(refused))
+
+
 def write_marker(folder: Path, shards: int, codebook: Codebook, refused: int = 0) -> UnitSet:
     """Count the shards of a set and say that it is complete.
 
@@ -155,7 +176,8 @@ def write_marker(folder: Path, shards: int, codebook: Codebook, refused: int = 0
              "seconds": round(sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE, 2),
              "shards": shards}  # fmt: skip
     if not facts["utterances"]:
-        raise ValueError(f"{folder} would hold no utterance; {refused} were refused")
+        why = f"every one of {refused} utterances was refused; see its refused.jsonl" if refused else "none came"
+        raise ValueError(f"{folder} would hold no utterance: {why}")
     with written_whole(folder / MARKER) as file:
         json.dump(facts, file, indent=1)
     return read_unit_set(folder)
