@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bench.train import SHAPES, commit, conversations
 from stages.attention import BY_DOCUMENT
 from stages.data import PackedBlocks
+from units.precision import autocast
 
 BASELINE = "sdpa"
 WARM_UP = 2  # rounds that no clock counts
@@ -47,7 +48,7 @@ def main(shape: str = "toy", block: int = 256, batch: int = 4, rounds: int = 60,
         inputs = {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
         for way, (model, optimizer) in ways.items():
             began = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16):
+            with autocast(device):
                 loss = model(**inputs, use_cache=False).loss
             loss.backward()
             optimizer.step()

@@ -39,6 +39,7 @@ from stages.start import TEXT_STAGE, PackingCheck, choose_trainable, loading_arg
 from stages.trainer import StageTrainer, weighted_loss
 from stages.watch import Watch
 from units.manifest import written_whole
+from units.precision import multiplies_bfloat16
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
 RESOLVED = "stage.yaml"  # the whole config of a stage, as it was resolved
@@ -55,6 +56,10 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         chosen["use_cpu"] = True
+        only_for_speed = not chosen.get("deepspeed") and not config.lora  # which save memory by it
+        if chosen.get("bf16") and only_for_speed and not multiplies_bfloat16("cpu"):
+            print("this processor has no instructions for bfloat16 and would emulate it slowly: training in float32")
+            chosen["bf16"] = False
     quiet = {
         "report_to": "tensorboard" if importlib.util.find_spec("tensorboard") else "none",
         "disable_tqdm": not sys.stderr.isatty(),

@@ -25,6 +25,7 @@ from stages.checkpoints import newest_checkpoint
 from stages.config import Lora, Source, StageConfig
 from stages.data import IGNORED, load_blocks
 from stages.train import DEEPSPEED, main, train, training_arguments
+from units.precision import autocast
 
 CONFIGS = Path(trainer.__file__).parent / "configs"
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
@@ -88,6 +89,19 @@ def test_budgets_are_the_paper_s(size: str, gpus: tuple[int, ...], monkeypatch) 
     assert config.lora == Lora() and config.training["learning_rate"] == 2e-5
     warmup = training_arguments(StageConfig("s", "m", "o", [], training={**training, "bf16": False, "deepspeed": None}))
     assert warmup.get_warmup_steps(4200) == 126
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about processors without a GPU")
+@pytest.mark.parametrize("found", [{"avx512_bf16": False, "amx_bf16": True}, {"avx512_f": True, "avx512_bf16": False}])
+def test_bfloat16_is_for_processors_that_multiply_it(found: dict[str, bool], monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    native, training = any(found.get(name) for name in ("avx512_bf16", "amx_bf16")), {"max_steps": 1, "bf16": True}
+    assert autocast("cpu")._enabled == native
+    assert training_arguments(StageConfig("s", "m", "o", [], training=training)).bf16 == native
+    assert ("training in float32" in capsys.readouterr().out) == (not native)
+    assert training_arguments(
+        StageConfig("s", "m", "o", [], training=training, lora=Lora())
+    ).bf16  # it saves memory there
 
 
 def test_a_batch_that_does_not_divide_names_one_that_does() -> None:

@@ -28,6 +28,7 @@ from units.audio import SAMPLE_RATE
 from units.hubert import HubertFeatures
 from units.manifest import read_manifest, written_whole
 from units.mfcc import MfccFeatures
+from units.precision import autocast
 from units.pretrain_data import Corpus, Iteration, PretrainRecipe, Steps, make_targets
 from units.progress import progress
 
@@ -94,7 +95,7 @@ class Round:
     def update(self, wav: Tensor, targets: Tensor, mask: Tensor) -> tuple[float, float]:
         """One optimiser step on wav (B, T), targets (B, N, heads), mask (B, N); returns loss and masked accuracy."""
         wav, targets, mask = wav.to(self.device), targets.to(self.device), mask.to(self.device)
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
+        with autocast(self.device):
             hidden = self.model(wav, mask_time_indices=mask).last_hidden_state
             logits = [head(hidden) for head in self.heads]
         loss, accuracy = masked_prediction_loss(logits, targets, mask, self.recipe.unmasked_weight)

@@ -29,6 +29,7 @@ from units.gan_training import GanTraining
 from units.generator import Frames
 from units.manifest import Utterance, read_manifest, written_whole
 from units.mel import MelSpectrogram
+from units.precision import autocast
 from units.progress import progress
 from units.unit_set import read_unit_set
 from units.vocoder import UnitVocoder
@@ -64,7 +65,7 @@ class Training:
             group["lr"] = self.recipe.learning_rate(self.step)
         to, network = self.device, self.vocoder.network
         frames = Frames(batch.frames.ids.to(to), batch.frames.runs.to(to), batch.frames.mask.to(to))
-        with torch.autocast(torch.device(to).type, torch.bfloat16):
+        with autocast(to):
             mel = network.generator.loss(frames, batch.target.to(to))
             duration = network.durations.loss(batch.ids.to(to), batch.durations.to(to), batch.unit_mask.to(to))
         self._optimizer.zero_grad(set_to_none=True)
