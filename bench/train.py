@@ -39,7 +39,7 @@ from units.manifest import written_whole
 from units.unit_set import MARKER, SCHEMA, shard_path
 
 SHAPES = {
-    "toy": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512, "vocab_size": 1024,
+    "toy": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 512, "vocab_size": 1024,
             "tie_word_embeddings": True},
     "1b": {"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
            "intermediate_size": 5632, "vocab_size": 33024, "tie_word_embeddings": False},
