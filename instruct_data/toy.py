@@ -22,10 +22,10 @@ from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, 
 from units.manifest import written_whole
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
-NUM_STATEMENTS = 6100
+NUM_STATEMENTS = 6240
 READ_SAYINGS, READ_STATEMENTS = 600, 1500  # what the text LLM reads, beside
 FAMILY_LINES = 800  # lines of facts of each family, each fact as often as the others of its family
-UNSEEN_STATEMENTS = 100  # the last ones: no training ever hears them, the vocoder is judged on them
+UNSEEN_STATEMENTS = 240  # the last ones: no training ever hears them, the vocoder is judged on them
 # few and short: a small model on a small budget learns to hear and speak, not to paraphrase
 TOY_INSTRUCTIONS = INSTRUCTIONS / "toy"
 ANSWER_VOICE = "flite:slt"
