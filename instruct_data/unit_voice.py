@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from speechgpt.inference import SpeechGPT
 from speechgpt.takes import recital, retake
 from speechgpt.vocab import EOA
 from units.codebook import Units
-from units.manifest import written_whole
+from units.manifest import check_begun, written_whole
 from units.progress import progress
 from units.unit_set import MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
 
@@ -84,6 +83,10 @@ def texts_of(chats: Iterable[TextChat], said: str) -> Iterator[str]:
             if key not in seen:
                 seen.add(key)
                 yield text
+
+
+def _fingerprint(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _digest(text: str) -> bytes:
@@ -164,7 +167,10 @@ def main(
     """
     refusals = Refusals()
     texts = list(texts_of(read_chats(pairs, refusals), said))
-    _check_plan(out, texts, model, [shard_size, repr(sampling), speaker])
+    plan = {"texts": _fingerprint("\n".join(texts).encode()), "model": _fingerprint((model / "speechgpt.json").read_bytes()),
+            "shard_size": shard_size, "sampling": repr(sampling), "speaker": speaker}  # fmt: skip
+    check_begun(out / "plan.json", plan)
+    (out / MARKER).unlink(missing_ok=True)
     starts = range(0, len(texts), shard_size)
     shards = [
         Shard(i, tuple(texts[start : start + shard_size]), out, model, device, speaker or f"model:{model.name}", batch, sampling)
@@ -184,18 +190,6 @@ def main(
     print(
         f"{out}: {len(made)} texts spoken, {made.refused} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
     )
-
-
-def _check_plan(out: Path, texts: Sequence[str], model: Path, settings: list) -> None:
-    """A resumed run must be the run that was begun. Raises ValueError if it is not."""
-    content = hashlib.sha256("\n".join(texts).encode() + (model / "speechgpt.json").read_bytes()).hexdigest()[:16]
-    plan = {"texts": len(texts), "content": content, "settings": settings}
-    path = out / "plan.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
-        raise ValueError(f"{out} was begun with other texts or another model. Give another folder, or delete this one.")
-    (out / MARKER).unlink(missing_ok=True)
-    with written_whole(path) as file:
-        json.dump(plan, file)
 
 
 if __name__ == "__main__":

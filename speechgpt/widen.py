@@ -58,7 +58,7 @@ def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor,
     """Add to each unit's row a random projection of its centre, of the size that old rows vary by."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     weights = [embedding] if head is embedding else [embedding, head]
-    with _whole(weights):
+    with gathered(weights):
         centred = (centres - centres.mean(0)).float()
         generator = torch.Generator().manual_seed(seed)
         projection = torch.randn(centres.shape[1], embedding.shape[1], generator=generator)
@@ -69,8 +69,8 @@ def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor,
             weight[rows] += placed.to(weight)
 
 
-def _whole(weights: list[Tensor]) -> AbstractContextManager:
-    """Inside it every rank holds these weights whole, also under ZeRO-3; the first rank's are kept."""
+def gathered(weights: list[Tensor]) -> AbstractContextManager:
+    """Inside it every rank holds these weights whole, also under DeepSpeed ZeRO-3; the first rank's are kept."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed

@@ -17,7 +17,6 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from transformers.utils import is_liger_kernel_available
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
+from speechgpt.widen import gathered
 from stages.checkpoints import STOPPED, Checkpoints, newest_checkpoint, prepare_resume
 from stages.config import StageConfig, unknown_names
 from stages.data import flattened, load_blocks
@@ -150,15 +150,6 @@ def _save_resolved(config: StageConfig, out: Path, resuming: bool) -> None:
         yaml.safe_dump(resolved, file, sort_keys=False)
 
 
-def _whole(weights: list[torch.nn.Parameter]) -> AbstractContextManager:
-    """Inside it every rank holds these parameters whole, also under ZeRO-3."""
-    if not is_deepspeed_zero3_enabled():
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(weights)
-
-
 def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: StageConfig) -> None:
     """Write the finished model beside its place, then move it there, `config.json` last."""
     out = config.at(config.out)
@@ -166,7 +157,7 @@ def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: Sta
     trainer.model.config.use_cache = True  # the Trainer turned it off; whoever generates wants it
     plain = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora:
-        with _whole([weight for name, weight in plain.named_parameters() if "lora_" in name]):
+        with gathered([weight for name, weight in plain.named_parameters() if "lora_" in name]):
             if trainer.is_world_process_zero():
                 plain.save_pretrained(part / "adapter" if config.lora.merge else part)
         unset_hf_deepspeed_config()  # from here on one rank works alone

@@ -19,7 +19,7 @@ import numpy as np
 
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.encoder import UnitEncoder
-from units.manifest import Utterance, written_whole
+from units.manifest import Utterance, check_begun, written_whole
 from units.progress import progress
 from units.sources import Refusal
 from units.unit_set import LONGEST_RUN, MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
@@ -100,17 +100,7 @@ def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sha
         "utterances": len(utterances),
         "rows": digest.hexdigest()[:16],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "plan.json"
-    if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
-        if begun != plan:
-            raise ValueError(
-                f"{out} was begun with {begun}, this run has {plan}. Give another folder, or delete this one."
-            )
-        return
-    with written_whole(path) as file:
-        json.dump(plan, file)
+    check_begun(out / "plan.json", plan)
 
 
 def decoded(rows: list[Utterance], workers: int) -> Iterator[np.ndarray | Refusal]:

@@ -135,3 +135,24 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_begun(path: Path, plan: dict) -> None:
+    """A run goes on only as it was begun: leave its plan in the file `path`, or compare it with the one that lies there.
+
+    Args:
+        plan: whatever decides the result, as JSON has it.
+
+    Raises: ValueError saying what differs.
+    """
+    if not path.exists():
+        with written_whole(path) as file:
+            json.dump(plan, file)
+        return
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    if other := [name for name in {**plan, **begun} if plan.get(name) != begun.get(name)]:
+        was, now = ({name: told.get(name) for name in other} for told in (begun, plan))
+        raise ValueError(
+            f"{path.parent} was begun with other {', '.join(other)}: {was}, this run has {now}. "
+            "Give another folder, or delete this one."
+        )

@@ -24,7 +24,7 @@ import torch
 from units import notation
 from units.audio import SAMPLE_RATE, save_wav
 from units.codebook import Codebook, Units
-from units.manifest import written_whole
+from units.manifest import check_begun, written_whole
 from units.progress import progress
 from units.unit_set import MARKER, UnitSet, read_unit_set
 from units.vocoder import UnitVocoder
@@ -154,7 +154,7 @@ def main(
         "source": hashlib.sha256(contents).hexdigest()[:16], "vocoder": _fingerprint(voice), "speaker": who,
         "durations": durations, "dtype": dtype,
     }  # fmt: skip
-    _check_plan(out, plan)
+    check_begun(out / PLAN, plan)
     if unit_set:
         vocode(read_set(unit_set), out, voice, who, len(unit_set))
     else:
@@ -168,15 +168,6 @@ def _fingerprint(voice: UnitVocoder) -> str:
     for value in voice.network.state_dict().values():
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _check_plan(out: Path, plan: dict) -> None:
-    """A resumed run must be the run that was begun."""
-    path = out / PLAN
-    if path.exists() and (begun := json.loads(path.read_text(encoding="utf-8"))) != plan:
-        raise ValueError(f"{out} was begun with {begun}, this run has {plan}. Give another folder, or delete this one.")
-    with written_whole(path) as file:
-        json.dump(plan, file)
 
 
 def cli(args: list[str] | None = None) -> None:
