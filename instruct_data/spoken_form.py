@@ -78,8 +78,8 @@ def speakable(text: str, language: str = "en") -> str:
 
 
 def _in_words(value: float, language: str, to: str, **more: str) -> str | None:
-    """num2words of a number; None where it has no words for it. It says so in several ways: a language or a currency
-    that it does not know, a number of a hundred digits, a float too large for it."""
+    """num2words of a number; None where it has no words for it. It says so by NotImplementedError for a language or a
+    currency that it does not know, by the others for a number that is too large."""
     try:
         return num2words(value, lang=language, to=to, **more)
     except (NotImplementedError, ArithmeticError, ValueError):

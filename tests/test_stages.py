@@ -99,9 +99,8 @@ def test_bfloat16_is_for_processors_that_multiply_it(found: dict[str, bool], mon
     assert autocast("cpu")._enabled == native
     assert training_arguments(StageConfig("s", "m", "o", [], training=training)).bf16 == native
     assert ("training in float32" in capsys.readouterr().out) == (not native)
-    assert training_arguments(
-        StageConfig("s", "m", "o", [], training=training, lora=Lora())
-    ).bf16  # it saves memory there
+    adapters = StageConfig("s", "m", "o", [], training=training, lora=Lora())
+    assert training_arguments(adapters).bf16  # it saves memory there
 
 
 def test_a_batch_that_does_not_divide_names_one_that_does() -> None:

@@ -1,4 +1,4 @@
-"""bfloat16 where the processor multiplies it: elsewhere it is emulated, and slower than float32 by half."""
+"""bfloat16 where the processor multiplies it: elsewhere it is emulated, and takes twice as long as float32."""
 
 from __future__ import annotations
 
