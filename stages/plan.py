@@ -137,7 +137,8 @@ def memory(config: StageConfig, size: Size, gpus: int) -> dict[str, float]:
     with attention that never writes its scores, and a gated feed-forward layer.
     """
     training = config.training
-    stage, offload = sharding(training.get("deepspeed"))
+    fsdp = bool(training.get("fsdp"))
+    stage, offload = (3, False) if fsdp else sharding(training.get("deepspeed"))
     half = bool(training.get("bf16") or training.get("fp16"))
     sharded = training.get("deepspeed") is not None
     tokens = training.get("per_device_train_batch_size", 8) * config.block_size
@@ -150,7 +151,11 @@ def memory(config: StageConfig, size: Size, gpus: int) -> dict[str, float]:
     }
     if offload:
         parts |= {"weights": 0.0, "Adam": 0.0}
-    if stage == 3:
+    if fsdp:
+        ends = 2 * size.rows * size.hidden  # the embeddings, gathered for the whole pass; of the layers two at a time
+        gathered = ends + 2 * (size.parameters - ends) / size.layers
+        parts["buffers"] = (2 if half else 4) * gathered
+    elif stage == 3:
         parts["buffers"] = 2.0 * min(1e9, size.parameters)  # stage3_max_live_parameters
     elif sharded:
         parts["buffers"] = 2.0 * 3 * min(2e8, size.learning)  # two reduce buckets and a gather bucket
@@ -212,7 +217,8 @@ def find_fit(config: StageConfig, size: Size, gpus: int, room: float) -> dict[st
     """
     each = config.training.get("per_device_train_batch_size", 8)
     now = config.training.get("deepspeed")
-    for name in SHARDINGS[SHARDINGS.index(now) if now in SHARDINGS else 1 :]:
+    names = SHARDINGS[SHARDINGS.index(now) if now in SHARDINGS else 1 :]
+    for name in (None,) if config.training.get("fsdp") else names:
         for checkpointing in sorted({bool(config.training.get("gradient_checkpointing")), True}):
             for share in (each >> halvings for halvings in range(each.bit_length())):
                 changes = {"deepspeed": name, "gradient_checkpointing": checkpointing,

@@ -60,6 +60,9 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         if chosen.get("bf16") and only_for_speed and not multiplies_bfloat16("cpu"):
             print("this processor has no instructions for bfloat16 and would emulate it slowly: training in float32")
             chosen["bf16"] = False
+        if chosen.get("fsdp"):
+            print("accelerate shards by FSDP on GPUs only: on CPUs each process keeps the whole model; to shard it there: "
+                  "--training.fsdp null --training.deepspeed zero3")  # fmt: skip
     quiet = {
         "report_to": "tensorboard" if importlib.util.find_spec("tensorboard") else "none",
         "disable_tqdm": not sys.stderr.isatty(),
@@ -157,14 +160,23 @@ def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: Sta
     trainer.model.config.use_cache = True  # the Trainer turned it off; whoever generates wants it
     plain = trainer.accelerator.unwrap_model(trainer.model)
     if config.lora:
-        with gathered([weight for name, weight in plain.named_parameters() if "lora_" in name]):
+        adapters = {name: weight for name, weight in plain.named_parameters() if "lora_" in name}
+        with gathered(list(adapters.values())):
+            if trainer.is_fsdp_enabled:
+                adapters = {name: weight.full_tensor() for name, weight in adapters.items()}
             if trainer.is_world_process_zero():
-                plain.save_pretrained(part / "adapter" if config.lora.merge else part)
+                plain.save_pretrained(part / "adapter" if config.lora.merge else part, state_dict=adapters)
         unset_hf_deepspeed_config()  # from here on one rank works alone
         if trainer.is_world_process_zero() and config.lora.merge:
             merged(config, part / "adapter").save_pretrained(part)
-    elif is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
+    elif is_deepspeed_zero3_enabled():
         trainer.save_model(str(part))
+    elif trainer.is_fsdp_enabled:
+        whole = trainer.accelerator.get_state_dict(trainer.model)  # on the first process alone
+        for name in plain.all_tied_weights_keys:
+            whole.pop(name, None)
+        if trainer.is_world_process_zero():
+            plain.save_pretrained(part, state_dict=whole)
     elif trainer.is_world_process_zero():
         plain.save_pretrained(part)  # which writes tied weights once; the Trainer under ZeRO 1 and 2 writes them twice
     if not trainer.is_world_process_zero():

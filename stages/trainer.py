@@ -49,7 +49,7 @@ class StageTrainer(Trainer):
         dev: PackedBlocks = self.eval_dataset
         report = held_out_report(self.model, dev, self.vocab) if len(dev) else {}
         self.log(report)
-        if len(dev) and self.config.samples and not self.is_fsdp_enabled:
+        if len(dev) and self.config.samples:
             samples = sample_replies(self.model, dev, self.tokenizer, self.vocab, self.config.samples)
             if self.is_world_process_zero():
                 for sample in samples:

@@ -92,6 +92,7 @@ def test_more_sharding_needs_less_memory_and_more_blocks_need_more(monkeypatch) 
 
     needs = [total(deepspeed=name) for name in (None, "zero1", "zero2", "zero3", "zero3_offload")]
     assert needs == sorted(needs, reverse=True)
+    assert needs[0] > needs[1] > total(deepspeed=None, fsdp=True)  # which shards all three, the weights in fp32
     assert total(per_device_train_batch_size=16) > total() > total(per_device_train_batch_size=4)
     assert total(gradient_checkpointing=False) > total()
 

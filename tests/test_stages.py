@@ -103,6 +103,12 @@ def test_bfloat16_is_for_processors_that_multiply_it(found: dict[str, bool], mon
     assert training_arguments(adapters).bf16  # it saves memory there
 
 
+def test_fsdp_on_cpus_says_that_nothing_is_sharded(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    training_arguments(stage_config(Path("runs"), training={"fsdp": True}))
+    assert "each process keeps the whole model" in capsys.readouterr().out
+
+
 def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
     config = StageConfig("s", "m", "o", [], batch=24, training={"max_steps": 1, "per_device_train_batch_size": 5})
     with pytest.raises(ValueError, match="passes of 5 blocks on 4 processes; .*batch_size to 1 or 2 or 3$"):

@@ -1,5 +1,5 @@
-"""Several processes on CPU under DeepSpeed (gloo), on one machine or as two, train what one process trains, and write the
-same plain folder; any number of them goes on from a checkpoint of another number."""
+"""Several processes on CPU under DeepSpeed or FSDP (gloo), on one machine or as two, train what one process trains, and
+write the same plain folder; any number of them goes on from a checkpoint of another number."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ from stages.train import main
 main()
 """
 
+# On CPUs accelerate leaves FSDP out and keeps whole copies; told that these are GPUs it shards them, on gloo
+START_FSDP = """
+from accelerate.state import DistributedType, PartialState
+from stages import train
+
+def as_on_gpus(config, made=train.training_arguments):
+    arguments = made(config)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return arguments
+
+train.training_arguments = as_on_gpus
+train.main()
+"""
+
 
 STEPS = 20
 PLAN = {"max_steps": STEPS, "learning_rate": 2e-3, "save_steps": 10, "eval_steps": 10, "lr_scheduler_type": "cosine"}
@@ -44,7 +58,7 @@ PLAN = {"max_steps": STEPS, "learning_rate": 2e-3, "save_steps": 10, "eval_steps
 
 def planned(run: Path, sharding: str | None, each: int = 2, training: dict | None = None, **changes) -> StageConfig:
     """A stage of a global batch of 4, `each` blocks of it a pass."""
-    sharded = {"deepspeed": sharding} if sharding else {}
+    sharded = {"fsdp": True} if sharding == "fsdp" else {"deepspeed": sharding} if sharding else {}
     each_of = {"per_device_train_batch_size": each}
     return stage_config(run, batch=4, training={**PLAN, **sharded, **each_of, **(training or {})}, **changes)
 
@@ -63,7 +77,7 @@ def start(config: StageConfig, *launcher: str) -> subprocess.Popen:
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
     program = config.run / "start.py"
-    program.write_text(START)
+    program.write_text(START_FSDP if config.training.get("fsdp") else START)
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
                    "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, str(program), str(file)]
@@ -138,10 +152,14 @@ def test_two_machines_under_zero3_equal_one_process(built) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", [None, "zero1", "zero2", "zero3", "zero3_offload"])
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero1", "zero2", "zero3", "zero3_offload"])
 def test_two_processes_equal_one(built, sharding: str | None) -> None:
     processes(planned(built, sharding, each=1, out=f"two_{sharding}"))  # and two passes a step
     check_same(built / "stage1", built / f"two_{sharding}")
+    in_shards = any((built / f"two_{sharding}/checkpoint-20").glob("pytorch_model_fsdp*"))
+    assert in_shards == (sharding == "fsdp")
+    samples = [json.loads(line) for line in (built / f"two_{sharding}/samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {10, 20}
 
 
 @pytest.mark.slow
@@ -158,7 +176,7 @@ def test_sharded_matrices_are_widened_whole(built, init: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+@pytest.mark.parametrize("sharding", ["fsdp", "zero2", "zero3"])
 def test_embeddings_learn_first_under_sharding(built, sharding: str) -> None:
     first = {"trainable": "embeddings_then_all", "embeddings_steps": 10}
     alone = train(planned(built, None, each=4, out="first_alone", **first))
@@ -168,11 +186,12 @@ def test_embeddings_learn_first_under_sharding(built, sharding: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+@pytest.mark.parametrize("sharding", ["fsdp", "zero2", "zero3"])
 def test_half_precision_is_near(built, sharding: str) -> None:
     processes(planned(built, sharding, out=f"half_{sharding}", training={"bf16": True}))
     assert curve(built / f"half_{sharding}") == pytest.approx(curve(built / "stage1"), abs=0.05)
-    assert {weight.dtype for weight in weights(built / f"half_{sharding}").values()} == {torch.bfloat16}
+    kept = torch.float32 if sharding == "fsdp" else torch.bfloat16  # FSDP keeps whole weights, and computes in half
+    assert {weight.dtype for weight in weights(built / f"half_{sharding}").values()} == {kept}
     AutoModelForCausalLM.from_pretrained(built / f"half_{sharding}")
 
 
@@ -185,7 +204,7 @@ def unfinish(folder: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", [None, "zero2", "zero3"])
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero2", "zero3"])
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_another_number_of_processes_goes_on(built, sharding: str | None, before: int, after: int) -> None:
     config = planned(built, sharding, out=f"from{before}to{after}_{sharding}", training={"weight_decay": 0.1})
@@ -193,7 +212,7 @@ def test_another_number_of_processes_goes_on(built, sharding: str | None, before
     processes(config, before)
     unfinish(folder)
     told = processes(config, after)
-    if sharding:
+    if sharding in ("zero2", "zero3"):  # FSDP's checkpoints fit any number
         assert f"checkpoint-10 is of {before} processes, going on with {after}" in told
     alone = train(planned(built, None, each=4, out="decayed", training={"weight_decay": 0.1}))
     check_same(alone, folder)
@@ -219,7 +238,7 @@ def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+@pytest.mark.parametrize("sharding", ["fsdp", "zero2", "zero3"])
 def test_adapters_merge_and_resume_under_sharding(built, sharding: str) -> None:
     out = f"lora_{sharding}"
     lora = {"stage": "stage3", "model": "stage1", "widen": None, "lora": Lora(dropout=0.0),
