@@ -36,6 +36,7 @@ from stages.text_llm import train_tokenizer
 from stages.tokens import Tokenised
 from units.codebook import Codebook
 from units.manifest import written_whole
+from units.precision import multiplies_bfloat16
 from units.unit_set import MARKER, SCHEMA, shard_path
 
 SHAPES = {
@@ -113,6 +114,7 @@ def trained(shape: str, data: Any, collate: Any, steps: int, batch: int, fused: 
     """Train a fresh model for some steps; `data` in its own order, so that what was fed can be counted."""
     torch.manual_seed(seed)
     on_gpu = torch.cuda.is_available()
+    half = multiplies_bfloat16("cuda" if on_gpu else "cpu")
     model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096))
     if isinstance(data, PackedBlocks) and not on_gpu:
         model.set_attn_implementation(BY_DOCUMENT)  # as stages.train does
@@ -129,7 +131,7 @@ def trained(shape: str, data: Any, collate: Any, steps: int, batch: int, fused: 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, max_steps=steps, per_device_train_batch_size=batch, save_strategy="no", report_to="none", seed=seed,
-            disable_tqdm=True, remove_unused_columns=False, use_cpu=not on_gpu, bf16=True, use_liger_kernel=fused,
+            disable_tqdm=True, remove_unused_columns=False, use_cpu=not on_gpu, bf16=half, use_liger_kernel=fused,
             train_sampling_strategy="sequential", logging_steps=steps, activation_checkpointing=shape != "toy",
         )  # fmt: skip
         if on_gpu:

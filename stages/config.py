@@ -109,6 +109,9 @@ class StageConfig:
     unit_loss_weight: float = 1.0
     """Weight of unit tokens in the loss, beside 1 for text. A reply has ten times more units than words, and much of a
     unit cannot be foreseen: below 1, hearing is learned sooner."""
+    unit_noise: float = 0.0
+    """Share of the units in prompts that are replaced by any others, drawn anew for each block, so that hearing does not
+    hang on single units: a voice never heard before gives others. Held-out documents stay as they are."""
     dev_documents: int = 200
     """Documents, chosen by hash of their content, that are held out to watch the loss on, shared among the sources."""
     trainable: Literal["all", "embeddings", "embeddings_then_all"] = "all"
@@ -144,6 +147,12 @@ class StageConfig:
             raise ValueError(
                 f"training: save_total_limit is {self.training['save_total_limit']}; keep at least 2 checkpoints, one "
                 "to fall back on while the other is written"
+            )
+        if not 0 <= self.unit_noise < 1:
+            raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")
+        if self.unit_noise and self.train_on_prompt:
+            raise ValueError(
+                "unit_noise changes what is heard, and train_on_prompt learns to say it; leave one of them out"
             )
         if not self.unit_loss_weight > 0:
             raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from speechgpt.vocab import UnitVocab
 from stages.config import StageConfig
 from stages.tokens import Tokenised, tokenise
 from units.codebook import Codebook
@@ -59,9 +60,19 @@ class PackedBlocks(torch.utils.data.Dataset):
         pad: int,
         seed: int,
         window: int = 512,
+        noise: float = 0.0,
+        units: range = range(0),
     ) -> None:
-        """sources: tokens, the indices of the documents to use, and the weight of each."""
+        """Draw and pack.
+
+        Args:
+            sources: tokens, the indices of the documents to use, and the weight of each.
+            size: tokens of a block, L.
+            noise: share of the units in prompts that a look at a block replaces by others.
+            units: ids of the unit tokens, for the noise.
+        """
         self.sources, self.size, self.pad = [tokenised for tokenised, _, _ in sources], size, pad
+        self.seed, self.noise, self.units = seed, noise, units
         self.task_names = sorted({name for tokenised in self.sources for name in tokenised.task_names})
         draw = np.random.default_rng(seed)
         stream = self._stream([(chosen, weight) for _, chosen, weight in sources], draw)
@@ -112,8 +123,16 @@ class PackedBlocks(torch.utils.data.Dataset):
             positions[at:end] = np.arange(len(ids))
             at = end
         positions[at:] = np.arange(self.size - at)
+        if self.noise:
+            self._mishear(tokens, labels == IGNORED, np.random.default_rng((self.seed, index)))
         columns = {"input_ids": tokens, "labels": labels, "position_ids": positions}
         return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+    def _mishear(self, tokens: np.ndarray, given: np.ndarray, draw: np.random.Generator) -> None:
+        """Replace a share of the units that are given, not learned, by any others; in place, (L,)."""
+        units = np.flatnonzero(given & (tokens >= self.units.start) & (tokens < self.units.stop))
+        wrong = units[draw.random(len(units)) < self.noise]
+        tokens[wrong] = draw.integers(self.units.start, self.units.stop, len(wrong))
 
     def tasks(self, index: int) -> torch.Tensor:
         """For each token of a block, the index of its document's task in `task_names`; -1 for padding, int64 (L,)."""
@@ -163,7 +182,11 @@ def load_blocks(
         say(
             f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
         )
-    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed)
+    units = range(0)
+    if config.unit_noise:
+        vocab = UnitVocab.from_words(tokenizer.get_vocab())
+        units = range(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
+    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, noise=config.unit_noise, units=units)
     dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
     dev_blocks = max(1, dev_tokens // config.block_size) if dev_tokens else 0
     held_blocks = PackedBlocks(dev, config.block_size, dev_blocks, pad, config.seed)

@@ -173,6 +173,27 @@ def test_each_token_knows_its_task(run, widened) -> None:
         assert (tasks[labels >= 0] >= 0).all() and ((tasks == -1) <= (ids == widened.eos_token_id)).all()
 
 
+def test_noise_is_in_units_that_are_heard_and_in_nothing_else(run, widened) -> None:
+    data = [Source("data/chat.jsonl.gz"), Source("units/train")]
+    clean, _ = load_blocks(stage_config(run, data=data), widened, CODEBOOK, 120)
+    noisy, dev = load_blocks(stage_config(run, data=data, unit_noise=0.3), widened, CODEBOOK, 120)
+    vocab = UnitVocab.from_words(widened.get_vocab())
+    places = changed = 0
+    for i in range(len(clean)):
+        before, after = clean[i], noisy[i]
+        heard = (before["input_ids"] >= vocab.first_unit_id) & (before["input_ids"] < vocab.first_unit_id + vocab.size)
+        heard &= before["labels"] == IGNORED
+        other = before["input_ids"] != after["input_ids"]
+        assert not (other & ~heard).any()
+        assert ((after["input_ids"][other] - vocab.first_unit_id) < vocab.size).all()
+        assert all(torch.equal(before[name], after[name]) for name in ("labels", "position_ids"))
+        assert torch.equal(noisy[i]["input_ids"], after["input_ids"])  # a block read twice is the same
+        places, changed = places + int(heard.sum()), changed + int(other.sum())
+    assert places > 500 and changed / places == pytest.approx(0.3 * (1 - 1 / CODEBOOK.size), abs=0.05)
+    plain = load_blocks(stage_config(run, data=data), widened, CODEBOOK, 1)[1]
+    assert all(torch.equal(dev[i]["input_ids"], plain[i]["input_ids"]) for i in range(len(plain)))
+
+
 @pytest.mark.parametrize("too_long", ["skip", "cut"])
 def test_documents_longer_than_a_block_are_counted(run, widened, capsys, too_long: str) -> None:
     config = stage_config(run, block_size=16, too_long=too_long, dev_documents=4, data=[Source("units/train")])

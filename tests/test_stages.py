@@ -144,6 +144,8 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
         ("trainable: embeddings_then_all\n", "embeddings_steps above 0 belong together"),
         ("trainable: embeddings\nlora: {r: 2}\n", "lora trains adapters only"),
         ("fused_loss: always\nunit_loss_weight: 0.5\n", "set unit_loss_weight: 1, or fused_loss: never"),
+        ("unit_noise: 1.0\n", "unit_noise is 1.0; it is a share"),
+        ("unit_noise: 0.1\ntrain_on_prompt: true\n", "leave one of them out"),
         ("widen: {encoder: e, init: median}\n", "median"),
         ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
         ("training: {max_steps: 3, output_dir: x}\n", "output_dir.*set by the stage itself"),
