@@ -20,7 +20,7 @@ from stages.config import StageConfig
 from stages.data import IGNORED, PackedBlocks
 from stages.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.start import embedding_weights
-from stages.watch import append, held_out_report, sample_replies
+from stages.watch import DEV_BLOCKS, append, held_out_report, sample_replies
 
 LATE = "late"  # key of the optimizer's groups that wait until the embeddings have learned
 
@@ -47,7 +47,8 @@ class StageTrainer(Trainer):
         """Look at the held-out documents, on every process: ZeRO-3 needs all for a forward pass."""
         began = time.monotonic()
         dev: PackedBlocks = self.eval_dataset
-        report = held_out_report(self.model, dev, self.vocab) if len(dev) else {}
+        last = self.state.global_step >= self.state.max_steps
+        report = held_out_report(self.model, dev, self.vocab, len(dev) if last else DEV_BLOCKS) if len(dev) else {}
         self.log(report)
         if len(dev) and self.config.samples:
             samples = sample_replies(self.model, dev, self.tokenizer, self.vocab, self.config.samples)

@@ -26,7 +26,7 @@ from speechgpt.vocab import EOA, UnitVocab
 from stages.data import PackedBlocks
 from units.manifest import written_whole
 
-DEV_BLOCKS = 16  # at most; a look, not an evaluation
+DEV_BLOCKS = 16  # at most, for a look on the way; the last look is at all
 SAMPLE_TOKENS = 64  # of a reply
 
 
@@ -85,12 +85,14 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 @torch.no_grad()
-def held_out_report(model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab | None) -> dict[str, float]:
-    """Loss, perplexity and token accuracy on held-out blocks, units and text apart: over all (`dev_text_loss`), and, where
-    there are several tasks, of each (`asr/text_loss`)."""
+def held_out_report(
+    model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab | None, blocks: int = DEV_BLOCKS
+) -> dict[str, float]:
+    """Loss, perplexity and token accuracy on the first so many held-out blocks, units and text apart: over all
+    (`dev_text_loss`), and, where there are several tasks, of each (`asr/text_loss`)."""
     training = model.training
     model.eval()
-    chosen = range(min(DEV_BLOCKS, len(dev)))
+    chosen = range(min(blocks, len(dev)))
     parts = [token_losses(model, dev[i]) for i in chosen]
     model.train(training)
     losses, hits, tokens = (torch.cat(column) for column in zip(*parts))

@@ -242,6 +242,15 @@ def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tm
     assert all(rows % ROW_MULTIPLE == 0 and rows > widths[0][0] for rows, _ in widths[1:])
 
 
+def test_the_last_look_is_at_all_that_is_held_out(run, monkeypatch) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr("stages.trainer.DEV_BLOCKS", 1)
+    monkeypatch.setattr("stages.trainer.held_out_report", lambda model, dev, vocab, blocks: looks.append(blocks) or {})
+    config = stage_config(run, out="looks", block_size=32, training={"eval_steps": 2})
+    _, dev = load_blocks(config, AutoTokenizer.from_pretrained(train(config)), CODEBOOK, 1, quiet=True)
+    assert looks == [1, len(dev)] and len(dev) > 1
+
+
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
     monkeypatch.setattr(trainer, "open_start", None)
     assert train(stage_config(run)) == run / "stage1"
