@@ -17,6 +17,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     named = DEEPSPEED / f"{chosen.get('deepspeed')}.json"
     if named.exists():
         chosen["deepspeed"] = str(named)
+    if chosen.get("deepspeed"):  # which calls what torch has renamed, at each gradient: a warning each
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
         chosen["use_cpu"] = True
@@ -172,7 +175,7 @@ def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: Sta
     elif is_deepspeed_zero3_enabled():
         trainer.save_model(str(part))
     elif trainer.is_fsdp_enabled:
-        whole = trainer.accelerator.get_state_dict(trainer.model)  # on the first process alone
+        whole = trainer.accelerator.get_state_dict(trainer.model)  # of the first process alone; tied weights twice
         for name in plain.all_tied_weights_keys:
             whole.pop(name, None)
         if trainer.is_world_process_zero():
