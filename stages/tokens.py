@@ -97,7 +97,7 @@ def documents(
             aligned = config.at(source.interleave.alignments)
             yield from _interleave(unit_set, source.interleave, aligned, config.seed, dialogue)
             return
-        for table in unit_set.tables():
+        for table in unit_set.tables(["units"]):
             yield _spell(table["units"], dialogue.vocab, tokenizer.bos_token_id, path)
         return
     conversations = read_conversations(path)

@@ -73,20 +73,20 @@ class UnitSet:
     shards: int
     refused: int
 
-    def table(self, index: int) -> pa.Table:
-        """One shard, for whoever takes whole columns.
+    def table(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """One shard, for whoever takes whole columns; only those named, if any are.
 
         Raises: CodebookMismatch if it is not of the set's codebook.
         """
         path = shard_path(self.folder, index)
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=columns)
         found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
         self.codebook.check_same(found, str(self.folder), str(path))
         return table
 
-    def tables(self) -> Iterator[pa.Table]:
+    def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """Its shards, one after the other."""
-        return map(self.table, range(self.shards))
+        return (self.table(index, columns) for index in range(self.shards))
 
     def __iter__(self) -> Iterator[UnitRecord]:
         for index in range(self.shards):
