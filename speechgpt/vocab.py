@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from units.notation import EOSP, SOSP, is_unit_word, unit_word
 
@@ -80,5 +81,6 @@ class UnitVocab:
         """Units of a token sequence, other tokens left out; inverse of encode."""
         return [token - self.first_unit_id for token in ids if self.is_unit(token)]
 
-    def is_unit(self, token: int) -> bool:
-        return self.first_unit_id <= token < self.first_unit_id + self.size
+    def is_unit(self, tokens: Any) -> Any:
+        """Whether a token id is a unit: a bool; of a tensor or an array of ids, one for each."""
+        return (tokens >= self.first_unit_id) & (tokens < self.first_unit_id + self.size)

@@ -61,7 +61,7 @@ class PackedBlocks(torch.utils.data.Dataset):
         seed: int,
         window: int = 512,
         noise: float = 0.0,
-        units: range = range(0),
+        vocab: UnitVocab | None = None,
     ) -> None:
         """Draw and pack.
 
@@ -69,10 +69,10 @@ class PackedBlocks(torch.utils.data.Dataset):
             sources: tokens, the indices of the documents to use, and the weight of each.
             size: tokens of a block, L.
             noise: share of the units in prompts that a look at a block replaces by others.
-            units: ids of the unit tokens, for the noise.
+            vocab: which tokens are units; needed for noise.
         """
         self.sources, self.size, self.pad = [tokenised for tokenised, _, _ in sources], size, pad
-        self.seed, self.noise, self.units = seed, noise, units
+        self.seed, self.noise, self.vocab = seed, noise, vocab
         self.task_names = sorted({name for tokenised in self.sources for name in tokenised.task_names})
         draw = np.random.default_rng(seed)
         stream = self._stream([(chosen, weight) for _, chosen, weight in sources], draw)
@@ -123,16 +123,13 @@ class PackedBlocks(torch.utils.data.Dataset):
             positions[at:end] = np.arange(len(ids))
             at = end
         positions[at:] = np.arange(self.size - at)
-        if self.noise:
-            self._mishear(tokens, labels == IGNORED, np.random.default_rng((self.seed, index)))
+        if self.noise and self.vocab:
+            heard = np.flatnonzero((labels == IGNORED) & self.vocab.is_unit(tokens))
+            draw = np.random.default_rng((self.seed, index))
+            wrong = heard[draw.random(len(heard)) < self.noise]
+            tokens[wrong] = self.vocab.first_unit_id + draw.integers(self.vocab.size, size=len(wrong))
         columns = {"input_ids": tokens, "labels": labels, "position_ids": positions}
         return {name: torch.from_numpy(column) for name, column in columns.items()}
-
-    def _mishear(self, tokens: np.ndarray, given: np.ndarray, draw: np.random.Generator) -> None:
-        """Replace a share of the units that are given, not learned, by any others; in place, (L,)."""
-        units = np.flatnonzero(given & (tokens >= self.units.start) & (tokens < self.units.stop))
-        wrong = units[draw.random(len(units)) < self.noise]
-        tokens[wrong] = draw.integers(self.units.start, self.units.stop, len(wrong))
 
     def tasks(self, index: int) -> torch.Tensor:
         """For each token of a block, the index of its document's task in `task_names`; -1 for padding, int64 (L,)."""
@@ -182,11 +179,8 @@ def load_blocks(
         say(
             f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
         )
-    units = range(0)
-    if config.unit_noise:
-        vocab = UnitVocab.from_words(tokenizer.get_vocab())
-        units = range(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
-    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, noise=config.unit_noise, units=units)
+    vocab = UnitVocab.from_words(tokenizer.get_vocab()) if config.unit_noise else None
+    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, noise=config.unit_noise, vocab=vocab)
     dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
     dev_blocks = max(1, dev_tokens // config.block_size) if dev_tokens else 0
     held_blocks = PackedBlocks(dev, config.block_size, dev_blocks, pad, config.seed)

@@ -172,20 +172,16 @@ def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: Sta
         unset_hf_deepspeed_config()  # from here on one rank works alone
         if trainer.is_world_process_zero() and config.lora.merge:
             merged(config, part / "adapter").save_pretrained(part)
-    elif is_deepspeed_zero3_enabled():
-        trainer.save_model(str(part))
-    elif trainer.is_fsdp_enabled:
-        whole = trainer.accelerator.get_state_dict(trainer.model)  # of the first process alone; tied weights twice
-        for name in plain.all_tied_weights_keys:
-            whole.pop(name, None)
+    elif is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled:
+        whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # of the first process alone
         if trainer.is_world_process_zero():
-            plain.save_pretrained(part, state_dict=whole)
+            once = {name: weight for name, weight in whole.items() if name not in plain.all_tied_weights_keys}
+            plain.save_pretrained(part, state_dict=once)
     elif trainer.is_world_process_zero():
         plain.save_pretrained(part)  # which writes tied weights once; the Trainer under ZeRO 1 and 2 writes them twice
     if not trainer.is_world_process_zero():
         return
     tokenizer.save_pretrained(part)
-    (part / "training_args.bin").unlink(missing_ok=True)
     for path in sorted(
         (path for path in part.rglob("*") if path.is_file()), key=lambda path: path.name == "config.json"
     ):

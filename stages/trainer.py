@@ -184,6 +184,5 @@ def weighted_loss(
     labels = labels[:, 1:].flatten()
     logits = outputs.logits[:, :-1].flatten(0, 1).float()
     each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-    is_unit = (labels >= vocab.first_unit_id) & (labels < vocab.first_unit_id + vocab.size)
     count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    return (each * torch.where(is_unit, unit_weight, 1.0)).sum() / count
+    return (each * torch.where(vocab.is_unit(labels), unit_weight, 1.0)).sum() / count

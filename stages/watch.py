@@ -86,7 +86,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 @torch.no_grad()
 def held_out_report(
-    model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab | None, blocks: int = DEV_BLOCKS
+    model: PreTrainedModel, dev: PackedBlocks, vocab: UnitVocab | None, blocks: int
 ) -> dict[str, float]:
     """Loss, perplexity and token accuracy on the first so many held-out blocks, units and text apart: over all
     (`dev_text_loss`), and, where there are several tasks, of each (`asr/text_loss`)."""
@@ -99,7 +99,7 @@ def held_out_report(
     tasks = torch.cat([dev.tasks(i)[1:][dev[i]["labels"][1:] >= 0] for i in chosen]).to(tokens.device)
     is_unit = torch.zeros_like(tokens, dtype=torch.bool)
     if vocab is not None:
-        is_unit = (tokens >= vocab.first_unit_id) & (tokens < vocab.first_unit_id + vocab.size)
+        is_unit = vocab.is_unit(tokens)
     groups = {"dev_": torch.ones_like(is_unit)}
     if len(dev.task_names) > 1:
         groups |= {f"{name}/": tasks == index for index, name in enumerate(dev.task_names)}

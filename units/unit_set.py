@@ -106,9 +106,7 @@ class UnitSet:
 
     def speakers(self) -> set[str]:
         """Everybody who speaks in it; utterances that name nobody are left out."""
-        columns = (
-            pq.read_table(shard_path(self.folder, i), columns=["speaker"])["speaker"] for i in range(self.shards)
-        )
+        columns = (table["speaker"] for table in self.tables(["speaker"]))
         return {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
 
     def __len__(self) -> int:
