@@ -26,6 +26,7 @@ from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab
 from stages.config import Interleaving, Source, StageConfig
 from stages.interleave import Part, interleaved
+from units.ahead import worked_ahead
 from units.alignments import Alignments
 from units.codebook import Codebook
 from units.notation import EOSP, SOSP
@@ -34,6 +35,7 @@ from units.unit_set import MARKER, UnitSet, read_unit_set
 
 FACTS = "facts.json"
 LAYOUT = 2  # of the cache; another number makes caches anew
+MOST_THREADS = 8  # that read shards ahead
 COLUMNS = ("tokens", "train", "lengths", "tasks", "hashes")
 
 
@@ -97,8 +99,12 @@ def documents(
             aligned = config.at(source.interleave.alignments)
             yield from _interleave(unit_set, source.interleave, aligned, config.seed, dialogue)
             return
-        for table in unit_set.tables(["units"]):
-            yield _spell(table["units"], dialogue.vocab, tokenizer.bos_token_id, path)
+        bos = tokenizer.bos_token_id
+        yield from worked_ahead(
+            lambda index: _spell(unit_set.table(index, ["units"])["units"], dialogue.vocab, bos, path),
+            range(unit_set.shards),
+            min(MOST_THREADS, os.cpu_count() or 1),
+        )
         return
     conversations = read_conversations(path)
     _check(codebook, conversations.codebook, path)
@@ -214,7 +220,7 @@ def _write(folder: Path, shards: Iterator[Documents]) -> int:
             if shard.task not in names:
                 names.append(shard.task)
             bounds = np.cumsum(shard.lengths) * shard.ids.itemsize
-            raw = memoryview(shard.ids.tobytes())
+            raw = shard.ids.data.cast("B")
             digests = b"".join(
                 hashlib.blake2b(raw[end - size : end], digest_size=8).digest()
                 for end, size in zip(bounds.tolist(), (shard.lengths * shard.ids.itemsize).tolist())
@@ -227,7 +233,7 @@ def _write(folder: Path, shards: Iterator[Documents]) -> int:
                 np.frombuffer(digests, ">u8").astype(np.uint64),
             )
             for name, column in zip(COLUMNS, columns):
-                sizes[name] += files[name].write(column.tobytes())
+                sizes[name] += files[name].write(column.data)
     finally:
         for file in files.values():
             file.close()

@@ -6,17 +6,16 @@ missing shard, and rank r of W takes shards r, r+W, ... over a shared folder.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from units.ahead import worked_ahead
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.encoder import UnitEncoder
 from units.manifest import Utterance, check_begun, written_whole
@@ -105,21 +104,7 @@ def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sha
 
 def decoded(rows: list[Utterance], workers: int) -> Iterator[np.ndarray | Refusal]:
     """The wav of each row, in order, or why there is none; `workers` threads read ahead (decoders run beside Python)."""
-    if not workers:
-        yield from map(_read, rows)
-        return
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        ahead: deque[concurrent.futures.Future] = deque()
-        try:
-            for row in rows:
-                ahead.append(pool.submit(_read, row))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for waiting in ahead:
-                waiting.cancel()
+    return worked_ahead(_read, rows, workers)
 
 
 def _read(utterance: Utterance) -> np.ndarray | Refusal:

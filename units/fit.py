@@ -9,7 +9,6 @@ The default encoder is the small one that comes with the package.
 
 from __future__ import annotations
 
-import concurrent.futures
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from units import kmeans
+from units.ahead import worked_ahead
 from units.audio import SAMPLE_RATE
 from units.encoder import MFCC, STARTER, Features, UnitEncoder, open_features
 from units.extraction import decoded
@@ -87,11 +87,11 @@ def _features(utterances: list[Utterance], features: Features, centring: str, ba
 
     refused = 0
     batches = [utterances[start : start + batch] for start in range(0, len(utterances), batch)]
-    with concurrent.futures.ThreadPoolExecutor(workers, initializer=lambda: torch.set_num_threads(own)) as pool:
-        for pieces, unreadable in progress(pool.map(of, batches), desc="features", unit="batches", total=len(batches)):
-            refused += unreadable
-            for piece in pieces:
-                yield piece - piece.mean(0) if centring == "utterance" else piece
+    found = worked_ahead(of, batches, workers, prepare=lambda: torch.set_num_threads(own))
+    for pieces, unreadable in progress(found, desc="features", unit="batches", total=len(batches)):
+        refused += unreadable
+        for piece in pieces:
+            yield piece - piece.mean(0) if centring == "utterance" else piece
     torch.set_num_threads(threads)
     if refused:
         print(f"{refused} of {len(utterances)} utterances were not readable and left out")
