@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from units.ahead import worked_ahead
+from units.ahead import one_ahead, worked_ahead
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -49,3 +49,34 @@ def test_an_error_comes_at_its_item_and_what_waits_is_not_begun():
     with pytest.raises(ValueError, match="item 3"):
         next(results)
     assert len(begun) < 10
+
+
+def test_the_next_item_is_made_while_the_last_is_in_use():
+    made: list[int] = []
+    asked_again = threading.Event()
+
+    def items():
+        for item in range(4):
+            if item == 1:
+                asked_again.set()
+            made.append(item)
+            yield item
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 0
+    assert asked_again.wait(10), "nobody works on item 1 while item 0 is in use"
+    time.sleep(0.05)
+    assert made == [0, 1], "one item ahead, not more"
+    assert list(ahead) == [1, 2, 3]
+
+
+def test_an_error_in_making_an_item_comes_when_its_turn_has_come():
+    def items():
+        yield 1
+        raise ValueError("no second")
+
+    ahead = one_ahead(items())
+    assert next(ahead) == 1
+    with pytest.raises(ValueError, match="no second"):
+        next(ahead)
+    assert list(one_ahead(iter([]))) == []

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+END = object()  # what comes after the last item
 
 
 def worked_ahead(
@@ -40,3 +41,15 @@ def worked_ahead(
         finally:
             for left in waiting:
                 left.cancel()
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; a thread makes the next one while the last is in use.
+
+    Raises: whatever making an item raises, when its turn comes.
+    """
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, END)
+        while (item := coming.result()) is not END:
+            coming = pool.submit(next, items, END)
+            yield item

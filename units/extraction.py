@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from units.ahead import worked_ahead
+from units.ahead import one_ahead, worked_ahead
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.encoder import UnitEncoder
 from units.manifest import Utterance, check_begun, written_whole
@@ -117,19 +117,31 @@ def _read(utterance: Utterance) -> np.ndarray | Refusal:
 def batches(
     rows: list[Utterance], pace: Pace, refused: dict[int, Refusal]
 ) -> Iterator[list[tuple[int, np.ndarray]]]:  # fmt: skip
-    """(row, wav) of readable rows, similar lengths together, at most `batch_seconds` of audio; the others to `refused`."""
+    """(row, wav) of readable rows, similar lengths together, at most `batch_seconds` of audio; the others to `refused`.
+
+    With workers a window is decoded while the one before it is encoded, so that neither waits for the other.
+    """
+    windows = _windows(rows, pace.workers, refused)
+    for window in one_ahead(windows) if pace.workers else windows:
+        yield from _by_length(window, pace.batch_seconds)
+
+
+def _windows(
+    rows: list[Utterance], workers: int, refused: dict[int, Refusal]
+) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """(row, wav) of readable rows, in pieces of a bounded size; the others to `refused`."""
     window: list[tuple[int, np.ndarray]] = []
     seconds = 0.0
-    for row, found in enumerate(decoded(rows, pace.workers)):
+    for row, found in enumerate(decoded(rows, workers)):
         if isinstance(found, Refusal):
             refused[row] = found
             continue
         window.append((row, found))
         seconds += len(found) / SAMPLE_RATE
         if len(window) == SORTED_FILES or seconds > SORTED_SECONDS:
-            yield from _by_length(window, pace.batch_seconds)
+            yield window
             window, seconds = [], 0.0
-    yield from _by_length(window, pace.batch_seconds)
+    yield window
 
 
 def _by_length(window: list[tuple[int, np.ndarray]], seconds: float) -> Iterator[list[tuple[int, np.ndarray]]]:

@@ -25,6 +25,7 @@ from units.manifest import Utterance
 from units.progress import progress
 from units.sources import Refusal, list_source
 
+GPU_WORKERS = 4  # threads that decode and encode, where a GPU encodes
 HEARD = 64  # utterances whose units are counted at the end
 
 
@@ -76,10 +77,11 @@ def _units_per_second(encoder: UnitEncoder, utterances: list[Utterance]) -> floa
 def _features(utterances: list[Utterance], features: Features, centring: str, batch: int = 16) -> Iterator[Tensor]:
     """Features of readable utterances, in order; the others are counted and named at the end.
 
-    On a CPU each core takes a batch of its own, which serves it better than a share of every small matrix product.
+    On a CPU each core takes a batch of its own, which serves it better than a share of every small matrix product; on a
+    GPU some batches are decoded while another is encoded.
     """
     threads = torch.get_num_threads()
-    workers, own = (threads, 1) if features.device.type == "cpu" else (1, threads)
+    workers, own = (threads, 1) if features.device.type == "cpu" else (GPU_WORKERS, threads)
 
     def of(rows: list[Utterance]) -> tuple[list[Tensor], int]:
         wavs = [wav for wav in decoded(rows, 0) if not isinstance(wav, Refusal)]
