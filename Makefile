@@ -21,6 +21,8 @@ TORCHRUN     = $(PYTHON) -m torch.distributed.run --nnodes $(or $(NNODES),1) --n
   --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT) --shutdown_timeout 600 -m --
 DEEPSPEED    = $(dir $(PYTHON))deepspeed --hostfile $(HOSTFILE) --no_local_rank --module
 LAUNCH      ?= $(if $(HOSTFILE),$(DEEPSPEED),$(if $(NPROC),$(TORCHRUN),$(PYTHON) -m))
+# Further options for the stages and for make plan: make stage1 PRESET=7b ARGS="--training.deepspeed zero3"
+ARGS ?=
 # For make plan: how many GPUs, of which kind.
 GPUS ?= 8
 GPU  ?= A100-80G
@@ -90,7 +92,7 @@ vocoder: $(GATE) ## unit vocoder, and its gate: judged on true units
 text-llm: $(RUN)/text_llm/config.json ## the small text LLM that stage 1 widens
 stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of training (and what it needs)
 plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G); trains nothing
-	@for n in 1 2 3; do $(PYTHON) -m stages.train $(CONFIGS)/stage$$n.yaml --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU); done
+	@for n in 1 2 3; do $(PYTHON) -m stages.train $(CONFIGS)/stage$$n.yaml --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU) $(ARGS); done
 model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
 eval: $(REPORT) ## measure the model, draw the report
 	@cat $(REPORT)
@@ -224,10 +226,7 @@ $(RUN)/text_llm/config.json: | $(RUN)/text_llm_untrained/config.json
 # The gate comes before any LM training: no stage is worth its time if the units cannot be spoken.
 $(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json
 
-# From here on a newer part means a new whole: these steps are cheap, and a stale report would be a lie.
-$(RUN)/model/speechgpt.json: $(RUN)/stage3/speechgpt.json $(RUN)/vocoder/config.json | $(GATE)
-	@echo "[8/9] model: one folder with everything in it"
-	@$(PYTHON) -m speechgpt.bundle --stage $(RUN)/stage3 --encoder $(ENCODER) --vocoder $(RUN)/vocoder --out $(@D)
+$(RUN)/model/speechgpt.json: | $(GATE)
 
 $(RUN)/results/done: $(RUN)/model/speechgpt.json
 	@echo "[9/9] eval: questions never heard in training"
@@ -240,6 +239,12 @@ $(REPORT): $(RUN)/results/done
 	@$(PYTHON) -m eval.card --run $(RUN) --out $(@D) >$@.part
 	@mv $@.part $@
 
+else
+
+$(UNIT_SETS) $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json $(RUN)/vocoder/config.json $(REPORT):
+	@echo "$@ is not there, and only the toy preset makes it by itself; for $(PRESET) the README says how:"; \
+	  echo "From your own audio to a talking model"; exit 2
+
 endif
 
 # Every preset: a stage needs the stage before it, and its own yaml file says the rest.
@@ -247,4 +252,9 @@ $(RUN)/stage2/speechgpt.json: | $(RUN)/stage1/speechgpt.json
 $(RUN)/stage3/speechgpt.json: | $(RUN)/stage2/speechgpt.json
 $(RUN)/stage%/speechgpt.json: | $(INSTALLED)
 	@echo "[7/9] stage $*"
-	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml --run $(RUN)
+	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml --run $(RUN)$(if $(ARGS), $(ARGS))
+
+# From here on a newer part means a new whole: these steps are cheap, and a stale report would be a lie.
+$(RUN)/model/speechgpt.json: $(RUN)/stage3/speechgpt.json $(RUN)/vocoder/config.json
+	@echo "[8/9] model: one folder with everything in it"
+	@$(PYTHON) -m speechgpt.bundle --stage $(RUN)/stage3 --encoder $(ENCODER) --vocoder $(RUN)/vocoder --out $(@D)

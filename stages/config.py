@@ -186,12 +186,20 @@ class StageConfig:
             advice = (
                 f"set training.per_device_train_batch_size to {' or '.join(map(str, fits))}"
                 if fits
-                else f"the number of processes must divide {self.batch}"
+                else f"the number of processes must divide {self.batch}; {self.sharing(processes) or 1} would"
             )
             raise ValueError(
                 f"batch {self.batch} is not a whole number of passes of {each} blocks on {processes} processes; {advice}"
             )
         return self.batch // (each * processes)
+
+    def sharing(self, processes: int) -> int:
+        """So many processes if they can share the batch, by any number of blocks a pass; else the most of them that can by
+        the number that the config says, 0 if not even one."""
+        if self.batch is None or self.batch % processes == 0:
+            return processes
+        each = self.training.get("per_device_train_batch_size", 8)
+        return max((n for n in range(1, processes + 1) if self.batch % (each * n) == 0), default=0)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -61,9 +61,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a stage takes. memory: bytes on each GPU by part. hours: None for a GPU of unknown speed."""
+    """What a stage takes. gpus: those that can share its batch. memory: bytes on each of them by part. hours: None for a
+    GPU of unknown speed."""
 
     size: Size
+    gpus: int
     accumulation: int
     batch: int
     tokens_per_step: int
@@ -187,26 +189,29 @@ def make_plan(config: StageConfig, cluster: Cluster, file: Path | None = None) -
     Args:
         file: the config's own, to find the stages before it.
 
-    Raises: ValueError if the GPU is not known or the batch does not divide among the GPUs.
+    Raises: ValueError if the GPU is not known or the batch does not divide among any number of them.
     """
     gpu = find_gpu(cluster.gpu)
     size = model_size(config, file)
-    each, accumulation = config.training.get("per_device_train_batch_size", 8), config.accumulation(cluster.gpus)
-    batch = each * accumulation * cluster.gpus
+    gpus = config.sharing(cluster.gpus) or cluster.gpus
+    each, accumulation = config.training.get("per_device_train_batch_size", 8), config.accumulation(gpus)
+    batch = each * accumulation * gpus
     steps = config.training["max_steps"]
     per_step = batch * config.block_size
     flops = train_flops(size.multiplying, size.layers, size.hidden, config.block_size, frozen=config.lora is not None)
     hours = None
     if gpu.tflops:
-        hours = per_step * steps * flops / (cluster.gpus * gpu.tflops * 1e12 * cluster.mfu) / 3600
-    plan = Plan(size, accumulation, batch, per_step, steps, per_step * steps, memory(config, size, cluster.gpus),
+        hours = per_step * steps * flops / (gpus * gpu.tflops * 1e12 * cluster.mfu) / 3600
+    plan = Plan(size, gpus, accumulation, batch, per_step, steps, per_step * steps, memory(config, size, gpus),
                 gpu.gib * GIB, hours, [], None)  # fmt: skip
+    if gpus < cluster.gpus:
+        plan.warnings.append(f"{batch} blocks do not divide among {cluster.gpus} GPUs: start this stage on {gpus} of them")
     if size.assumed_units:
         plan.warnings.append(f"there is no unit encoder yet; {ASSUMED_UNITS:,} units are assumed")
     if config.training.get("bf16") and not gpu.bf16:
         plan.warnings.append(f"{gpu.name} has no bf16: --training.bf16 false --training.fp16 true")
     if not plan.fits:
-        return dataclasses.replace(plan, changes=find_fit(config, size, cluster.gpus, plan.room))
+        return dataclasses.replace(plan, changes=find_fit(config, size, gpus, plan.room))
     return plan
 
 

@@ -11,7 +11,7 @@ from stages.plan import GIB, USABLE, Cluster, Plan, make_plan
 def print_plan(config: StageConfig, cluster: Cluster, file: Path | None) -> None:
     """Print what a stage would take on a cluster."""
     plan = make_plan(config, cluster, file)
-    print(f"{config.run.name}/{config.stage} on {cluster.gpus} x {cluster.gpu}")
+    print(f"{config.run.name}/{config.stage} on {plan.gpus} x {cluster.gpu}")
     for name, text in rows(config, cluster, plan):
         print(f"  {name:<15} {text}")
 
@@ -25,7 +25,7 @@ def rows(config: StageConfig, cluster: Cluster, plan: Plan) -> list[tuple[str, s
     found = [
         ("parameters", f"{size.parameters:,}; {learning}"),
         ("step", f"{plan.batch:,} blocks of {config.block_size:,} = {plan.tokens_per_step:,} tokens: {each} a GPU x "
-                 f"{plan.accumulation} passes x {cluster.gpus} GPUs"),
+                 f"{plan.accumulation} passes x {plan.gpus} GPUs"),
         ("whole", f"{plan.steps:,} steps, {plan.tokens:,} tokens"),
         ("memory per GPU", f"{total:.1f} GiB of {plan.room / GIB:.0f}: {parts}"),
     ]  # fmt: skip
@@ -33,7 +33,7 @@ def rows(config: StageConfig, cluster: Cluster, plan: Plan) -> list[tuple[str, s
         found.append(("time", f"unknown: name the kind of GPU, --gpu A100-80G, in place of {cluster.gpu}"))
     else:
         found.append(
-            ("time", f"{plan.hours:.1f} hours at {cluster.mfu:.0%} MFU, {plan.hours * cluster.gpus:,.0f} GPU hours")
+            ("time", f"{plan.hours:.1f} hours at {cluster.mfu:.0%} MFU, {plan.hours * plan.gpus:,.0f} GPU hours")
         )
     found += host_rows(config, plan)
     found += [("note", warning) for warning in plan.warnings]

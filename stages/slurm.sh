@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # The three stages, or some, as one SLURM job that survives its time limit:
 #     sbatch --nodes 1 stages/slurm.sh 1b stage1
-#     sbatch --nodes 12 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b
+#     sbatch --nodes 12 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b stage1 stage2
+#     sbatch --nodes 1 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b stage3
+# The number of processes must divide a stage's batch: the third of 7b and 13b is too small for 96.
+# RUN is the run folder (runs/PRESET if not set), ARGS what else the stages are told: --export ALL,ARGS="--training.optim ..".
 # One task a GPU, so that the signal before the time limit reaches every process at once: they save and end with 143, and
 # the job queues itself again. A job that is preempted or loses a node goes on from its newest checkpoint as well.
 # The folder must be one that all nodes see. On a cluster without internet download the model before: hf download NAME
@@ -17,6 +20,7 @@ set -uo pipefail
 preset=${1:?name a preset: sbatch stages/slurm.sh 7b [stage1 stage2 stage3]}
 shift
 cd "${SLURM_SUBMIT_DIR:-.}"
+export RUN=${RUN:-runs/$preset} ARGS=${ARGS:-}
 [ -d "stages/configs/$preset" ] || { echo "there is no preset stages/configs/$preset"; exit 2; }
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -29,7 +33,7 @@ stages=("$@")
 [ $# -gt 0 ] || stages=(stage1 stage2 stage3)
 for stage in "${stages[@]}"; do
   code=0
-  srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$PYTHON" -m stages.train "$0"' \
+  srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$PYTHON" -m stages.train "$0" --run "$RUN" $ARGS' \
     "stages/configs/$preset/$stage.yaml" || code=$?
   if [ "$code" = 143 ]; then
     echo "stopped before the time limit; queued again"

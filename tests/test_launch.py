@@ -28,6 +28,28 @@ def test_make_starts_a_stage_where_it_is_told(variables: list[str], expected: st
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     (line,) = [line for line in told.splitlines() if "stages.train" in line]
     assert expected in line and line.endswith("stages.train stages/configs/7b/stage1.yaml --run runs/never")
+    told = subprocess.run([*command, "ARGS=--training.optim x"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "stage1.yaml --run runs/never --training.optim x\n" in told.stdout
+
+
+@pytest.mark.parametrize("preset", ["7b", "toy"])
+def test_every_preset_ends_in_a_model_to_talk_to(preset: str, tmp_path: Path) -> None:
+    for folder, file in (("stage3", "speechgpt.json"), ("vocoder", "config.json"), ("results", "resynthesis.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).touch()
+    command = ["make", "-n", "chat", f"PRESET={preset}", f"RUN={tmp_path}"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"speechgpt.bundle --stage {tmp_path}/stage3 --encoder {tmp_path}/unit_encoder" in told
+    assert told.rstrip().endswith(f"speechgpt.cli --model {tmp_path}/model")
+
+
+def test_what_only_the_toy_makes_is_said_so(tmp_path: Path) -> None:
+    for target in ("data", "vocoder", "eval", "model"):
+        told = subprocess.run(
+            ["make", target, "PRESET=7b", f"RUN={tmp_path}", "-o", f"{tmp_path}/stage3/speechgpt.json"],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert told.returncode == 2 and "only the toy preset makes it by itself" in told.stdout, told
 
 
 def stand_in(folder: Path, name: str, text: str) -> None:
@@ -58,9 +80,14 @@ def submitted(cluster: dict[str, str], *arguments: str, **changes: str) -> tuple
 def test_slurm_runs_the_stages_one_after_the_other(cluster) -> None:
     code, _, told = submitted(cluster, "7b")
     stages = [
-        f"{rank}/2 node7:20041 -m stages.train stages/configs/7b/stage{n}.yaml" for n in (1, 2, 3) for rank in (0, 1)
+        f"{rank}/2 node7:20041 -m stages.train stages/configs/7b/stage{n}.yaml --run runs/7b"
+        for n in (1, 2, 3)
+        for rank in (0, 1)
     ]
     assert code == 0 and told == stages
+    Path(cluster["TOLD"]).unlink()
+    _, _, told = submitted(cluster, "7b", "stage3", RUN="runs/other", ARGS="--training.optim adafactor --seed 3")
+    assert told[0].endswith("stage3.yaml --run runs/other --training.optim adafactor --seed 3")
 
 
 def test_slurm_queues_a_stopped_job_again_and_no_failed_one(cluster) -> None:

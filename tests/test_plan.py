@@ -35,7 +35,10 @@ def test_13b_on_96_gpus_is_the_paper_s_budget(monkeypatch) -> None:
         # 6 operations a parameter and token, and no attention, would take as long at least
         least = 6 * 12.8e9 * plan.tokens / (96 * 312e12 * 0.4) / 3600
         assert plan.hours is not None and least < plan.hours < 1.2 * least
-    config, file = preset(monkeypatch, "13b/stage3")
+    config, file = preset(monkeypatch, "13b/stage3")  # whose 128 blocks, by 4, do not divide among 96
+    plan = make_plan(config, Cluster(96), file)
+    assert (plan.gpus, plan.accumulation, plan.tokens_per_step) == (32, 1, 128 * 1024)
+    assert any("do not divide among 96 GPUs: start this stage on 32" in warning for warning in plan.warnings)
     assert make_plan(config, Cluster(8), file).tokens_per_step == 128 * 1024
 
 

@@ -113,8 +113,11 @@ def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
     config = StageConfig("s", "m", "o", [], batch=24, training={"max_steps": 1, "per_device_train_batch_size": 5})
     with pytest.raises(ValueError, match="passes of 5 blocks on 4 processes; .*batch_size to 1 or 2 or 3$"):
         config.accumulation(4)
-    with pytest.raises(ValueError, match="the number of processes must divide 24"):
+    with pytest.raises(ValueError, match="the number of processes must divide 24; 1 would"):
         config.accumulation(7)
+    stage3 = StageConfig("s", "m", "o", [], batch=128, training={"max_steps": 1, "per_device_train_batch_size": 4})
+    with pytest.raises(ValueError, match="the number of processes must divide 128; 32 would"):
+        stage3.accumulation(96)
 
 
 @pytest.mark.parametrize("path", sorted(DEEPSPEED.glob("*.json")), ids=lambda path: path.stem)
