@@ -10,10 +10,12 @@ flite is the system library libflite1 (apt, dnf and brew carry it); espeak-ng ar
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import multiprocessing
 import os
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,9 +177,12 @@ class _FliteVoice(ctypes.Structure):
 
 
 def _load_library(name: str) -> ctypes.CDLL:
-    """From FLITE_LIB (a folder) if set, else from the system."""
-    folder = os.environ.get("FLITE_LIB")
-    for candidate in ([str(Path(folder) / name)] if folder else []) + [name]:
+    """From FLITE_LIB (a folder) if set, from where `make install` unpacks it, or from the system."""
+    unpacked = sorted(Path(sys.prefix).glob("flite/usr/lib/*"))  # .venv/flite, for users who may install no packages
+    folders = [Path(os.environ["FLITE_LIB"])] if "FLITE_LIB" in os.environ else unpacked
+    for candidate in [str(folder / name) for folder in folders] + [name]:
+        with contextlib.suppress(OSError):  # flite wants it, and would not look beside itself
+            ctypes.CDLL(str(Path(candidate).with_name("libasound.so.2")), mode=ctypes.RTLD_GLOBAL)
         try:
             return ctypes.CDLL(candidate, mode=ctypes.RTLD_GLOBAL)
         except OSError:

@@ -64,6 +64,9 @@ def test_a_folder(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert {row["detail"] for row in skipped if row["reason"] == same_id} == {"c.wav", "c.ogg"}
     assert summary.skipped[same_id] == 2
+    assert {one.speaker for one in utterances} == {None}
+    own, _, _ = read_back("folder", root, tmp_path / "own.jsonl", speaker="anna")
+    assert {one.speaker for one in own} == {"anna"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not Unicode")

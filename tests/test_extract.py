@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,13 +12,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from conftest import tones
 
 from units import extraction
 from units.audio import load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.encoder import UnitEncoder
-from units.extract import SOME_REFUSED, cli
+from units.extract import SOME_REFUSED, _from_environment, _usual_processes, cli
 from units.extraction import Pace, extract
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
@@ -145,6 +147,23 @@ def test_a_run_goes_on_only_as_it_was_begun(
     for encoder, shard_size in ((mfcc_encoder, 5), (hubert_encoder, 4)):
         with pytest.raises(ValueError, match="was begun with"):
             extract(read_manifest(corpus), whole, encoder, Pace(shard_size))
+    first, *rest = read_manifest(corpus)
+    with pytest.raises(ValueError, match="was begun with other rows"):
+        extract([replace(first, text="what was said, corrected"), *rest], whole, mfcc_encoder, PACE)
+
+
+def test_a_set_is_not_half_exact_and_half_fast(
+    corpus: Path, hubert_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = hubert_encoder.save_pretrained(tmp_path / "encoder")
+    rows = read_manifest(corpus)[:3]
+    extract(rows, tmp_path / "out", UnitEncoder.from_pretrained(folder), PACE)
+    with pytest.raises(ValueError, match="begun with other manner: .*float32.*bfloat16"):
+        extract(rows, tmp_path / "out", UnitEncoder.from_pretrained(folder, dtype=torch.bfloat16), PACE)
+    cutting = UnitEncoder.from_pretrained(folder)
+    cutting.features.cut_long = True
+    with pytest.raises(ValueError, match="other manner: .*float32, cut each 100 s"):
+        extract(rows, tmp_path / "out", cutting, PACE)
 
 
 def test_other_readers_open_the_shards(whole: Path, tmp_path: Path) -> None:
@@ -200,9 +219,31 @@ def test_the_command_fills_a_folder(
     assert "8 utterances" in (printed := capsys.readouterr().out)
     assert "3 refused" in printed
     monkeypatch.setenv("SLURM_PROCID", "1")
-    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     call(monkeypatch, corpus, tmp_path / "rank1", "--encoder", encoder_folder, "--shard_size", 4, "--processes", 1)
     assert sorted(path.name for path in (tmp_path / "rank1").glob("shard-*")) == ["shard-00001.parquet"]
+    assert "rank 1 of 2 is done; 2 shards are left to the other ranks" in capsys.readouterr().out
+
+
+def test_a_batch_script_that_starts_no_step_works_alone(
+    corpus: Path, whole: Path, encoder_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch --ntasks 8 tells its script SLURM_NTASKS=8, though only srun would start the other seven."""
+    for name, value in (("SLURM_NTASKS", "8"), ("SLURM_PROCID", "0"), ("SLURM_LOCALID", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        call(monkeypatch, corpus, tmp_path / "out", "--encoder", encoder_folder, "--shard-size", 4, "--batch-seconds=2")
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert [_usual_processes("cpu", beside) for beside in (1, 4, 16)] == [8, 4, 1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})  # as srun --cpus-per-task 3 binds a task
+    assert _usual_processes("cpu", 4) == 3
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2),4")
+    assert _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1) == 8
 
 
 @pytest.mark.parametrize("name, content, says", [

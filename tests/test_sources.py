@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import tones
+from conftest import fit_encoder, tiny_hubert, tones
 
+from units import layouts
 from units.audio import SAMPLE_RATE, AudioError, save_wav
 from units.encoder import UnitEncoder
 from units.extract import SOME_REFUSED, main
 from units.extraction import Pace, extract
+from units.hubert import HubertFeatures
 from units.manifest import ManifestError
 from units.sources import list_source
 from units.unit_set import read_unit_set
@@ -55,7 +57,8 @@ def test_a_glob_names_its_files_below_its_fixed_part(tmp_path: Path) -> None:
 def test_paths_come_from_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.wav", "b/a.wav")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"a.wav\n\nb/a.wav\n{tmp_path}/a.wav\na.wav\n"))
+    said = f"a.wav\n\nb/a.wav\n{tmp_path}/a.wav\na.wav\n".encode()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(said)))
     found = list_source("-")
     assert [u.id for u in found.utterances] == ["b/a", str(tmp_path / "a").lstrip("/")]
     assert [(r.id, r.audio) for r in found.refused] == [("a", "a.wav"), ("a", "a.wav")]
@@ -79,6 +82,19 @@ def test_nothing_there_is_said(tmp_path: Path) -> None:
         list_source(touch(tmp_path, "notes.txt"))
 
 
+def test_names_on_standard_input_need_not_be_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"/x/caf\xe9.wav\n"), "utf-8", errors="strict"))
+    (found,) = list_source("-").utterances
+    assert os.fsencode(found.audio) == b"/x/caf\xe9.wav"
+
+
+def test_many_twins_are_listed_as_fast_as_others(tmp_path: Path) -> None:
+    names = [f"{i}.{suffix}" for i in range(20_000) for suffix in ("wav", "mp3")]
+    skipped: list[str] = []
+    good = list(layouts._audio(tmp_path, sorted(names), lambda row, reason, detail="": skipped.append(detail)))
+    assert not good and len(skipped) == len(names) and set(skipped) == set(names)  # by the square: many minutes
+
+
 @pytest.fixture
 def hostile(tmp_path: Path) -> tuple[Path, set[str]]:
     """A folder of everything that goes wrong, and the ids of its good files."""
@@ -95,6 +111,15 @@ def hostile(tmp_path: Path) -> tuple[Path, set[str]]:
     (folder / "empty.wav").touch()
     soundfile.write(folder / "long.flac", np.random.default_rng(0).normal(size=16_000) * 0.1, SAMPLE_RATE)
     (folder / "truncated.flac").write_bytes((folder / "long.flac").read_bytes()[:60])
+    whole = (folder / "long.flac").read_bytes()
+    (folder / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    for name, samples in (("pipe", 0), ("claims", 2**36 - 1)):  # what STREAMINFO says: 0 is unknown
+        (folder / f"{name}.flac").write_bytes(
+            whole[:21]
+            + bytes([whole[21] & 0xF0 | samples >> 32])
+            + (samples & 0xFFFFFFFF).to_bytes(4, "big")
+            + whole[26:]
+        )
     (folder / "long.flac").unlink()
     (folder / "text.wav").write_text("this is no audio")
     soundfile.write(folder / "nan.wav", np.full(8000, np.nan, np.float32), SAMPLE_RATE, subtype="FLOAT")
@@ -119,7 +144,7 @@ def test_a_hostile_folder_gives_its_good_files(
     made = read_unit_set(tmp_path / "out")
     assert {record.id for record in made} == good
     refused = {line["id"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / "refused.jsonl").open())}
-    expected = {"empty", "truncated", "text", "nan", "three", "folder", "dangling"} | (
+    expected = {"empty", "truncated", "cut", "pipe", "claims", "text", "nan", "three", "folder", "dangling"} | (
         {"secret"} if os.geteuid() else set()
     )
     assert set(refused) == expected
@@ -129,6 +154,7 @@ def test_a_hostile_folder_gives_its_good_files(
         ("three", "at least 0.025 s"),
         ("folder", "folder"),
         ("text", "cannot be read"),
+        ("pipe", "does not say how long it is"),
     ):
         assert reason in refused[name]
 
@@ -147,7 +173,7 @@ def test_a_dry_run_writes_nothing_and_says_how_long(hostile, mfcc_encoder: UnitE
     encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
     assert main(str(hostile[0]), tmp_path / "out", str(encoder), dry_run=True, shard_size=4) == 0
     printed = capsys.readouterr().out
-    assert "13 utterances" in printed and "4 shards, 4 to do" in printed and "times real time" in printed
+    assert "16 utterances" in printed and "4 shards, 4 to do" in printed and "times real time" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -169,3 +195,13 @@ def test_an_hour_of_silence_is_refused_by_its_run(mfcc_encoder: UnitEncoder, tmp
     extract(listing.utterances, tmp_path / "out", mfcc_encoder)
     assert [record.id for record in read_unit_set(tmp_path / "out")] == ["speech"]
     assert "is it silent" in (tmp_path / "out" / "refused.jsonl").read_text()
+
+
+def test_what_is_too_short_for_this_encoder_is_refused_by_its_id(tmp_path: Path) -> None:
+    hubert = tiny_hubert(conv_dim=(16,) * 8, conv_kernel=(10, 3, 3, 3, 3, 2, 2, 2), conv_stride=(5,) + (2,) * 7)
+    slow = fit_encoder(HubertFeatures(hubert, 2, "tiny-25hz"))  # a frame of it sees 720 samples
+    save_wav(tmp_path / "in" / "good.wav", tones(0.5))
+    save_wav(tmp_path / "in" / "short.wav", tones(0.5)[:500])
+    extract(list_source(tmp_path / "in").utterances, tmp_path / "out", slow)
+    assert [record.id for record in read_unit_set(tmp_path / "out")] == ["good"]
+    assert "at least 0.045 s" in (tmp_path / "out" / "refused.jsonl").read_text()

@@ -203,6 +203,40 @@ def test_long_audio_goes_through_windows(monkeypatch: pytest.MonkeyPatch, extra:
     torch.testing.assert_close(features([wav])[0], whole, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_centred_long_audio_is_the_same_held_or_heard_twice(monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+    features = HubertFeatures(tiny_hubert(), 2, "tiny")
+    features.cut_long = cut
+    encoder = fit_encoder(features)
+    assert encoder.codebook.centring == "utterance"
+    monkeypatch.setattr(hubert, "WINDOW", 1)
+    wav = tones(3.3)
+    [all_at_once] = features([wav])
+    expected = kmeans.assign(all_at_once - all_at_once.mean(0), encoder.centres).tolist()
+    held = encoder.encode(wav)
+    monkeypatch.setattr("units.encoder.HELD", 2)
+    assert list(held.frames()) == list(encoder.encode(wav).frames()) == expected
+
+
+def test_the_positional_convolution_is_the_model_s_own() -> None:
+    for model in (tiny_hubert(), tiny_hubert(conv_pos_batch_norm=True)):
+        features = HubertFeatures(model, 2, "tiny")
+        frames = torch.randn(37, features.dim)
+        torch.testing.assert_close(features.positions(frames), model.encoder.pos_conv_embed(frames[None])[0])
+
+
+def test_what_only_training_uses_does_not_change_the_codebook(tmp_path: Path) -> None:
+    """wav2vec2-base-960h has no masked_spec_embed, and transformers then draws one, another in each process."""
+    model = tiny_hubert()
+    weights = {name: weight for name, weight in model.state_dict().items() if name != "masked_spec_embed"}
+    model.save_pretrained(tmp_path / "model", state_dict=weights)
+    prints = set()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        prints.add(fit_encoder(HubertFeatures.from_pretrained(tmp_path / "model", 2)).codebook.fingerprint)
+    assert len(prints) == 1
+
+
 def test_the_old_readers_cut_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubert, "WINDOW", 1)
     features = HubertFeatures(tiny_hubert(), 2, "tiny")

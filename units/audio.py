@@ -7,13 +7,21 @@ save_wav("answer.wav", wav)
 from __future__ import annotations
 
 import os
+import sys
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
 SAMPLE_RATE = 16_000  # Hz
+ENDLESS = 2**63 - 1  # what libsndfile calls a length that the header leaves open
+BLOCK = 1 << 20  # samples of each channel that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ def num_frames(num_samples: int) -> int:
     return HUBERT_GRID.num_frames(num_samples)
 
 
-def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None) -> np.ndarray:
+def load_wav(
+    path: str | Path, start: float = 0.0, duration: float | None = None, grid: FrameGrid = HUBERT_GRID
+) -> np.ndarray:
     """Read any audio file, or a stretch of it, as a wav.
 
     Channels are averaged; other rates are resampled by soxr (high quality).
@@ -66,12 +76,13 @@ def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None
         path: anything libsndfile reads (wav, flac, ogg, opus, mp3).
         start: seconds to skip.
         duration: seconds to read; None reads to the end.
+        grid: of the encoder that is to hear it.
 
-    Returns: float32 (T,), T >= 400.
+    Returns: float32 (T,), of at least one frame: T >= 400 for HuBERT.
 
     Raises:
         FileNotFoundError: there is no such file.
-        AudioError: not audio, not finite, or shorter than one frame (25 ms).
+        AudioError: not audio, not finite, or shorter than one frame (25 ms for HuBERT).
     """
     import soundfile
 
@@ -84,12 +95,32 @@ def load_wav(path: str | Path, start: float = 0.0, duration: float | None = None
         # as bytes: a file's name need not be UTF-8
         with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
             rate = file.samplerate
+            if file.frames >= ENDLESS:
+                raise AudioError(f"{path} does not say how long it is, as if written into a pipe; write it as a file")
             file.seek(min(round(start * rate), file.frames))
-            frames = -1 if duration is None else round(duration * rate)
-            wav = file.read(frames, dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
+            wav = _mono(file, None if duration is None else round(duration * rate))
+    except AudioError:
+        raise
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise AudioError(f"{path} cannot be read as audio ({error}); wav, flac, ogg, opus and mp3 are") from error
-    return check_wav(resample(wav, rate), path)
+    return check_wav(resample(wav, rate), path, grid)
+
+
+def _mono(file: SoundFile, frames: int | None) -> np.ndarray:
+    """The next so many samples of an open file, or all, channels averaged: float32 (T',).
+
+    In blocks, so that what a damaged header claims is not what is allocated, and a long file's channels are never in memory
+    at once.
+    """
+    blocks = [np.empty(0, np.float32)]
+    left = sys.maxsize if frames is None else frames
+    while left > 0:
+        block = file.read(min(BLOCK, left), dtype="float32", always_2d=True)
+        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        if len(block) < min(BLOCK, left):
+            break
+        left -= len(block)
+    return np.concatenate(blocks)
 
 
 def check_wav(wav: np.ndarray, source: str | Path = "the wav", grid: FrameGrid = HUBERT_GRID) -> np.ndarray:
@@ -122,7 +153,7 @@ def save_wav(path: str | Path, wav: np.ndarray) -> Path:
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     soundfile.write(str(part), np.clip(wav, -1.0, 1.0), SAMPLE_RATE, subtype="PCM_16", format="WAV")
     part.replace(path)
     return path

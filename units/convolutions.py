@@ -20,6 +20,7 @@ from torch.nn import functional
 from units.audio import FrameGrid
 
 PIECE = 8_000  # first-convolution windows convolved at once (2.5 s at HuBERT's stride): what a core's cache likes
+GPU_PIECE = 16 * PIECE  # a GPU likes fewer and larger products
 MOMENTS_PIECE = 1 << 20  # windows whose second moments are summed at once
 
 
@@ -38,7 +39,8 @@ class Convolution:
         return self.activate(strided_product(x, self.weight, self.bias, self.kernel, self.stride))
 
     def activate(self, x: Tensor) -> Tensor:
-        return functional.gelu(x if self.norm is None else self.norm(x))
+        # the norm in float32: its weights are, and CUDA takes no other mixture
+        return functional.gelu(x if self.norm is None else self.norm(x.float()).to(x.dtype))
 
 
 class ConvFrontEnd:
@@ -77,7 +79,8 @@ class ConvFrontEnd:
         """Frames [first, last) of a wav for each wanted pair; the wav's statistics are taken once."""
         head = self._head(wav)
         hop, field = self.grid.hop, self.grid.receptive_field
-        size = max(1, PIECE * head.stride // hop)  # frames
+        piece = PIECE if wav.device.type == "cpu" else GPU_PIECE
+        size = max(1, piece * head.stride // hop)  # frames
         for first, last in wanted:
             starts = range(first, last, size)
             yield torch.cat(

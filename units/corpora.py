@@ -1,6 +1,6 @@
 """Corpora as they lie on people's disks, made into a manifest.
 
-    python -m units.corpora folder recordings/ train.jsonl
+    python -m units.corpora folder recordings/ train.jsonl --speaker anna
     python -m units.corpora librispeech LibriSpeech/train-clean-100 train.jsonl
     python -m units.corpora gigaspeech GigaSpeech/ dev.jsonl --part DEV
     python -m units.corpora commonvoice cv-corpus-17.0/de train.jsonl --part train
@@ -62,8 +62,9 @@ class Summary:
 
 
 def write_corpus(
-    name: str, folder: str | Path, out: str | Path, part: str | None = None, lower: bool = False
-) -> Summary:
+    name: str, folder: str | Path, out: str | Path, part: str | None = None, lower: bool = False,
+    speaker: str | None = None,
+) -> Summary:  # fmt: skip
     """Write the manifest of a corpus, and beside it OUT.skipped.jsonl with `row`, `reason` and `detail` of the rest.
 
     Args:
@@ -72,6 +73,7 @@ def write_corpus(
         out: the manifest (.jsonl). Both files appear whole or not at all.
         part: a part of the corpus, where it has parts.
         lower: lower-case the texts (LibriSpeech and GigaSpeech are all upper case).
+        speaker: who speaks, where the corpus does not say.
 
     Raises:
         ValueError: an unknown name, a part where there are none, metadata that cannot be read, or nothing usable.
@@ -88,7 +90,7 @@ def write_corpus(
         raise FileNotFoundError(f"no such folder or file: {folder}; {name} is {corpus.layout}")
     with written_whole(out.with_suffix(".skipped.jsonl")) as file:
         skipped = _SkippedRows(file)
-        admitted = _Admitted(corpus.read(folder, part or corpus.part or "", skipped), skipped, lower)
+        admitted = _Admitted(corpus.read(folder, part or corpus.part or "", skipped), skipped, lower, speaker)
         write_manifest(out, progress(admitted, desc=name, unit="utterances"))
     return Summary(admitted.count, admitted.with_text, dict(skipped.reasons.most_common()))
 
@@ -108,13 +110,15 @@ class _SkippedRows:
 class _Admitted:
     """The utterances that may stand in a manifest: ids unique, texts sound. Counts them in passing."""
 
-    def __init__(self, utterances: Iterator[Utterance], skip: _SkippedRows, lower: bool) -> None:
-        self.utterances, self.skip, self.lower = utterances, skip, lower
+    def __init__(self, utterances: Iterator[Utterance], skip: _SkippedRows, lower: bool, speaker: str | None) -> None:
+        self.utterances, self.skip, self.lower, self.speaker = utterances, skip, lower, speaker
         self.count = self.with_text = 0
 
     def __iter__(self) -> Iterator[Utterance]:
         seen: set[str] = set()
         for utterance in self.utterances:
+            if utterance.speaker is None:
+                utterance = dataclasses.replace(utterance, speaker=self.speaker)
             said = (utterance.id, utterance.text, utterance.speaker, utterance.lang)
             if not all(is_plain_text(text) for text in said if text is not None):
                 self.skip(utterance.audio, "not plain text", ascii(said))
@@ -135,7 +139,9 @@ def _reasons(counts: dict[str, int]) -> str:
     return "".join(f"; {count} skipped: {reason}" for reason, count in counts.items())
 
 
-def main(name: str, folder: Path, out: Path, part: str | None = None, lower: bool = False) -> None:
+def main(
+    name: str, folder: Path, out: Path, part: str | None = None, lower: bool = False, speaker: str | None = None
+) -> None:
     """Make a corpus into a manifest.
 
     Args:
@@ -144,9 +150,10 @@ def main(name: str, folder: Path, out: Path, part: str | None = None, lower: boo
         out: the manifest to write, a .jsonl
         part: gigaspeech XL, L, M, S, XS, DEV or TEST; commonvoice the tsv's name; vctk mic1 or mic2
         lower: write texts in lower case
+        speaker: who speaks, where the corpus does not say: your own recordings, for a voice to be trained on them
     """
     try:
-        done = write_corpus(name, folder, out, part, lower)
+        done = write_corpus(name, folder, out, part, lower, speaker)
     except ValueError as error:
         layout = f" ({name} is {CORPORA[name].layout})" if name in CORPORA else ""
         raise ValueError(f"{error}{layout}") from error

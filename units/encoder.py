@@ -8,6 +8,7 @@ units = encoder.encode(load_wav("question.wav"))
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from units import kmeans
-from units.audio import FrameGrid, check_wav
+from units.audio import SAMPLE_RATE, FrameGrid, check_wav
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.hubert import HubertFeatures
 from units.manifest import written_whole
@@ -25,6 +26,7 @@ from units.upstream import published_layer, read_centres
 
 Backend = Literal["torch", "fairseq"]
 STARTER = Path(__file__).parent / "starter"  # the unit encoder that comes with the package
+HELD = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
 MFCC = "mfcc"  # the name that stands for MfccFeatures wherever an encoder is asked for
 
 
@@ -38,6 +40,10 @@ class Features(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def manner(self) -> str:
+        """How it computes, as far as units depend on it: "float32", "bfloat16", "fairseq" and the like."""
 
     def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
         """One float32 (N, D) for each wav (T,), N = grid.num_frames(T)."""
@@ -139,7 +145,7 @@ class UnitEncoder:
         return self.encode_batch([wav])[0]
 
     def encode_batch(self, wavs: list[np.ndarray]) -> list[Units]:
-        """Units of several wavs, equal to encoding them one at a time. Beyond units.hubert.WINDOW memory stays bounded."""
+        """Units of several wavs, equal to encoding them one at a time. Features of at most HELD seconds of a wav are held."""
         wavs = [check_wav(wav, grid=self.features.grid) for wav in wavs]
         long = [isinstance(self.features, HubertFeatures) and self.features.is_long(wav) for wav in wavs]
         batch = iter(self.features([wav for wav, is_long in zip(wavs, long) if not is_long]))
@@ -152,11 +158,18 @@ class UnitEncoder:
         return kmeans.assign(features, self.centres).tolist()
 
     def _assign_long(self, wav: np.ndarray) -> list[int]:
-        """Window by window where a frame's unit is its own matter; its utterance's mean is known at the end only."""
+        """Window by window. Where its utterance's mean is taken off each frame, that is known at the end only: then a wav of
+        more than HELD seconds is heard twice."""
         assert isinstance(self.features, HubertFeatures)
+        windows: Iterable[Tensor] = self.features.windows(wav)
+        mean: Tensor | float = 0.0
         if self.codebook.centring == "utterance":
-            return self._assign(self.features([wav])[0])
-        return [unit for window in self.features.windows(wav) for unit in self._assign(window)]
+            if held := len(wav) <= HELD * SAMPLE_RATE:
+                windows = list(windows)
+            sums, counts = zip(*((window.double().sum(0), len(window)) for window in windows))
+            mean = (torch.stack(sums).sum(0) / sum(counts)).float()
+            windows = windows if held else self.features.windows(wav)
+        return [unit for window in windows for unit in kmeans.assign(window - mean, self.centres).tolist()]
 
 
 def open_features(

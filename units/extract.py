@@ -6,8 +6,8 @@
     find . -name '*.flac' | units-extract - units/all
     torchrun --nproc_per_node 8 -m units.extract train.jsonl units/train --device cuda
 
-A killed run goes on at the first missing shard. Exit code: 0 all is there, 3 all but what refused.jsonl lists, 2 a
-mistake in the call, said in one line.
+A killed run goes on at the first missing shard. Exit code: 0 all is there (or other ranks are still at it, which it
+says), 3 all but what refused.jsonl lists, 2 a mistake in the call, said in one line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -33,10 +34,8 @@ from units.sources import STANDARD_INPUT, Listing, Refusal, list_source
 from units.unit_set import MARKER, read_unit_set
 
 MOST_PROCESSES = 8  # on the CPUs of one machine, if the user does not say otherwise
-PROBE_FILES, PROBE_SECONDS = (
-    64,
-    60.0,
-)  # what --dry-run decodes to tell how long the corpus is, and encodes to tell how fast
+PROBE_FILES = 64  # that --dry-run decodes to tell how long the corpus is
+PROBE_SECONDS = 60.0  # of them, that it encodes to tell how fast
 SOME_REFUSED = 3  # exit code
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -93,7 +92,7 @@ def main(
         compile: torch.compile the layers; pays on long runs
         upstream_cut: cut audio beyond 100 seconds as fairseq's and SpeechGPT's readers do, which loses a frame a cut
         batch_seconds: audio in one batch; 40 on a CPU, 400 on a GPU if not given
-        shard_size: utterances in a shard
+        shard_size: utterances in a shard; fewer, such as 50, if they last for an hour each
         processes: how many work at once on this machine: one for each core (up to 8) or each GPU if not given
         workers: threads of each process that decode ahead; none on a CPU, 8 with a GPU if not given
         limit: take only the first so many utterances
@@ -102,9 +101,12 @@ def main(
         world: how many processes share the work; likewise
     """
     choice = Choice(encoder, kmeans, layer, dtype, backend, upstream_cut, compile)
+    told = world is None  # by the environment who else works on this machine
+    # not SLURM_NTASKS, which stands in a batch script too, where this process is alone: srun starts the others
     rank = _from_environment(("RANK", "SLURM_PROCID"), 0) if rank is None else rank
-    world = _from_environment(("WORLD_SIZE", "SLURM_NTASKS"), 1) if world is None else world
-    if device == "cuda" and world > 1:
+    world = _from_environment(("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"), 1) if world is None else world
+    beside = _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1) if told else 1
+    if device == "cuda" and beside > 1:
         device = f"cuda:{_from_environment(('LOCAL_RANK', 'SLURM_LOCALID'), 0) % max(1, torch.cuda.device_count())}"
     opened = choice.open(device)
     if out is None:
@@ -116,7 +118,7 @@ def main(
     pace = Pace(
         shard_size, batch_seconds or usual_seconds, usual_workers if workers is None else workers, rank, world
     )  # fmt: skip
-    processes = max(1, min(processes or _usual_processes(device), -(-len(listing.utterances) // shard_size)))
+    processes = max(1, min(processes or _usual_processes(device, beside), -(-len(listing.utterances) // shard_size)))
     if dry_run:
         _foretell(listing, out, opened, pace, processes)
         return 0
@@ -126,13 +128,17 @@ def main(
     else:
         del opened
         _extract_together(listing, out, choice, device, pace, processes)
-    return _report(out)
+    return _report(out, len(listing.utterances), pace)
 
 
-def _usual_processes(device: str) -> int:
+def _usual_processes(device: str, beside: int) -> int:
+    """One for each GPU, or each core that this process may use; of an undivided machine its share among so many ranks."""
     if device == "cuda":
         return torch.cuda.device_count()
-    return 1 if device.startswith("cuda") else min(os.cpu_count() or 1, MOST_PROCESSES)
+    if device.startswith("cuda"):
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores // beside if cores == os.cpu_count() else cores, MOST_PROCESSES)
 
 
 def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, pace: Pace, processes: int) -> None:
@@ -148,10 +154,13 @@ def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, 
             job.result()
 
 
-def _report(out: Path) -> int:
-    """Say what the finished set holds; returns the exit code."""
+def _report(out: Path, utterances: int, pace: Pace) -> int:
+    """Say what the set holds, or what it lacks while other ranks are still at it; returns the exit code."""
     if not (out / MARKER).exists():
-        return 0  # other ranks are still at it
+        left = len(missing_shards(out, utterances, replace(pace, rank=0, world=1)))
+        print(f"rank {pace.rank} of {pace.world} is done; {left} shards are left to the other ranks. {out} is complete "
+              f"when it holds {MARKER}")  # fmt: skip
+        return 0
     made = read_unit_set(out)
     refused = f"{made.refused} refused (listed in {out / 'refused.jsonl'})" if made.refused else "none refused"
     print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {refused} -> {out}")
@@ -159,7 +168,9 @@ def _report(out: Path) -> int:
 
 
 def _from_environment(names: tuple[str, ...], default: int) -> int:
-    return int(next((os.environ[name] for name in names if name in os.environ), default))
+    """The first of some variables that is set; of SLURM's "8(x2),4" the 8."""
+    found = next((os.environ[name] for name in names if name in os.environ), str(default))
+    return int(re.split(r"[(,]", found)[0])
 
 
 def _print_one(source: str, encoder: UnitEncoder) -> None:
@@ -178,14 +189,18 @@ def _foretell(listing: Listing, out: Path, encoder: UnitEncoder, pace: Pace, pro
     """Decode a sample and encode a minute of it, write nothing."""
     rows = listing.utterances
     sample = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(len(rows), PROBE_FILES))] if rows else []
-    found = list(decoded(sample, pace.workers))
-    wavs = [wav for wav in found if not isinstance(wav, Refusal)]
-    if not wavs:
+    few: list[np.ndarray] = []
+    heard, read = 0.0, 0
+    for wav in decoded(sample, pace.workers, encoder.features.grid):
+        if not isinstance(wav, Refusal):
+            if heard < PROBE_SECONDS:
+                few.append(wav[: round(PROBE_SECONDS * SAMPLE_RATE)])
+            heard += len(wav) / SAMPLE_RATE
+            read += 1
+    if not few:
         print(f"{len(rows)} utterances; none of a sample of {len(sample)} can be read")
         return
-    mean = sum(map(len, wavs)) / len(wavs) / SAMPLE_RATE
-    hours = mean * len(rows) * len(wavs) / len(sample) / 3600
-    few = wavs[: max(1, int(PROBE_SECONDS / mean))]
+    hours = heard * len(rows) / len(sample) / 3600
     encoder.encode_batch(few[:1])  # the first call warms up
     began = time.monotonic()
     encoder.encode_batch(few)
@@ -194,7 +209,7 @@ def _foretell(listing: Listing, out: Path, encoder: UnitEncoder, pace: Pace, pro
     shards = -(-len(rows) // pace.shard_size)
     missing = len(missing_shards(out, len(rows), replace(pace, rank=0, world=1)))
     print(
-        f"{len(rows)} utterances, about {hours:.2f} hours of audio ({len(sample) - len(wavs)} of a sample of {len(sample)} "
+        f"{len(rows)} utterances, about {hours:.2f} hours of audio ({len(sample) - read} of a sample of {len(sample)} "
         f"cannot be read, {len(listing.refused)} refused by name); {shards} shards, {missing} to do\n"
         f"units of {encoder.codebook.name} at about {speed:.0f} times real time on this machine: "
         f"{hours * missing / max(1, shards) / speed:.2f} hours"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from units.ahead import one_ahead, worked_ahead
-from units.audio import SAMPLE_RATE, AudioError, load_wav
+from units.audio import SAMPLE_RATE, AudioError, FrameGrid, load_wav
 from units.encoder import UnitEncoder
 from units.manifest import Utterance, check_begun, written_whole
 from units.progress import progress
@@ -62,7 +62,7 @@ def extract(
             rows = utterances[index * pace.shard_size : (index + 1) * pace.shard_size]
             records: dict[int, UnitRecord] = {}
             refused: dict[int, Refusal] = {}
-            for batch in batches(rows, pace, refused):
+            for batch in batches(rows, pace, encoder.features.grid, refused):
                 for (row, wav), units in zip(batch, encoder.encode_batch([wav for _, wav in batch])):
                     u = rows[row]
                     if units.durations and max(units.durations) > LONGEST_RUN:
@@ -92,9 +92,11 @@ def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sha
     """A resumed run must be the run that was begun."""
     digest = hashlib.sha256()
     for u in utterances:
-        digest.update(f"{u.id} {u.start} {u.duration}\n".encode("utf-8", "surrogateescape"))
+        row = f"{u.id} {u.start} {u.duration} {u.text} {u.speaker} {u.lang}\n"
+        digest.update(row.encode("utf-8", "surrogateescape"))
     plan = {
         "codebook": encoder.codebook.fingerprint,
+        "manner": encoder.features.manner,
         "shard_size": shard_size,
         "utterances": len(utterances),
         "rows": digest.hexdigest()[:16],
@@ -102,37 +104,38 @@ def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sha
     check_begun(out / "plan.json", plan)
 
 
-def decoded(rows: list[Utterance], workers: int) -> Iterator[np.ndarray | Refusal]:
-    """The wav of each row, in order, or why there is none; `workers` threads read ahead (decoders run beside Python)."""
-    return worked_ahead(_read, rows, workers)
+def decoded(rows: list[Utterance], workers: int, grid: FrameGrid) -> Iterator[np.ndarray | Refusal]:
+    """The wav of each row, at least a frame of the grid, in order, or why there is none; `workers` threads read ahead
+    (decoders run beside Python)."""
+    return worked_ahead(lambda row: _read(row, grid), rows, workers)
 
 
-def _read(utterance: Utterance) -> np.ndarray | Refusal:
+def _read(utterance: Utterance, grid: FrameGrid) -> np.ndarray | Refusal:
     try:
-        return load_wav(utterance.audio, utterance.start, utterance.duration)
+        return load_wav(utterance.audio, utterance.start, utterance.duration, grid)
     except (AudioError, OSError) as error:
         return _refusal(utterance, str(error))
 
 
 def batches(
-    rows: list[Utterance], pace: Pace, refused: dict[int, Refusal]
+    rows: list[Utterance], pace: Pace, grid: FrameGrid, refused: dict[int, Refusal]
 ) -> Iterator[list[tuple[int, np.ndarray]]]:  # fmt: skip
     """(row, wav) of readable rows, similar lengths together, at most `batch_seconds` of audio; the others to `refused`.
 
     With workers a window is decoded while the one before it is encoded, so that neither waits for the other.
     """
-    windows = _windows(rows, pace.workers, refused)
+    windows = _windows(decoded(rows, pace.workers, grid), refused)
     for window in one_ahead(windows) if pace.workers else windows:
         yield from _by_length(window, pace.batch_seconds)
 
 
 def _windows(
-    rows: list[Utterance], workers: int, refused: dict[int, Refusal]
+    wavs: Iterator[np.ndarray | Refusal], refused: dict[int, Refusal]
 ) -> Iterator[list[tuple[int, np.ndarray]]]:
     """(row, wav) of readable rows, in pieces of a bounded size; the others to `refused`."""
     window: list[tuple[int, np.ndarray]] = []
     seconds = 0.0
-    for row, found in enumerate(decoded(rows, workers)):
+    for row, found in enumerate(wavs):
         if isinstance(found, Refusal):
             refused[row] = found
             continue

@@ -40,10 +40,13 @@ class FairseqFeatures:
     def device(self) -> torch.device:
         return self.model.mask_emb.device
 
+    manner = "fairseq"
+
     @torch.inference_mode()
     def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
         """One float32 (N, D) for each wav (T,)."""
-        return [self._one(torch.from_numpy(wav).to(self.device)) for wav in wavs]
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32, as in units.hubert
+            return [self._one(torch.from_numpy(wav).to(self.device)) for wav in wavs]
 
     def _one(self, wav: Tensor) -> Tensor:
         if self.same_as.normalise:

@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,8 @@ from units.manifest import Utterance
 from units.progress import progress
 from units.sources import Refusal, list_source
 
-GPU_WORKERS = 4  # threads that decode and encode, where a GPU encodes
-HEARD = 64  # utterances whose units are counted at the end
+GPU_WORKERS = 8  # threads that decode, where a GPU encodes
+HEARD = 120.0  # seconds whose units are counted at the end
 
 
 def main(
@@ -60,41 +61,51 @@ def main(
     made = UnitEncoder.from_features(
         features, fit.centres, name or f"{Path(encoder).stem}-L{features.layer}-km{size}", centring
     )
-    rate = _units_per_second(made, drawn[:HEARD])
+    made.save_pretrained(out)
     print(
         f"k-means: {fit.frames} frames, K={size}, inertia {fit.inertia:.4f}, dead centres {fit.dead}, "
-        f"{rate:.1f} units a second"
+        f"{_units_per_second(made, drawn):.1f} units a second"
     )
-    print(f"{made.codebook.name} ({made.codebook.fingerprint}) in {made.save_pretrained(out)}")
+    print(f"{made.codebook.name} ({made.codebook.fingerprint}) in {out}")
 
 
 def _units_per_second(encoder: UnitEncoder, utterances: list[Utterance]) -> float:
-    """Units left after runs are collapsed, per second of audio, over readable utterances."""
-    wavs = [wav for wav in decoded(utterances, 0) if not isinstance(wav, Refusal)]
-    return sum(len(units.ids) for units in encoder.encode_batch(wavs)) / (sum(map(len, wavs)) / SAMPLE_RATE)
+    """Units left after runs are collapsed, per second of audio, over the first readable utterances."""
+    units = seconds = 0.0
+    for wav in decoded(utterances, 0, encoder.features.grid):
+        if not isinstance(wav, Refusal):
+            units += len(encoder.encode(wav).ids)
+            seconds += len(wav) / SAMPLE_RATE
+            if seconds > HEARD:
+                break
+    return units / seconds
 
 
-def _features(utterances: list[Utterance], features: Features, centring: str, batch: int = 16) -> Iterator[Tensor]:
+def _features(utterances: list[Utterance], features: Features, centring: str, batch: int = 4) -> Iterator[Tensor]:
     """Features of readable utterances, in order; the others are counted and named at the end.
 
     On a CPU each core takes a batch of its own, which serves it better than a share of every small matrix product; on a
     GPU some batches are decoded while another is encoded.
     """
     threads = torch.get_num_threads()
-    workers, own = (threads, 1) if features.device.type == "cpu" else (GPU_WORKERS, threads)
 
-    def of(rows: list[Utterance]) -> tuple[list[Tensor], int]:
-        wavs = [wav for wav in decoded(rows, 0) if not isinstance(wav, Refusal)]
-        return features(wavs), len(rows) - len(wavs)
+    def wavs(rows: list[Utterance]) -> list[np.ndarray]:
+        return [wav for wav in decoded(rows, 0, features.grid) if not isinstance(wav, Refusal)]
 
-    refused = 0
     batches = [utterances[start : start + batch] for start in range(0, len(utterances), batch)]
-    found = worked_ahead(of, batches, workers, prepare=lambda: torch.set_num_threads(own))
-    for pieces, unreadable in progress(found, desc="features", unit="batches", total=len(batches)):
-        refused += unreadable
+    if features.device.type == "cpu":
+        each = worked_ahead(
+            lambda rows: features(wavs(rows)), batches, threads, prepare=lambda: torch.set_num_threads(1)
+        )
+    else:
+        each = (features(heard) for heard in worked_ahead(wavs, batches, GPU_WORKERS))
+    read = 0
+    for pieces in progress(each, desc="features", unit="batches", total=len(batches)):
+        read += len(pieces)
         for piece in pieces:
             yield piece - piece.mean(0) if centring == "utterance" else piece
     torch.set_num_threads(threads)
+    refused = len(utterances) - read
     if refused:
         print(f"{refused} of {len(utterances)} utterances were not readable and left out")
 

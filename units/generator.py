@@ -90,7 +90,7 @@ class MelGeneratorConfig:
 
 
 class MelGenerator(nn.Module):
-    """Units in time -> log-mels -> wav. Trains in a minute on a laptop; a neural waveform head sounds more natural."""
+    """Units in time -> log-mels -> wav. Trains in minutes on a laptop; a neural waveform head sounds more natural."""
 
     def __init__(self, num_units: int, config: MelGeneratorConfig) -> None:
         super().__init__()

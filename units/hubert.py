@@ -88,7 +88,10 @@ class HubertFeatures:
             )
         finally:
             logging.set_verbosity(verbosity)
-        if missing := sorted(set(found["missing_keys"]) - {"masked_spec_embed"}):  # which only training looks at
+        unused = "masked_spec_embed"  # only training looks at it
+        if unused in found["missing_keys"]:
+            model.masked_spec_embed.data.zero_()  # it was drawn anew, and weights are what a codebook is known by
+        if missing := sorted(set(found["missing_keys"]) - {unused}):
             raise ValueError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}; is it a whole checkpoint?")
         try:
             normalise = bool(AutoFeatureExtractor.from_pretrained(folder).do_normalize)
@@ -100,11 +103,17 @@ class HubertFeatures:
         model = self.model
         self.front_end = ConvFrontEnd(model.feature_extractor, self.dtype)
         self.grid = self.front_end.grid
+        self.positions = _Positions(model.encoder.pos_conv_embed)
         self.layers = [_Layer(layer, self.dtype) for layer in model.encoder.layers]
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def manner(self) -> str:
+        """How it computes, as far as units depend on it."""
+        return f"{str(self.dtype).removeprefix('torch.')}{f', cut each {WINDOW} s' if self.cut_long else ''}"
 
     def to(self, device: str | torch.device) -> HubertFeatures:
         self.model.to(device)
@@ -112,7 +121,7 @@ class HubertFeatures:
         return self
 
     def compile(self) -> None:
-        """torch.compile the layers' feed-forward parts and the convolutions' activations; the first calls are slow."""
+        """torch.compile the layers' feed-forward parts; the first calls are slow."""
         for layer in self.layers:
             layer.feed = torch.compile(layer.feed, dynamic=True)  # type: ignore[method-assign]
 
@@ -158,7 +167,9 @@ class HubertFeatures:
         return self._transform([self.front_end(self._prepared(wav)) for wav in wavs]) if wavs else []
 
     def _prepared(self, wav: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(wav)).to(self.device)
+        tensor = torch.from_numpy(np.ascontiguousarray(wav))
+        if self.device.type == "cuda":  # from pinned memory nobody waits for the copy
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
         return functional.layer_norm(tensor, tensor.shape) if self.normalise else tensor
 
     def _transform(self, frames: list[Tensor]) -> list[Tensor]:
@@ -167,12 +178,31 @@ class HubertFeatures:
         encoder = self.model.encoder
         projected = self.model.feature_projection(torch.cat(frames).float()[None])
         hidden = (projected[0] if isinstance(projected, tuple) else projected)[0]  # (M, D)
-        hidden += torch.cat([encoder.pos_conv_embed(one[None])[0] for one in hidden.split(counts)])
+        # cuDNN would quietly round float32 to 10 bits, and GPUs would give other units than CPUs
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != torch.float32):
+            hidden += torch.cat([self.positions(one) for one in hidden.split(counts)])
         if not self.pre_norm:
             hidden = encoder.layer_norm(hidden)
         for layer in self.layers:
             hidden = layer(hidden, counts, self.pre_norm)
         return list(hidden.split(counts))
+
+
+class _Positions:
+    """The convolution that tells frames their places, with its weight norm folded in once: (N, D) -> (N, D) to add."""
+
+    def __init__(self, embed: nn.Module) -> None:
+        conv = embed.conv
+        self.weight, self.bias = conv.weight.detach(), conv.bias.detach()
+        self.padding, self.groups = conv.padding, conv.groups
+        self.norm, self.trim, self.activation = getattr(embed, "batch_norm", None), embed.padding, embed.activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.T[None]
+        x = functional.conv1d(
+            x if self.norm is None else self.norm(x), self.weight, self.bias, padding=self.padding, groups=self.groups
+        )
+        return self.activation(self.trim(x))[0].T
 
 
 class _Layer:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,10 +46,11 @@ def audio_files(root: Path, skip: Skip) -> Iterator[Path]:
 
 def _audio(where: Path, names: list[str], skip: Skip) -> Iterator[Path]:
     audio = [name for name in names if Path(name).suffix.lower() in AUDIO_SUFFIXES]
-    stems = Counter(Path(name).stem for name in audio)
+    twins: dict[str, list[str]] = {}
     for name in audio:
-        if stems[Path(name).stem] > 1:
-            others = [other for other in audio if Path(other).stem == Path(name).stem and other != name]
+        twins.setdefault(Path(name).stem, []).append(name)
+    for name in audio:
+        if others := [other for other in twins[Path(name).stem] if other != name]:
             skip(where / name, "another file would have the same id", ", ".join(others))
         else:
             yield where / name

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,10 +129,12 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a temporary neighbour of `path` and rename it to `path` when the block ends without an exception."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")  # process ids of two machines may agree
     try:
         with part.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the name without its bytes
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

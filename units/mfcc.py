@@ -33,6 +33,7 @@ class MfccFeatures:
     layer = 0
     grid = HUBERT_GRID
     device = torch.device("cpu")
+    manner = "float32"
 
     def __init__(self) -> None:
         import librosa

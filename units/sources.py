@@ -49,7 +49,8 @@ def list_source(source: str | Path) -> Listing:
     Raises: FileNotFoundError; units.manifest.ManifestError; AudioError when there is nothing to read.
     """
     if str(source) == STANDARD_INPUT:
-        return _listed(Path(line.rstrip("\n")) for line in sys.stdin if line.strip())
+        lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)  # as bytes: a file's name need not be text
+        return _listed(Path(os.fsdecode(line)) for line in lines if line.strip())
     if any(character in str(source) for character in WILDCARDS) and not Path(source).exists():
         found = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]
         files = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]

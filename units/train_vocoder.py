@@ -1,7 +1,7 @@
 """Train a unit vocoder: wavs and their units -> a folder that UnitVocoder opens.
 
     python -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units runs/toy/units/train \\
-        --manifest runs/toy/corpus/train.jsonl --speaker flite:slt --out runs/toy/vocoder      # a minute, one CPU
+        --manifest runs/toy/corpus/train.jsonl --speaker flite:slt --out runs/toy/vocoder      # six minutes, one CPU
     accelerate launch -m units.train_vocoder --config units/configs/hifigan_vocoder.yaml --units UNITS \\
         --manifest MANIFEST --out OUT --device cuda                                            # several GPUs
 

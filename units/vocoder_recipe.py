@@ -70,7 +70,7 @@ class VocoderRecipe:
     """Memory for targets, about 0.1 GiB an hour of log-mels and 0.2 GiB an hour of wavs; what does not fit is made again
     when it is drawn."""
     head: Literal["mel", "vocos", "hifigan"] = "mel"
-    """"mel" trains in a minute on a laptop; "vocos" and "hifigan" train adversarially and sound natural."""
+    """"mel" trains in minutes on a laptop; "vocos" and "hifigan" train adversarially and sound natural."""
     vocos: VocosConfig = field(default_factory=VocosConfig)
     """Sizes of the network with the head "vocos"."""
     hifigan: HifiGanConfig = field(default_factory=HifiGanConfig)
