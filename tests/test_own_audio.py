@@ -47,7 +47,7 @@ def test_own_recordings_and_an_own_llm_become_a_model_that_talks(tmp_path: Path)
         open_voice("flite:slt").speak("ready")
     except VoiceError as error:
         pytest.skip(str(error))
-    draw, anna = random.Random(0), open_voice("espeak:en-gb")
+    draw, anna = random.Random(0), open_voice("espeak:en-us+f3")
     for i in range(24):
         said = sentence(draw)
         save_wav(tmp_path / "recordings" / f"{i}.wav", anna.speak(said))
