@@ -104,6 +104,7 @@ class Dialogue:
     tokenizer: PreTrainedTokenizerBase
     prefix: str = ""
     vocab: UnitVocab = field(init=False)
+    _constants: dict[str, list[int]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.vocab = UnitVocab.from_words(self.tokenizer.get_vocab())
@@ -111,6 +112,12 @@ class Dialogue:
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text; nothing in it is ever a unit or a marker. Spaces at its ends are dropped."""
         return self.tokenizer.encode(text.strip(), add_special_tokens=False, split_special_tokens=True)
+
+    def _constant(self, text: str) -> list[int]:
+        """Ids of a text that stands in every conversation; it is encoded once."""
+        if text not in self._constants:
+            self._constants[text] = self.encode_text(text)
+        return self._constants[text]
 
     def decode_text(self, ids: Sequence[int]) -> str:
         """Inverse of encode_text."""
@@ -168,10 +175,10 @@ class Dialogue:
 
     def _start(self) -> list[int]:
         bos = [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id]
-        return bos + (self.encode_text(self.prefix) if self.prefix else [])
+        return bos + (self._constant(self.prefix) if self.prefix else [])
 
     def _opening(self, role: Role) -> list[int]:
-        return [self.vocab.marker(HUMAN if role == "human" else SPEECHGPT), *self.encode_text(":")]
+        return [self.vocab.marker(HUMAN if role == "human" else SPEECHGPT), *self._constant(":")]
 
     def _part(self, part: Part) -> list[int]:
         return self.encode_text(part) if isinstance(part, str) else self.vocab.encode(part)
@@ -183,13 +190,13 @@ class Dialogue:
         ids: list[int] = []
         chained = reply.transcript is not None or (reply.text is not None and reply.units is not None)
         if reply.transcript is not None:
-            ids += self.encode_text(reply.transcript) + self.encode_text(";")
+            ids += self.encode_text(reply.transcript) + self._constant(";")
         if chained:
             ids.append(self.vocab.marker(TA))
         if reply.text is not None:
             ids += self.encode_text(reply.text)
             # a plain text that ends in a semicolon keeps it: one more is added, which parsing takes away
-            ids += self.encode_text(";") if reply.units is not None or reply.text.rstrip().endswith(";") else []
+            ids += self._constant(";") if reply.units is not None or reply.text.rstrip().endswith(";") else []
         if reply.units is not None:
             ids += ([self.vocab.marker(UA)] if chained else []) + self.vocab.encode(reply.units)
         return [*ids, self.vocab.marker(EOA)]

@@ -42,7 +42,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
-    max_new_tokens: int = 512
+    max_new_tokens: int = 1024
     seed: int | None = None
     takes: int = 3
 

@@ -32,22 +32,27 @@ def widen(
         init: how new rows start. `random`: normal with the model's own initializer_range, as the SpeechGPT paper's code
             did. `mean`: normal around the mean of the old rows with their covariance scaled down (transformers'
             default, after Hewitt 2021). `centres`: `mean`, plus a random projection of the k-means centres, so that
-            units that sound alike start alike.
+            units that sound alike start alike. Old rows are those of words: the untrained ones behind them, with which
+            many models fill up their matrices (Qwen2.5: 151,936 rows for 151,665 words), are cut off first.
         centres: float (K, D), needed for `centres`.
 
     Raises: ValueError if the tokenizer has units already, or centres are missing or of another size.
     """
-    words = new_words(size)
-    taken = [word for word in words if word in tokenizer.get_vocab()]
+    words, known = new_words(size), tokenizer.get_vocab()
+    taken = [word for word in words if word in known]
     if taken:
         raise ValueError(f"the tokenizer has {taken[0]} already; widen a text LLM, not a widened one")
     if init == "centres" and (centres is None or len(centres) != size):
         raise ValueError(f"init 'centres' needs the {size} centres of the unit encoder, shape (K, D)")
-    old = model.get_input_embeddings().num_embeddings
+    old, rows = max(known.values()) + 1, model.get_input_embeddings().num_embeddings
+    if rows > old:  # units would take over untrained rows as they are: transformers initialises only those it adds
+        model.resize_token_embeddings(old)
     tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in words], special_tokens=True)
+    vocab = UnitVocab.from_words(table := tokenizer.get_vocab())
     torch.manual_seed(seed)
-    model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init != "random")
-    vocab = UnitVocab.from_words(tokenizer.get_vocab())
+    model.resize_token_embeddings(
+        max(table.values()) + 1, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init != "random"
+    )
     if init == "centres":
         _place_by_centres(model, vocab, centres, old, seed)
     return vocab

@@ -46,17 +46,18 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
 
 
 class PackedBlocks(torch.utils.data.Dataset):
-    """Blocks of documents drawn from weighted sources: the order is a function of the seed alone.
+    """Blocks of documents: the order is a function of the seed alone.
 
-    Documents are drawn without replacement, source after source exhausted and shuffled anew (its next epoch), and packed
-    `window` at a time. Item: {"input_ids", "labels", "position_ids"}, int64 (L,).
+    To train on, documents are drawn from weighted sources without replacement, source after source exhausted and shuffled
+    anew (its next epoch), and packed `window` at a time. To look at, each stands in one block, once.
+    Item: {"input_ids", "labels", "position_ids"}, int64 (L,).
     """
 
     def __init__(
         self,
         sources: list[tuple[Tokenised, np.ndarray, float]],
         size: int,
-        blocks: int,
+        blocks: int | None,
         pad: int,
         seed: int,
         window: int = 512,
@@ -68,6 +69,7 @@ class PackedBlocks(torch.utils.data.Dataset):
         Args:
             sources: tokens, the indices of the documents to use, and the weight of each.
             size: tokens of a block, L.
+            blocks: how many to draw; None for every document once, whatever the weights.
             noise: share of the units in prompts that a look at a block replaces by others.
             vocab: which tokens are units; needed for noise.
         """
@@ -75,17 +77,41 @@ class PackedBlocks(torch.utils.data.Dataset):
         self.seed, self.noise, self.vocab = seed, noise, vocab
         self.task_names = sorted({name for tokenised in self.sources for name in tokenised.task_names})
         draw = np.random.default_rng(seed)
-        stream = self._stream([(chosen, weight) for _, chosen, weight in sources], draw)
+        if blocks is None:
+            members, counts = self._each_once([chosen for _, chosen, _ in sources], draw)
+        else:
+            members, counts = self._drawn([(chosen, weight) for _, chosen, weight in sources], blocks, window, draw)
+        self._bounds = np.cumsum([0, *counts])
+        self._members = np.concatenate(members)[: self._bounds[-1]] if members else np.empty((0, 2), int)
+
+    def _drawn(
+        self, sources: list[tuple[np.ndarray, float]], blocks: int, window: int, draw: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[int]]:
+        """(source, document) of what is drawn, (n, 2) of each window, and how many documents each block has."""
+        stream = self._stream(sources, draw)
         members: list[np.ndarray] = []
         counts: list[int] = []
         while len(counts) < blocks:
             drawn = np.array([next(stream) for _ in range(window)])
-            packed = best_fit([int(self.sources[s].lengths[d]) for s, d in drawn.tolist()], size)
+            packed = best_fit([int(self.sources[s].lengths[d]) for s, d in drawn.tolist()], self.size)
             draw.shuffle(packed)
             members.append(drawn[[i for block in packed for i in block]])
             counts += map(len, packed)
-        self._bounds = np.cumsum([0, *counts[:blocks]])
-        self._members = np.concatenate(members)[: self._bounds[-1]] if members else np.empty((0, 2), int)
+        return members, counts[:blocks]
+
+    def _each_once(self, sources: list[np.ndarray], draw: np.random.Generator) -> tuple[list[np.ndarray], list[int]]:
+        """(source, document) of every document, (n, 2) of each block, and the n of each. A source has blocks of its own;
+        they begin with one of each source and go on by turns, so that a look at the first of them sees each source's
+        share."""
+        placed: list[tuple[float, int, np.ndarray]] = []
+        for source, chosen in enumerate(sources):
+            packed = best_fit(self.sources[source].lengths[chosen].tolist(), self.size)
+            draw.shuffle(packed)
+            for place, block in enumerate(packed):
+                members = np.stack([np.full(len(block), source), chosen[block]], axis=1)
+                placed.append((place / len(packed), source, members))
+        blocks = [members for _, _, members in sorted(placed, key=lambda entry: entry[:2])]
+        return blocks, [len(members) for members in blocks]
 
     @staticmethod
     def _stream(sources: list[tuple[np.ndarray, float]], draw: np.random.Generator) -> Iterator[tuple[int, int]]:
@@ -155,7 +181,8 @@ class PackedBlocks(torch.utils.data.Dataset):
 def load_blocks(
     config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None, blocks: int, quiet: bool = False
 ) -> tuple[PackedBlocks, PackedBlocks]:
-    """Training blocks and dev blocks of a stage; unless quiet, prints what was kept, held out and too long."""
+    """Training blocks of a stage, so many, and dev blocks, in which each held-out document that fits a block stands once;
+    unless quiet, prints what was kept, held out and too long."""
     say = (lambda line: None) if quiet else print
     pad = tokenizer.eos_token_id
     train, dev = [], []
@@ -181,9 +208,7 @@ def load_blocks(
         )
     vocab = UnitVocab.from_words(tokenizer.get_vocab()) if config.unit_noise else None
     packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, noise=config.unit_noise, vocab=vocab)
-    dev_tokens = sum(int(t.lengths[chosen].sum()) for t, chosen, _ in dev)
-    dev_blocks = max(1, dev_tokens // config.block_size) if dev_tokens else 0
-    held_blocks = PackedBlocks(dev, config.block_size, dev_blocks, pad, config.seed)
+    held_blocks = PackedBlocks(dev, config.block_size, None, pad, config.seed)
     say(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
     return packed, held_blocks
 

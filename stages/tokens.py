@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,17 +25,20 @@ from instruct_data.records import read_conversations
 from speechgpt import dialogue as template
 from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab
+from stages import interleave
 from stages.config import Interleaving, Source, StageConfig
 from stages.interleave import Part, interleaved
 from units.ahead import worked_ahead
 from units.alignments import Alignments
 from units.codebook import Codebook
+from units.manifest import written_whole
 from units.notation import EOSP, SOSP
 from units.progress import progress
 from units.unit_set import MARKER, UnitSet, read_unit_set
 
 FACTS = "facts.json"
-LAYOUT = 2  # of the cache; another number makes caches anew
+DIGESTS = "digests.json"  # of the files that were read
+LAYOUT = 3  # of the cache; another number makes caches anew
 MOST_THREADS = 8  # that read shards ahead
 COLUMNS = ("tokens", "train", "lengths", "tasks", "hashes")
 
@@ -191,7 +195,7 @@ def tokenise(
     for needed in [path] + ([config.at(source.interleave.alignments)] if source.interleave else []):
         if not needed.exists():
             raise FileNotFoundError(f"{needed} is not there; it is named under data: in the config of {config.stage}")
-    saved = cache / _content_key(source, path, tokenizer, config, codebook)
+    saved = cache / _content_key(source, path, tokenizer, config, codebook, cache / DIGESTS)
     found = _mapped(saved)
     if found is None:
         part = cache / f".{saved.name}.{os.getpid()}.part"
@@ -258,20 +262,39 @@ def _mapped(folder: Path) -> Tokenised | None:
 
 
 def _content_key(
-    source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None
-) -> str:
+    source: Source, path: Path, tokenizer: PreTrainedTokenizerBase, config: StageConfig, codebook: Codebook | None,
+    known: Path,
+) -> str:  # fmt: skip
+    """Hash of everything that decides a source's tokens. known: where files' digests are remembered."""
     settings: list = [LAYOUT, source.tasks, config.prefix, config.train_on_prompt, codebook and codebook.fingerprint]
+    settings += [inspect.getsource(template), tokenizer.bos_token_id, tokenizer.eos_token_id]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = json.loads(backend.to_str()) if backend else {"words": tokenizer.get_vocab()}
+    settings.append({name: rules[name] for name in rules.keys() - {"truncation", "padding"}})  # which calls change
     read = sorted(path.glob("*.parquet")) + [path / MARKER] if path.is_dir() else [path]
     if source.interleave:
-        settings += [dataclasses.asdict(source.interleave), config.seed]
+        settings += [dataclasses.asdict(source.interleave), config.seed, inspect.getsource(interleave)]
         aligned = config.at(source.interleave.alignments)
         read += sorted(part for part in aligned.rglob("*") if part.is_file()) if aligned.is_dir() else [aligned]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    digest.update(inspect.getsource(template).encode())  # another template means other tokens
-    for word, token in sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1]):
-        digest.update(f"{token} {word}\n".encode())
-    for part in read:
-        with part.open("rb") as file:
+    settings += [[part.name for part in read], _digests(read, known)]  # a TextGrid's name says whose it is
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _digests(paths: list[Path], known: Path) -> list[str]:
+    """sha256 of each file. `known` remembers them by path, size and time of change, so that a second start, and each
+    rank after the first, reads no data; where it is broken or cannot be written, files are read again."""
+    found: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):
+        found.update(json.loads(known.read_text(encoding="utf-8")))
+    stamps = [f"{path.absolute()} {(facts := path.stat()).st_size} {facts.st_mtime_ns}" for path in paths]
+    new = [(stamp, path) for stamp, path in zip(stamps, paths) if stamp not in found]
+    for stamp, path in progress(new, desc=f"hashes of {paths[0].parent}", unit="files") if new else ():
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
             while piece := file.read(1 << 22):
                 digest.update(piece)
-    return digest.hexdigest()[:24]
+        found[stamp] = digest.hexdigest()
+    if new:
+        with suppress(OSError), written_whole(known) as file:
+            json.dump(found, file)
+    return [found[stamp] for stamp in stamps]

@@ -20,9 +20,9 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 
-from speechgpt.vocab import EOA, UnitVocab
+from speechgpt.dialogue import Dialogue, Message
+from speechgpt.vocab import EOA, SPEECHGPT, UnitVocab
 from stages.data import PackedBlocks
 from units.manifest import written_whole
 
@@ -137,22 +137,37 @@ def sample_replies(
     for source, document in sorted(documents):
         held = dev.sources[source]
         by_task.setdefault(held.task_names[held.tasks[document]], []).append((source, document))
-    queue = [(task, found[i]) for i in range(count) for task, found in by_task.items() if i < len(found)]
+    queue = [(task, found[i]) for i in range(count) for task, found in sorted(by_task.items()) if i < len(found)]
     ends = {tokenizer.eos_token_id, vocab.markers.get(EOA) if vocab else None} - {None}
+    opening = reply_opening(tokenizer, vocab)
     training = model.training
     model.eval()
     samples = []
     for task, (source, document) in queue[:count]:
-        ids, train = dev.sources[source].document(document)
-        # a conversation is trained on from its reply on; of anything else a quarter is the prompt
-        start = int(np.argmax(train)) if not train[0] else max(1, len(ids) // 4)
+        ids, _ = dev.sources[source].document(document)
+        start = prompt_end(ids, opening)
         prompt = torch.tensor(ids[:start][None].astype(np.int64), device=model.device)
         written = model.generate(
             input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=SAMPLE_TOKENS, do_sample=False,
             use_cache=True, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id,
-            synced_gpus=is_deepspeed_zero3_enabled(),
         )[0, start:].tolist()  # fmt: skip
         spelled = [tokenizer.decode(part) for part in (ids[:start].tolist(), written, ids[start:].tolist())]
         samples.append(dict(zip(("task", "prompt", "reply", "expected"), (task, *spelled), strict=True)))
     model.train(training)
     return samples
+
+
+def reply_opening(tokenizer: PreTrainedTokenizerBase, vocab: UnitVocab | None) -> list[int]:
+    """Token ids of `[SpeechGPT]:`, behind which the model replies; none where there can be no conversations."""
+    if vocab is None or SPEECHGPT not in vocab.markers:
+        return []
+    prompt = Dialogue(tokenizer).prompt([Message("human", ("?",))])
+    return prompt[prompt.index(vocab.marker(SPEECHGPT)) :]
+
+
+def prompt_end(ids: np.ndarray, opening: list[int]) -> int:
+    """How many tokens of a document, (L,), are the prompt: of a conversation all before its first reply, whatever of them
+    the loss counts; of anything else a quarter."""
+    if opening and opening[0] in ids:
+        return min(int(np.argmax(ids == opening[0])) + len(opening), len(ids))
+    return max(1, len(ids) // 4)

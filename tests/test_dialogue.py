@@ -106,6 +106,15 @@ def test_upstreams_way_counts_all_but_the_prefix(dialogue: Dialogue) -> None:
     assert whole.ids[:uncounted] == [prefixed.tokenizer.bos_token_id, *prefixed.encode_text("You are an AI assistant.")]
 
 
+def test_what_stands_in_every_conversation_is_encoded_once(dialogue: Dialogue, monkeypatch) -> None:
+    prefixed = Dialogue(dialogue.tokenizer, "You are an AI assistant.")
+    chat = Conversation((asked("one"), Message("assistant", ("heard", "said", (1, 2)))))
+    first = prefixed.render(chat)
+    encode, encoded = prefixed.encode_text, []
+    monkeypatch.setattr(prefixed, "encode_text", lambda text: encoded.append(text) or encode(text))
+    assert prefixed.render(chat) == first and encoded == ["one", "heard", "said"]
+
+
 # --- conversations
 
 

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from instruct_data.records import write_conversations
 from speechgpt.vocab import UnitVocab, new_words
-from stages import tokens
 from stages.config import Source
 from stages.data import IGNORED, PackedBlocks, best_fit, load_blocks
 from stages.tokens import Tokenised, tokenise
@@ -51,6 +50,11 @@ def members(blocks: PackedBlocks) -> list[list[tuple[int, int]]]:
 
 def pack(tokenised: Tokenised, size: int, blocks: int, seed: int = 0, window: int = 8) -> PackedBlocks:
     return PackedBlocks([(tokenised, np.arange(len(tokenised)), 1.0)], size, blocks, 0, seed, window)
+
+
+def caches(folder: Path) -> list[Path]:
+    """The tokenised sources in a cache folder."""
+    return [path for path in folder.iterdir() if path.is_dir()]
 
 
 @given(st.lists(st.integers(1, 50), max_size=80))
@@ -135,11 +139,11 @@ def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widen
     source = Source("data/chat.jsonl.gz")
     found = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
     assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
-    (folder,) = tmp_path.iterdir()
+    (folder,) = caches(tmp_path)
     (folder / "tokens.bin").unlink()  # not in place: `found` has it mapped
     (folder / "tokens.bin").write_bytes(b"cut short")
     again = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
-    assert again.tokens.tolist() == found.tokens.tolist() and list(tmp_path.iterdir()) == [folder]
+    assert again.tokens.tolist() == found.tokens.tolist() and caches(tmp_path) == [folder]
 
 
 def test_equal_documents_stand_on_one_side(run, widened, tmp_path) -> None:
@@ -218,6 +222,32 @@ def test_held_out_documents_are_never_trained_on(run, widened) -> None:
     assert held and trained.isdisjoint(held)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_held_out_document_stands_in_the_dev_blocks_once(run, widened, seed: int) -> None:
+    data = [Source("data/chat.jsonl.gz"), Source("units/train"), Source("corpus/text.txt", hold_out=False)]
+    config = stage_config(run, data=data, dev_documents=1000, block_size=128, seed=seed, unit_noise=0.5)
+    blocks, dev = load_blocks(config, widened, CODEBOOK, 300)
+    seen = [document for block in members(dev) for document in block]
+    trained = {document for block in members(blocks) for document in block}
+    every = {(source, i) for source, tokenised in enumerate(dev.sources[:2]) for i in range(len(tokenised))}
+    assert len(seen) == len(set(seen)) > 2 and {source for source, _ in seen} == {0, 1}
+    assert set(seen) == every - trained  # 300 blocks hold all the rest
+
+
+def test_dev_blocks_are_shuffled_by_the_seed_and_mixed_from_the_start() -> None:
+    few, many = flat(*([i] * 8 for i in range(30))), flat(*([i] * 4 for i in range(120)))
+    sources = [(few, np.arange(30), 1.0), (many, np.arange(0, 120, 2), 5.0), (many, np.arange(0), 1.0)]
+    dev = [members(PackedBlocks(sources, 16, None, 0, seed)) for seed in (1, 1, 2)]
+    assert dev[0] == dev[1] != dev[2] and len(dev[0]) == 15 + 15
+    for blocks in dev:
+        assert sorted(document for block in blocks for document in block) == [
+            *((0, i) for i in range(30)), *((1, i) for i in range(0, 120, 2))
+        ]  # fmt: skip
+        for first in range(1, 31):  # any beginning is half and half
+            begun = [block[0][0] for block in blocks[:first]]
+            assert abs(begun.count(0) - begun.count(1)) <= 1
+
+
 def test_a_set_too_small_to_hold_anything_out_still_trains(tmp_path, run, widened) -> None:
     write_conversations(tmp_path / "few.jsonl", chats(2), CODEBOOK, 0)
     blocks, dev = load_blocks(stage_config(run, data=[Source(str(tmp_path / "few.jsonl"))]), widened, CODEBOOK, 2)
@@ -231,28 +261,6 @@ def test_tasks_choose_conversations(run, widened) -> None:
         assert sorted(found.task_names) == expected
     with pytest.raises(ValueError, match="no documents of the tasks"):
         tokenise(Source("data/chat.jsonl.gz", tasks=["tts"]), widened, config, CODEBOOK, run / "cache")
-
-
-def test_cache_follows_the_content_of_all_that_went_in(tmp_path, run, widened, monkeypatch) -> None:
-    source, cache = Source(str(tmp_path / "chat.jsonl")), tmp_path / "cache"
-    write_conversations(source.path, chats(6), CODEBOOK, 0)
-
-    def made(tokenizer=widened, **changes) -> int:
-        tokenise(source, tokenizer, stage_config(run, **changes), CODEBOOK, cache)
-        return len(list(cache.iterdir()))
-
-    assert made() == 1
-    monkeypatch.setattr(tokens, "documents", None)  # a second look must not tokenise
-    assert made() == 1
-    assert made(block_size=32, too_long="cut", training={"max_steps": 9}) == 1  # these do not change tokens
-    monkeypatch.undo()
-    assert made(train_on_prompt=True) == 2
-    assert made(prefix="Be kind.") == 3
-    write_conversations(source.path, chats(6, seed=1), CODEBOOK, 0)
-    assert made() == 4
-    widened.add_tokens(["new"])
-    assert made() == 5
-    assert not list(cache.glob("*.part"))
 
 
 def test_units_of_a_foreign_codebook_are_refused_by_name_even_when_cached(tmp_path, run, widened) -> None:

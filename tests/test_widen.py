@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_run import K, make_run
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from speechgpt.widen import ROW_MULTIPLE, widen
 from units.kmeans import load_centres
@@ -60,3 +60,27 @@ def test_centres_place_near_units_near(built) -> None:
     assert distances[1] < 0.5 * distances[2:].min()
     with pytest.raises(ValueError, match="needs the 10 centres"):
         widen(*opened(built), K, "centres", centres[:4])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("size", [K, 100])  # with its markers fewer rows than the filler, and more
+@pytest.mark.parametrize("init", ["random", "mean", "centres"])
+def test_filler_behind_the_words_changes_nothing(built, init: str, size: int, tied: bool) -> None:
+    widened = []
+    for filler in (0, 70):
+        tokenizer = AutoTokenizer.from_pretrained(built / "text_llm")
+        torch.manual_seed(0)
+        config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                             intermediate_size=16, tie_word_embeddings=tied)  # fmt: skip
+        model = LlamaForCausalLM(config)
+        words = len(tokenizer)
+        model.resize_token_embeddings(words + filler)
+        with torch.no_grad():
+            for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+                part.weight[words:] = 7.0  # far from any word
+        vocab = widen(tokenizer, model, size, init, torch.randn(size, 6, generator=torch.manual_seed(4)))
+        assert vocab.first_unit_id == words and model.config.vocab_size % ROW_MULTIPLE == 0
+        assert model.config.vocab_size == model.lm_head.out_features < words + size + 9 + ROW_MULTIPLE
+        widened.append(model.state_dict())
+    plain, padded = widened
+    assert plain.keys() == padded.keys() and all(torch.equal(padded[name], plain[name]) for name in plain)
