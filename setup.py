@@ -8,7 +8,7 @@ README = Path(__file__).with_name("README.md")
 
 CORE = [
     "torch==2.13.0",
-    "transformers>=5,<6",
+    "transformers>=5.2,<6",
     "numpy>=1.26",
     "soundfile>=0.12",
     "soxr>=0.5",
@@ -24,7 +24,7 @@ CORE = [
     "espeakng-loader>=0.2.4",
 ]
 DATA = ["num2words>=0.5.14", "py3langid>=0.3"]
-TRAIN = ["accelerate>=1.1", "deepspeed>=0.19", "peft>=0.18", "datasets>=3", "tensorboard>=2.18", "matplotlib>=3.8"]
+TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18", "matplotlib>=3.8"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
 WEB = ["gradio>=5"]
 FAIRSEQ = ["fairseq==0.12.2"]

@@ -4,11 +4,13 @@ can go on from one."""
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 from types import FrameType
@@ -22,6 +24,7 @@ MARK = "complete.json"  # written when all processes have written their part: wh
 LOOK = 1 << 20  # bytes at either end of a file that its checksum covers; cut-short and zero-filled files differ there
 UNIVERSAL = "_universal"  # ending of a folder of shards that fits any number of processes
 STOPPED = 128 + signal.SIGTERM  # exit status of a stage that was told to stop
+SEEN = 60.0  # seconds that a network file system may take to show a new file: NFS keeps a folder's names so long
 
 
 class CheckpointError(RuntimeError):
@@ -63,8 +66,49 @@ def checkpoints(out: Path) -> list[Path]:
     return sorted(out.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1]))
 
 
-def newest_checkpoint(out: Path) -> Path | None:
-    """The newest whole checkpoint of a stage. Newer ones that are broken are named and deleted: none can use them."""
+def check_shared(out: Path, arguments: TrainingArguments) -> None:
+    """Make sure that all processes see one folder, before any of them takes what it does not see for missing.
+
+    The first process writes a file of a name that nobody can guess, and the others look for it.
+
+    Raises: ValueError in all of them if one does not find it.
+    """
+    if arguments.world_size == 1:
+        return
+    names = [f".shared-{secrets.token_hex(8)}"]
+    if arguments.process_index == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / names[0]).touch()
+    torch.distributed.broadcast_object_list(names)
+    seen, end = (out / names[0]).exists(), time.monotonic() + SEEN
+    while not seen and time.monotonic() < end:
+        time.sleep(1)
+        seen = (out / names[0]).exists()
+    all_see = torch.tensor(float(seen), device=arguments.device)
+    torch.distributed.all_reduce(all_see, torch.distributed.ReduceOp.MIN)
+    if arguments.process_index == 0:
+        (out / names[0]).unlink()
+    if not all_see:
+        raise ValueError(
+            f"{out.absolute()} is not one folder for all {arguments.world_size} processes: what the first one writes there, "
+            f"{'another one does' if seen else 'this one does'} not see. The run folder must be one that all machines see, "
+            "at one path: name one on a network file system, --run FOLDER"
+        )
+
+
+def common_checkpoint(out: Path, arguments: TrainingArguments) -> Path | None:
+    """The newest whole checkpoint of a stage, as the first process finds it, for all of them: it alone looks and deletes."""
+    found = [newest_checkpoint(out) if arguments.process_index == 0 else None]
+    if arguments.world_size > 1:
+        torch.distributed.broadcast_object_list(found)
+    return found[0]
+
+
+def newest_checkpoint(out: Path, delete: bool = True) -> Path | None:
+    """The newest whole checkpoint of a stage. Newer ones that are broken are named and deleted: none can use them.
+
+    delete: false in all processes but the first.
+    """
     found = checkpoints(out)
     for path in found:
         trouble = damage(path)
@@ -72,7 +116,8 @@ def newest_checkpoint(out: Path) -> Path | None:
             return path
         older = found[found.index(path) + 1 :]
         print(f"{path} is broken: {trouble}; " + (f"trying {older[0].name}" if older else "starting anew"), flush=True)
-        shutil.rmtree(path)
+        if delete:
+            shutil.rmtree(path)
     return None
 
 

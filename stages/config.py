@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from speechgpt.widen import Initialisation
 
+KEPT = "save_total_limit"  # how many checkpoints stay
 # What the stage decides itself, and the field that says it.
 RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_unused_columns": "nothing"}
 
@@ -133,7 +134,8 @@ class StageConfig:
     seed: int = 0
     """Seeds order and new embedding rows."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Any argument of transformers.TrainingArguments, such as max_steps, learning_rate, deepspeed."""
+    """Any argument of transformers.TrainingArguments, such as max_steps, learning_rate, deepspeed. null is as if it were
+    not there, but for save_total_limit, where it keeps all checkpoints."""
 
     def __post_init__(self) -> None:
         for name in RESERVED.keys() & self.training.keys():
@@ -141,12 +143,14 @@ class StageConfig:
         known = _training_names()
         for name in self.training.keys() - known:
             raise ValueError(f"training: {name} is no argument of transformers.TrainingArguments{nearest(name, known)}")
-        if not self.training.get("max_steps", 0) > 0:
+        given = {name: value for name, value in self.training.items() if value is not None or name == KEPT}
+        self.training = given
+        if not given.get("max_steps", 0) > 0:
             raise ValueError("training: max_steps must be set, and above 0: a stage is a number of steps")
-        if self.training.get("save_total_limit", 2) < 2:
+        if (kept := given.get(KEPT)) is not None and kept < 2:
             raise ValueError(
-                f"training: save_total_limit is {self.training['save_total_limit']}; keep at least 2 checkpoints, one "
-                "to fall back on while the other is written"
+                f"training: save_total_limit is {kept}; keep at least 2 checkpoints, one to fall back on while the other "
+                "is written, or null for all"
             )
         if not 0 <= self.unit_noise < 1:
             raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")

@@ -42,7 +42,8 @@ def find_gpu(name: str) -> Gpu:
 
 def this_gpu(device_name: str, gib: float) -> Gpu | None:
     """The known GPU that CUDA calls `device_name`, such as "NVIDIA A100-SXM4-80GB"."""
-    words = re.sub(r"[^A-Z0-9]+", " ", device_name.upper().replace("RTX ", "RTX")).split()
+    joined = re.sub(r"RTX (?=\d)", "RTX", device_name.upper())  # RTX 3090 is a name, the RTX of RTX A6000 a family
+    words = re.sub(r"[^A-Z0-9]+", " ", joined).split()
     alike = [gpu for name, gpu in GPUS.items() if name.split("-")[0] in words]
     return min(alike, key=lambda gpu: abs(gpu.gib - gib), default=None)
 

@@ -86,6 +86,8 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
     """Shape of the model that a stage trains, after widening, and whether its number of units was assumed.
 
     Found in the run folder; else, for a stage not trained yet, through the neighbouring file that makes it; else at the hub.
+    Units are counted on top of all rows, though widening cuts those that a model has beyond its tokenizer's words (Qwen2.5:
+    some hundred); to know them would take the tokenizer.
     """
     start, assumed = config.at(config.model), False
     neighbours = [] if file is None else [path for path in sorted(file.parent.glob("*.yaml")) if path != file]
@@ -205,7 +207,9 @@ def make_plan(config: StageConfig, cluster: Cluster, file: Path | None = None) -
     plan = Plan(size, gpus, accumulation, batch, per_step, steps, per_step * steps, memory(config, size, gpus),
                 gpu.gib * GIB, hours, [], None)  # fmt: skip
     if gpus < cluster.gpus:
-        plan.warnings.append(f"{batch} blocks do not divide among {cluster.gpus} GPUs: start this stage on {gpus} of them")
+        plan.warnings.append(
+            f"{batch} blocks do not divide among {cluster.gpus} GPUs: start this stage on {gpus} of them"
+        )
     if size.assumed_units:
         plan.warnings.append(f"there is no unit encoder yet; {ASSUMED_UNITS:,} units are assumed")
     if config.training.get("bf16") and not gpu.bf16:

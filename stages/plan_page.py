@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
-from stages.config import StageConfig
+from stages.config import KEPT, StageConfig
 from stages.plan import GIB, USABLE, Cluster, Plan, make_plan
 
 
@@ -46,11 +48,18 @@ def rows(config: StageConfig, cluster: Cluster, plan: Plan) -> list[tuple[str, s
     return [*found, ("change", f"{options}   (it fits then, and learns the same)")]
 
 
+def kept_checkpoints(training: dict[str, Any]) -> int:
+    """Most checkpoints that lie on the disk at a time: those that are kept, and one more while it is written."""
+    limit, steps, every = training.get(KEPT, 2), training["max_steps"], training.get("save_steps", 500)
+    whole = math.ceil(steps / every if every >= 1 else 1 / every)  # below 1 it is a share of the steps
+    return whole if limit is None else min(limit + 1, whole)
+
+
 def host_rows(config: StageConfig, plan: Plan) -> list[tuple[str, str]]:
     """What stands beside the GPUs: disk for checkpoints, host memory for what is offloaded or loaded."""
     sharded = config.training.get("deepspeed")
     saved = (2 if sharded else 4) * plan.size.parameters + (12 if sharded else 8) * plan.size.learning
-    kept = config.training.get("save_total_limit", 2) + 1  # one more while it is written
+    kept = kept_checkpoints(config.training)
     found = [("disk", f"{saved * kept / GIB:.0f} GiB: {kept} checkpoints of {saved / GIB:.0f} GiB")]
     if sharded == "zero3_offload":
         host = 2 * plan.size.parameters + 16 * plan.size.learning

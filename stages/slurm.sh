@@ -3,10 +3,12 @@
 #     sbatch --nodes 1 stages/slurm.sh 1b stage1
 #     sbatch --nodes 12 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b stage1 stage2
 #     sbatch --nodes 1 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b stage3
-# The number of processes must divide a stage's batch: the third of 7b and 13b is too small for 96.
+# The number of processes must divide a stage's batch. The third of 7b and 13b is too small for 96, and would run on 32 of
+# them: give it a job of its own.
 # RUN is the run folder (runs/PRESET if not set), ARGS what else the stages are told: --export ALL,ARGS="--training.optim ..".
 # One task a GPU, so that the signal before the time limit reaches every process at once: they save and end with 143, and
-# the job queues itself again. A job that is preempted or loses a node goes on from its newest checkpoint as well.
+# the job queues itself again, unless it was cancelled. A job that is preempted or loses a node goes on from its newest
+# checkpoint as well.
 # The folder must be one that all nodes see. On a cluster without internet download the model before: hf download NAME
 #SBATCH --job-name speechgpt
 #SBATCH --gpus-per-node 1
@@ -27,15 +29,33 @@ MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a node do not meet
 PYTHON=${PYTHON:-.venv/bin/python}
 export MASTER_ADDR MASTER_PORT PYTHON TOKENIZERS_PARALLELISM=false
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-8} # from 22.05 on srun does not ask the job, and binds a task to one CPU
 trap : TERM # the signal is for the processes; this shell waits for them
 
 stages=("$@")
 [ $# -gt 0 ] || stages=(stage1 stage2 stage3)
-for stage in "${stages[@]}"; do
-  code=0
-  srun bash -c 'RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$SLURM_NTASKS exec "$PYTHON" -m stages.train "$0" --run "$RUN" $ARGS' \
-    "stages/configs/$preset/$stage.yaml" || code=$?
+each=${SLURM_NTASKS_PER_NODE:-1}
+tasks=$((SLURM_JOB_NUM_NODES * each))
+shares=()
+for stage in "${stages[@]}"; do # all of them before the first one: it may take days
+  share=$("$PYTHON" -m stages.train "stages/configs/$preset/$stage.yaml" --run "$RUN" $ARGS --share "$tasks" | tail -n 1) || exit 2
+  [ "$share" = "$tasks" ] || echo "$stage runs on $share of the $tasks tasks: its batch does not divide among all"
+  shares+=("$share")
+done
+
+# A failure speaks louder than 143, since srun ends with the highest status, and ends the other tasks by TERM as well.
+task='trap : TERM
+RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID WORLD_SIZE=$1 "$PYTHON" -m stages.train "$0" --run "$RUN" $ARGS
+code=$?
+[ $code = 0 ] || [ $code = 143 ] || exit 255
+exit $code'
+for i in "${!stages[@]}"; do
+  share=${shares[$i]} code=0
+  srun --kill-on-bad-exit=1 --relative=0 --nodes=$(((share + each - 1) / each)) --ntasks="$share" --ntasks-per-node="$each" \
+    bash -c "$task" "stages/configs/$preset/${stages[$i]}.yaml" "$share" || code=$?
   if [ "$code" = 143 ]; then
+    # scancel sends TERM too, but its jobs are no longer running
+    [ "$(squeue -h -j "$SLURM_JOB_ID" -o %T)" = RUNNING ] || exit 143
     echo "stopped before the time limit; queued again"
     exec scontrol requeue "$SLURM_JOB_ID"
   fi

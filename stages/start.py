@@ -33,7 +33,11 @@ OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  
 def find_start(config: StageConfig) -> Path | str:
     """Folder, or hub id, of the model that the stage starts from.
 
-    Raises: FileNotFoundError, naming what to train first, when a folder of this run is missing or not finished.
+    Where the stage needs to know the units that the model has, the hub's folder is fetched: only `speechgpt.json`, which
+    transformers does not look for, says which they are.
+
+    Raises: FileNotFoundError, naming what to train first, when a folder of this run is missing or not finished, or when the
+        hub has none of this name.
     """
     folder = config.at(config.model)
     if (folder / "config.json").exists():
@@ -41,7 +45,36 @@ def find_start(config: StageConfig) -> Path | str:
     if folder.is_dir() or config.model in OUR_FOLDERS or Path(config.model).is_absolute():
         state = "is not finished (no config.json)" if folder.is_dir() else "is not there"
         raise FileNotFoundError(f"{folder} {state}: {config.stage} starts from it, so train {config.model} first")
-    return config.model
+    if not has_units(config):
+        return config.model
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(config.model))
+    except (OSError, ValueError) as error:  # huggingface_hub's are both: no such name, no network, not allowed
+        raise FileNotFoundError(
+            f"{config.stage} starts from {config.model}: there is no folder {folder}, and the hub gave none ({error}). "
+            f"Train it first, or on a machine with internet: hf download {config.model}"
+        ) from error
+
+
+def has_units(config: StageConfig) -> bool:
+    """Whether the model that the stage starts from has units already."""
+    return config.widen is None and config.stage != TEXT_STAGE
+
+
+def open_units(encoder: Path) -> tuple[Codebook, torch.Tensor]:
+    """Codebook and centres, float (K, D), of the unit encoder that a stage widens its model by.
+
+    Raises: FileNotFoundError saying how an encoder is made.
+    """
+    for name in ("codebook.json", "centres.safetensors"):
+        if not (encoder / name).exists():
+            raise FileNotFoundError(
+                f"{encoder} has no {name}, and the model is widened by the units of this unit encoder; copy the one there "
+                f"that made your units, or fit one: python -m units.fit --manifest AUDIO --out {encoder}"
+            )
+    return Codebook.load(encoder / "codebook.json"), load_centres(encoder / "centres.safetensors")
 
 
 def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Codebook | None]:
@@ -52,18 +85,17 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
 
     Raises: FileNotFoundError or ValueError when the start is not what this stage needs.
     """
+    # first, as it takes no time, and the model minutes
+    units = open_units(config.at(config.widen.encoder)) if config.widen else None
     start = find_start(config)
-    needs_units = config.widen is None and config.stage != TEXT_STAGE
-    facts = CheckpointFacts.load(start) if needs_units else None
+    facts = CheckpointFacts.load(start) if has_units(config) else None
     tokenizer = AutoTokenizer.from_pretrained(start)
     if facts:
         facts.check_vocab(UnitVocab.from_words(tokenizer.get_vocab()), start)
     model = AutoModelForCausalLM.from_pretrained(start, **loading)
-    if not config.widen:
+    if config.widen is None or units is None:
         return model, tokenizer, facts.codebook if facts else None
-    encoder = config.at(config.widen.encoder)
-    codebook = Codebook.load(encoder / "codebook.json")
-    centres = load_centres(encoder / "centres.safetensors")
+    codebook, centres = units
     widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed)
     return model, tokenizer, codebook
 
@@ -71,13 +103,15 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
 def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict[str, Any]:
     """How the weights are loaded: their type, their attention, and fewer bits if adapters train on them."""
     # DeepSpeed keeps fp32 copies of its own, and frozen weights need none; everything else trains in fp32 under autocast.
-    half = arguments.bf16 and (arguments.deepspeed or config.lora)
-    chosen: dict[str, Any] = {"dtype": torch.bfloat16 if half else torch.float32}
+    # stages/plan.py counts the same.
+    half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
+    chosen: dict[str, Any] = {"dtype": half if arguments.deepspeed or config.lora else torch.float32}
     if config.attention != "auto":
         chosen["attn_implementation"] = config.attention
     elif not torch.cuda.is_available():
         chosen["attn_implementation"] = BY_DOCUMENT
-    elif is_flash_attn_2_available():
+    elif half != torch.float32 and torch.cuda.get_device_capability()[0] >= 8 and is_flash_attn_2_available():
+        # flash-attention 2 refuses fp32, and GPUs before Ampere
         chosen["attn_implementation"] = "flash_attention_2"
     if config.lora and config.lora.bits < 16:
         from transformers import BitsAndBytesConfig

@@ -18,6 +18,7 @@ import importlib.util
 import os
 import sys
 import warnings
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from transformers.utils import is_liger_kernel_available
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
 from speechgpt.widen import gathered
-from stages.checkpoints import STOPPED, Checkpoints, newest_checkpoint, prepare_resume
+from stages.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
 from stages.config import StageConfig, unknown_names
 from stages.data import flattened, load_blocks
 from stages.plan import Cluster
@@ -43,12 +44,15 @@ from units.manifest import written_whole
 from units.precision import multiplies_bfloat16
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
+# While the first process prepares data or rewrites a checkpoint the others wait for it, longer than torch's half hour;
+# that a process died is for the launcher to notice.
+PATIENCE = 24 * 3600  # seconds
 RESOLVED = "stage.yaml"  # the whole config of a stage, as it was resolved
 
 
 def training_arguments(config: StageConfig) -> TrainingArguments:
     """transformers' arguments: the config's `training`, with what the stage itself decides."""
-    chosen = {name: value for name, value in config.training.items() if value is not None}
+    chosen = dict(config.training)
     if hasattr(TrainingArguments, "activation_checkpointing") and "gradient_checkpointing" in chosen:
         chosen["activation_checkpointing"] = chosen.pop("gradient_checkpointing")  # its name from transformers 5.23 on
     named = DEEPSPEED / f"{chosen.get('deepspeed')}.json"
@@ -71,12 +75,17 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "disable_tqdm": not sys.stderr.isatty(),
         "logging_steps": 20,
         "save_total_limit": 2,
+        "train_sampling_strategy": "sequential",  # PackedBlocks are drawn at random; so more steps only go on from fewer
+        "ddp_timeout": PATIENCE,
         "eval_strategy": "steps",
         "eval_steps": chosen["max_steps"],  # at the end, if nowhere else
         "use_liger_kernel": config.fused_loss == "always"
         or (config.fused_loss == "auto" and on_gpu and is_liger_kernel_available() and config.unit_loss_weight == 1),
         "gradient_accumulation_steps": config.accumulation(int(os.environ.get("WORLD_SIZE", 1))),
     }
+    if chosen.get("use_cpu") and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
+        # transformers keeps its timeout from processes on CPUs
+        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=chosen.get("ddp_timeout", PATIENCE)))
     arguments = TrainingArguments(
         output_dir=str(config.at(config.out)), seed=config.seed, remove_unused_columns=False, **{**quiet, **chosen}
     )
@@ -87,14 +96,16 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
     if is_deepspeed_zero3_enabled():
         import deepspeed
 
-        deepspeed.init_distributed()  # sharded loading asks it for the ranks; on CPU transformers joins torch's only
+        # sharded loading asks it for the ranks; on CPU transformers joins torch's only
+        deepspeed.init_distributed(timeout=arguments.ddp_timeout_delta)
     return arguments
 
 
 def train(config: StageConfig) -> Path:
     """Run one stage to its end; returns its folder.
 
-    Raises: SystemExit, after a checkpoint, when the process is told to stop (SIGTERM).
+    Raises: SystemExit, after a checkpoint, when the process is told to stop (SIGTERM); ValueError if the processes do not
+        all see the run folder.
     """
     out = config.at(config.out)
     finished = out / ("config.json" if config.stage == TEXT_STAGE else FILE)
@@ -102,6 +113,8 @@ def train(config: StageConfig) -> Path:
         print(f"{config.stage} is done already: {out}")
         return out
     arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
+    check_shared(out, arguments)
+    checkpoint = common_checkpoint(out, arguments)
     set_seed(config.seed)
     model, tokenizer, codebook = open_start(config, **loading_arguments(config, arguments))
     count = (
@@ -109,7 +122,6 @@ def train(config: StageConfig) -> Path:
     )
     with arguments.main_process_first(local=False, desc="data"):  # one rank fills the cache, the others read it
         blocks, dev = load_blocks(config, tokenizer, codebook, count, quiet=arguments.process_index > 0)
-        checkpoint = newest_checkpoint(out)
         if checkpoint:
             prepare_resume(checkpoint, arguments)
         if arguments.process_index == 0:
@@ -129,6 +141,7 @@ def train(config: StageConfig) -> Path:
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.stopped:
+        trainer.accelerator.wait_for_everyone()  # whoever ends first is the launcher's reason to kill the others
         print(f"{config.stage} stopped at step {trainer.state.global_step} of {arguments.max_steps}, all saved; the same "
               "command goes on", flush=True)  # fmt: skip
         raise SystemExit(STOPPED)
@@ -212,6 +225,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m stages.train", description="Train one stage.")
     parser.add_argument("--config", action="config", help="the stage's file")
     parser.add_argument("--plan", action="store_true", help="print what the stage would take, and train nothing")
+    parser.add_argument("--share", type=int, metavar="N",
+                        help="print how many of N processes can share the stage's batch, and train nothing")  # fmt: skip
     parser.add_class_arguments(StageConfig)
     parser.add_class_arguments(Cluster)
     if wrong := _wrong_names(file, argv):
@@ -223,6 +238,10 @@ def main(argv: list[str] | None = None) -> None:
     )
     try:
         checked = StageConfig(**config)
+        if given.share:
+            processes = checked.sharing(given.share) or 1
+            checked.accumulation(processes)  # which raises if it does not divide
+            return print(processes)
         if given.plan:
             return print_plan(checked, Cluster(**cluster), file)
     except ValueError as error:
@@ -235,7 +254,7 @@ def _wrong_names(file: Path | None, argv: list[str]) -> list[str]:
     given: list[dict[str, Any]] = []
     if file and file.exists():
         given.append(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-    ours = {"config", "plan", "help", "print_config"} | {field.name for field in dataclasses.fields(Cluster)}
+    ours = {"config", "plan", "share", "help", "print_config"} | {field.name for field in dataclasses.fields(Cluster)}
     for option in (argument[2:].split("=")[0].rstrip("+") for argument in argv if argument.startswith("--")):
         if option.split(".")[0] not in ours:
             nested: Any = None

@@ -165,12 +165,21 @@ class StageTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            last = newest_checkpoint(out)
+            last = newest_checkpoint(out, delete=self.is_world_process_zero())
             rest = f"{last.name} before it is whole" if last else "there is none before it"
             raise CheckpointError(
-                f"{part} could not be written ({error}); {rest}. Make room on the disk and run the same command; it goes "
-                "on from there"
+                f"{part} could not be written ({error}); {rest}. {_remedy(error)}; then run the same command, and it goes on "
+                "from there"
             ) from error
+
+
+def _remedy(error: Exception) -> str:
+    """What to do about a checkpoint that could not be written."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "The GPU's memory was full: make training.per_device_train_batch_size smaller"
+    if isinstance(error, torch.distributed.DistError):
+        return "The processes lost one another: see what the first that failed said"
+    return "If the disk is full, make room"
 
 
 def weighted_loss(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from stages.train import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -58,16 +60,33 @@ def stand_in(folder: Path, name: str, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
+# Runs the tasks one after the other, and ends with the highest of their statuses
+SRUN = """echo "$SRUN_CPUS_PER_TASK $1 $2 $3 $4 $5" >>{told}
+while [[ $1 == --* ]]; do case $1 in --ntasks=*) tasks=${{1#*=}};; esac; shift; done
+code=0
+for ((i = 0; i < tasks; i++)); do
+  ended=0; SLURM_PROCID=$i SLURM_LOCALID=$i "$@" || ended=$?
+  [ $ended -gt $code ] && code=$ended
+done
+exit $code"""
+
+PYTHON = """[[ " $* " == *" --share "* ]] && {{ echo loading; echo "${{SHARE:-${{@: -1}}}}"; exit ${{REFUSED:-0}}; }}
+echo "$RANK/$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>{told}
+[ $RANK = 0 ] && exit ${{ENDS:-0}}
+exit ${{OTHERS:-${{ENDS:-0}}}}"""
+
+
 @pytest.fixture
 def cluster(tmp_path: Path) -> dict[str, str]:
-    """Two tasks; scontrol and python only write down how they were called."""
+    """Two nodes of a task each; scontrol and python only write down how they were called, srun its options."""
     told = tmp_path / "told"
     stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "scontrol $*" >>{told}')
-    stand_in(tmp_path, "srun", 'code=0; for i in 0 1; do SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_NTASKS=2 "$@" || code=$?; done\n'
-                               "exit $code")  # fmt: skip
-    stand_in(tmp_path, "python", f'echo "$RANK/$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>{told}; exit ${{ENDS:-0}}')
+    stand_in(tmp_path, "squeue", 'echo "${STATE:-RUNNING}"')
+    stand_in(tmp_path, "srun", SRUN.format(told=tmp_path / "srun_told"))
+    stand_in(tmp_path, "python", PYTHON.format(told=told))
     return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(tmp_path / "python"), "TOLD": str(told),
-            "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_SUBMIT_DIR": str(ROOT)}  # fmt: skip
+            "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "6",
+            "SLURM_NTASKS_PER_NODE": "1", "SLURM_SUBMIT_DIR": str(ROOT)}  # fmt: skip
 
 
 def submitted(cluster: dict[str, str], *arguments: str, **changes: str) -> tuple[int, str, list[str]]:
@@ -88,6 +107,29 @@ def test_slurm_runs_the_stages_one_after_the_other(cluster) -> None:
     Path(cluster["TOLD"]).unlink()
     _, _, told = submitted(cluster, "7b", "stage3", RUN="runs/other", ARGS="--training.optim adafactor --seed 3")
     assert told[0].endswith("stage3.yaml --run runs/other --training.optim adafactor --seed 3")
+    steps = (Path(cluster["TOLD"]).parent / "srun_told").read_text().splitlines()
+    assert len(steps) == 4 and all(step.startswith("6 --kill-on-bad-exit=1 ") for step in steps)
+
+
+def test_slurm_looks_at_all_stages_before_the_first(cluster) -> None:
+    code, _, told = submitted(cluster, "7b", REFUSED="2")
+    assert (code, told) == (2, [])
+    machines = {"SLURM_JOB_NUM_NODES": "12", "SLURM_NTASKS_PER_NODE": "8"}
+    code, said, told = submitted(cluster, "7b", "stage3", SHARE="32", **machines)
+    assert code == 0 and "stage3 runs on 32 of the 96 tasks" in said
+    assert len(told) == 32 and told[-1].startswith("31/32 node7:20041 ")
+    options = (Path(cluster["TOLD"]).parent / "srun_told").read_text()
+    assert "--relative=0 --nodes=4 --ntasks=32 --ntasks-per-node=8\n" in options
+
+
+def test_a_stage_says_how_many_processes_can_share_it(capsys) -> None:
+    stage3 = str(ROOT / "stages/configs/7b/stage3.yaml")
+    for processes, share in ((96, "32"), (8, "8")):
+        main([stage3, "--share", str(processes)])
+        assert capsys.readouterr().out.splitlines()[-1] == share
+    with pytest.raises(SystemExit):
+        main([stage3, "--share", "128"])  # by 1 block a pass they can; it is for the user to say so
+    assert "set training.per_device_train_batch_size to 1" in capsys.readouterr().err
 
 
 def test_slurm_queues_a_stopped_job_again_and_no_failed_one(cluster) -> None:
@@ -95,7 +137,13 @@ def test_slurm_queues_a_stopped_job_again_and_no_failed_one(cluster) -> None:
     assert code == 0 and told[-1] == "scontrol requeue 41" and "queued again" in said
     Path(cluster["TOLD"]).unlink()
     code, _, told = submitted(cluster, "7b", "stage2", "stage3", ENDS="1")
-    assert code == 1 and len(told) == 2  # stage 3 is not begun
+    assert code == 255 and len(told) == 2  # stage 3 is not begun
+    Path(cluster["TOLD"]).unlink()
+    code, _, told = submitted(cluster, "7b", "stage2", ENDS="1", OTHERS="143")  # as srun ends the others
+    assert code == 255 and len(told) == 2
+    Path(cluster["TOLD"]).unlink()
+    code, _, told = submitted(cluster, "7b", "stage2", ENDS="143", STATE="COMPLETING")  # scancel
+    assert code == 143 and len(told) == 2
     assert submitted(cluster, "8b")[:2] == (2, "there is no preset stages/configs/8b\n")
 
 

@@ -132,6 +132,7 @@ def test_gpus_are_found_by_name_and_by_what_cuda_calls_them() -> None:
         find_gpu("P100")
     for name, gib, expected in (("NVIDIA A100-SXM4-80GB", 79.1, "A100-80G"), ("NVIDIA A100-PCIE-40GB", 39.4, "A100-40G"),
                                 ("NVIDIA H200", 139.7, "H200-141G"), ("NVIDIA GeForce RTX 3090", 23.7, "RTX3090-24G"),
-                                ("NVIDIA L4", 22.0, "L4-24G"), ("Tesla V100-SXM2-32GB", 31.7, "V100-32G")):  # fmt: skip
+                                ("NVIDIA L4", 22.0, "L4-24G"), ("NVIDIA RTX A6000", 47.5, "A6000-48G"),
+                                ("Tesla V100-SXM2-32GB", 31.7, "V100-32G")):  # fmt: skip
         assert this_gpu(name, gib).name == expected
     assert this_gpu("NVIDIA Quadro 4000", 2.0) is None

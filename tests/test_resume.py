@@ -20,12 +20,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from tiny_run import make_run, stage_config
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from speechgpt.checkpoint import CheckpointFacts
 from stages import train as trainer
 from stages.checkpoints import MARK, STOPPED, CheckpointError, checkpoints, damage, newest_checkpoint
 from stages.config import StageConfig
+from stages.data import PackedBlocks
 from stages.train import RESOLVED, train
 
 ROOT = Path(__file__).parents[1]
@@ -207,6 +208,43 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(built, monkeypatch) -> Non
     assert [path.name for path in checkpoints(out)] == ["checkpoint-14"] and damage(out / "checkpoint-14") is None
     train(config)
     check_same(built, "full")
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "make training.per_device_train_batch_size smaller; then run"),
+        (torch.distributed.DistBackendError("NCCL error"), "see what the first that failed said; then run"),
+        (OSError(28, "No space left on device"), "If the disk is full, make room; then run the same command"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_fails_says_what_to_do(built, monkeypatch, error: Exception, remedy: str) -> None:
+    def fail(*_) -> None:
+        raise error
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", fail)
+    with pytest.raises(CheckpointError, match=f"checkpoint-2 could not be written .*{remedy}"):
+        train(planned(built, "unsaved", max_steps=2, save_steps=2))
+
+
+def test_more_steps_go_on_where_fewer_ended(built, monkeypatch) -> None:
+    read: list[tuple[int, int]] = []  # (which blocks, index)
+    usual = PackedBlocks.__getitem__
+    monkeypatch.setattr(PackedBlocks, "__getitem__", lambda self, i: read.append((id(self), i)) or usual(self, i))
+    steady = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_steps": 4}
+    whole = train(planned(built, "eight", **steady, max_steps=8))
+    assert [i for which, i in read if which == read[0][0]] == list(range(16))  # two blocks a step, in their own order
+    out = train(planned(built, "longer", **steady, max_steps=4))
+    for name in ("speechgpt.json", "config.json", "model.safetensors"):  # all but the checkpoint
+        (out / name).unlink()
+    read.clear()
+    train(planned(built, "longer", **steady, max_steps=8))
+    assert [i for which, i in read if which == read[0][0]] == list(range(8, 16))
+    losses = [
+        [json.loads(line).get("loss") for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (whole, out)
+    ]
+    assert [x for x in losses[1] if x] == pytest.approx([x for x in losses[0] if x], abs=1e-4)
 
 
 def test_going_on_under_another_config_says_what_differs(built, monkeypatch, capsys) -> None:

@@ -16,7 +16,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from tiny_run import CODEBOOK, FOREIGN, make_run, stage_config
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.widen import ROW_MULTIPLE
@@ -24,6 +24,7 @@ from stages import train as trainer
 from stages.checkpoints import newest_checkpoint
 from stages.config import Lora, Source, StageConfig
 from stages.data import IGNORED, load_blocks
+from stages.plan_page import kept_checkpoints
 from stages.train import DEEPSPEED, main, train, training_arguments
 from units.precision import autocast
 
@@ -83,6 +84,10 @@ def test_budgets_are_the_paper_s(size: str, gpus: tuple[int, ...], monkeypatch) 
         training = config.training
         if size != "1b":
             assert (training["max_steps"], config.batch, config.block_size) == budget
+        if stage == 1:
+            assert config.too_long == "split"  # of a long recording all is learned
+        if stage == 2:
+            assert config.data[1].tasks == ["chat"]
         for processes in {count, 8, 1}:  # however many GPUs there are, a step is as large
             passes = config.accumulation(processes)
             assert training["per_device_train_batch_size"] * passes * processes == config.batch
@@ -101,6 +106,19 @@ def test_bfloat16_is_for_processors_that_multiply_it(found: dict[str, bool], mon
     assert ("training in float32" in capsys.readouterr().out) == (not native)
     adapters = StageConfig("s", "m", "o", [], training=training, lora=Lora())
     assert training_arguments(adapters).bf16  # it saves memory there
+
+
+def test_null_is_as_if_not_given_and_keeps_all_checkpoints() -> None:
+    def arguments(**training) -> TrainingArguments:
+        return training_arguments(StageConfig("s", "m", "o", [], training={"max_steps": 7, **training}))
+
+    assert arguments().save_total_limit == 2
+    assert arguments(save_total_limit=None).save_total_limit is None
+    config = StageConfig("s", "m", "o", [], batch=8, training={"max_steps": 7, "per_device_train_batch_size": None})
+    assert config.accumulation(1) == 1
+    assert kept_checkpoints({"max_steps": 70, "save_steps": 10}) == 3
+    assert kept_checkpoints({"max_steps": 70, "save_steps": 20, "save_total_limit": None}) == 4
+    assert kept_checkpoints({"max_steps": 70, "save_steps": 0.1, "save_total_limit": None}) == 10
 
 
 def test_fsdp_on_cpus_says_that_nothing_is_sharded(monkeypatch, capsys) -> None:
@@ -151,6 +169,7 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
         ("unit_noise: 0.1\ntrain_on_prompt: true\n", "leave one of them out"),
         ("widen: {encoder: e, init: median}\n", "median"),
         ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
+        ("training: {max_steps: null}\n", "max_steps must be set, and above 0"),
         ("training: {max_steps: 3, output_dir: x}\n", "output_dir.*set by the stage itself"),
     ],
 )
