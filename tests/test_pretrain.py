@@ -1,16 +1,20 @@
-"""HuBERT pre-training: the loss falls, a killed run ends where an undisturbed one does, the result opens as an encoder."""
+"""HuBERT pre-training: a killed run ends where an undisturbed one does, nothing that is not finite is kept or trained on."""
 
+import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
+import units.pretrain as room
 from units.audio import save_wav
 from units.hubert import HubertFeatures
-from units.manifest import Utterance, write_manifest
-from units.pretrain import main, masked_prediction_loss
-from units.pretrain_data import Corpus, Iteration, PretrainRecipe, Steps
+from units.manifest import Utterance, read_manifest, write_manifest
+from units.mfcc import MfccFeatures
+from units.pretrain import build_model, main, make_targets, masked_prediction_loss
+from units.pretrain_data import Corpus, Iteration, PretrainRecipe
 
 RECIPE = PretrainRecipe(
     width=32, layers=2, heads=2, conv_width=16, batch_seconds=2.0, warmup=2, save_every=3,
@@ -37,8 +41,6 @@ def weights(folder):
 
 def test_a_killed_run_ends_where_an_undisturbed_one_does(manifest, tmp_path, monkeypatch):
     main(manifest, tmp_path / "whole", RECIPE, threads=1)
-    import units.pretrain as room
-
     update, calls = room.Round.update, []
 
     def dying(self, *batch):
@@ -57,19 +59,6 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(manifest, tmp_path, mon
     assert json.loads((tmp_path / "cut" / "pretrain.json").read_text())["refused"] == 1
 
 
-def test_steps_are_a_function_of_seed_and_number(manifest):
-    from units.manifest import read_manifest
-
-    corpus = Corpus(read_manifest(manifest))
-    targets = torch.arange(int(corpus.first_frame[-1]))[:, None].int()
-    one, two = (Steps(corpus, targets, RECIPE, 1, 10) for _ in range(2))
-    for a, b in zip(one[3], two[3]):
-        assert torch.equal(a, b)
-    wav, labels, mask = one[3]
-    assert labels.shape[:2] == mask.shape and mask.any(dim=1).all()
-    assert (labels.diff(dim=1) >= 0).all()  # frames of the clean wav, in order, whatever the speed
-
-
 def test_loss_weighs_masked_and_unmasked_frames():
     logits = torch.zeros(1, 4, 5)
     logits[0, :2, 0] = 100.0  # right on the first two frames, undecided on the others
@@ -80,12 +69,80 @@ def test_loss_weighs_masked_and_unmasked_frames():
 
 
 def test_a_changed_corpus_is_refused(manifest, tmp_path):
-    import dataclasses
-
-    from units.manifest import read_manifest
-
     short = dataclasses.replace(RECIPE, iterations=[Iteration(1, {0: [8]})])
     main(manifest, tmp_path, short, threads=1)
     fewer = write_manifest(tmp_path / "fewer.jsonl", read_manifest(manifest)[:4])
     with pytest.raises(ValueError, match="it changed"):
         main(fewer, tmp_path, short, threads=1)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_batch_that_is_masked_whole_or_not_at_all_has_a_loss(masked):
+    logits = torch.zeros(1, 4, 5, requires_grad=True)
+    mask = torch.full((1, 4), masked)
+    loss, accuracy = masked_prediction_loss([logits], torch.zeros(1, 4, 1, dtype=torch.int), mask, 0.5)
+    assert loss.item() == pytest.approx((1.0 if masked else 0.5) * np.log(5), rel=1e-5)
+    loss.backward()
+    assert logits.grad.isfinite().all() and accuracy.isfinite()
+
+
+def test_utterances_too_short_for_a_crop_are_left_out_and_counted(manifest, tmp_path, monkeypatch):
+    draw = np.random.default_rng(1)
+    brief = [
+        Utterance(f"brief{n}", save_wav(tmp_path / f"{n}.wav", 0.1 * draw.standard_normal(n)))
+        for n in (400, 2000, 4319)
+    ]
+    mixed = write_manifest(tmp_path / "mixed.jsonl", read_manifest(manifest) + brief)
+    update, losses = room.Round.update, []
+    monkeypatch.setattr(room.Round, "update", lambda self, *batch: losses.append(update(self, *batch)) or losses[-1])
+    main(mixed, tmp_path / "out", RECIPE, threads=1)
+    assert len(losses) == 12 and np.isfinite(losses).all()
+    assert all(weight.isfinite().all() for weight in weights(tmp_path / "out").values())
+    result = json.loads((tmp_path / "out" / "pretrain.json").read_text())
+    assert (result["utterances"], result["refused"], result["too_short"]) == (8, 1, 3)
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest, tmp_path, monkeypatch, spoilt):
+    loss_of, calls = room.masked_prediction_loss, []
+
+    def spoiling(logits, *others):
+        loss, accuracy = loss_of(logits, *others)
+        calls.append(1)
+        if len(calls) == 5:
+            loss = loss * math.nan if spoilt == "loss" else loss + (0 * logits[0]).sum().sqrt()
+        return loss, accuracy
+
+    monkeypatch.setattr(room, "masked_prediction_loss", spoiling)
+    with pytest.raises(FloatingPointError, match="step 5"):
+        main(manifest, tmp_path, RECIPE, threads=1)
+    kept = torch.load(tmp_path / "iteration1.pt", weights_only=True)
+    assert kept["step"] == 3 and all(weight.isfinite().all() for weight in kept["params"].values())
+    main(manifest, tmp_path, RECIPE, threads=1)  # and a run can go on from there
+    assert all(weight.isfinite().all() for weight in weights(tmp_path).values())
+
+
+def test_targets_of_several_codebooks_are_those_of_each_whatever_the_threads(manifest, monkeypatch):
+    monkeypatch.setattr("units.pretrain_data.BATCH_FILES", 3)  # so that threads have batches to share
+    corpus = Corpus(read_manifest(manifest), RECIPE.shortest)
+    torch.manual_seed(0)
+    one, two = (MfccFeatures(), [8, 12]), (HubertFeatures(build_model(RECIPE), 1, "layer 1"), [10])
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(make_targets(corpus, [one, two], 0))
+            assert torch.get_num_threads() == count
+        apart = np.concatenate([make_targets(corpus, [one], 0), make_targets(corpus, [two], 0)], axis=1)
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].shape == (corpus.first_frame[-1], 3) and found[0].dtype == np.uint16
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], apart)
+
+
+def test_the_network_departs_from_the_paper_as_the_docstring_says():
+    config = build_model(RECIPE).config
+    dropped = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
+    assert [getattr(config, name) for name in dropped] == [0.0] * len(dropped)
+    assert config.num_conv_pos_embeddings == 32 and "32 wide" in room.__doc__
+    assert RECIPE.mask_span == 8 and "spans of 8 frames" in room.__doc__

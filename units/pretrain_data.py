@@ -1,22 +1,33 @@
-"""What HuBERT pre-training reads: the recipe, the corpus, its targets, and the steps made of them."""
+"""What HuBERT pre-training reads: the recipe, the corpus, and the steps made of it and its targets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from units import kmeans
+from units.ahead import worked_ahead
 from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames
 from units.hubert import HubertFeatures
-from units.manifest import Utterance
+from units.manifest import Utterance, written_whole
 from units.mfcc import MfccFeatures
 from units.progress import progress
 
 CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernels are prepared once for each
+BATCH_FILES, BATCH_SECONDS = 16, 240  # whose features are made together, at most
+
+Features: TypeAlias = HubertFeatures | MfccFeatures
+# Features, and what is done with those of one utterance (N, D).
+Job: TypeAlias = tuple[Features, Callable[[Tensor], Any]]
 
 
 @dataclass
@@ -70,69 +81,165 @@ class PretrainRecipe:
     save_every: int = 500
     """Steps between checkpoints."""
 
+    def __post_init__(self) -> None:
+        if self.longest < self.shortest:
+            least = f"{self.shortest / SAMPLE_RATE:.2f} at a speed_range of {self.speed_range}"
+            raise ValueError(f"max_crop_seconds is {self.max_crop_seconds}; it is at least {least}")
+
+    @property
+    def longest(self) -> int:
+        """Samples of one utterance that a step takes at most."""
+        return round(self.max_crop_seconds * SAMPLE_RATE)
+
+    @property
+    def shortest(self) -> int:
+        """Samples an utterance needs to fill the shortest crop at the highest speed."""
+        return math.ceil(CROP_STEP * (1 + self.speed_range))
+
+    def crop_length(self, length: int) -> int:
+        """Samples of a crop that `length` samples of an utterance, at least `shortest`, fill at any speed."""
+        length = int(min(length, self.longest) / (1 + self.speed_range))
+        return max(CROP_STEP, length - length % CROP_STEP)
+
+
+def measure(utterances: list[Utterance], kept: Path | None = None, workers: int = 0) -> dict[str, int | str]:
+    """By id, the samples that load_wav gives of each utterance, or why it gives none.
+
+    Args:
+        kept: a file that holds the answer; it is written whole if it is not there, unless nothing was readable.
+        workers: threads that read; 0 reads in this one.
+
+    Raises: ValueError if `kept` was measured for other utterances.
+    """
+    digest = hashlib.sha256()
+    for u in utterances:
+        digest.update(f"{u.id} {u.audio.name} {u.start} {u.duration}\n".encode("utf-8", "surrogateescape"))
+    rows = digest.hexdigest()[:16]
+    if kept and kept.exists():
+        record = json.loads(kept.read_text(encoding="utf-8"))
+        if record["rows"] != rows:
+            raise ValueError(f"{kept} is of other utterances than the manifest's: it changed; give another --out")
+        return record["found"]
+    lengths = worked_ahead(_measured, utterances, workers)
+    bar = progress(lengths, desc="lengths", unit="files", total=len(utterances))
+    found = {u.id: length for length, u in zip(bar, utterances)}
+    if kept and any(isinstance(length, int) for length in found.values()):
+        with written_whole(kept) as file:
+            json.dump({"rows": rows, "found": found}, file)
+    return found
+
+
+def _measured(utterance: Utterance) -> int | str:
+    try:
+        return _told_length(utterance) or len(_load(utterance))
+    except (AudioError, OSError) as error:
+        return str(error)
+
+
+def _told_length(utterance: Utterance) -> int | None:
+    """Samples of an utterance as its file's header has them: 16 kHz PCM in a wav. None where only decoding tells.
+
+    Of compressed files a header may tell too much (cut, damaged), floats may be NaN, and resampling rounds in its way.
+    """
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(str(utterance.audio) if os.name == "nt" else os.fsencode(utterance.audio)) as file:
+            plain = file.format in ("WAV", "WAVEX") and file.subtype.startswith("PCM_") and file.seekable()
+            if not plain or file.samplerate != SAMPLE_RATE:
+                return None
+            left = file.frames - min(round(utterance.start * SAMPLE_RATE), file.frames)
+            length = left if utterance.duration is None else min(left, round(utterance.duration * SAMPLE_RATE))
+            file.seek(file.frames - left + max(0, length - 1))
+            return length if length >= RECEPTIVE_FIELD and len(file.read(1)) else None
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError):  # load_wav will say why
+        return None
+
+
+def _load(utterance: Utterance) -> np.ndarray:
+    return load_wav(utterance.audio, utterance.start, utterance.duration)
+
 
 class Corpus:
-    """Readable utterances of a manifest with their lengths; unreadable ones are counted and left out."""
+    """The utterances of a manifest that crops can be taken from; the others are left out and counted.
 
-    def __init__(self, utterances: list[Utterance]) -> None:
-        self.utterances: list[Utterance] = []
-        self.refused: dict[str, str] = {}
-        lengths = []
-        for utterance in progress(utterances, desc="reading", unit="files"):
-            try:
-                lengths.append(len(self._load(utterance)))
-                self.utterances.append(utterance)
-            except (AudioError, FileNotFoundError) as error:
-                self.refused[utterance.id] = str(error)
-        if not lengths:
+    utterances: those U. lengths: int64 (U,), samples. first_frame: int64 (U + 1,), where the frames of each begin in
+    the targets. refused: by id, why an utterance could not be read. short: ids of those below `shortest` samples.
+    """
+
+    def __init__(self, utterances: list[Utterance], shortest: int, kept: Path | None = None, workers: int = 0) -> None:
+        """Measure the utterances, or read from `kept` what an earlier start had measured (see `measure`).
+
+        Raises: ValueError if none is left, or `kept` is of other utterances.
+        """
+        found = measure(utterances, kept, workers)
+        self.refused = {name: length for name, length in found.items() if isinstance(length, str)}
+        lengths = {name: length for name, length in found.items() if isinstance(length, int)}
+        self.short = [name for name, length in lengths.items() if length < shortest]
+        self.utterances = [u for u in utterances if lengths.get(u.id, 0) >= shortest]
+        if not self.utterances:
             raise ValueError(
-                f"none of {len(utterances)} utterances is readable; first reason: {next(iter(self.refused.values()), 'empty manifest')}"
+                f"none of {len(utterances)} utterances is of use: {len(self.short)} are below {shortest / SAMPLE_RATE:.2f} s, "
+                f"{len(self.refused)} not readable {list(self.refused.values())[:1]}"
             )
-        self.lengths = np.array(lengths)
-        self.first_frame = np.concatenate([[0], np.cumsum([num_frames(n) for n in lengths])])
-
-    @staticmethod
-    def _load(utterance: Utterance) -> np.ndarray:
-        return load_wav(utterance.audio, utterance.start, utterance.duration)
+        self.lengths = np.array([lengths[u.id] for u in self.utterances])
+        self.first_frame = np.concatenate([[0], np.cumsum([num_frames(n) for n in self.lengths])])
 
     def wav(self, index: int) -> np.ndarray:
-        return self._load(self.utterances[index])
+        """float32 (T,) of utterance `index`, T = lengths[index].
 
-    def features(
-        self, extract: HubertFeatures | MfccFeatures, order: np.ndarray, batch: int = 16
-    ) -> Iterator[list[Tensor]]:
-        """Mean-free features of the utterances in `order`, a batch at a time."""
-        for start in progress(range(0, len(order), batch), desc=f"features of {extract.name}", unit="batches"):
-            wavs = [self.wav(i) for i in order[start : start + batch]]
-            yield [piece - piece.mean(0) for piece in extract(wavs)]
+        Raises: what load_wav raises; ValueError if the file has changed since it was measured.
+        """
+        wav, length, utterance = _load(self.utterances[index]), self.lengths[index], self.utterances[index]
+        if len(wav) != length:
+            raise ValueError(
+                f"{utterance.audio} has {len(wav)} samples for {utterance.id!r} and had {length}: it changed; give another --out"
+            )
+        return wav
+
+    def heard(self, order: np.ndarray, jobs: list[Job]) -> Iterator[tuple[np.ndarray, list[list]]]:
+        """Batches of `order` (int64, the shortest first): their rows, and of each job, what it makes of each row.
+
+        Features are made mean-free first. Each core decodes a batch of its own and does the jobs of the CPU on it, which
+        serves a CPU better than a share of every small matrix product; the jobs of a GPU are done in this thread.
+        """
+
+        def work(rows: np.ndarray) -> tuple[list[np.ndarray], list[list | None]]:
+            wavs = [self.wav(row) for row in rows]
+            return wavs, [_done(job, wavs) if job[0].device.type == "cpu" else None for job in jobs]
+
+        threads = torch.get_num_threads()
+        batches = list(self._batches(order))
+        found = worked_ahead(work, batches, threads, prepare=lambda: torch.set_num_threads(1))
+        names = ", ".join(extract.name for extract, _ in jobs)
+        bar = progress(found, desc=f"features of {names}", unit="batches", total=len(batches))
+        try:
+            for (wavs, results), rows in zip(bar, batches):
+                yield rows, [_done(job, wavs) if own is None else own for job, own in zip(jobs, results)]
+        finally:
+            torch.set_num_threads(threads)
+
+    def _batches(self, order: np.ndarray) -> Iterator[np.ndarray]:
+        while len(order):
+            fits = int(np.clip(BATCH_SECONDS * SAMPLE_RATE // self.lengths[order[0]], 1, BATCH_FILES))
+            yield order[:fits]
+            order = order[fits:]
 
 
-def make_targets(corpus: Corpus, extract: HubertFeatures | MfccFeatures, sizes: list[int], seed: int) -> Tensor:
-    """Cluster features and label every frame: int32 (total frames, len(sizes))."""
-    by_length = np.argsort(corpus.lengths, kind="stable")
-    sample = np.sort(np.random.default_rng(seed).permutation(len(by_length))[: max(1, min(len(by_length), 2000))])
-    frames = kmeans.sample_frames(
-        (x for batch in corpus.features(extract, by_length[sample]) for x in batch), 120_000, seed
-    )
-    fits = [kmeans.fit(frames, min(size, len(frames)), seed) for size in sizes]
-    print(
-        "targets:", ", ".join(f"K={size} inertia {fit.inertia:.3f} dead {fit.dead}" for size, fit in zip(sizes, fits))
-    )
-    labels = torch.empty(int(corpus.first_frame[-1]), len(sizes), dtype=torch.int32)
-    done = 0
-    for batch in corpus.features(extract, by_length):
-        for piece in batch:
-            first = int(corpus.first_frame[by_length[done]])
-            for head, fit in enumerate(fits):
-                labels[first : first + len(piece), head] = kmeans.assign(piece, fit.centres.to(piece.device)).cpu()
-            done += 1
-    return labels
+def _done(job: Job, wavs: list[np.ndarray]) -> list:
+    extract, act = job
+    return [act(piece - piece.mean(0)) for piece in extract(wavs)]
 
 
 class Steps(torch.utils.data.Dataset):
-    """Step i of an iteration: crops of similar utterances, perturbed, with their targets. A function of seed and i alone."""
+    """Step i of an iteration: crops of similar utterances, perturbed, with their targets. A function of seed and i alone.
 
-    def __init__(self, corpus: Corpus, targets: Tensor, recipe: PretrainRecipe, iteration: int, steps: int) -> None:
+    Args:
+        corpus: of utterances of at least `recipe.shortest` samples.
+        targets: labels of every frame of the corpus, whole numbers (total frames, heads).
+    """
+
+    def __init__(self, corpus: Corpus, targets: np.ndarray, recipe: PretrainRecipe, iteration: int, steps: int) -> None:
         self.corpus, self.targets, self.recipe, self.salt, self.steps = corpus, targets, recipe, iteration, steps
         self.by_length = np.argsort(corpus.lengths, kind="stable")
 
@@ -140,21 +247,28 @@ class Steps(torch.utils.data.Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """wav (B, T), targets (B, N, heads), mask (B, N)."""
+        """wav float32 (B, T), targets int32 (B, N, heads), mask bool (B, N)."""
         draw = np.random.default_rng([self.recipe.seed, self.salt, step])
-        longest = round(self.recipe.max_crop_seconds * SAMPLE_RATE)
-        anchor = int(draw.integers(len(self.by_length)))
-        length = min(longest, int(self.corpus.lengths[self.by_length[anchor]]))
-        rows = max(1, round(self.recipe.batch_seconds * SAMPLE_RATE / length))
-        members = [self.by_length[(anchor + i) % len(self.by_length)] for i in range(rows)]
-        length = min(longest, *(int(self.corpus.lengths[m]) for m in members))
-        length = int(length / (1 + self.recipe.speed_range))
-        length = max(RECEPTIVE_FIELD, length - length % CROP_STEP)
+        members = self._members(int(draw.integers(len(self.by_length))))
+        length = self.recipe.crop_length(int(self.corpus.lengths[members[0]]))
         crops, targets = zip(*(self._crop(m, length, draw) for m in members))
-        targets_t = torch.stack(targets)
+        targets_t = torch.from_numpy(np.stack(targets))
         return torch.from_numpy(np.stack(crops)), targets_t, self._mask(targets_t.shape[:2], draw)
 
-    def _crop(self, index: int, length: int, draw: np.random.Generator) -> tuple[np.ndarray, Tensor]:
+    def _members(self, anchor: int) -> np.ndarray:
+        """The utterance at `anchor` in the order of length and the next longer ones, the shortest first: (B,).
+
+        Near the end the anchor moves down, so that the longest never meet the shortest. Only a corpus smaller than a
+        step is heard more than once in it.
+        """
+        total = len(self.by_length)
+        length = min(self.recipe.longest, int(self.corpus.lengths[self.by_length[anchor]]))
+        rows = max(1, round(self.recipe.batch_seconds * SAMPLE_RATE / length))
+        anchor = max(0, min(anchor, total - rows))
+        return self.by_length[anchor + np.arange(rows) % (total - anchor)]
+
+    def _crop(self, index: int, length: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A stretch of one utterance at another speed, float32 (length,), and its frames' targets, int32 (N, heads)."""
         wav = self.corpus.wav(index)
         speed = draw.uniform(1 - self.recipe.speed_range, 1 + self.recipe.speed_range)
         taken = min(len(wav), round(length * speed))
@@ -164,7 +278,7 @@ class Steps(torch.utils.data.Dataset):
         centres = at[np.arange(num_frames(length)) * HOP + RECEPTIVE_FIELD // 2]
         first, frames = self.corpus.first_frame[index], num_frames(len(wav))
         frame = np.clip(np.round((centres - RECEPTIVE_FIELD // 2) / HOP).astype(int), 0, frames - 1)
-        return self._perturb(crop, draw), self.targets[first + torch.from_numpy(frame)]
+        return self._perturb(crop, draw), self.targets[first + frame].astype(np.int32)
 
     def _perturb(self, crop: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         tilt = draw.uniform(-0.4, 0.4)
@@ -178,6 +292,6 @@ class Steps(torch.utils.data.Dataset):
         starts = draw.random(shape) < self.recipe.mask_start
         starts[:, shape[1] // 3] = True  # at least one span a row
         mask = np.zeros(shape, bool)
-        for shift in range(self.recipe.mask_span):
+        for shift in range(min(self.recipe.mask_span, shape[1])):
             mask[:, shift:] |= starts[:, : shape[1] - shift]
         return torch.from_numpy(mask)
