@@ -11,6 +11,7 @@ stage goes on from its newest checkpoint; a finished one is not run again.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -18,6 +19,7 @@ import importlib.util
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,7 @@ from units.manifest import written_whole
 from units.precision import multiplies_bfloat16
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
-# While the first process prepares data or rewrites a checkpoint the others wait for it, longer than torch's half hour;
-# that a process died is for the launcher to notice.
-PATIENCE = 24 * 3600  # seconds
+PATIENCE = timedelta(days=1)  # of processes while the first one prepares data
 RESOLVED = "stage.yaml"  # the whole config of a stage, as it was resolved
 
 
@@ -76,16 +76,12 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "logging_steps": 20,
         "save_total_limit": 2,
         "train_sampling_strategy": "sequential",  # PackedBlocks are drawn at random; so more steps only go on from fewer
-        "ddp_timeout": PATIENCE,
         "eval_strategy": "steps",
         "eval_steps": chosen["max_steps"],  # at the end, if nowhere else
         "use_liger_kernel": config.fused_loss == "always"
         or (config.fused_loss == "auto" and on_gpu and is_liger_kernel_available() and config.unit_loss_weight == 1),
         "gradient_accumulation_steps": config.accumulation(int(os.environ.get("WORLD_SIZE", 1))),
     }
-    if chosen.get("use_cpu") and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not torch.distributed.is_initialized():
-        # transformers keeps its timeout from processes on CPUs
-        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=chosen.get("ddp_timeout", PATIENCE)))
     arguments = TrainingArguments(
         output_dir=str(config.at(config.out)), seed=config.seed, remove_unused_columns=False, **{**quiet, **chosen}
     )
@@ -99,6 +95,26 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         # sharded loading asks it for the ranks; on CPU transformers joins torch's only
         deepspeed.init_distributed(timeout=arguments.ddp_timeout_delta)
     return arguments
+
+
+@contextlib.contextmanager
+def first_process_first(arguments: TrainingArguments) -> Iterator[None]:
+    """The first process does what stands below, then all others do it.
+
+    They wait in a group of their own: preparing data, or rewriting a checkpoint, may take longer than the half hour after
+    which processes that train give one another up.
+    """
+    if arguments.world_size == 1:
+        yield
+        return
+    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+    if arguments.process_index:
+        torch.distributed.barrier(group)
+    try:
+        yield
+    finally:
+        if arguments.process_index == 0:
+            torch.distributed.barrier(group)
 
 
 def train(config: StageConfig) -> Path:
@@ -120,7 +136,7 @@ def train(config: StageConfig) -> Path:
     count = (
         arguments.max_steps * arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     )
-    with arguments.main_process_first(local=False, desc="data"):  # one rank fills the cache, the others read it
+    with first_process_first(arguments):  # one fills the cache, the others read it
         blocks, dev = load_blocks(config, tokenizer, codebook, count, quiet=arguments.process_index > 0)
         if checkpoint:
             prepare_resume(checkpoint, arguments)

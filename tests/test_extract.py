@@ -20,7 +20,7 @@ from units.audio import load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.encoder import UnitEncoder
 from units.extract import SOME_REFUSED, _from_environment, _usual_processes, cli
-from units.extraction import Pace, extract
+from units.extraction import Pace, extract, missing_shards
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
 from units.sources import list_source
@@ -139,6 +139,15 @@ def test_two_ranks_give_what_one_gives(corpus: Path, whole: Path, mfcc_encoder: 
         read_unit_set(out)
     extract(read_manifest(corpus), out, mfcc_encoder, replace(PACE, rank=0, world=2))
     assert contents(out) == contents(whole)
+
+
+def test_ranks_with_unlike_numbers_of_processes_leave_nothing_out() -> None:
+    for world, processes in ((2, (8, 4)), (3, (1, 5, 2)), (1, (3,))):
+        done: list[int] = []
+        for rank, own in enumerate(processes):
+            for i in range(own):
+                done += missing_shards(Path("none"), 400, Pace(10, rank=rank, world=world, process=i, processes=own))
+        assert sorted(done) == list(range(40))
 
 
 def test_a_run_goes_on_only_as_it_was_begun(

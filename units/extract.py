@@ -101,11 +101,10 @@ def main(
         world: how many processes share the work; likewise
     """
     choice = Choice(encoder, kmeans, layer, dtype, backend, upstream_cut, compile)
-    told = world is None  # by the environment who else works on this machine
     # not SLURM_NTASKS, which stands in a batch script too, where this process is alone: srun starts the others
     rank = _from_environment(("RANK", "SLURM_PROCID"), 0) if rank is None else rank
     world = _from_environment(("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"), 1) if world is None else world
-    beside = _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1) if told else 1
+    beside = min(world, _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1))  # on this machine
     if device == "cuda" and beside > 1:
         device = f"cuda:{_from_environment(('LOCAL_RANK', 'SLURM_LOCALID'), 0) % max(1, torch.cuda.device_count())}"
     opened = choice.open(device)
@@ -146,7 +145,7 @@ def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, 
     with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         jobs = []
         for i in range(processes):
-            own = replace(pace, rank=pace.rank * processes + i, world=pace.world * processes)
+            own = replace(pace, process=i, processes=processes)
             jobs.append(
                 pool.submit(_extract_alone, listing, out, choice, f"cuda:{i}" if device == "cuda" else device, own)
             )

@@ -31,7 +31,8 @@ class Pace:
     """How the work is cut.
 
     shard_size: utterances in a shard. batch_seconds: audio in one batch. workers: threads that decode ahead of the
-    encoder; 0 decodes in its own. rank, world: this process among so many.
+    encoder; 0 decodes in its own. rank, world: this machine, or whatever took this share of the work, among so many.
+    process, processes: this process among those that share it further.
     """
 
     shard_size: int = 2000
@@ -39,6 +40,8 @@ class Pace:
     workers: int = 0
     rank: int = 0
     world: int = 1
+    process: int = 0
+    processes: int = 1
 
 
 def extract(
@@ -83,8 +86,9 @@ def extract(
 
 
 def missing_shards(out: Path, utterances: int, pace: Pace) -> list[int]:
-    """This rank's shards that are not there yet."""
-    shards = range(pace.rank, -(-utterances // pace.shard_size), pace.world)
+    """This process's shards that are not there yet. How many processes a rank has is its own matter, so that ranks of
+    machines unlike one another leave nothing out."""
+    shards = range(pace.rank, -(-utterances // pace.shard_size), pace.world)[pace.process :: pace.processes]
     return [index for index in shards if not shard_path(out, index).exists()]
 
 

@@ -3,9 +3,7 @@
 A pickle is a program: it names classes and functions and has them called. Here a name means what it says only if it
 stands in a short list of harmless ones (containers, tensors, arrays); every other name becomes an `Inert` object, which
 remembers what it was given and does nothing (`units/pickles.py`). So the numbers in a stranger's checkpoint can be read,
-whatever else it holds and whether or not its libraries are installed.
-
-Shapes are held against the bytes that are there, and what does not agree is refused.
+whatever else it holds and whether or not its libraries are installed. Shapes are held against the bytes that are there.
 
     read_torch("hubert_base_ls960.pt")["model"]             # what torch.save wrote
     read_joblib("hubert_base_ls960_L9_km500.bin")           # what joblib.dump wrote, for example an Inert KMeans
@@ -40,8 +38,9 @@ UNPACKERS: dict[bytes, Callable[[], Any]] = {
     b"\x78": zlib.decompressobj,
     b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),  # zlib's number for gzip
     b"BZ": bz2.BZ2Decompressor,
-    b"\xfd7zXZ": lzma.LZMADecompressor,
+    **dict.fromkeys((b"\xfd7zXZ", b"\x5d\x00"), lzma.LZMADecompressor),
 }
+LZ4 = b"\x04\x22\x4d\x18"
 
 
 class UnreadableFile(ValueError):
@@ -63,9 +62,9 @@ def _lengths(said: Any) -> tuple[int, ...]:
 
 
 def _dtype(code: str, *_: Any) -> np.dtype:
-    """numpy.dtype of plain numbers only; a copy, because a state may follow, which numpy's own take none of."""
-    if type(code) is not str or not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", code):
-        raise ValueError("it holds other arrays than of numbers; python objects would have to be unpickled")
+    """numpy.dtype of numbers and texts only; a copy, because a state may follow, which numpy's own take none of."""
+    if type(code) is not str or not re.fullmatch(r"[<>=|]?([biufc]\d{1,2}|[SU]\d{1,4})", code):
+        raise ValueError("it holds other arrays than of numbers and texts; python objects would have to be unpickled")
     return np.dtype(code, False, True)  # type: ignore[call-overload]
 
 
@@ -98,7 +97,9 @@ class _JoblibReader(Reader):
         """Give a dtype its byte order, which is all that the state of a plain number tells (numpy: arraydescr_reduce)."""
         if type(state) is not tuple or len(state) < 5 or any(part is not None for part in state[2:5]):
             raise ValueError("it sets the state of a dtype to a record's")
-        if type(state[1]) is str and state[1] in ("<", ">"):
+        if dtype.kind in "SU" and state[1] == ">":
+            raise ValueError("it holds texts of a big-endian machine")
+        if dtype.kind not in "SU" and type(state[1]) is str and state[1] in ("<", ">"):
             dtype.__setstate__((3, state[1], None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
 
     def _array(self, said: dict[str, Any]) -> np.ndarray:
@@ -117,6 +118,8 @@ class _JoblibReader(Reader):
 
 
 def _unpacked(data: bytes) -> bytes:
+    if data.startswith(LZ4):
+        raise ValueError("it is packed by lz4; write it again with joblib.dump(joblib.load(..), .., compress=0)")
     for magic, unpacker in UNPACKERS.items():
         if data.startswith(magic):
             opened = unpacker()

@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-STEPS = 2_000_000  # and elements copied: a few seconds, some 100 MB; a fairseq checkpoint takes some 20 000
+STEPS = (
+    2_000_000  # and elements copied: a few seconds, and at worst some 500 MB; a fairseq checkpoint takes some 20 000
+)
 NAMES = 1000  # classes that a file may name; a fairseq checkpoint names about 30, and each costs a kilobyte
 PARTS = 8  # arguments of a call, and parts of a tuple that is a key; _rebuild_tensor_v2 takes 7
 
@@ -109,6 +111,12 @@ class Reader(pickle._Unpickler):  # type: ignore[misc, name-defined]
         self.file, self.harmless, self.left = file, harmless, STEPS
         self.named: dict[str, Any] = {}
         self.dispatch = _Counted(self.dispatch, self)
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        finally:  # `_Counted` knows us: what was read would stay in memory until garbage is collected
+            self.dispatch, self.memo = {}, {}
 
     def spend(self, steps: int) -> None:
         self.left -= steps
