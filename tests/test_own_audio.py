@@ -59,7 +59,7 @@ def test_own_recordings_and_an_own_llm_become_a_model_that_talks(tmp_path: Path)
     text_llm.main(tmp_path / "text.txt", tmp_path / "llm", shape)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", typed(tmp_path)], cwd=ROOT, env={**os.environ, "PATH": path},
+        ["bash", "-euo", "pipefail", "-c", typed(tmp_path)], cwd=ROOT, env={**os.environ, "PATH": path, "MAKEFLAGS": ""},
         input=f"{WORDS[0]}\n/quit\n", capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
