@@ -7,7 +7,8 @@
 Baselines: (a) one file at a time through plain transformers with all hidden states kept and scikit-learn's predict, as
 the peers do it; (b) fairseq's own code, one file at a time, where fairseq is installed. Every line prints audio seconds
 per second, the ratio to each baseline, the share of the machine's measured matrix-product peak, and the share of frames
-whose unit is the one that (a) gives. Rounds of all ways alternate, and each way's best round counts.
+whose unit is the one that (a) gives. Rounds of all ways alternate, and each way's best round counts. The last lines are
+units-extract as a user has it: flac files are decoded, and a unit set is written.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 
 from units.audio import SAMPLE_RATE, save_wav
 from units.encoder import UnitEncoder
+from units.extraction import Pace, extract
 from units.hubert import HubertFeatures
+from units.sources import list_source
 from units.upstream import FairseqHubert
 
 LAYER, SIZE = 9, 500
@@ -181,8 +185,19 @@ def operations(wavs: list[np.ndarray], encoder: UnitEncoder) -> float:
     return total
 
 
+def extraction(encoder: UnitEncoder, files: Path, batch_seconds: float) -> float:
+    """Seconds that a folder of audio takes to become a unit set, decoding included."""
+    device = encoder.features.device.type
+    pace = Pace(batch_seconds=batch_seconds, workers=0 if device == "cpu" else 8)
+    with tempfile.TemporaryDirectory() as out:
+        began = _now(device)
+        extract(list_source(files).utterances, Path(out), encoder, pace)
+        return _now(device) - began
+
+
 def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> None:
     """Every way on the same wavs and weights."""
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 for all of them
     model, wavs = random_hubert(), make_wavs(seconds)
     audio = sum(map(len, wavs)) / SAMPLE_RATE
     features = HubertFeatures(random_hubert(), LAYER, "random").to(device)
@@ -196,9 +211,11 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
         ways.append(Way("(b) fairseq, one file at a time", theirs))
     ways.append(Way("ours, float32, one file at a time", ours(exact, wavs, 0.0)))
     ways.append(Way("ours, float32, batches", ours(exact, wavs, batch_seconds)))
+    encoders = [exact]
     for dtype in DTYPES[device]:
         fast = HubertFeatures(random_hubert(), LAYER, "random", dtype=dtype).to(device)
         encoder = UnitEncoder.from_features(fast, centres, "random", "none")
+        encoders.append(encoder)
         ways.append(
             Way(f"ours, {str(dtype).removeprefix('torch.')}, batches", ours(encoder, wavs, batch_seconds), dtype)
         )
@@ -219,6 +236,12 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
         same = np.mean([a == b for one, other in zip(way.units, ways[0].units) for a, b in zip(one, other)])
         share = work / way.seconds / peak(device, way.dtype)
         print(f"{way.name:46}{audio / way.seconds:>12.1f}{ratios}{share:>9.0%}{same:>13.3%}")
+    with tempfile.TemporaryDirectory() as folder:
+        for i, wav in enumerate(wavs):
+            soundfile.write(Path(folder) / f"{i}.flac", wav, SAMPLE_RATE)
+        for encoder in encoders:
+            took = min(extraction(encoder, Path(folder), batch_seconds) for _ in range(rounds))
+            print(f"{f'units-extract of flac files, {encoder.features.manner}':46}{audio / took:>12.1f}")
 
 
 def peak_memory() -> int:

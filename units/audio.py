@@ -96,11 +96,9 @@ def load_wav(
         with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
             rate = file.samplerate
             if file.frames >= ENDLESS:
-                raise AudioError(f"{path} does not say how long it is, as if written into a pipe; write it as a file")
+                raise ValueError("it does not say how long it is, as if written into a pipe; write it as a file")
             file.seek(min(round(start * rate), file.frames))
             wav = _mono(file, None if duration is None else round(duration * rate))
-    except AudioError:
-        raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise AudioError(f"{path} cannot be read as audio ({error}); wav, flac, ogg, opus and mp3 are") from error
     return check_wav(resample(wav, rate), path, grid)

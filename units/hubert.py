@@ -169,7 +169,8 @@ class HubertFeatures:
     def _prepared(self, wav: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(wav))
         if self.device.type == "cuda":  # from pinned memory nobody waits for the copy
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+            tensor = tensor.pin_memory()
+        tensor = tensor.to(self.device, non_blocking=tensor.is_pinned())
         return functional.layer_norm(tensor, tensor.shape) if self.normalise else tensor
 
     def _transform(self, frames: list[Tensor]) -> list[Tensor]:
