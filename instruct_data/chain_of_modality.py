@@ -156,7 +156,7 @@ def chain_settings(options: ChainOptions, index: Path, voice: str, seed: int, sp
 
 @dataclass(frozen=True)
 class ChainPart:
-    """One shard of a unit set: a conversation of one turn for each utterance that asks a question of the text set."""
+    """One shard of a unit set: a conversation of one turn for each utterance that asks the first question of a chat."""
 
     folder: Path
     shard: int

@@ -35,7 +35,7 @@ class SpokenIndex:
         self.base = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
 
     def answer(self, question: str) -> str | None:
-        """The answer that the text set gives, the last one if several."""
+        """What the text set answers to a question that begins a chat, the first one if several."""
         found = self.base.execute("select answer from pairs where text = ?", (_key(question),)).fetchone()
         return found and found[0]
 
@@ -68,8 +68,9 @@ def build_index(path: Path, records: Iterable[UnitRecord], chats: Iterable[TextC
         base.execute("create table pairs (text blob primary key, answer text) without rowid")
         base.execute("create table voiced (text blob primary key, units blob)")
         base.execute("create table asked (text blob, speaker text, id text, units blob, primary key (text, speaker))")
-        turns = ((_key(turn.question), turn.answer) for chat in chats for turn in chat.turns)
-        base.executemany("insert or replace into pairs values (?, ?)", turns)
+        # the later questions of a chat mean nothing without the earlier ones, so they have no answer here
+        openings = ((_key(chat.turns[0].question), chat.turns[0].answer) for chat in chats)
+        base.executemany("insert or ignore into pairs values (?, ?)", openings)
         for record in records:
             if record.text and record.speaker == voice:
                 base.execute("insert or replace into voiced values (?, ?)", (_key(record.text), _pack(record)))

@@ -235,6 +235,21 @@ def test_the_chain_has_four_kinds_and_several_turns(made, tmp_path: Path) -> Non
     assert turns == {f"turns-{len(NUMBERS)}": 2, f"turns-{len(NUMBERS) + 1}": 3}
 
 
+def test_a_later_question_of_a_chat_is_asked_in_its_chat_only(made, tmp_path: Path) -> None:
+    chat = TextChat(
+        (TextPair("what is twenty one", "it is twenty one"), TextPair("what is twenty two", "it is fifty one"))
+    )
+    again = TextPair("what is twenty one", "it is fifty two")
+    for name, others in (("alone", []), ("beside", [TextPair("what is twenty two", "it is twenty two")])):
+        pairs = tmp_path / f"{name}.jsonl"
+        pairs.write_text("".join(map(chat_line, [chat, *(TextChat((pair,)) for pair in [*others, again])])))
+        build.main(made[0], pairs, VOICE, tmp_path / name)
+        found = conversations(tmp_path / name, "chain")
+        alone = {tuple(c.messages[1].parts[:2]) for c in found if len(c.messages) == 2}
+        assert alone == {(chat.turns[0].question, chat.turns[0].answer)} | {(p.question, p.answer) for p in others}
+        assert [c.id for c in found if len(c.messages) == 4] == ["turns-0"]
+
+
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_papers_words_stand_around_the_question(kind: str) -> None:
     exchange = Exchange("who are you?", "a model", (1, 2), (3,))
