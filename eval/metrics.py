@@ -1,4 +1,4 @@
-"""Word error rate and exact match, each with its standard error.
+"""Word and character error rates and exact match, each with its standard error.
 
 word_error_rate(["two plus two"], ["two plus you"])      # Score(value=0.333, standard_error=None, n=1)
 """
@@ -6,11 +6,9 @@ word_error_rate(["two plus two"], ["two plus you"])      # Score(value=0.333, st
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-
-_NOT_A_WORD = re.compile(r"[^\w' ]+")
+import unicodedata
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,22 @@ class Score:
 def words(text: str | None) -> list[str]:
     """Lower-case words without punctuation; None, a missing part, has none.
 
-    Number words stay words: the English normaliser of Whisper writes "one two three" as 123, one word for three.
+    Letters that are spelled in two ways, and apostrophes, are one; vowel signs stay with their letters. Number words stay
+    words: the English normaliser of Whisper writes "one two three" as 123, one word for three.
     """
-    return _NOT_A_WORD.sub(" ", (text or "").lower().replace("_", " ")).split()
+    composed = unicodedata.normalize("NFC", (text or "").lower())
+    found = (word.strip("'") for word in "".join(map(_letter, composed)).split())
+    return [word for word in found if any(map(str.isalnum, word))]
+
+
+def _letter(character: str) -> str:
+    """What becomes of a character: itself, an apostrophe, a blank, or nothing where it is invisible."""
+    if character in "'\u2019\u02bc":
+        return "'"
+    kind = unicodedata.category(character)
+    if character.isalnum() or kind[0] == "M":  # marks, such as the vowels of Hindi
+        return character
+    return "" if kind == "Cf" else " "  # joiners and soft hyphens stand within words
 
 
 def word_errors(reference: str | None, heard: str | None) -> tuple[int, int]:
@@ -45,10 +56,21 @@ def word_errors(reference: str | None, heard: str | None) -> tuple[int, int]:
     return found.substitutions + found.deletions + found.insertions, len(spoken)
 
 
+def character_errors(reference: str | None, heard: str | None) -> tuple[int, int]:
+    """As word_errors, for the characters of the words and the blanks between them."""
+    import jiwer
+
+    spoken, got = " ".join(words(reference)), " ".join(words(heard))
+    if not spoken or not got:
+        return max(len(spoken), len(got)), len(spoken)
+    found = jiwer.process_characters(spoken, got)
+    return found.substitutions + found.deletions + found.insertions, len(spoken)
+
+
 def word_error_rate(
     references: Sequence[str | None], heard: Sequence[str | None], clusters: Sequence[Hashable] | None = None
 ) -> Score:
-    """Errors over reference words, of the whole set.
+    """Errors over reference words, of the whole set; n is how many references have words.
 
     Args:
         references: what was said. heard: what was understood, in the same order.
@@ -56,8 +78,20 @@ def word_error_rate(
 
     Raises: ValueError if the lengths differ.
     """
-    counts = [word_errors(*pair) for pair in zip(references, heard, strict=True)]
-    return ratio([errors for errors, _ in counts], [spoken for _, spoken in counts], clusters)
+    return _error_rate(word_errors, references, heard, clusters)
+
+
+def character_error_rate(
+    references: Sequence[str | None], heard: Sequence[str | None], clusters: Sequence[Hashable] | None = None
+) -> Score:
+    """As word_error_rate, for characters: for languages that write no blanks between words."""
+    return _error_rate(character_errors, references, heard, clusters)
+
+
+def _error_rate(errors_of: Callable, references: Sequence, heard: Sequence, clusters: Sequence | None) -> Score:
+    counts = [errors_of(*pair) for pair in zip(references, heard, strict=True)]
+    score = ratio([errors for errors, _ in counts], [spoken for _, spoken in counts], clusters)
+    return replace(score, n=sum(spoken > 0 for _, spoken in counts))
 
 
 def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Score:
@@ -83,13 +117,26 @@ def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[Ha
     return Score(value, math.sqrt(variance), len(tops))
 
 
-def accuracy(references: Sequence[str | None], given: Sequence[str | None]) -> Score:
-    """Share of examples whose words are exactly the reference's, with the binomial standard error.
+def accuracy(
+    references: Sequence[str | None], given: Sequence[str | None], clusters: Sequence[Hashable] | None = None
+) -> Score:
+    """Share of examples whose words are exactly the reference's, among those whose reference has words.
+
+    Args:
+        clusters: as in word_error_rate; the standard error is binomial without, and the jackknife's with them.
 
     Raises: ValueError if the lengths differ.
     """
-    right = [words(reference) == words(text) for reference, text in zip(references, given, strict=True)]
-    if not right:
+    labels = range(len(references)) if clusters is None else clusters
+    found = [
+        (words(reference) == words(text), label)
+        for reference, text, label in zip(references, given, labels, strict=True)
+        if words(reference)
+    ]
+    if not found:
         return Score(None, None, 0)
-    share = sum(right) / len(right)
-    return Score(share, math.sqrt(share * (1 - share) / len(right)), len(right))
+    hits, kept = zip(*found)
+    if clusters is not None:
+        return ratio(hits, [1] * len(hits), kept)
+    share = sum(hits) / len(hits)
+    return Score(share, math.sqrt(share * (1 - share) / len(hits)), len(hits))
