@@ -1,6 +1,8 @@
 """Join a checkpoint, its ears and its voice into one model folder that speechgpt-cli opens.
 
 python -m speechgpt.bundle --stage runs/toy/stage3 --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder --out runs/toy/model
+
+A finished model gets another voice when `--stage` and `--encoder` are its own: --stage M --encoder M/unit_encoder --out M.
 """
 
 from __future__ import annotations
@@ -14,33 +16,62 @@ from units.vocoder import UnitVocoder
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 VOCODER_FILES = ("config.json", "model.safetensors")
+EARS, VOICE = "unit_encoder", "vocoder"
 
 
 def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
     """Copy the parts of a model into one folder, after checking that they are of one codebook.
 
+    A folder that is there is replaced as a whole: transformers would lay an adapter of an earlier model over the new weights.
+
     Args:
         stage: checkpoint folder
         encoder: unit encoder folder
         vocoder: vocoder folder
-        out: the model folder to make
+        out: the model folder to make, or to make anew
     """
+    shown, out = out, out.resolve()  # a link's target is replaced, and not the link
+    part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
+    if old.exists() and not out.exists():
+        old.rename(out)  # killed between the two renamings below
     facts = CheckpointFacts.load(stage)
     for name, codebook in (
         ("the unit encoder", UnitEncoder.from_pretrained(encoder).codebook),
         ("the vocoder", UnitVocoder.from_pretrained(vocoder).codebook),
     ):
         facts.codebook.check_same(codebook, f"the checkpoint {stage}", name)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FILE).unlink(missing_ok=True)
-    shutil.copytree(encoder, out / "unit_encoder", dirs_exist_ok=True)
-    (out / "vocoder").mkdir(exist_ok=True)
+    _check_replaceable(out)
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(encoder, part / EARS)
+    (part / VOICE).mkdir()
     for name in VOCODER_FILES:
-        shutil.copy2(vocoder / name, out / "vocoder" / name)
-    for path in (path for pattern in CHECKPOINT_FILES for path in sorted(stage.glob(pattern)) if path.name != FILE):
-        shutil.copy2(path, out / path.name)
-    facts.save(out)
-    print(f"{out}: {facts.stage} of {facts.codebook.name}, with ears and voice")
+        shutil.copy2(vocoder / name, part / VOICE / name)
+    for path in _checkpoint_files(stage):
+        shutil.copy2(path, part / path.name)
+    facts.save(part)  # anew, for make goes by its time
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        out.rename(old)
+    part.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"{shown}: {facts.stage} of {facts.codebook.name}, with ears and voice")
+
+
+def _checkpoint_files(folder: Path) -> list[Path]:
+    return [path for pattern in CHECKPOINT_FILES for path in sorted(folder.glob(pattern))]
+
+
+def _check_replaceable(out: Path) -> None:
+    """Raise ValueError if a folder holds what no bundle does, since that would be lost with it."""
+    if not out.exists():
+        return
+    ours = {out / EARS, out / VOICE, *_checkpoint_files(out)}
+    foreign = sorted(path.name for path in out.iterdir() if path not in ours)
+    if foreign:
+        raise ValueError(
+            f"{out} is replaced as a whole, but holds {', '.join(foreign[:3])}{' ..' if foreign[3:] else ''}, which is no "
+            "part of a model; name another --out, or move that elsewhere"
+        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from conftest import K, tiny_vocoder
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from speechgpt import bundle
@@ -171,16 +172,79 @@ def test_parts_swapped_later_are_refused(model_folder: Path, hubert_encoder: Uni
             getattr(gpt, part)
 
 
-def test_a_killed_bundle_does_not_look_whole(
-    model_folder: Path, mfcc_encoder, widened: Path, tmp_path: Path, monkeypatch
-) -> None:
-    copy = shutil.copytree(model_folder, tmp_path / "model")
+def parts_of(model: Path) -> dict[str, Path]:
+    return {"encoder": model / "unit_encoder", "vocoder": model / "vocoder"}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("order", ["adapter first", "adapter last"])
+def test_a_bundle_made_anew_holds_nothing_of_the_one_before(widened, model_folder, tmp_path: Path, order: str) -> None:
+    model, parts = tmp_path / "model", parts_of(model_folder)
+    adapter = tmp_path / "adapter"
+    base = AutoModelForCausalLM.from_pretrained(widened)
+    base.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(adapter)
+    AutoTokenizer.from_pretrained(widened).save_pretrained(adapter)
+    CheckpointFacts.load(widened).save(adapter)
+    stages = [adapter, widened] if order == "adapter first" else [widened, adapter]
+    for stage in stages:
+        bundle.main(stage, **parts, out=model)
+    alone = tmp_path / "alone"
+    bundle.main(stages[-1], **parts, out=alone)
+    assert files(model) == files(alone)
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        said, expected = (AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (model, stages[-1]))
+    assert torch.equal(said, expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "alone", "base", "model"]
+
+
+def test_a_finished_model_gets_another_voice(model_folder, mfcc_encoder, tmp_path: Path) -> None:
+    model = shutil.copytree(model_folder, tmp_path / "model")
+    before, other = files(model), tiny_vocoder(mfcc_encoder)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "voice")
+    link = tmp_path / "link"
+    link.symlink_to(model)
+    bundle.main(link, link / "unit_encoder", tmp_path / "voice", link)
+    after = files(model)
+    assert link.is_symlink()
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
+        "vocoder/model.safetensors"
+    }
+    assert SpeechGPT.from_pretrained(model).vocoder
+
+
+def test_a_folder_with_other_things_in_it_is_not_replaced(widened, model_folder, tmp_path: Path) -> None:
+    (tmp_path / "run/stage3").mkdir(parents=True)
+    (tmp_path / "run/notes.md").write_text("mine")
+    with pytest.raises(ValueError, match="holds notes.md, stage3, which is no part of a model; name another --out"):
+        bundle.main(widened, **parts_of(model_folder), out=tmp_path / "run")
+    assert (tmp_path / "run/notes.md").read_text() == "mine"
+
+
+def test_a_killed_bundle_leaves_the_model_as_it_was(widened, model_folder, tmp_path: Path, monkeypatch) -> None:
+    model, parts = shutil.copytree(model_folder, tmp_path / "model"), parts_of(model_folder)
 
     def stop(*_) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bundle.shutil, "copy2", stop)
-    with pytest.raises(KeyboardInterrupt):
-        bundle.main(widened, model_folder / "unit_encoder", model_folder / "vocoder", copy)
-    with pytest.raises(FileNotFoundError, match=f"has no {FILE}"):
-        SpeechGPT.from_pretrained(copy)
+    for thing, name in ((bundle.shutil, "copy2"), (CheckpointFacts, "save"), (Path, "rename")):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(thing, name, stop)
+            bundle.main(widened, **parts, out=model)
+        assert files(model) == files(model_folder)
+    model.rename(tmp_path / ".model.old")  # killed while there was no model: the next one has it back
+    with pytest.raises(FileNotFoundError):
+        bundle.main(tmp_path / "no stage", **parts, out=model)
+    assert files(model) == files(model_folder)
+
+
+def test_a_bundle_is_newer_than_its_parts(widened, model_folder) -> None:
+    assert (model_folder / FILE).stat().st_mtime_ns > (widened / FILE).stat().st_mtime_ns  # make goes by it
