@@ -30,6 +30,7 @@ from units.encoder import STARTER, Backend, UnitEncoder
 from units.extraction import Pace, check_plan, decoded, extract, missing_shards
 from units.hubert import HubertFeatures
 from units.notation import spell
+from units.precision import check_device
 from units.sources import STANDARD_INPUT, Listing, Refusal, list_source
 from units.unit_set import MARKER, read_unit_set
 
@@ -107,6 +108,7 @@ def main(
     beside = min(world, _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1))  # on this machine
     if device == "cuda" and beside > 1:
         device = f"cuda:{_from_environment(('LOCAL_RANK', 'SLURM_LOCALID'), 0) % max(1, torch.cuda.device_count())}"
+    check_device(device)
     opened = choice.open(device)
     if out is None:
         _print_one(source, opened)

@@ -23,6 +23,7 @@ from units.audio import SAMPLE_RATE
 from units.encoder import MFCC, STARTER, Features, UnitEncoder, open_features
 from units.extraction import decoded
 from units.manifest import Utterance
+from units.precision import check_device
 from units.progress import progress
 from units.sources import Refusal, list_source
 
@@ -46,9 +47,10 @@ def main(
         utterances: how many utterances are drawn
         frames: how many frames k-means sees at most
         seed: decides utterances, frames and the fit
-        device: cpu or cuda
+        device: cpu, cuda, or cuda:N
         name: the codebook's name; made from encoder, layer and size if not given
     """
+    check_device(device)
     if centring not in ("utterance", "none"):
         raise SystemExit(f"centring is 'utterance' or 'none', not {centring!r}")
     source = STARTER / "encoder" if encoder == "starter" else encoder

@@ -1,8 +1,23 @@
-"""bfloat16 where the processor multiplies it: elsewhere it is emulated, and takes twice as long as float32."""
+"""Devices: whether this machine has one, and bfloat16 where it multiplies it (elsewhere that takes twice as long as float32)."""
 
 from __future__ import annotations
 
 import torch
+
+
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of a name, such as cpu, cuda or cuda:1, if this machine has it.
+
+    Raises: ValueError that says which there are.
+    """
+    accelerator = torch.accelerator.current_accelerator()
+    count = torch.accelerator.device_count() if accelerator else 0
+    there = ["cpu"]
+    if accelerator and count:
+        there += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(count))]
+    if str(device) not in there:
+        raise ValueError(f"no device {str(device)!r} here; torch {torch.__version__} finds {', '.join(there)}")
+    return torch.device(device)
 
 
 def multiplies_bfloat16(device: str | torch.device) -> bool:

@@ -38,7 +38,7 @@ from units.audio import SAMPLE_RATE
 from units.hubert import HubertFeatures
 from units.manifest import read_manifest, written_whole
 from units.mfcc import MfccFeatures
-from units.precision import autocast
+from units.precision import autocast, check_device
 from units.pretrain_data import Corpus, Features, Iteration, PretrainRecipe, Steps
 from units.progress import progress
 
@@ -193,11 +193,12 @@ def main(
         manifest: utterances to learn from; text is not used
         out: folder for checkpoints and the result
         recipe: the encoder and how it is trained
-        device: cpu or cuda
+        device: cpu, cuda, or cuda:N
         workers: processes that load audio; 0 loads in this one
         threads: CPU threads, torch's own choice if 0
         start: a transformers HuBERT folder to go on from, of the recipe's size; a fresh one if not given
     """
+    check_device(device)
     if threads:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)

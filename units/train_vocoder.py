@@ -29,7 +29,7 @@ from units.gan_training import GanTraining
 from units.generator import Frames
 from units.manifest import Utterance, read_manifest, written_whole
 from units.mel import MelSpectrogram
-from units.precision import autocast
+from units.precision import autocast, check_device
 from units.progress import progress
 from units.unit_set import read_unit_set
 from units.vocoder import UnitVocoder
@@ -200,9 +200,10 @@ def main(
         out: folder of the vocoder
         speaker: whose utterances to learn from, all if not given
         recipe: the vocoder and how it is trained
-        device: cpu or cuda
+        device: cpu, cuda, or cuda:N
         threads: CPU threads, torch's own choice if 0
     """
+    check_device(device)
     if threads:
         torch.set_num_threads(threads)
     train(match(read_unit_set(units), read_manifest(manifest), speaker), recipe, out, device)

@@ -25,6 +25,7 @@ from units import notation
 from units.audio import SAMPLE_RATE, save_wav
 from units.codebook import Codebook, Units
 from units.manifest import check_begun, written_whole
+from units.precision import check_device
 from units.progress import progress
 from units.unit_set import MARKER, UnitSet, read_unit_set
 from units.vocoder import UnitVocoder
@@ -135,8 +136,10 @@ def main(
 ) -> None:  # fmt: skip
     """Speak every utterance of a unit set or a text file.
 
-    Raises: FileNotFoundError or ValueError, if source or vocoder cannot be read, or `out` was begun otherwise.
+    Raises: FileNotFoundError or ValueError, if source or vocoder cannot be read, the device is not there, or `out` was begun
+    otherwise.
     """
+    check_device(device)
     if not source.exists():
         raise FileNotFoundError(f"no such unit set or text file: {source}")
     unit_set = read_unit_set(source) if source.is_dir() else None
@@ -187,7 +190,7 @@ def cli(args: list[str] | None = None) -> None:
     parser.add_argument(
         "--no-durations", dest="durations", action="store_false", help="each id of the text file is one frame of 20 ms"
     )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:N")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32",
         help="of the convolutions; float32 is exact, bfloat16 is faster and is not; not for the head mel, which has none",
