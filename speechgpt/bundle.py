@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from speechgpt.checkpoint import FILE, CheckpointFacts
+from speechgpt.checkpoint import CheckpointFacts
 from units.encoder import UnitEncoder
 from units.vocoder import UnitVocoder
 

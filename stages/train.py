@@ -211,6 +211,8 @@ def _save(trainer: StageTrainer, tokenizer: PreTrainedTokenizerBase, config: Sta
     if not trainer.is_world_process_zero():
         return
     tokenizer.save_pretrained(part)
+    for path in (*out.glob("*.safetensors*"), out / "adapter_config.json"):
+        path.unlink(missing_ok=True)  # a stage ended anew: transformers would lay its old adapter over the new weights
     for path in sorted(
         (path for path in part.rglob("*") if path.is_file()), key=lambda path: path.name == "config.json"
     ):

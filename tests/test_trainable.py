@@ -104,6 +104,16 @@ def test_an_adapter_alone_on_request(run) -> None:
         torch.testing.assert_close(model(tokens).logits, merged(tokens).logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_stage_ended_anew_holds_nothing_of_its_other_end(run, merge: bool) -> None:
+    name = f"from_{merge}"
+    first = train(adapted(run, name, merge=merge))
+    (first / "speechgpt.json").unlink()
+    out = train(adapted(run, name, merge=not merge))
+    assert (out / "model.safetensors").exists() is not merge
+    assert (out / "adapter_config.json").exists() is (out / "adapter_model.safetensors").exists() is merge
+
+
 def test_targets_that_are_not_there_are_named(run) -> None:
     config = stage_config(run, out="no", lora=Lora(targets=["q_proj", "c_attn"]), **CHAT)
     with pytest.raises(ValueError, match=r"the model has no \['c_attn'\]; its modules are .*'v_proj'"):
