@@ -1,34 +1,27 @@
-"""Sampling with a grammar: units stand only inside `<sosp>` .. `<eosp>`, sections come in order, padding never comes.
+"""Drawing replies token by token, under a grammar (speechgpt/grammar.py).
 
-A grammar is a small automaton over classes of tokens. Each row of a batch walks it on its own, and at every step all
-tokens that its state does not allow are ruled out before sampling.
+A loop of our own, not transformers' `generate`: that one merges the folder's generation settings into every call (a base
+model's repetition penalty falls on units, which repeat by nature), and gives no token before the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from speechgpt.dialogue import Dialogue
-from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA
-from units.notation import EOSP, SOSP
-
-Form = Literal["text", "units", "chain"]
-
-# state -> class of the next token -> next state; what is not listed is not allowed
-GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
-    "text": {"start": {"text": "start", EOA: "end"}},
-    "units": {"start": {SOSP: "spoken"}, "spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "closed"},
-              "closed": {EOA: "end"}},
-    "chain": {"start": {TQ: "heard", "text": "heard"}, "heard": {"text": "heard", TA: "answer"},
-              "answer": {"text": "answered"}, "answered": {"text": "answered", UA: "units"}, "units": {SOSP: "spoken"},
-              "spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "closed"}, "closed": {EOA: "end"}},
-}  # fmt: skip
+from speechgpt.grammar import Form, Grammar
+from speechgpt.vocab import EOA
 
 
 @dataclass(frozen=True)
@@ -49,87 +42,88 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.takes < 1:
             raise ValueError(f"takes is {self.takes}; a reply is spoken at least once")
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+            raise ValueError(
+                f"{self}: temperature and top_k are 0 or more, top_p is above 0 and at most 1, max_new_tokens is 1 or more"
+            )
 
 
-class GrammarProcessor(LogitsProcessor):
-    """Rules out tokens that the form does not allow; one state a row, followed token by token."""
-
-    def __init__(
-        self, dialogue: Dialogue, form: Form, vocab_rows: int, prompt_length: int, device: torch.device
-    ) -> None:
-        grammar = GRAMMARS[form]
-        states = [*grammar, "end"]
-        classes = ["text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never"]
-        self._class_of = _token_classes(dialogue, classes, vocab_rows).to(device)
-        table = torch.full((len(states), len(classes)), -1)
-        for state, row in grammar.items():
-            for name, after in row.items():
-                table[states.index(state), classes.index(name)] = states.index(after)
-        table[states.index("end")] = states.index("end")  # a finished row is filled with padding by generate
-        self._after = table.to(device)
-        self._state: Tensor | None = None
-        self._prompt_length = prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, L), (B, V) -> (B, V) with forbidden tokens at minus infinity."""
-        if input_ids.shape[1] == self._prompt_length:
-            self._state = torch.zeros(len(input_ids), dtype=torch.long, device=scores.device)
-        else:
-            self._state = self._after[self._state, self._class_of[input_ids[:, -1]]]
-        allowed = self._after[self._state][:, self._class_of] >= 0
-        return scores.masked_fill(~allowed, float("-inf"))
-
-
-def _token_classes(dialogue: Dialogue, classes: list[str], vocab_rows: int) -> Tensor:
-    """Index into `classes` of every row of the output embedding; special tokens and padding rows are "never"."""
-    vocab, tokenizer = dialogue.vocab, dialogue.tokenizer
-    of = torch.full((vocab_rows,), classes.index("never"))
-    of[: len(tokenizer)] = classes.index("text")
-    of[vocab.first_unit_id : vocab.first_unit_id + vocab.size] = classes.index("unit")
-    for token in tokenizer.all_special_ids:
-        if not vocab.is_unit(token):
-            of[token] = classes.index("never")
-    for word in (SOSP, EOSP, TQ, TA, UA, EOA):
-        if word in vocab.markers:
-            of[vocab.markers[word]] = classes.index(word)
-    for word in (HUMAN, SPEECHGPT, EOH):
-        if word in vocab.markers:
-            of[vocab.markers[word]] = classes.index("never")
-    return of
+def context_length(model: PreTrainedModel) -> int:
+    """Tokens that a model can hold. Raises ValueError if its config does not say."""
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if length is None:
+        raise ValueError(
+            f"the config of this {model.config.model_type} has no max_position_embeddings; add it to config.json"
+        )
+    return length
 
 
 @torch.inference_mode()
-def generate(
+def draws(
     model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
-) -> list[list[int]]:
-    """Reply ids of each prompt, `<eoa>` included when the model reached it. Prompts of any lengths run as one batch.
+) -> Iterator[list[int | None]]:
+    """The next token of each prompt's reply, again and again: None for a reply that has ended.
+
+    Prompts of any lengths run as one batch, and each reply has the room that it has alone.
 
     Raises: ValueError if a prompt leaves no room in the model's context.
     """
-    if not prompts:
-        return []
-    room = model.config.max_position_embeddings - max(map(len, prompts))
-    if room < 1:
+    context, longest = context_length(model), max(map(len, prompts))
+    if longest >= context:
         raise ValueError(
-            f"the prompt has {max(map(len, prompts))} tokens and this model's context is {model.config.max_position_embeddings}; "
-            "give less audio or text"
+            f"the prompt has {longest} tokens and this model's context is {context}; give less audio or text"
         )
-    if sampling.seed is not None:
-        torch.manual_seed(sampling.seed)
-    width, device = max(map(len, prompts)), model.device
-    pad = dialogue.vocab.marker(EOA)
-    ids = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    grammar = GrammarProcessor(dialogue, form, model.get_output_embeddings().weight.shape[0], width, device)
-    drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=min(sampling.max_new_tokens, room),
-        logits_processor=LogitsProcessorList([grammar]),
-        eos_token_id=pad,
-        pad_token_id=pad,
-        **(drawn if sampling.temperature > 0 else {"do_sample": False}),
-    )
-    replies = out[:, width:].tolist()
-    return [reply[: reply.index(pad) + 1] if pad in reply else reply for reply in replies]
+    end = dialogue.vocab.marker(EOA)
+    ids, mask = left_padded(prompts, end, model.device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
+    choose, cache = _chooser(sampling, model.device), None
+    states = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
+    room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    while any(room):
+        out = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )  # fmt: skip
+        cache = out.past_key_values
+        chosen = choose(out.logits[:, -1].float().masked_fill(~grammar.allowed(states), float("-inf")))
+        states = grammar.after(states, chosen)
+        tokens = [token if left else None for token, left in zip(chosen.tolist(), room)]
+        yield tokens
+        room = [0 if token in (None, end) else left - 1 for token, left in zip(tokens, room)]
+        ids, mask = chosen[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # of rows that only wait for the others
+
+
+def generate(
+    model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+) -> list[list[int]]:
+    """Reply ids of each prompt, `<eoa>` last where the model reached it.
+
+    Raises: as draws does.
+    """
+    replies: list[list[int]] = [[] for _ in prompts]
+    for tokens in draws(model, dialogue, prompts, form, sampling) if prompts else ():
+        for reply, token in zip(replies, tokens):
+            if token is not None:
+                reply.append(token)
+    return replies
+
+
+def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows of token ids that end together: ids (B, L), and the attention mask (B, L), 0 where there is only padding."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def _chooser(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """What draws a token of each row from its scores: (B, V) -> (B,)."""
+    if sampling.temperature == 0:
+        return lambda scores: scores.argmax(-1)
+    warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
+    warp += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
+    warp += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
+    own = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
+    unused = torch.empty(0, device=device)  # these three look at scores alone
+    return lambda scores: torch.multinomial(warp(unused, scores).softmax(-1), 1, generator=own)[:, 0]

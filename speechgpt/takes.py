@@ -15,7 +15,8 @@ import torch
 from transformers import PreTrainedModel
 
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Dialogue, Message, Rendered
-from speechgpt.generate import Sampling, generate
+from speechgpt.generate import Sampling, context_length, generate, left_padded
+from speechgpt.grammar import Grammar
 from speechgpt.vocab import EOA
 
 ASR_TASK = "Please transcribe this speech."
@@ -61,15 +62,18 @@ def retake(
     """
     kept = hear(model, dialogue, first, texts)
     loose = replace(sampling, temperature=sampling.temperature or LOOSE)
+    chance = sampling.seed is None and sampling.temperature > 0  # else a question has the same answer every time
+    end = dialogue.vocab.marker(EOA)
     for number in range(1, sampling.takes):
         again = [i for i, take in enumerate(kept) if take.understood is False]
         if not again:
             break
-        seeded = replace(loose, seed=(sampling.seed or 0) + number)
+        seeded = replace(loose, seed=None if chance else (sampling.seed or 0) + number)
         drawn = generate(model, dialogue, [prompts[i] for i in again], "units", seeded)
         spoken = [dialogue.parse_reply(ids).units or () for ids in drawn]
-        for i, take in zip(again, hear(model, dialogue, spoken, [texts[i] for i in again])):
-            if take.understood:
+        heard = hear(model, dialogue, spoken, [texts[i] for i in again])
+        for i, ids, take in zip(again, drawn, heard):
+            if take.understood and ids[-1] == end:
                 kept[i] = replace(take, number=number)
     return kept
 
@@ -83,20 +87,24 @@ def hear(
         dialogue.render(Conversation((transcription(units), Message("assistant", (text,)))))
         for units, text in zip(spoken, texts, strict=True)
     ]
-    audible = [i for i, r in enumerate(rendered) if len(r.ids) <= model.config.max_position_embeddings]
+    audible = [i for i, r in enumerate(rendered) if len(r.ids) <= context_length(model)]
     understood = dict(zip(audible, _would_write(model, dialogue, [rendered[i] for i in audible])))
     return [Take(units, understood.get(i)) for i, units in enumerate(spoken)]
 
 
 def _would_write(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[Rendered]) -> list[bool]:
-    """Of each conversation, whether each token of its reply is the likeliest one there."""
+    """Of each conversation, whether each token of its reply is the likeliest of those that may stand in a text."""
     if not rendered:
         return []
-    width, pad, device = max(len(r.ids) for r in rendered), dialogue.vocab.marker(EOA), model.device
-    ids = torch.tensor([[pad] * (width - len(r.ids)) + r.ids for r in rendered], device=device)
-    mask = torch.tensor([[0] * (width - len(r.ids)) + [1] * len(r.ids) for r in rendered], device=device)
+    ids, mask = left_padded([r.ids for r in rendered], dialogue.vocab.marker(EOA), model.device)
     written = max(sum(r.train) for r in rendered)  # replies end at the right edge; no other logits are needed
-    counted = torch.tensor([([False] * (width - len(r.ids)) + r.train)[-written:] for r in rendered], device=device)
+    counted = torch.tensor(
+        [([False] * (ids.shape[1] - len(r.ids)) + r.train)[-written:] for r in rendered], device=model.device
+    )
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=written + 1).logits
-    return ((logits[:, :-1].argmax(-1) == ids[:, -written:]) | ~counted).all(1).tolist()
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=written + 1).logits[
+        :, :-1
+    ]
+    text = Grammar(dialogue, "text", logits.shape[-1], model.device).allowed(torch.zeros_like(ids[:1, 0]))
+    likeliest = logits.masked_fill_(~text, float("-inf")).argmax(-1)
+    return ((likeliest == ids[:, -written:]) | ~counted).all(1).tolist()

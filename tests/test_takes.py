@@ -12,8 +12,10 @@ from speechgpt import takes
 from speechgpt.dialogue import Conversation, Dialogue, Message
 from speechgpt.generate import Sampling, generate
 from speechgpt.takes import Take, hear, retake, transcription
+from speechgpt.vocab import EOA
 
 SPOKEN = [(1, 2, 3), (4,), (5, 6, 5, 6, 5, 6, 5)]
+CUT = "cut off"
 TEXTS = ["two", "what is two plus two", "x"]
 
 
@@ -75,7 +77,7 @@ class Script:
         monkeypatch.setattr(takes, "generate", self.generate)
 
     def hear(self, model, dialogue, spoken, texts) -> list[Take]:
-        found = [Take(*self.acts[text][self.said[text]]) for text in texts]
+        found = [Take(*self.acts[text][self.said[text]][:2]) for text in texts]
         assert [take.units for take in found] == list(spoken)
         for text in texts:
             self.said[text] += 1
@@ -86,7 +88,9 @@ class Script:
         texts = ["".join(map(chr, prompt)) for prompt in prompts]
         self.asked.append(texts)
         self.samplings.append(sampling)
-        return [self.dialogue.vocab.encode(self.acts[text][self.said[text]][0]) for text in texts]
+        acts = [self.acts[text][self.said[text]] for text in texts]
+        end = self.dialogue.vocab.marker(EOA)
+        return [self.dialogue.vocab.encode(act[0]) + ([] if act[2:] == (CUT,) else [end]) for act in acts]
 
     def retake(self, **sampling) -> list[Take]:
         texts = list(self.acts)
@@ -101,11 +105,12 @@ def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) 
         "second": [((2,), False), ((3,), True)],
         "third": [((4,), False), ((5,), False), ((6,), True)],
         "never": [((7,), False), ((8,), False), ((9,), False)],
+        "cut": [((10,), False), ((11,), True, CUT), ((0,), True)],
     })  # fmt: skip
     assert script.retake(takes=3) == [
-        Take((1,), True, 0), Take((3,), True, 1), Take((6,), True, 2), Take((7,), False, 0)
+        Take((1,), True, 0), Take((3,), True, 1), Take((6,), True, 2), Take((7,), False, 0), Take((0,), True, 2)
     ]  # fmt: skip
-    assert script.asked == [["second", "third", "never"], ["third", "never"]]
+    assert script.asked == [["second", "third", "never", "cut"], ["third", "never", "cut"]]
 
 
 def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
@@ -115,9 +120,12 @@ def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -
     assert all(s.temperature > 0 and s.top_k == 5 for s in script.samplings)
     assert len({s.seed for s in script.samplings}) == 3
     again = Script(monkeypatch, dialogue, acts)
-    again.retake(takes=4, top_k=5, temperature=0.3)
+    again.retake(takes=4, top_k=5, temperature=0.3, seed=0)
     assert [s.seed for s in again.samplings] == [s.seed for s in script.samplings]
     assert {s.temperature for s in again.samplings} == {0.3}
+    free = Script(monkeypatch, dialogue, acts)
+    free.retake(takes=4, temperature=0.3)  # who draws by chance gets chance
+    assert {s.seed for s in free.samplings} == {None}
 
 
 def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
@@ -128,11 +136,12 @@ def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
         Sampling(takes=0)
 
 
-def test_a_real_model_takes_again_what_it_misheard(model: PreTrainedModel, dialogue: Dialogue) -> None:
+def test_a_real_model_takes_again_what_it_misheard(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
     prompts = [dialogue.prompt([Message("human", (text,))]) for text in TEXTS]
     sampling = Sampling(max_new_tokens=30, takes=3)
     first = [dialogue.parse_reply(ids).units for ids in generate(model, dialogue, prompts, "units", sampling)]
-    kept = retake(model, dialogue, prompts, TEXTS, first, sampling)
-    assert [take.units for take in kept if take.number == 0] == [u for u, take in zip(first, kept) if take.number == 0]
-    assert all(take.understood for take in kept if take.number)
-    assert kept == retake(model, dialogue, prompts, TEXTS, first, sampling)
+    assert [take.understood for take in hear(model, dialogue, first, TEXTS)] == [False] * 3
+    asked = []
+    monkeypatch.setattr(takes, "generate", lambda *args: asked.append(args[2]) or generate(*args))
+    assert retake(model, dialogue, prompts, TEXTS, first, sampling) == [Take(units, False) for units in first]
+    assert asked == [prompts, prompts]

@@ -1,0 +1,69 @@
+"""What a reply may look like: units stand only inside `<sosp>` .. `<eosp>`, sections come in order, padding never comes.
+
+A grammar is a small automaton over classes of tokens. Each row of a batch walks it on its own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from speechgpt.dialogue import Dialogue
+from speechgpt.vocab import EOA, TA, TQ, UA
+from units.notation import EOSP, SOSP
+
+Form = Literal["text", "units", "chain"]
+
+# state -> class of the next token -> next state; what is not listed is not allowed
+GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
+    "text": {"start": {"text": "start", EOA: "end"}},
+    "units": {"start": {SOSP: "spoken"}, "spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "closed"},
+              "closed": {EOA: "end"}},
+    "chain": {"start": {TQ: "heard", "text": "heard"}, "heard": {"text": "heard", TA: "answer"},
+              "answer": {"text": "answered"}, "answered": {"text": "answered", UA: "units"}, "units": {SOSP: "spoken"},
+              "spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "closed"}, "closed": {EOA: "end"}},
+}  # fmt: skip
+CLASSES = ("text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never")
+
+
+class Grammar:
+    """One form over one vocabulary. A state is a number; 0 is where a reply begins."""
+
+    def __init__(self, dialogue: Dialogue, form: Form, rows: int, device: torch.device) -> None:
+        """
+        Args:
+            rows: of the output embedding; those beyond the tokenizer's words are padding.
+        """
+        grammar = {**GRAMMARS[form], "end": {EOA: "end"}}  # a finished row waits for the others
+        states = list(grammar)
+        self._class_of = _token_classes(dialogue, rows).to(device)
+        table = torch.full((len(states), len(CLASSES)), -1)
+        for state, row in grammar.items():
+            for name, after in row.items():
+                table[states.index(state), CLASSES.index(name)] = states.index(after)
+        self._after = table.to(device)
+
+    def allowed(self, states: Tensor) -> Tensor:
+        """Which tokens may come next: (B,) -> bool (B, V)."""
+        return self._after[states][:, self._class_of] >= 0
+
+    def after(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Where each row stands after a token: (B,), (B,) -> (B,)."""
+        return self._after[states, self._class_of[tokens]]
+
+
+def _token_classes(dialogue: Dialogue, rows: int) -> Tensor:
+    """Index into CLASSES of every row of the output embedding; special tokens and padding rows are "never"."""
+    vocab, tokenizer = dialogue.vocab, dialogue.tokenizer
+    of = torch.full((rows,), CLASSES.index("never"))
+    of[: len(tokenizer)] = CLASSES.index("text")
+    # all_special_ids has the named ones alone; a chat model's turns and reserved words are added tokens
+    added = [token for token, word in tokenizer.added_tokens_decoder.items() if word.special]
+    of[[*tokenizer.all_special_ids, *added, *vocab.markers.values()]] = CLASSES.index("never")
+    of[vocab.first_unit_id : vocab.first_unit_id + vocab.size] = CLASSES.index("unit")
+    for word, token in vocab.markers.items():
+        if word in CLASSES:
+            of[token] = CLASSES.index(word)
+    return of
