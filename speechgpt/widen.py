@@ -60,7 +60,7 @@ def widen(
 
 @torch.no_grad()
 def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int) -> None:
-    """Add to each unit's row a random projection of its centre, of the size that old rows vary by."""
+    """Add to each unit's row a random projection of its centre, in each matrix of the size that its old rows vary by."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     weights = [embedding] if head is embedding else [embedding, head]
     with gathered(weights):
@@ -68,10 +68,9 @@ def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor,
         generator = torch.Generator().manual_seed(seed)
         projection = torch.randn(centres.shape[1], embedding.shape[1], generator=generator)
         placed = centred @ projection
-        placed *= embedding[:old].float().std().cpu() / placed.std()
         rows = slice(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
         for weight in weights:
-            weight[rows] += placed.to(weight)
+            weight[rows] += (placed * (weight[:old].float().std().cpu() / placed.std())).to(weight)
 
 
 def gathered(weights: list[Tensor]) -> AbstractContextManager:

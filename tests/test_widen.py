@@ -62,6 +62,20 @@ def test_centres_place_near_units_near(built) -> None:
         widen(*opened(built), K, "centres", centres[:4])
 
 
+def test_each_matrix_gets_rows_of_its_own_size(built) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(built / "text_llm")
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1,
+                             num_attention_heads=2, intermediate_size=16, tie_word_embeddings=False))  # fmt: skip
+    matrices = [part.weight.data for part in (model.get_input_embeddings(), model.get_output_embeddings())]
+    for weight, deviation in zip(matrices, (1.0, 0.01)):
+        weight.normal_(0, deviation)
+    vocab = widen(tokenizer, model, 100, "centres", torch.randn(100, 6, generator=torch.manual_seed(4)))
+    for part, deviation in zip((model.get_input_embeddings(), model.get_output_embeddings()), (1.0, 0.01)):
+        units = part.weight[vocab.first_unit_id : vocab.first_unit_id + 100].detach()
+        assert units.std().item() == pytest.approx(deviation, rel=0.2)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("size", [K, 100])  # with its markers fewer rows than the filler, and more
 @pytest.mark.parametrize("init", ["random", "mean", "centres"])
