@@ -207,10 +207,11 @@ $(GATE): | $(RUN)/vocoder/config.json
 	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
 	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $(RUN)/corpus/judge.jsgf --out $@
 
+# The text LLM knows all facts of the toy world, as a real one would; the test asks those aloud that nobody said in training.
 $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	@echo "[5/9] data: conversations of all stages"
 	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
-	  --least_of_a_family 200 --most_of_a_family 300 \
+	  --least_of_a_family 200 --most_of_a_family 300 --splits.named false \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
 # It waits for the units, so that it shares the machine with the vocoder and not with steps that use all cores.

@@ -16,16 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, chain_settings
+from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, ChainSettings
 from instruct_data.cross_modal import INSTRUCTIONS, shard_parts
 from instruct_data.parts import Built, Part, PartFolder, Workers, together
-from instruct_data.refusals import Refusals
 from instruct_data.splits import Splits
-from instruct_data.spoken import all_records, build_index
-from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts, read_chats
+from instruct_data.spoken import SetSplits, index_questions, index_spoken
+from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
 from units.manifest import written_whole
-from units.progress import progress
 from units.unit_set import MARKER, UnitSet, read_unit_set
 
 
@@ -48,7 +46,7 @@ class Build:
     voice: str
     out: Path
     seed: int
-    splits: Splits
+    splits: SetSplits
     instructions: Path
     compress: bool
     workers: Workers
@@ -64,6 +62,9 @@ class Build:
         speakers = {speaker for unit_set, _ in self.sources for speaker in unit_set.speakers()}
         if self.voice not in speakers:
             raise SystemExit(f"{first.folder} has no utterance of the voice {self.voice!r}; it has {sorted(speakers)}")
+        if unheard := set(self.splits.held_out_speakers) - speakers:
+            raise SystemExit(f"held_out_speakers {sorted(unheard)} say nothing here; there are {sorted(speakers)}")
+        self.splits = index_questions(self.pairs, self.home, self.splits)
 
     def text(self, least: int, most: int | None) -> None:
         """Text chats, and the same with the question said back first."""
@@ -92,13 +93,8 @@ class Build:
 
     def chain(self, options: ChainOptions) -> None:
         """Every spoken question of the text set, and every chat of several turns that one speaker asks."""
-        chain = chain_settings(options, self.home / "spoken.sqlite", self.voice, self.seed, self.splits)
-        chats = read_chats(self.pairs, Refusals())  # the parts below count what is refused
-        spoken = progress(
-            all_records(unit_set for unit_set, _ in self.sources), desc="index of who says what", unit="utterances",
-            total=sum(len(unit_set) for unit_set, _ in self.sources),
-        )  # fmt: skip
-        build_index(chain.index, spoken, chats, self.voice)
+        spoken = index_spoken([unit_set for unit_set, _ in self.sources], self.splits, self.home, self.voice)
+        chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits)
         reads = (self.pairs, *(unit_set.folder / MARKER for unit_set, _ in self.sources))
         parts: list[Part] = [
             ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
@@ -173,7 +169,8 @@ def main(
     sources = units if isinstance(units, list) else [UnitSource(units)]
     opened = [(read_unit_set(source.path.resolve()), source.weight) for source in sources]
     with Workers(workers) as pool:
-        build = Build(opened, pairs.resolve(), voice, out, seed, splits, instructions, compress, pool)
+        of_set = SetSplits(**vars(splits))
+        build = Build(opened, pairs.resolve(), voice, out, seed, of_set, instructions, compress, pool)
         build.text(least_of_a_family, most_of_a_family)
         build.cross_modal(chat_ratio)
         build.chain(chain)

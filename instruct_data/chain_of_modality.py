@@ -6,7 +6,6 @@ question; its authors released the first alone, without instruction (`wording="r
 
 from __future__ import annotations
 
-import functools
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from instruct_data.refusals import Refusals
-from instruct_data.splits import Splits
-from instruct_data.spoken import SpokenIndex, SpokenText
+from instruct_data.spoken import SetSplits, SpokenText, spoken_index
 from instruct_data.text_sets import ChatPart, TextChat, TextPair
-from speechgpt.dialogue import Conversation, Message, Part
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
 from units.unit_set import UnitRecord, read_unit_set, shard_path
 
 TASKS = {  # kind -> what a conversation of it is called
@@ -35,6 +33,7 @@ PAPER = {
 }
 
 NO_QUESTION, NO_ANSWER = "not a question of the text set", "nobody speaks its answer"
+SEEN = "a held-out speaker asks what training asks"
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,17 @@ def exchange_messages(exchange: Exchange, kind: str, wording: str = "released") 
     return Message("human", asked), Message("assistant", said)
 
 
+def asked(human: Message, assistant: Message) -> str | None:
+    """The question of a turn as text: what was typed, or the transcript; None where neither stands there. Undoes the wording."""
+    if any(not isinstance(part, str) for part in human.parts):
+        return Reply.from_parts(assistant.parts).transcript
+    typed = " ".join(part for part in human.parts if isinstance(part, str))
+    typed = typed.removeprefix("This is a text instruction: ")
+    for kind in ("text_to_speech", "text_to_text"):
+        typed = typed.removesuffix(f". {PAPER[kind]}")
+    return typed.partition(f"{INPUT_FOLLOWS} ")[2] or typed
+
+
 def chain_conversation(exchanges: Iterable[Exchange], kind: str, name: str, wording: str = "released") -> Conversation:
     """Several turns of one kind."""
     turns = (exchange_messages(exchange, kind, wording) for exchange in exchanges)
@@ -105,21 +115,16 @@ def chain_conversations(
             yield chain_conversation([exchange], "speech_to_speech", f"chain-{record.id}")
 
 
-@functools.lru_cache(maxsize=1)
-def _open_index(path: Path) -> SpokenIndex:
-    return SpokenIndex(path)
-
-
 @dataclass(frozen=True)
 class ChainSettings:
-    """index: of what is spoken. voice: the speaker that answers. kinds: each with its share."""
+    """spoken: index of who speaks the text set. voice: the speaker that answers. kinds: each with its share."""
 
-    index: Path
+    spoken: Path
     voice: str
     kinds: tuple[tuple[str, float], ...]
     wording: str
     seed: int
-    splits: Splits
+    splits: SetSplits
 
     def kind(self, name: str) -> str:
         """The kind of a conversation, drawn by its name alone."""
@@ -128,7 +133,7 @@ class ChainSettings:
 
     def exchange(self, question: SpokenText, text: str, answer: str, kind: str) -> Exchange:
         """With every sound that the kind may need; the answer's is missing if nobody speaks it."""
-        spoken = _open_index(self.index).voiced(answer) if kind.endswith("speech") else None
+        spoken = spoken_index(self.spoken).voiced(answer) if kind.endswith("speech") else None
         return Exchange(text, answer, question.units, spoken)
 
 
@@ -141,17 +146,18 @@ class ChainOptions:
     wording: str = "released"
     """`released`: the bare question. `paper`: the paper's instruction around it."""
 
+    def __post_init__(self) -> None:
+        if unknown := self.kinds.keys() - TASKS.keys():
+            raise ValueError(f"unknown kinds {sorted(unknown)}; there are {', '.join(TASKS)}")
+        if self.wording not in WORDINGS:
+            raise ValueError(f"unknown wording {self.wording!r}; there are {', '.join(WORDINGS)}")
+        if not self.shares:
+            raise ValueError(f"no kind has a share above 0: {self.kinds}")
 
-def chain_settings(options: ChainOptions, index: Path, voice: str, seed: int, splits: Splits) -> ChainSettings:
-    """Check what a user asked for. Raises ValueError on an unknown kind or wording, and where no kind has a share."""
-    if unknown := options.kinds.keys() - TASKS.keys():
-        raise ValueError(f"unknown kinds {sorted(unknown)}; there are {', '.join(TASKS)}")
-    if options.wording not in WORDINGS:
-        raise ValueError(f"unknown wording {options.wording!r}; there are {', '.join(WORDINGS)}")
-    shares = tuple((kind, float(share)) for kind, share in options.kinds.items() if share > 0)
-    if not shares:
-        raise ValueError(f"no kind has a share above 0: {options.kinds}")
-    return ChainSettings(index, voice, shares, options.wording, seed, splits)
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """The kinds that are wanted."""
+        return tuple((kind, float(share)) for kind, share in self.kinds.items() if share > 0)
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ class ChainPart:
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
         """Each conversation with the side it stands on."""
-        chain, index = self.settings, _open_index(self.settings.index)
+        chain, index = self.settings, self.settings.splits.questions
         for record in read_unit_set(self.folder).shard(self.shard):
             if record.speaker == chain.voice:
                 continue
@@ -183,8 +189,11 @@ class ChainPart:
             if kind.endswith("speech") and exchange.spoken is None:
                 refusals.add(record.id, NO_ANSWER)
                 continue
-            typed = kind.startswith("text")  # then nobody's voice is heard, and the text decides
-            side = chain.splits.side("" if typed else record.id, record.text, None if typed else record.speaker)
+            typed = kind.startswith("text")  # then nobody's voice is heard
+            side = chain.splits.side("", record.text)
+            if not typed and side != chain.splits.side(record.id, record.text, record.speaker):
+                refusals.add(record.id, f"{SEEN}: {record.text[:60]!r}")
+                continue
             yield side, chain_conversation([exchange], kind, f"chain-{record.id}", chain.wording)
 
 
@@ -213,7 +222,7 @@ class ChainChatPart:
                     refusals.add(f"{self.chats.path}:{number + 1}", error)
 
     def _conversation(self, chat: TextChat, name: str) -> tuple[str, Conversation]:
-        chain, index = self.settings, _open_index(self.settings.index)
+        chain, index = self.settings, spoken_index(self.settings.spoken)
         asked = [index.asked(turn.question) for turn in chat.turns]
         speakers = sorted(set.intersection(*map(set, asked)))
         if not speakers:
@@ -221,10 +230,9 @@ class ChainChatPart:
         speaker = random.Random(f"{chain.seed} speaker {name}").choice(speakers)
         sounds = [found[speaker] for found in asked]
         kind = chain.kind(name)
-        if kind.startswith("text"):
-            sides = {chain.splits.side("", chat.turns[0].question)}
-        else:
-            sides = {chain.splits.side(sound.id, turn.question, speaker) for sound, turn in zip(sounds, chat.turns)}
+        sides = {chain.splits.side("", chat.turns[0].question)}
+        if kind.startswith("speech"):
+            sides |= {chain.splits.side(sound.id, turn.question, speaker) for sound, turn in zip(sounds, chat.turns)}
         if len(sides) > 1:
             raise ValueError(f"its turns stand on different sides: {sorted(sides)}")
         exchanges = [chain.exchange(sound, turn.question, turn.answer, kind) for sound, turn in zip(sounds, chat.turns)]

@@ -20,7 +20,6 @@ from units.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
 INSTRUCTIONS = Path(__file__).parent / "instructions"
 
 
-@functools.cache
 def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]:
     """Task descriptions, one a line.
 
@@ -31,6 +30,11 @@ def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]
         raise FileNotFoundError(
             f"no task descriptions for {task!r} in {folder}; there are {sorted(p.stem for p in folder.glob('*.txt'))}"
         )
+    return _lines(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _lines(path: Path, _changed: int) -> tuple[str, ...]:
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from instruct_data.chain_of_modality import asked
 from instruct_data.records import ConversationSet, read_conversations
 from instruct_data.splits import SIDES
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation
+from speechgpt.dialogue import Conversation
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook
 from units.progress import progress
@@ -116,19 +117,20 @@ def digest(content: object) -> int:
 
 
 def inputs(conversation: Conversation) -> Iterator[tuple[str, object]]:
-    """What must not stand on two sides: each sound that is heard, and for tts spoken; the sentence that is typed.
+    """What must not stand on two sides: each sound that is heard, and for tts spoken; each question, and what is read out.
 
-    Spoken answers may: many questions have the same one. Of a typed chat the first question counts.
+    Spoken answers may: many questions have the same one. So may transcripts of asr, which nobody answers. Of a chat of
+    several turns the first question counts. A question is the same typed and transcribed.
     """
     human = [message for message in conversation.messages if message.role == "human"]
     heard = [part for message in human for part in message.parts if not isinstance(part, str)]
     if conversation.task == "tts":
         heard += [part for part in conversation.messages[1].parts if not isinstance(part, str)]
     yield from (("sounds", sound) for sound in heard)
-    if not any(not isinstance(part, str) for message in human for part in message.parts):
-        typed = " ".join(part for part in human[0].parts if isinstance(part, str))
-        kind = "tts" if conversation.task == "tts" else "typed"
-        yield "sentences", (kind, typed.partition(f"{INPUT_FOLLOWS} ")[2] or typed)
+    question = asked(*conversation.messages[:2]) if len(conversation.messages) > 1 else None
+    if question is not None:
+        kind = "tts" if conversation.task == "tts" else "asked"
+        yield "sentences", (kind, question.rstrip(". "))  # the paper's wording takes the last dot
 
 
 def describe(

@@ -1,4 +1,7 @@
-"""Which side an utterance stands on: train, dev or test, by hash, so that no order, worker or later addition moves it."""
+"""Which side an utterance stands on: train, dev or test, by hash, so that no order, worker or later addition moves it.
+
+A question has one side, typed or spoken (`SetSplits` in spoken.py): else training would be asked what the test asks.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ class Splits:
     """Share of the development side."""
     test: float = 0.0
     """Share of the test side."""
-    by: str = "id"
-    """What is hashed: `id`, or `text` for corpora in which several utterances say the same sentence."""
+    by: str = "text"
+    """What is hashed: `text`, so that one sentence stands on one side, whoever says it, or `id`. Questions always go by text."""
     held_out_speakers: list[str] = field(default_factory=list)
     """Speakers whose every utterance stands on the test side."""
+    named: bool = True
+    """Whether questions of the text set that say `"split": "dev"` or `"test"` stand there."""
 
     def __post_init__(self) -> None:
         if not (self.dev >= 0 and self.test >= 0 and self.dev + self.test < 1):

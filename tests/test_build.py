@@ -16,7 +16,7 @@ from test_records import CODEBOOK, K
 
 from instruct_data import build
 from instruct_data.build import UnitSource
-from instruct_data.chain_of_modality import PAPER, TASKS, ChainOptions, Exchange, exchange_messages
+from instruct_data.chain_of_modality import PAPER, TASKS, ChainOptions, Exchange, asked, exchange_messages
 from instruct_data.cross_modal import CrossModalPart
 from instruct_data.records import read_conversations
 from instruct_data.refusals import Refusals
@@ -127,6 +127,9 @@ def test_parts_of_other_settings_or_input_are_not_resumed(
     build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
     again = conversations(tmp_path / "out", "cross_modal")
     assert again and len({c.id for c in again}) == len(again)
+    pairs.write_text("".join(chat_line(TextChat((TextPair(f"what is {n}", "it is forty one"),))) for n in NUMBERS))
+    build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
+    assert {c.messages[1].parts[1] for c in conversations(tmp_path / "out", "chain")} == {"it is forty one"}
 
 
 @pytest.mark.slow
@@ -166,6 +169,46 @@ def test_sides_by_text_share_no_sentence(made, tmp_path: Path) -> None:
                 said[side].add(conversation.messages[0].parts[0].split(f"{INPUT_FOLLOWS} ")[1])
     assert all(said.values())
     assert not said["train"] & said["dev"] | said["train"] & said["test"] | said["dev"] & said["test"]
+
+
+def questions(folder: Path) -> dict[str, set[str]]:
+    """By side, what is asked in the typed sets and in the chain."""
+    found: dict[str, set[str]] = {}
+    for name, side in json.loads((folder / "build.json").read_text())["sides"].items():
+        turns = [c.messages[:2] for c in conversations(folder, name) if c.task not in ("asr", "tts")]
+        found.setdefault(side, set()).update(filter(None, (asked(*turn) for turn in turns)))
+    return found
+
+
+@pytest.mark.parametrize("by", ["id", "text"])
+@pytest.mark.parametrize("wording", ["released", "paper"])
+def test_a_question_has_one_side_typed_and_spoken_by_anybody(made, tmp_path: Path, by: str, wording: str) -> None:
+    splits = Splits(0.2, 0.2, by, held_out_speakers=["tone:mid"])
+    build.main(*made, VOICE, tmp_path, splits=splits, chain=ChainOptions(KINDS, wording), chat_ratio=0.3)
+    sides = questions(tmp_path)
+    assert all(sides.values()) and set.union(*sides.values()) == {f"what is {number}" for number in NUMBERS}
+    assert sum(map(len, sides.values())) == len(NUMBERS)
+    refused = json.loads((tmp_path / "build.json").read_text())["refused"]["chain"]
+    assert refused["a held-out speaker asks what training asks"] > 0
+
+
+def test_questions_stand_where_the_text_set_says(made, tmp_path: Path) -> None:
+    rows = [TextPair(f"what is {n}", f"it is {n}", "test" if i % 4 == 0 else "train") for i, n in enumerate(NUMBERS)]
+    chat = TextChat((TextPair("well", "it is twenty two"), TextPair("what is twenty two", "it is twenty two")))
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(map(chat_line, [chat, *(TextChat((row,)) for row in rows)])))
+    build.main(made[0], pairs, VOICE, tmp_path / "out")
+    assert questions(tmp_path / "out") == {
+        "train": {"well", *(row.question for row in rows if row.split == "train")},
+        "test": {row.question for row in rows if row.split == "test"},
+    }
+    heard = {c.messages[1].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
+    assert not heard & questions(tmp_path / "out")["test"]
+    build.main(made[0], pairs, VOICE, tmp_path / "all", splits=Splits(named=False))
+    assert set(questions(tmp_path / "all")) == {"train"}
+    pairs.write_text(chat_line(TextChat((TextPair("a", "b", "valid"),))))
+    with pytest.raises(ValueError, match="'a' has the split 'valid'; it is one of"):
+        build.main(made[0], pairs, VOICE, tmp_path / "none")
 
 
 def test_one_utterance_stands_on_one_side_and_held_out_speakers_on_none_of_trainings(made, tmp_path: Path) -> None:
@@ -214,8 +257,12 @@ def test_another_language_brings_its_own_descriptions(made, tmp_path: Path) -> N
     (folder / "tts.txt").write_text("Lies das bitte vor.\n", encoding="utf-8")
     (folder / "repeat.txt").write_text("Sag es noch einmal.\n", encoding="utf-8")
     build.main(*made, VOICE, tmp_path / "out", instructions=folder)
-    asked = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
-    assert asked == {f"Schreib auf, was du hörst. {INPUT_FOLLOWS}"}
+    told = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
+    assert told == {f"Schreib auf, was du hörst. {INPUT_FOLLOWS}"}
+    (folder / "repeat.txt").write_text("Noch einmal bitte.\n", encoding="utf-8")
+    build.main(*made, VOICE, tmp_path / "out", instructions=folder)
+    told = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "text") if c.task == "repeat"}
+    assert all(words.startswith("Noch einmal bitte.") for words in told)
     with pytest.raises(FileNotFoundError, match="no task descriptions for 'tts'"):
         list(CrossModalPart(made[0], 0, 1, "tts", 1, Splits(), instructions=tmp_path).conversations(Refusals()))
 
@@ -258,15 +305,18 @@ def test_the_papers_words_stand_around_the_question(kind: str) -> None:
     assert str(human.parts[0]).startswith(f"This is a {kind.split('_to_')[0]} instruction:")
     bare, same = exchange_messages(exchange, kind)
     assert bare.parts == (((1, 2),) if kind.startswith("speech") else ("who are you?",)) and same == assistant
+    assert asked(human, assistant) == asked(bare, same) == exchange.question
     with pytest.raises(ValueError, match="nobody"):
         exchange_messages(Exchange("a", "b", spoken=(1,) if kind == "speech_to_speech" else None), "speech_to_speech")
 
 
 def test_options_that_cannot_be_are_refused(made, tmp_path: Path) -> None:
-    for options, reason in ((ChainOptions({"sing": 1}), "unknown kinds"), (ChainOptions(wording="loud"), "unknown wording"),
-                            (ChainOptions({"text_to_text": 0}), "no kind has a share")):  # fmt: skip
+    for options, reason in (({"kinds": {"sing": 1}}, "unknown kinds"), ({"wording": "loud"}, "unknown wording"),
+                            ({"kinds": {"text_to_text": 0}}, "no kind has a share")):  # fmt: skip
         with pytest.raises(ValueError, match=reason):
-            build.main(*made, VOICE, tmp_path / "out", chain=options)
+            ChainOptions(**options)
+    with pytest.raises(SystemExit, match=r"held_out_speakers \['tone:hihg'\] say nothing here"):
+        build.main(*made, VOICE, tmp_path / "out", splits=Splits(held_out_speakers=["tone:hihg"]))
     for wrong in ({"dev": 0.6, "test": 0.5}, {"dev": -0.1}, {"by": "mood"}):
         with pytest.raises(ValueError, match="shares|split by"):
             Splits(**wrong)
@@ -276,7 +326,7 @@ def test_draws_are_even_and_of_the_key_alone() -> None:
     at = [drawn("x", i) for i in range(4000)]
     assert abs(sum(at) / len(at) - 0.5) < 0.02 and drawn("x", 7) == at[7]
     assert abs(sum(copies(1.3, i) for i in range(4000)) / 4000 - 1.3) < 0.03
-    sides = Counter(Splits(0.1, 0.2).side(f"u{i}", "same") for i in range(4000))
+    sides = Counter(Splits(0.1, 0.2, by="id").side(f"u{i}", "same") for i in range(4000))
     assert abs(sides["dev"] - 400) < 60 and abs(sides["test"] - 800) < 80
 
 

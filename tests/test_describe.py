@@ -32,7 +32,7 @@ def tts(name: str, text: str, sound: tuple[int, ...]) -> Conversation:
 
 
 def chain(name: str, sound: tuple[int, ...], answer: tuple[int, ...]) -> Conversation:
-    return Conversation((Message("human", (sound,)), Message("assistant", ("a", "b", answer))), "chain", name)
+    return Conversation((Message("human", (sound,)), Message("assistant", (f"why {name}", "b", answer))), "chain", name)
 
 
 def chat(name: str, question: str) -> Conversation:
@@ -60,6 +60,8 @@ LEAKS = {
     "a sound heard and spoken": ([asr("1", (1, 2))], [tts("2", "hello", (1, 2))], "1 sounds"),
     "a question of a chain": ([chain("1", (1, 2), (3,))], [asr("2", (1, 2))], "1 sounds"),
     "a sentence to read": ([tts("1", "hello", (1,))], [tts("2", "hello", (2,))], "1 sentences"),
+    "a question typed and heard": ([chat("1", "why 2")], [chain("2", (5,), (3,))], "1 sentences"),
+    "a question that two voices ask": ([chain("1", (5,), (3,))], [chat("2", "why 1")], "1 sentences"),
     "a typed question": ([chat("1", "how are you")], [chat("2", "how are you")], "1 sentences"),
 }
 
