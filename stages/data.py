@@ -171,11 +171,20 @@ class PackedBlocks(torch.utils.data.Dataset):
     @property
     def fill(self) -> float:
         """Share of the blocks' tokens that are documents."""
-        used = sum(
-            int(tokenised.lengths[self._members[self._members[:, 0] == source, 1]].sum())
-            for source, tokenised in enumerate(self.sources)
-        )
-        return used / (len(self) * self.size)
+        return float(self._lengths.sum()) / (len(self) * self.size)
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens of the document that a token stands in, on average over tokens."""
+        lengths = self._lengths.astype(float)
+        return float((lengths**2).sum() / lengths.sum())
+
+    @property
+    def _lengths(self) -> np.ndarray:
+        """Tokens of each document, (n,), in no order."""
+        each = [tokenised.lengths[self._members[self._members[:, 0] == source, 1]]
+                for source, tokenised in enumerate(self.sources)]  # fmt: skip
+        return np.concatenate(each)
 
 
 def load_blocks(

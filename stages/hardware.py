@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ class Gpu:
 
 # From the makers' data sheets; without sparsity.
 GPUS = {gpu.name: gpu for gpu in (
-    Gpu("B200-180G", 180, 2250), Gpu("H200-141G", 140, 989), Gpu("H100-80G", 80, 989), Gpu("A100-80G", 80, 312),
+    Gpu("B200-180G", 180, 2250), Gpu("H200-141G", 140, 989), Gpu("H200-NVL-141G", 140, 835),
+    Gpu("H100-80G", 80, 989), Gpu("H100-NVL-94G", 93, 835), Gpu("H100-PCIE-80G", 80, 756), Gpu("A100-80G", 80, 312),
     Gpu("A100-40G", 40, 312), Gpu("L40S-48G", 45, 362), Gpu("A6000-48G", 48, 155), Gpu("V100-32G", 32, 125, False),
     Gpu("V100-16G", 16, 125, False), Gpu("RTX5090-32G", 32, 209), Gpu("RTX4090-24G", 24, 165),
     Gpu("RTX3090-24G", 24, 71), Gpu("A10-24G", 23, 125), Gpu("L4-24G", 23, 121), Gpu("T4-16G", 15, 65, False),
@@ -41,29 +43,43 @@ def find_gpu(name: str) -> Gpu:
 
 
 def this_gpu(device_name: str, gib: float) -> Gpu | None:
-    """The known GPU that CUDA calls `device_name`, such as "NVIDIA A100-SXM4-80GB"."""
+    """The known GPU that CUDA calls `device_name`, such as "NVIDIA A100-SXM4-80GB". Of several, the one of which most is
+    in that name (an H100 PCIe is slower than an H100), then the one nearest in memory."""
     joined = re.sub(r"RTX (?=\d)", "RTX", device_name.upper())  # RTX 3090 is a name, the RTX of RTX A6000 a family
-    words = re.sub(r"[^A-Z0-9]+", " ", joined).split()
-    alike = [gpu for name, gpu in GPUS.items() if name.split("-")[0] in words]
-    return min(alike, key=lambda gpu: abs(gpu.gib - gib), default=None)
+    words = set(re.sub(r"[^A-Z0-9]+", " ", joined).split())
+    named = {gpu: name.upper().split("-")[:-1] for name, gpu in GPUS.items()}
+    alike = [gpu for gpu, parts in named.items() if words.issuperset(parts)]
+    return min(alike, key=lambda gpu: (-len(named[gpu]), abs(gpu.gib - gib)), default=None)
 
 
-def train_flops(parameters: int, layers: int, hidden: int, block: int, frozen: bool = False) -> float:
+def train_flops(parameters: int, layers: int, hidden: int, seen: float, learning: int | None = None) -> float:
     """Floating-point operations that training needs for one token, attention within the causal triangle.
 
     Args:
         parameters: those that multiply: all but the rows that are only looked up.
-        block: tokens of a block.
-        frozen: only adapters learn, so the weights' own gradients are not computed.
+        seen: tokens of the document that a token stands in, on average over tokens; of a block, where it is one document.
+        learning: those of `parameters` that learn; the others need no gradient of their own. None: all.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B; the triangle halves its attention term.
     """
-    return (4 if frozen else 6) * parameters + 6.0 * layers * hidden * block
+    return 4.0 * parameters + 2.0 * (parameters if learning is None else learning) + 6.0 * layers * hidden * seen
 
 
-def multiplying_parameters(model: Any) -> int:
-    """Parameters of a model that multiply: all, without an input embedding that is not also the output's."""
-    size = {id(p): getattr(p, "ds_numel", p.numel()) for p in model.parameters()}  # ZeRO-3 leaves empty stand-ins
+def multiplying_parameters(model: Any, learning: bool = False) -> int:
+    """Parameters of a model that multiply: all, without an input embedding that is not also the output's.
+
+    learning: count only those that learn.
+    """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is None or head.weight is embedding.weight
-    return sum(size.values()) - (0 if tied else size[id(embedding.weight)])
+    counted = {id(p): p for p in model.parameters() if p.requires_grad or not learning}
+    if not tied:
+        counted.pop(id(embedding.weight), None)
+    return sum(map(_count, counted.values()))
+
+
+def _count(weight: Any) -> int:
+    """Numbers in a parameter: ZeRO-3 leaves empty stand-ins, and weights of 4 bits lie two in a byte."""
+    if packed := getattr(weight, "quant_state", None):
+        return math.prod(packed.shape)
+    return getattr(weight, "ds_numel", weight.numel())

@@ -47,11 +47,13 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Size:
-    """A model by its numbers. learning: parameters that train. multiplying: those that take part in matrix products."""
+    """A model by its numbers. learning: parameters that train. multiplying: those that take part in matrix products;
+    updated: those of them that train."""
 
     parameters: int
     learning: int
     multiplying: int
+    updated: int
     layers: int
     hidden: int
     inner: int
@@ -119,18 +121,19 @@ def model_size(config: StageConfig, file: Path | None) -> Size:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(shape)
     total = model.num_parameters()
-    learning = total
+    multiplying = multiplying_parameters(model)
+    learning, updated = total, multiplying
     if config.lora:
-        learning = sum(
+        learning = updated = sum(
             config.lora.r * sum(module.weight.shape)
             for name, module in model.named_modules()
             if name.rpartition(".")[2] in config.lora.targets
         )
     elif config.trainable == "embeddings":
         matrices = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.lm_head)}
-        learning = sum(matrices.values())
+        learning, updated = sum(matrices.values()), model.lm_head.weight.numel()
     inner = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None) or 4 * shape.hidden_size
-    return Size(total, learning, multiplying_parameters(model), shape.num_hidden_layers, shape.hidden_size, inner,
+    return Size(total, learning, multiplying, updated, shape.num_hidden_layers, shape.hidden_size, inner,
                 shape.vocab_size, assumed)  # fmt: skip
 
 
@@ -200,7 +203,8 @@ def make_plan(config: StageConfig, cluster: Cluster, file: Path | None = None) -
     batch = each * accumulation * gpus
     steps = config.training["max_steps"]
     per_step = batch * config.block_size
-    flops = train_flops(size.multiplying, size.layers, size.hidden, config.block_size, frozen=config.lora is not None)
+    # attention at its most, as if a block were one document: of what is packed nothing is known yet
+    flops = train_flops(size.multiplying, size.layers, size.hidden, config.block_size, size.updated)
     hours = None
     if gpu.tflops:
         hours = per_step * steps * flops / (gpus * gpu.tflops * 1e12 * cluster.mfu) / 3600

@@ -76,6 +76,7 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "logging_steps": 20,
         "save_total_limit": 2,
         "train_sampling_strategy": "sequential",  # PackedBlocks are drawn at random; so more steps only go on from fewer
+        "logging_nan_inf_filter": False,  # which would log a loss that is nan as 0, and wait for the GPU in each pass
         "eval_strategy": "steps",
         "eval_steps": chosen["max_steps"],  # at the end, if nowhere else
         "use_liger_kernel": config.fused_loss == "always"

@@ -3,6 +3,7 @@ log, embeddings that learn first, and checkpoints that fail whole."""
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.trainer_pt_utils import nested_gather
 
 from speechgpt.vocab import UnitVocab
 from stages.checkpoints import CheckpointError, newest_checkpoint
@@ -38,10 +40,16 @@ class StageTrainer(Trainer):
     ) -> None:
         self.config, self.tokenizer, self.vocab = config, tokenizer, vocab
         super().__init__(*args, **kwargs)
-        self._fill = self.train_dataset.fill
-        self._clock, self._clock_step = time.monotonic(), 0
+        self._fill, self._seen = self.train_dataset.fill, self.train_dataset.mean_length
+        self._clock, self._clock_step = 0.0, None  # of the last report, or of the first step that this process does
 
     # --- what is written down
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's own; the first one of this process starts the clock, after a resume too."""
+        if self._clock_step is None:
+            self._clock, self._clock_step = time.monotonic(), self.state.global_step
+        return super().training_step(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Look at the held-out documents, on every process: ZeRO-3 needs all for a forward pass."""
@@ -60,13 +68,29 @@ class StageTrainer(Trainer):
         return report
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """To a training report add the tokens so far, and the speed since the last one."""
+        """To a training report add the tokens so far, and the speed since the last one.
+
+        Raises: FloatingPointError when the loss is not finite.
+        """
         if "loss" in logs:
+            self._check_finite(logs["loss"])
             logs = {**logs, **self._speed()}
         super().log(logs, *args, **kwargs)
 
+    def _check_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            out = Path(self.args.output_dir)
+            last = newest_checkpoint(out, delete=False)
+            raise FloatingPointError(
+                f"the loss is {loss} by step {self.state.global_step}: training diverged"
+                f"{', or fp16 overflowed: take bf16 where the GPU has it' if self.args.fp16 else ''}; "
+                f"{last.name if last else 'no checkpoint'} is from before. A checkpoint keeps the rates it was made with: "
+                f"lower training.learning_rate, or raise training.warmup_steps, delete {out}, and run the same command"
+            )
+
     def _speed(self) -> dict[str, float]:
-        """tokens: positions of all blocks so far. tokens_per_second: without padding. mfu: share of the GPUs' peak."""
+        """tokens: positions of all blocks so far. tokens_per_second: without padding. mfu: share of the GPUs' peak that
+        the model itself needs, whatever attention computes and throws away, and checkpointing computes again."""
         now, step = time.monotonic(), self.state.global_step
         positions = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         positions *= self.config.block_size
@@ -77,8 +101,8 @@ class StageTrainer(Trainer):
             if peak := self._peak_flops():
                 shape = self.model.config
                 each = train_flops(
-                    multiplying_parameters(self.model), shape.num_hidden_layers, shape.hidden_size,
-                    self.config.block_size, frozen=self.config.lora is not None,
+                    multiplying_parameters(self.model), shape.num_hidden_layers, shape.hidden_size, self._seen,
+                    learning=multiplying_parameters(self.model, learning=True),
                 )  # fmt: skip
                 found["mfu"] = round(positions / seconds * each / (peak * self.args.world_size), 4)
         self._clock, self._clock_step = now, step
@@ -157,8 +181,10 @@ class StageTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's own; one that fails is taken away, and those before it stay.
 
-        Raises: CheckpointError saying what is left and what to do.
+        Raises: CheckpointError saying what is left and what to do; FloatingPointError rather than save weights that
+            went wrong since the last report.
         """
+        self._check_finite(nested_gather(self._tr_loss, self.args.parallel_mode).mean().item())
         out = Path(self.args.output_dir)
         part = out / f"checkpoint-{self.state.global_step}"
         try:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from test_stages import CONFIGS, parsed
 from tiny_run import make_run, stage_config
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stages.config import Lora, StageConfig, Widening
-from stages.hardware import GPUS, find_gpu, this_gpu
+from stages.hardware import GPUS, find_gpu, multiplying_parameters, this_gpu, train_flops
 from stages.plan import Cluster, make_plan, memory, model_size
-from stages.start import add_adapters, open_start
+from stages.start import add_adapters, choose_trainable, open_start
 from stages.train import main
 
 
@@ -133,6 +135,32 @@ def test_gpus_are_found_by_name_and_by_what_cuda_calls_them() -> None:
     for name, gib, expected in (("NVIDIA A100-SXM4-80GB", 79.1, "A100-80G"), ("NVIDIA A100-PCIE-40GB", 39.4, "A100-40G"),
                                 ("NVIDIA H200", 139.7, "H200-141G"), ("NVIDIA GeForce RTX 3090", 23.7, "RTX3090-24G"),
                                 ("NVIDIA L4", 22.0, "L4-24G"), ("NVIDIA RTX A6000", 47.5, "A6000-48G"),
-                                ("Tesla V100-SXM2-32GB", 31.7, "V100-32G")):  # fmt: skip
+                                ("Tesla V100-SXM2-32GB", 31.7, "V100-32G"), ("NVIDIA H100 80GB HBM3", 79.6, "H100-80G"),
+                                ("NVIDIA H100 PCIe", 79.6, "H100-PCIE-80G"), ("NVIDIA H100 NVL", 93.6, "H100-NVL-94G"),
+                                ("NVIDIA H200 NVL", 139.7, "H200-NVL-141G")):  # fmt: skip
         assert this_gpu(name, gib).name == expected
     assert this_gpu("NVIDIA Quadro 4000", 2.0) is None
+
+
+def test_only_what_learns_needs_gradients_of_its_own(run) -> None:
+    assert train_flops(10, 0, 0, 0) == 60 and train_flops(10, 2, 3, 4.5) == 60 + 6 * 2 * 3 * 4.5
+    for changes in ({}, {"trainable": "embeddings"}, {"lora": Lora(r=3)}):
+        config = stage_config(run, widen=Widening("unit_encoder", "random"), **changes)
+        size = model_size(config, None)
+        model = choose_trainable(open_start(config)[0], config)
+        assert size.updated == multiplying_parameters(model, learning=True)
+        head = model.get_output_embeddings().weight.numel()
+        added = size.learning if config.lora else 0
+        assert multiplying_parameters(model) == size.multiplying + added
+        assert size.updated == (head if changes.get("trainable") else added or size.multiplying)
+    untied = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
+                                          intermediate_size=4, tie_word_embeddings=False))  # fmt: skip
+    for weight in untied.model.layers.parameters():
+        weight.requires_grad_(False)
+    untied.model.norm.weight.requires_grad_(False)
+    assert multiplying_parameters(untied, learning=True) == 9 * 4  # the rows that write; those read are looked up
+    whole = multiplying_parameters(untied)
+    projection = untied.model.layers[0].self_attn.q_proj
+    projection.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
+    projection.weight.quant_state = SimpleNamespace(shape=torch.Size([4, 4]))  # as bitsandbytes packs 16 weights
+    assert multiplying_parameters(untied) == whole

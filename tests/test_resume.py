@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from stages.checkpoints import MARK, STOPPED, CheckpointError, checkpoints, dama
 from stages.config import StageConfig
 from stages.data import PackedBlocks
 from stages.train import RESOLVED, train
+from stages.watch import read_log
 
 ROOT = Path(__file__).parents[1]
 STEPS = 40
@@ -257,3 +259,37 @@ def test_going_on_under_another_config_says_what_differs(built, monkeypatch, cap
         train_with(At(9, stop), dataclasses.replace(config, seed=3), monkeypatch)
     assert "seed was 0 in the checkpoints, and is 3 from here on" in capsys.readouterr().out
     shutil.rmtree(built / "other")
+
+
+def test_a_stage_that_diverges_stops_before_it_is_saved(built, monkeypatch) -> None:
+    steady = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_steps": 8, "logging_steps": 8, "save_steps": 2}
+    usual = trainer.StageTrainer.training_step
+
+    def diverges(self, *args, **kwargs) -> torch.Tensor:
+        loss = usual(self, *args, **kwargs)
+        return loss * float("nan") if self.state.global_step >= 4 else loss  # from the fifth step on
+
+    monkeypatch.setattr(trainer.StageTrainer, "training_step", diverges)
+    config = planned(built, "diverged", **steady, max_steps=8)
+    with pytest.raises(
+        FloatingPointError, match="the loss is nan by step 6.*checkpoint-4 is from before.*learning_rate"
+    ):
+        train(config)
+    assert [path.name for path in checkpoints(built / "diverged")] == ["checkpoint-4", "checkpoint-2"]
+    shutil.rmtree(built / "diverged")
+    with pytest.raises(FloatingPointError, match="the loss is nan by step 5"):  # where a report comes before
+        train(dataclasses.replace(config, training={**config.training, "logging_steps": 1}))
+    assert [record["step"] for record in read_log(built / "diverged/log.jsonl")] == [1, 2, 3, 4]
+
+
+def test_speed_after_a_resume_is_of_the_steps_since(built, monkeypatch) -> None:
+    config = planned(built, "clock", max_steps=12, save_steps=10, eval_steps=12, logging_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        train_with(At(11, stop), config, monkeypatch)
+    now = itertools.count()  # a clock that goes on by a second at each look
+    monkeypatch.setattr("stages.trainer.time.monotonic", lambda: float(next(now)))
+    train(config)
+    tokens = 2 * config.block_size
+    speeds = {record["step"]: record["tokens_per_second"] / record["fill"] for record in read_log(built / "clock/log.jsonl")
+              if "loss" in record}  # fmt: skip
+    assert speeds[12] == pytest.approx(2 * tokens, rel=1e-3)  # two steps between two looks, not twelve

@@ -80,6 +80,11 @@ def test_blocks_hold_whole_documents_and_padding_carries_no_loss(lengths: list[i
         assert block["labels"].tolist() == [x for d in whole for x in [IGNORED, *d[1:]]] + [IGNORED] * (12 - used)
 
 
+def test_a_token_stands_in_a_document_of_the_mean_length() -> None:
+    blocks = pack(flat([1] * 10, [2] * 2, [3] * 4, [4] * 8), 12, 2)  # two full blocks
+    assert blocks.fill == 1 and blocks.mean_length == (10 * 10 + 2 * 2 + 4 * 4 + 8 * 8) / 24
+
+
 def test_order_is_a_function_of_the_seed() -> None:
     documents = flat(*([i] * (i % 7 + 1) for i in range(50)))
     one, again, other, short = (
