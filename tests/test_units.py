@@ -169,6 +169,15 @@ def test_a_batch_has_the_units_of_its_rows(layouts, layout: str) -> None:
     assert encoder.encode_batch([]) == []
 
 
+def test_a_gpu_is_waited_for_once_a_batch(hubert_encoder: UnitEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever brings numbers out of a tensor waits for all that a GPU has been given to do."""
+    waits: list[torch.Tensor] = []
+    cpu = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (waits.append(tensor), cpu(tensor))[1])
+    hubert_encoder.encode_batch([tones(0.3, seed) for seed in range(5)])
+    assert len(waits) == 1
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_layer_n_is_hidden_states_n(large: bool) -> None:
     wav = tones(0.7)
@@ -219,10 +228,52 @@ def test_centred_long_audio_is_the_same_held_or_heard_twice(monkeypatch: pytest.
 
 
 def test_the_positional_convolution_is_the_model_s_own() -> None:
-    for model in (tiny_hubert(), tiny_hubert(conv_pos_batch_norm=True)):
+    for model in (tiny_hubert(), tiny_hubert(conv_pos_batch_norm=True), tiny_hubert(num_conv_pos_embeddings=15)):
         features = HubertFeatures(model, 2, "tiny")
         frames = torch.randn(37, features.dim)
-        torch.testing.assert_close(features.positions(frames), model.encoder.pos_conv_embed(frames[None])[0])
+        torch.testing.assert_close(features.positions(frames, [37]), model.encoder.pos_conv_embed(frames[None])[0])
+        counts = [1, 20, 3, 7, 6]  # some shorter than what lies between two wavs
+        found = features.positions._at_once(frames, counts)  # a GPU's way
+        torch.testing.assert_close(found, features.positions(frames, counts), atol=1e-4, rtol=1e-5)
+
+
+def test_a_gpu_convolves_in_few_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN plans anew for every length it has not seen."""
+    positions, seen = HubertFeatures(tiny_hubert(), 2, "tiny").positions, set()
+    convolved = positions._convolved
+    monkeypatch.setattr(positions, "_convolved", lambda x: (seen.add(len(x)), convolved(x))[1])
+    for count in range(1, 2000, 37):
+        assert positions._at_once(torch.randn(count, 32), [count]).shape == (count, 32)
+    assert seen == {1024, 2048}
+
+
+def test_attention_is_never_cudnn_s_on_a_gpu_and_nothing_is_touched_elsewhere() -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with hubert._cudnn_reined_in(torch.device("cuda"), torch.float32):
+        assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    with hubert._cudnn_reined_in(torch.device("cpu"), torch.float32):
+        assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("large", [False, True])
+def test_a_gpu_hears_what_a_cpu_hears_and_plans_no_length_anew(large: bool) -> None:
+    import time
+
+    wavs = [tones(seconds, seed) for seed, seconds in enumerate((0.025, 0.4, 1.7, 1.0, 0.04501))]
+    here = HubertFeatures(tiny_hubert(large), 2, "tiny", normalise=large)(wavs)
+    exact, fast = (HubertFeatures(tiny_hubert(large), 2, "tiny", normalise=large, dtype=dtype).to("cuda")
+                   for dtype in (torch.float32, torch.float16))  # fmt: skip
+    for cpu, gpu, half in zip(here, exact(wavs), fast(wavs)):
+        torch.testing.assert_close(gpu.cpu(), cpu, atol=1e-4, rtol=1e-4)
+        assert (half.cpu() - cpu).norm() < 0.05 * cpu.norm()
+    began = time.monotonic()
+    for frames in range(300, 350):
+        fast([tones(frames / 50)])[0].cpu()
+    assert time.monotonic() - began < 50 * 0.015  # seconds; a plan of cuDNN's attention takes 0.03
 
 
 def test_what_only_training_uses_does_not_change_the_codebook(tmp_path: Path) -> None:

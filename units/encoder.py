@@ -60,6 +60,7 @@ class UnitEncoder:
             )
         self.features, self.codebook = features, codebook
         self.centres = centres.to(features.device)
+        self._squares = kmeans.squares(self.centres)
 
     @classmethod
     def from_features(cls, features: Features, centres: Tensor, name: str, centring: str) -> UnitEncoder:
@@ -148,14 +149,18 @@ class UnitEncoder:
         """Units of several wavs, equal to encoding them one at a time. Features of at most HELD seconds of a wav are held."""
         wavs = [check_wav(wav, grid=self.features.grid) for wav in wavs]
         long = [isinstance(self.features, HubertFeatures) and self.features.is_long(wav) for wav in wavs]
-        batch = iter(self.features([wav for wav, is_long in zip(wavs, long) if not is_long]))
-        frames = [self._assign_long(wav) if is_long else self._assign(next(batch)) for wav, is_long in zip(wavs, long)]
+        batch = iter(self._assign(self.features([wav for wav, is_long in zip(wavs, long) if not is_long])))
+        frames = [self._assign_long(wav) if is_long else next(batch) for wav, is_long in zip(wavs, long)]
         return [Units.from_frames(ids, self.codebook) for ids in frames]
 
-    def _assign(self, features: Tensor) -> list[int]:
+    def _assign(self, features: list[Tensor]) -> list[list[int]]:
+        """Of several wavs, wav by wav so that none changes another's rounding; a GPU is waited for once."""
+        if not features:
+            return []
         if self.codebook.centring == "utterance":
-            features = features - features.mean(0)
-        return kmeans.assign(features, self.centres).tolist()
+            features = [one - one.mean(0) for one in features]
+        ids = torch.cat([kmeans.assign(one, self.centres, self._squares) for one in features]).cpu()
+        return [own.tolist() for own in ids.split([len(one) for one in features])]
 
     def _assign_long(self, wav: np.ndarray) -> list[int]:
         """Window by window. Where its utterance's mean is taken off each frame, that is known at the end only: then a wav of
@@ -169,7 +174,9 @@ class UnitEncoder:
             sums, counts = zip(*((window.double().sum(0), len(window)) for window in windows))
             mean = (torch.stack(sums).sum(0) / sum(counts)).float()
             windows = windows if held else self.features.windows(wav)
-        return [unit for window in windows for unit in kmeans.assign(window - mean, self.centres).tolist()]
+        return [
+            unit for window in windows for unit in kmeans.assign(window - mean, self.centres, self._squares).tolist()
+        ]
 
 
 def open_features(

@@ -13,18 +13,23 @@ T samples, N frames of one wav, M frames of a batch, D feature width.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from units.audio import SAMPLE_RATE
 from units.convolutions import ConvFrontEnd
 
 WINDOW = 100  # seconds: longer wavs are cut into windows of this length; the cut of fairseq's and SpeechGPT's readers
 CONTEXT = 5  # seconds that a window also sees on either side
+LENGTHS = 1024  # frames: GPUs convolve in multiples of it, as cuDNN plans anew for every length it has not seen
+# all but cuDNN's, which plans for each new length as well: 30 ms on an H200, five times what a wav of 12 s may take
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ARCHITECTURES = ("hubert", "wav2vec2")  # transformers model types whose layers are HuBERT's
 
 
@@ -179,18 +184,28 @@ class HubertFeatures:
         encoder = self.model.encoder
         projected = self.model.feature_projection(torch.cat(frames).float()[None])
         hidden = (projected[0] if isinstance(projected, tuple) else projected)[0]  # (M, D)
-        # cuDNN would quietly round float32 to 10 bits, and GPUs would give other units than CPUs
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != torch.float32):
-            hidden += torch.cat([self.positions(one) for one in hidden.split(counts)])
-        if not self.pre_norm:
-            hidden = encoder.layer_norm(hidden)
-        for layer in self.layers:
-            hidden = layer(hidden, counts, self.pre_norm)
+        with _cudnn_reined_in(self.device, self.dtype):
+            hidden += self.positions(hidden, counts)
+            if not self.pre_norm:
+                hidden = encoder.layer_norm(hidden)
+            for layer in self.layers:
+                hidden = layer(hidden, counts, self.pre_norm)
         return list(hidden.split(counts))
 
 
+@contextmanager
+def _cudnn_reined_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """On a GPU, float32 is float32 and attention is not cuDNN's; elsewhere nothing is touched, as threads may be at work."""
+    if device.type != "cuda":
+        yield
+        return
+    # cuDNN would quietly round float32 to 10 bits, and GPUs would give other units than CPUs
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=dtype != torch.float32), sdpa_kernel(ATTENTION):
+        yield
+
+
 class _Positions:
-    """The convolution that tells frames their places, with its weight norm folded in once: (N, D) -> (N, D) to add."""
+    """The convolution that tells frames their places, with its weight norm folded in once."""
 
     def __init__(self, embed: nn.Module) -> None:
         conv = embed.conv
@@ -198,11 +213,23 @@ class _Positions:
         self.padding, self.groups = conv.padding, conv.groups
         self.norm, self.trim, self.activation = getattr(embed, "batch_norm", None), embed.padding, embed.activation
 
-    def __call__(self, x: Tensor) -> Tensor:
-        x = x.T[None]
-        x = functional.conv1d(
-            x if self.norm is None else self.norm(x), self.weight, self.bias, padding=self.padding, groups=self.groups
-        )
+    def __call__(self, x: Tensor, counts: list[int]) -> Tensor:
+        """What is to be added to the frames (M, D) of several wavs end to end, counts of each in `counts`."""
+        x = x if self.norm is None else self.norm(x.T[None])[0].T
+        if x.device.type == "cpu":
+            return torch.cat([self._convolved(one) for one in x.split(counts)])
+        return self._at_once(x, counts)
+
+    def _at_once(self, x: Tensor, counts: list[int]) -> Tensor:
+        """In one convolution: zeros lie between two wavs, as many as its padding."""
+        apart = x.new_zeros(self.padding[0], x.shape[1])
+        rows = len(x) + len(counts) * len(apart)
+        parts = [part for one in x.split(counts) for part in (one, apart)]
+        found = self._convolved(torch.cat([*parts, x.new_zeros(-rows % LENGTHS, x.shape[1])]))
+        return torch.cat(found[:rows].split([len(part) for part in parts])[::2])
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        x = functional.conv1d(x.T[None], self.weight, self.bias, padding=self.padding, groups=self.groups)
         return self.activation(self.trim(x))[0].T
 
 

@@ -66,9 +66,19 @@ def fit(frames: Tensor, size: int, seed: int = 0) -> Fit:
     return Fit(centres, inertia, size - len(chosen.unique()), len(frames))
 
 
-def assign(features: Tensor, centres: Tensor) -> Tensor:
-    """Nearest centre of each frame: (N, D), (K, D) -> int64 (N,). |x|^2 is the same for all centres and left out."""
-    return torch.addmm(centres.square().sum(1), features, centres.T, beta=1, alpha=-2).argmin(1)
+def assign(features: Tensor, centres: Tensor, squared: Tensor | None = None) -> Tensor:
+    """Nearest centre of each frame: (N, D), (K, D) -> int64 (N,). |x|^2 is the same for all centres and left out.
+
+    Args:
+        squared: `squares(centres)`, for who assigns often.
+    """
+    squared = squares(centres) if squared is None else squared
+    return torch.addmm(squared, features, centres.T, beta=1, alpha=-2).argmin(1)
+
+
+def squares(centres: Tensor) -> Tensor:
+    """|c|^2 of each centre: (K, D) -> (K,)."""
+    return centres.square().sum(1)
 
 
 def save_centres(path: Path, centres: Tensor) -> None:
