@@ -16,10 +16,11 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from instruct_data.records import compressed, conversation_line, header_line
 from instruct_data.refusals import Refusals
@@ -28,6 +29,8 @@ from units.codebook import Codebook
 from units.manifest import written_whole
 from units.progress import progress
 
+Work = TypeVar("Work")
+Result = TypeVar("Result")
 INLINE_ROWS = 40_000  # unless workers are asked for, fewer input records are built sooner than processes start
 
 
@@ -49,23 +52,35 @@ class Part(Protocol):
 
 
 class Workers:
-    """Processes that build parts; they start with the first work that is worth it, and stay until the block ends."""
+    """Processes that share work; they start with the first work that is worth it, and stay until the block ends."""
 
     def __init__(self, count: int | None = None) -> None:
         """count: processes; None takes one for each core, and none at all for little work."""
         self.asked, self.count = count, count or os.cpu_count() or 1
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, job: Callable[[tuple[int, Part]], int], todo: Sequence[tuple[int, Part]], rows: int) -> Iterator[int]:
-        """What the job returns for each part, in whatever order they are done."""
-        if self.count == 1 or len(todo) < 2 or (self.asked is None and rows <= INLINE_ROWS):
+    def run(self, job: Callable[[Work], Result], todo: Sequence[Work], much: bool = True) -> Iterator[Result]:
+        """What the job returns for each, in whatever order they are done.
+
+        Args:
+            much: whether it is worth processes where nobody asked for any.
+
+        Raises: RuntimeError if a process was killed.
+        """
+        if self.count == 1 or len(todo) < 2 or (self.asked is None and not much):
             yield from map(job, todo)
             return
         if self._pool is None:
             # an executor, since a process that the system kills ends it with an error and not with endless waiting
             self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
-        for done in as_completed([self._pool.submit(job, one) for one in todo]):
-            yield done.result()
+        try:
+            for done in as_completed([self._pool.submit(job, one) for one in todo]):
+                yield done.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"one of {self.count} processes was killed: by the system, for want of memory, or by a fault in a library. "
+                "What is done is kept; type the same line again, if need be with fewer --workers"
+            ) from error
 
     def __enter__(self) -> Workers:
         return self
@@ -106,7 +121,7 @@ class PartFolder:
         rows = sum(parts[i].rows for i in todo)
         job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
         with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
-            for done in workers.run(job, [(i, parts[i]) for i in todo], rows):
+            for done in workers.run(job, [(i, parts[i]) for i in todo], rows > INLINE_ROWS):
                 bar.update(parts[done].rows)
         built = Built({side: Counter() for side in self.sides}, Counter())
         for i in range(len(parts)):

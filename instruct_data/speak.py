@@ -8,9 +8,7 @@ A line that is on disk already is not spoken again, so a killed run goes on wher
 from __future__ import annotations
 
 import hashlib
-import json
-import multiprocessing
-import os
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +16,16 @@ from pathlib import Path
 
 import numpy as np
 
-from instruct_data.refusals import Refusals
+from instruct_data.parts import Workers
+from instruct_data.refusals import listed_refusals
 from instruct_data.text_sets import TextChat, read_chats
-from instruct_data.voices import VoiceError, open_voice
+from instruct_data.voices import VoiceError, open_voice, processes
 from units.audio import SAMPLE_RATE, AudioError, save_wav
-from units.manifest import Utterance, write_manifest, written_whole
+from units.manifest import Utterance, write_manifest
 from units.progress import progress
 
+BATCH = 32  # lines that a process is given at once
+QUIET = 0.02  # of full scale: the peaks of speech are above 0.1, flite's noise for a text without words is below 0.01
 SILENCE = 0.01  # of the peak
 MARGIN = round(0.04 * SAMPLE_RATE)  # samples of quiet kept on either side
 PEAK = 0.7
@@ -39,51 +40,56 @@ class Line:
     voice: str
     options: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def file(self) -> str:
+        """A name that another text, voice or rate would not have, so that no line takes the sound of a former run's."""
+        return f"{self.id}-{_digest(repr((self.text, self.voice, sorted(self.options.items()))), 4)}.wav"
+
 
 def speak_lines(lines: Sequence[Line], folder: Path, name: str, workers: int | None = None) -> Path:
-    """Speak every line to `folder/wav/ID.wav` and write the manifest `folder/NAME.jsonl`.
+    """Speak every line to a file in `folder/wav` and write the manifest `folder/NAME.jsonl`.
 
     Lines that no engine could speak are listed in `folder/NAME.refused.jsonl` with the reason.
 
     Args:
-        workers: processes; None takes one for each core.
+        workers: processes; None takes what suits the voices.
 
     Returns: the manifest's path.
 
-    Raises: VoiceError if not one line could be spoken.
+    Raises: VoiceError if not one line could be spoken; RuntimeError if an engine took its process with it.
     """
-    jobs = [(line, folder / "wav" / f"{line.id}.wav") for line in lines]
+    jobs = [(line, folder / "wav" / line.file) for line in lines]
     todo = [job for job in jobs if not job[1].exists()]
-    refused: dict[str, str] = {}
-    if todo:
-        with multiprocessing.get_context("spawn").Pool(workers or os.cpu_count()) as pool:
-            spoken = progress(
-                pool.imap(_speak_one, todo, chunksize=32), total=len(todo), desc=f"speaking {name}", unit="lines"
-            )
-            refused = {line_id: reason for line_id, reason in spoken if reason}
-    kept = [
-        Utterance(id=line.id, audio=path, text=line.text, speaker=line.voice)
-        for line, path in jobs
-        if line.id not in refused
-    ]
-    if jobs and not kept:
-        raise VoiceError(f"no line of {name} could be spoken; the first reason: {next(iter(refused.values()))}")
-    (folder / f"{name}.refused.jsonl").unlink(missing_ok=True)  # of a former run
-    if refused:
-        with written_whole(folder / f"{name}.refused.jsonl") as file:
-            file.writelines(json.dumps({"id": key, "reason": reason}) + "\n" for key, reason in refused.items())
-        print(f"{len(refused)} of {len(lines)} lines refused, see {folder / name}.refused.jsonl")
-    return write_manifest(folder / f"{name}.jsonl", kept)
+    batches = [todo[first : first + BATCH] for first in range(0, len(todo), BATCH)]
+    failed: dict[str, str] = {}
+    with Workers(workers or processes(line.voice for line, _ in todo)) as pool:
+        with progress(total=len(todo), desc=f"speaking {name}", unit="lines") as bar:
+            for count, reasons in pool.run(_speak_some, batches):
+                failed |= reasons
+                bar.update(count)
+    if jobs and len(failed) == len(jobs):
+        raise VoiceError(f"no line of {name} could be spoken; the first reason: {failed[lines[0].id]}")
+    with listed_refusals(folder / f"{name}.refused.jsonl") as refusals:
+        for line in lines:
+            if line.id in failed:
+                refusals.add(line.id, failed[line.id])
+    if failed:
+        print(f"{len(failed)} of {len(lines)} lines refused, see {folder / name}.refused.jsonl")
+    return write_manifest(
+        folder / f"{name}.jsonl",
+        (Utterance(line.id, path, text=line.text, speaker=line.voice) for line, path in jobs if line.id not in failed),
+    )
 
 
-def _speak_one(job: tuple[Line, Path]) -> tuple[str, str | None]:
-    """Speak one line to its file; returns its id and the reason it failed, if it did."""
-    line, path = job
-    try:
-        save_wav(path, trim(open_voice(line.voice, **line.options).speak(line.text)))
-    except (VoiceError, AudioError) as error:
-        return line.id, str(error)
-    return line.id, None
+def _speak_some(jobs: Sequence[tuple[Line, Path]]) -> tuple[int, dict[str, str]]:
+    """Speak each line to its file; returns how many these are, and by id the reasons of those that failed."""
+    failed = {}
+    for line, path in jobs:
+        try:
+            save_wav(path, trim(open_voice(line.voice, **line.options).speak(line.text), line.text))
+        except (VoiceError, AudioError) as error:
+            failed[line.id] = str(error)
+    return len(jobs), failed
 
 
 def chat_lines(
@@ -107,7 +113,7 @@ def chat_lines(
         said = [(turn.question, voice) for voice in asking for turn in chat.turns]
         said += [(turn.answer, answer_voice) for turn in chat.turns]
         for text, voice in said:
-            name = hashlib.blake2b(f"{voice} {text}".encode(), digest_size=10).hexdigest()
+            name = _digest(f"{voice} {text}", 10)
             if name not in seen:
                 seen.add(name)
                 options = {} if voice == answer_voice else varied(voice, random.Random(f"{seed} {name}"))
@@ -130,6 +136,7 @@ def main(
     answer_voice: str,
     voices_a_question: int = 1,
     seed: int = 0,
+    most: int | None = None,
     workers: int | None = None,
 ) -> None:
     """Speak a text set.
@@ -141,20 +148,27 @@ def main(
         answer_voice: who answers
         voices_a_question: in how many of the voices each chat is asked
         seed: decides voices, rates and pitches
-        workers: processes, one for each core if not given
+        most: chats, the first ones, for a trial
+        workers: processes; one for each core if not given, and one for a model on a GPU
     """
-    refusals = Refusals()
-    lines = list(chat_lines(read_chats(pairs, refusals), question_voices, answer_voice, voices_a_question, seed))
+    with listed_refusals(out / "chats.refused.jsonl") as refusals:
+        chats = itertools.islice(read_chats(pairs, refusals), most)
+        lines = list(chat_lines(chats, question_voices, answer_voice, voices_a_question, seed))
     print(f"{speak_lines(lines, out, 'train', workers)}; of {pairs.name}: {refusals}")
 
 
-def trim(wav: np.ndarray) -> np.ndarray:
-    """Cut the silence around speech down to 40 ms and bring the peak to 0.7."""
-    loud = np.flatnonzero(np.abs(wav) > SILENCE * np.abs(wav).max())
-    if not len(loud):
-        return wav
+def trim(wav: np.ndarray, text: str = "") -> np.ndarray:
+    """Cut the silence around speech down to 40 ms and bring the peak to 0.7. Raises VoiceError if there is no speech."""
+    peak = np.abs(wav).max()
+    if peak < QUIET:
+        raise VoiceError(f"said nothing: {text!r} has a peak of {peak:.4f}")
+    loud = np.flatnonzero(np.abs(wav) > SILENCE * peak)
     wav = wav[max(0, loud[0] - MARGIN) : loud[-1] + MARGIN]
     return wav * (PEAK / np.abs(wav).max())
+
+
+def _digest(content: str, size: int) -> str:
+    return hashlib.blake2b(content.encode(), digest_size=size).hexdigest()
 
 
 if __name__ == "__main__":

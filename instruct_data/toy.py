@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.cross_modal import INSTRUCTIONS, read_instructions
-from instruct_data.speak import Line, speak_lines
+from instruct_data.speak import Line, speak_lines, varied
 from instruct_data.toy_grammar import SPLITS, Question, ToyText, judge_grammar, make_text, vocabulary
 from units.manifest import written_whole
 
@@ -58,13 +58,6 @@ def toy_text(seed: int) -> ToyText:
     return make_text(seed, SAY_COUNTS, NUM_STATEMENTS)
 
 
-def draw_options(voice: str, draw: random.Random) -> dict[str, float]:
-    """A speaking rate, and for espeak a pitch."""
-    if voice.startswith("flite:"):
-        return {"stretch": round(draw.uniform(0.85, 1.15), 3)}
-    return {"speed": draw.randint(150, 195), "pitch": draw.randint(35, 65)}
-
-
 def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     """Everything that training may hear."""
     draw = random.Random(f"train {config.seed}")
@@ -72,7 +65,7 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     statements = text.statements[:-UNSEEN_STATEMENTS]
 
     def asked(sentence: str, voice: str) -> None:
-        lines.append(Line(f"q{len(lines):05d}", sentence, voice, draw_options(voice, draw)))
+        lines.append(Line(f"q{len(lines):05d}", sentence, voice, varied(voice, draw)))
 
     def answered(sentence: str, stretch: float = 1.0) -> None:
         lines.append(Line(f"a{len(lines):05d}", sentence, ANSWER_VOICE, {"stretch": stretch}))
@@ -104,7 +97,7 @@ def question_lines(split: str, questions: list[Question], voices: tuple[str, ...
     """Each question once, the voices taking turns."""
     draw = random.Random(f"{split} {seed}")
     return [
-        Line(f"{split}-{i:04d}", question.question, voice := voices[i % len(voices)], draw_options(voice, draw))
+        Line(f"{split}-{i:04d}", question.question, voice := voices[i % len(voices)], varied(voice, draw))
         for i, question in enumerate(questions)
     ]
 

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from units.audio import check_wav, resample
+from units.manifest import is_plain_text
 
 FLITE_VOICES = ("slt", "awb", "rms", "kal16")
 
@@ -60,6 +62,23 @@ def open_voice(name: str, **options: float) -> Voice:
     )
 
 
+def processes(voices: Iterable[str]) -> int:
+    """How many processes speak best: one for each core, but a GPU holds a model once."""
+    if any(voice.startswith("transformers:") for voice in voices):
+        import torch
+
+        if torch.cuda.is_available():
+            return 1
+    return os.cpu_count() or 1
+
+
+def _plain(text: str) -> bytes:
+    """As an engine in C reads it. Raises VoiceError for a text that it would cut at a NUL, or that is half a character."""
+    if not is_plain_text(text):
+        raise VoiceError(f"cannot say {text!r}: it holds a NUL or half a character")
+    return text.encode()
+
+
 @dataclass(frozen=True)
 class FliteVoice:
     """A voice of CMU Flite (Black and Lenzo 2001).
@@ -78,8 +97,9 @@ class FliteVoice:
     def speak(self, text: str) -> np.ndarray:
         library, voice = _flite(self.variant)
         library.feat_set_float(voice.contents.features, b"duration_stretch", self.stretch * self.warp)
-        library.srand(zlib.crc32(text.encode()))  # of the C library: its noise, else another one each time
-        wave = library.flite_text_to_wave(text.encode(), voice)
+        data = _plain(text)
+        library.srand(zlib.crc32(data))  # of the C library: its noise, else another one each time
+        wave = library.flite_text_to_wave(data, voice)
         try:
             samples = np.ctypeslib.as_array(wave.contents.samples, (wave.contents.num_samples,)) / np.float32(32768)
             rate = wave.contents.sample_rate
@@ -108,7 +128,7 @@ class EspeakVoice:
         library.espeak_SetParameter(_ESPEAK_RATE, round(self.speed / self.warp), 0)
         library.espeak_SetParameter(_ESPEAK_PITCH, round(self.pitch), 0)
         pieces.clear()
-        data = text.encode()
+        data = _plain(text)
         library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _ESPEAK_UTF8, None, None)
         library.espeak_Synchronize()
         if not pieces:
@@ -136,7 +156,7 @@ class TransformersVoice:
 
         pipeline = _text_to_speech(self.folder)
         options = {} if self.speaker is None else {"forward_params": {"speaker_id": self.speaker}}
-        set_seed(zlib.crc32(text.encode()))
+        set_seed(zlib.crc32(_plain(text)))
         try:
             said = pipeline(text, **options)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:

@@ -18,6 +18,7 @@ from instruct_data import build
 from instruct_data.build import UnitSource
 from instruct_data.chain_of_modality import PAPER, TASKS, ChainOptions, Exchange, asked, exchange_messages
 from instruct_data.cross_modal import CrossModalPart
+from instruct_data.parts import Workers
 from instruct_data.records import read_conversations
 from instruct_data.refusals import Refusals
 from instruct_data.splits import Splits, copies, drawn
@@ -151,6 +152,11 @@ def test_a_killed_build_goes_on_to_the_same_bytes(made, tmp_path: Path) -> None:
     assert not (tmp_path / "killed" / "build.json").exists() and len(list(done.glob("*.json"))) >= 2
     build.main(*made, VOICE, tmp_path / "killed", seed=3)
     assert files(tmp_path / "whole") == files(tmp_path / "killed")
+
+
+def test_a_process_that_is_killed_ends_the_work_with_an_error() -> None:
+    with Workers(2) as pool, pytest.raises(RuntimeError, match="one of 2 processes was killed.*fewer --workers"):
+        list(pool.run(os._exit, [3, 3]))
 
 
 # --- what is in them

@@ -142,38 +142,51 @@ class Tone:
         if "bad" in sentence:
             raise VoiceError("cannot say bad")
         self.spoken.append(sentence)
-        return tones(0.2)
-
-
-class Pool:
-    """A pool of no processes: what speak_lines asks of multiprocessing, done here."""
-
-    def __init__(self, *_: object) -> None: ...
-    def __enter__(self) -> Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-    def imap(self, work, jobs, chunksize: int):
-        return map(work, jobs)
+        return tones(0.2) if sentence != "..." else 0.005 * tones(0.2)
 
 
 def test_speaking_resumes_and_counts_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken: list[str] = []
     monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
-    monkeypatch.setattr(speak.multiprocessing, "get_context", lambda kind: type("Here", (), {"Pool": Pool}))
     wanted = [Line("a", "one", "tone:x"), Line("b", "bad word", "tone:x"), Line("c", "two", "tone:y")]
-    manifest = speak_lines(wanted, tmp_path, "train")
+    manifest = speak_lines(wanted, tmp_path, "train", workers=1)
     assert [(u.id, u.text, u.speaker) for u in read_manifest(manifest)] == [
         ("a", "one", "tone:x"),
         ("c", "two", "tone:y"),
     ]
-    assert [json.loads(line)["id"] for line in (tmp_path / "train.refused.jsonl").read_text().splitlines()] == ["b"]
+    refused = (tmp_path / "train.refused.jsonl").read_text().splitlines()
+    assert list(map(json.loads, refused)) == [{"where": "b", "reason": "cannot say bad"}]
     first = manifest.read_bytes()
-    (tmp_path / "wav" / "c.wav").unlink()
-    assert speak_lines(wanted, tmp_path, "train").read_bytes() == first
+    read_manifest(manifest)[1].audio.unlink()
+    assert speak_lines(wanted, tmp_path, "train", workers=1).read_bytes() == first
     assert spoken == ["one", "two", "two"]  # what was there is not spoken again
     with pytest.raises(VoiceError, match="the first reason: cannot say bad"):
-        speak_lines(wanted[1:2], tmp_path, "none")
+        speak_lines(wanted[1:2], tmp_path, "none", workers=1)
+
+
+def test_other_lines_of_the_same_names_do_not_take_the_sounds_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: list[str] = []
+    monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
+    for line in (Line("a", "one", "tone:x"), Line("a", "two", "tone:x"), Line("a", "two", "tone:y"),
+                 Line("a", "two", "tone:y", {"speed": 2})):  # fmt: skip
+        speak_lines([line], tmp_path, "train", workers=1)
+    assert spoken == ["one", "two", "two", "two"]
+
+
+def test_noise_is_not_brought_to_the_loudness_of_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone([]))
+    lines = [Line("a", "one", "tone:x"), Line("b", "...", "tone:x")]
+    assert [u.id for u in read_manifest(speak_lines(lines, tmp_path, "train", workers=1))] == ["a"]
+    assert "said nothing: '...'" in (tmp_path / "train.refused.jsonl").read_text()
+
+
+@pytest.mark.parametrize("voice", ["espeak:en-us", "flite:slt"])
+def test_a_text_that_an_engine_would_cut_is_refused(voice: str) -> None:
+    for broken in ("one\0two", "one \ud83d"):
+        with pytest.raises(VoiceError, match="a NUL or half a character|not installed"):
+            open_voice(voice).speak(broken)
 
 
 def test_espeak_speaks_and_unknown_voices_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from instruct_data.records import read_conversations
 from instruct_data.speak import Line, chat_lines, speak_lines
 from instruct_data.text_sets import TextChat, TextPair, chat_line
 from instruct_data.unit_voice import UnitVoice, texts_of
-from instruct_data.voices import VoiceError, open_voice
+from instruct_data.voices import VoiceError, open_voice, processes
 from speechgpt.generate import Sampling
 from speechgpt.takes import Take, recital
 from speechgpt.vocab import EOA
@@ -85,7 +86,7 @@ def test_lines_are_spoken_by_a_model_and_failures_are_counted(vits: Path, tmp_pa
     manifest = speak_lines(lines, tmp_path, "train", workers=1)
     (kept,) = read_manifest(manifest)
     assert kept.id == "a" and len(load_wav(kept.audio)) > SAMPLE_RATE // 100
-    assert json.loads((tmp_path / "train.refused.jsonl").read_text())["id"] == "b"
+    assert json.loads((tmp_path / "train.refused.jsonl").read_text())["where"] == "b"
 
 
 # --- who says what
@@ -129,6 +130,29 @@ def test_the_answer_voice_does_not_ask() -> None:
 def text_set(path: Path) -> Path:
     path.write_text("".join(map(chat_line, CHATS)))
     return path
+
+
+def test_a_trial_speaks_the_first_chats_and_what_is_no_chat_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vits: Path
+) -> None:
+    pairs, voices = tmp_path / "chats.jsonl", ([f"transformers:{vits}#0"], f"transformers:{vits}#1")
+    pairs.write_text("no chat\n" + "".join(map(chat_line, CHATS)))
+    speak.main(pairs, tmp_path / "out", *voices, most=1, workers=1)
+    first = read_manifest(tmp_path / "out" / "train.jsonl")
+    assert {u.text for u in first} == {"who is ann", "a girl", "and bob", "a boy"}
+    assert json.loads((tmp_path / "out" / "chats.refused.jsonl").read_text())["where"] == f"{pairs}:1"
+    spoken = {u.id: u.audio.stat().st_mtime_ns for u in first}
+    speak.main(pairs, tmp_path / "out", *voices, workers=1)
+    after = {u.id: u.audio.stat().st_mtime_ns for u in read_manifest(tmp_path / "out" / "train.jsonl")}
+    assert len(after) == 7 and spoken.items() <= after.items()
+
+
+def test_a_gpu_holds_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert processes(["flite:slt", "transformers:some/model"]) == 1
+    assert processes(["flite:slt"]) == (os.cpu_count() or 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert processes(["transformers:some/model"]) == (os.cpu_count() or 1)
 
 
 @pytest.mark.slow
