@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,20 @@ class CheckpointFacts:
                 f"the tokenizer in {folder} has {vocab.size} units from token {vocab.first_unit_id}, but {FILE} says "
                 f"{self.codebook.size} from token {self.first_unit_id}; the two files are not of one checkpoint"
             )
+
+
+def local_folder(folder: str | Path) -> Path:
+    """A model folder as it is; the hub's copy where there is none, and the name is one that the hub could have.
+
+    Raises: FileNotFoundError if neither has it.
+    """
+    if Path(folder).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        return Path(folder)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(folder)))
+    except (OSError, ValueError) as error:  # huggingface_hub's are both: no such name, no network, not allowed
+        raise FileNotFoundError(
+            f"there is no folder {folder}, and the hub gave no model of that name ({error})"
+        ) from error
