@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from speechgpt.serving import tell_servers
 from speechgpt.vocab import UnitVocab, new_words
 
 ROW_MULTIPLE = 64  # rows are padded to this multiple, for tensor cores; the padding is never sampled
@@ -25,7 +26,7 @@ def widen(
     centres: Tensor | None = None,
     seed: int = 0,
 ) -> UnitVocab:
-    """Add `size` units and the markers to a tokenizer and its model, in place.
+    """Add `size` units and the markers to a tokenizer and its model, in place, and what servers are told of them.
 
     Args:
         size: number of units K.
@@ -55,6 +56,7 @@ def widen(
     )
     if init == "centres":
         _place_by_centres(model, vocab, centres, old, seed)
+    tell_servers(tokenizer, model)
     return vocab
 
 

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.utils import is_flash_attn_2_available
 
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.serving import tell_servers
 from speechgpt.vocab import UnitVocab
 from speechgpt.widen import widen
 from stages.attention import BY_DOCUMENT
@@ -93,10 +94,12 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
     if facts:
         facts.check_vocab(UnitVocab.from_words(tokenizer.get_vocab()), start)
     model = AutoModelForCausalLM.from_pretrained(start, **loading)
-    if config.widen is None or units is None:
-        return model, tokenizer, facts.codebook if facts else None
-    codebook, centres = units
-    widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed)
+    codebook = facts.codebook if facts else None
+    if config.widen and units:
+        codebook, centres = units
+        widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed)
+    if codebook:
+        tell_servers(tokenizer, model, config.prefix)
     return model, tokenizer, codebook
 
 
