@@ -1,0 +1,89 @@
+"""Tokenizers of every kind: what is rendered is read back, what is typed stays text, what is drawn obeys the grammar."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from test_any_text import conversations, parsed, texts, without_ends
+from tiny_tokenizers import KINDS, widened_kind
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from speechgpt.dialogue import Conversation, Dialogue, Message, Reply
+from speechgpt.generate import Sampling, generate
+from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT
+
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def opened(request, tmp_path_factory) -> tuple[Dialogue, PreTrainedModel]:
+    """A widened tokenizer of each kind, saved and opened again, with a random model."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tokenizer, model = widened_kind(request.param, folder)
+    tokenizer.save_pretrained(folder)
+    return Dialogue(AutoTokenizer.from_pretrained(folder)), model
+
+
+@pytest.fixture(scope="module")
+def dialogue(opened) -> Dialogue:
+    return opened[0]
+
+
+def kept(dialogue: Dialogue, text: str) -> str:
+    """A text as its tokenizer keeps it: Qwen's composes characters."""
+    normalizer = dialogue.tokenizer.backend_tokenizer.normalizer
+    return unicodedata.normalize("NFC", text) if "NFC" in repr(normalizer) else text
+
+
+def specials(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of all special words, those of no attribute too, but units and markers."""
+    return {token for token, word in tokenizer.added_tokens_decoder.items() if word.special}
+
+
+@many
+@given(conversation=conversations)
+@example(Conversation((Message("human", ("",)), Message("assistant", ("",)))))
+@example(Conversation((Message("human", ("<17>", (3,))), Message("assistant", ("[ta]", "[ua] <1>", (1,))))))
+@example(Conversation((Message("human", ("(",)), Message("assistant", (";", ":)", (1,))))))
+def test_a_conversation_is_read_back(dialogue: Dialogue, conversation: Conversation) -> None:
+    rendered = dialogue.render(conversation).ids
+    humans = sum(message.role == "human" for message in conversation.messages)
+    for word in (HUMAN, EOH, SPEECHGPT, EOA):
+        assert rendered.count(dialogue.vocab.marker(word)) == humans
+    for found, message in zip(parsed(dialogue, rendered), conversation.messages, strict=True):
+        said = tuple(kept(dialogue, part) if isinstance(part, str) else part for part in without_ends(message.parts))
+        if message.role == "human" and len(said) == 2 and said[0] == "":
+            said = said[1:]  # an empty text before a sound has no token
+        if message.role == "assistant":
+            assert Reply.from_parts(without_ends(found)) == Reply.from_parts(said)
+        else:
+            assert without_ends(found) == said
+
+
+@many
+@given(text=texts)
+def test_text_is_never_a_special_word(dialogue: Dialogue, text: str) -> None:
+    words = [word.content for word in dialogue.tokenizer.added_tokens_decoder.values()]
+    for typed in (text, *words[:20], *words[-12:], f"{text}{words[-1]}{text}"):
+        ids = dialogue.encode_text(typed)
+        assert not set(ids) & specials(dialogue.tokenizer)
+        assert dialogue.decode_text(ids) == kept(dialogue, typed.strip())
+
+
+@pytest.mark.parametrize("form", ["text", "units", "chain"])
+def test_what_is_drawn_obeys_the_form(opened, form: str) -> None:
+    dialogue, model = opened
+    markers = set(dialogue.vocab.markers.values())
+    foreign = {token for token in specials(dialogue.tokenizer) if not dialogue.vocab.is_unit(token)} - markers
+    assert foreign
+    prompts = [dialogue.prompt([Message("human", parts)]) for parts in (("what is",), ((1, 2),), ("(hear", (7,)))]
+    for seed in range(3):
+        sampling = Sampling(temperature=2.0, max_new_tokens=60, seed=seed)
+        for ids in generate(model, dialogue, prompts, form, sampling):
+            assert not set(ids) & foreign and max(ids) < len(dialogue.tokenizer)
+            said = dialogue.parse_reply(ids, chained=form == "chain")
+            assert dialogue.render(
+                Conversation((Message("human", ("x",)), Message("assistant", said.parts() or ("",))))
+            )
