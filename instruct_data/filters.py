@@ -13,23 +13,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from instruct_data.refusals import Refusals
-from instruct_data.spoken_form import speakable
+from instruct_data.spoken_form import speakable, tidy
 from instruct_data.text_sets import TextChat, TextPair
 
-MARKS = set(
-    " \n.,;:!?'\"()-\u2010\u2013\u2014\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb\u00bf\u00a1\u060c\u061b\u061f\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b"
-)
+# Punctuation that stands for words, which no two people read alike, or for nothing that is spoken.
+UNSAID = frozenset("#%&*/@\\[]{}\u00a7\u00b6\u2020\u2021\u2030\u2031\u2032\u2033\u2034\u203b\u2042")
+JOINERS = "\u200c\u200d"  # in Persian, and in the scripts of India, they shape the letters beside them
 _CODE = re.compile(r"```|\{\s*\n|;\s*\n|^\s*(?:def |class |import |from \w+ import|#include|function |var |const |SELECT )|</?\w+[^>]*>|\w+\(\w*\)\s*[;{]|=>", re.MULTILINE)  # fmt: skip
 _URL = re.compile(r"https?://|www\.\w|\b[\w-]+\.(?:com|org|net|io|gov|edu)\b|\b[\w.]+@[\w-]+\.\w+", re.IGNORECASE)
 _TABLE = re.compile(r"^\s*\|.*\|\s*$|\t\S+\t|^\s*[-+]{3,}[-+|\s]*$", re.MULTILINE)
 _LIST = re.compile(r"^\s*(?:[-*\u2022]|\d{1,2}[.)]|[a-z][.)])\s+\S", re.MULTILINE)
 CERTAIN = 0.9  # of a language that is not the wanted one, before a text is refused
+LIKELY = 0.5  # of a language, before numbers are written out in it though nobody named it
 WORDS_TO_TELL = 5  # a shorter text could be of any language
+
+# Scripts without spaces: a character of Chinese or Japanese, four letters of Thai, Lao, Burmese or Khmer, are a word.
+_HAN = "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_THAI = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+_WORD = re.compile(f"[{_HAN}]|[{_THAI}]{{1,4}}|[^\\s{_HAN}{_THAI}]*\\w[^\\s{_HAN}{_THAI}]*")
 
 
 def word_count(text: str) -> int:
-    """Words; where words are not set apart by spaces, as in Chinese, characters."""
-    return sum(max(1, sum(unicodedata.east_asian_width(c) == "W" for c in word)) for word in text.split())
+    """Words; where they are not set apart by spaces, as in Chinese, characters."""
+    return len(_WORD.findall(text))
 
 
 def has_code(text: str) -> bool:
@@ -50,8 +56,15 @@ def has_list(text: str) -> bool:
 
 
 def is_unspeakable(text: str) -> bool:
-    """Whether anything in it is neither letter, mark, digit, space nor common punctuation."""
-    return any(c not in MARKS and unicodedata.category(c)[0] not in "LM" and not c.isdigit() for c in text)
+    """Whether anything in it is neither letter, mark, digit, space nor punctuation that a reader passes over."""
+    return not all(map(_is_sayable, set(text)))
+
+
+def _is_sayable(character: str) -> bool:
+    kind = unicodedata.category(character)
+    if kind[0] == "P":
+        return kind != "Pc" and character not in UNSAID
+    return kind[0] in "LM" or kind == "Zs" or character.isdigit() or character in "\r\n" + JOINERS
 
 
 @functools.cache
@@ -67,6 +80,26 @@ def is_foreign(text: str, language: str) -> bool:
         return False
     found, certainty = _identifier().classify(text)
     return found != language and certainty > CERTAIN
+
+
+def likely_language(text: str) -> str | None:
+    """ISO 639-1 code of the language that a text is probably of; None if nobody can tell.
+
+    English needs no certainty: a text that could be of many languages, and of English rather than any other, mostly is.
+    """
+    found, certainty = _identifier().classify(text)
+    return found if certainty > LIKELY or (found == "en" and any(map(str.isalpha, text))) else None
+
+
+def language_code(written: str) -> str:
+    """The code that this module knows a language by, of one that is written in another way (EN, en-US, en_GB).
+
+    Raises: ValueError naming those there are.
+    """
+    code, known = re.split("[-_]", written.strip().lower())[0], sorted(set(_identifier().nb_classes))
+    if code not in known:
+        raise ValueError(f"unknown language {written!r}; there are {' '.join(known)}")
+    return code
 
 
 @dataclass(frozen=True)
@@ -90,13 +123,24 @@ class Filters:
     language: str | None = None
     """Refuse other languages than this (ISO 639-1, such as en); none if not given."""
     speakable: bool = True
-    """Write numbers, dates, units and abbreviations as they are spoken, in the language above or English."""
+    """Write numbers, dates, units and abbreviations as they are spoken, in the language above; if it is not given, in the
+    one that a chat is probably of, and not at all where that cannot be told."""
+
+    def __post_init__(self) -> None:
+        if self.language is not None:
+            object.__setattr__(self, "language", language_code(self.language))
 
     def apply(self, chat: TextChat, where: str, refusals: Refusals) -> TextChat | None:
         """What is kept of a chat, made speakable; None if nothing. The turn at which it is cut is counted too."""
         kept: list[TextPair] = []
-        for turn in chat.turns:
-            said = self._spoken(turn) if self.speakable else turn
+        turns = [
+            dataclasses.replace(turn, question=tidy(turn.question), answer=tidy(turn.answer)) for turn in chat.turns
+        ]
+        language = self.language
+        if self.speakable and not language:
+            language = likely_language("\n".join(f"{turn.question}\n{turn.answer}" for turn in turns))
+        for turn in turns:
+            said = _spoken(turn, language) if self.speakable else turn
             reason = self.reason(turn, said)
             if reason:
                 refusals.add(where, f"{reason}: {'cut after turn ' + str(len(kept)) if kept else turn.question[:60]!r}")
@@ -126,8 +170,7 @@ class Filters:
             return "language"
         return None
 
-    def _spoken(self, turn: TextPair) -> TextPair:
-        language = self.language or "en"
-        return dataclasses.replace(
-            turn, question=speakable(turn.question, language), answer=speakable(turn.answer, language)
-        )
+
+def _spoken(turn: TextPair, language: str | None) -> TextPair:
+    question, answer = (speakable(text, language) for text in (turn.question, turn.answer))
+    return dataclasses.replace(turn, question=question, answer=answer)

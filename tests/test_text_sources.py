@@ -7,13 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from instruct_data import text_sources
 from instruct_data.filters import Filters, is_unspeakable, word_count
 from instruct_data.refusals import Refusals
-from instruct_data.spoken_form import speakable
 from instruct_data.text_sets import TextChat, TextPair, parse_chat
 from instruct_data.text_sources import FORMS, read_source
 
@@ -141,7 +138,7 @@ REFUSED = {
     "list": TextPair("Name two.", "1. one thing\n2. another thing"),
     "unspeakable": TextPair("How are you?", "Fine \U0001f600"),
     "language": TextPair("Was ist das hier?", "Das ist ein kleines Tier, das gerne Milch trinkt."),
-    "empty": TextPair("What is it?", "**"),
+    "empty": TextPair("What is it?", "  "),
 }
 
 
@@ -149,10 +146,10 @@ REFUSED = {
 def test_each_filter_counts_under_its_name(name: str) -> None:
     refusals = Refusals()
     filters = Filters(language="en")
-    turn = REFUSED[name] if name != "empty" else TextPair("What is it?", "  ")
-    assert filters.apply(TextChat((turn,)), "here", refusals) is None
+    assert filters.apply(TextChat((REFUSED[name],)), "here", refusals) is None
     assert refusals.counts == {name: 1}
-    assert RAW.apply(TextChat((REFUSED[name],)), "here", refusals) is not None  # switched off, it refuses nothing
+    if name != "empty":  # which is no chat at all
+        assert RAW.apply(TextChat((REFUSED[name],)), "here", refusals) is not None  # switched off, it refuses nothing
 
 
 def test_a_chat_is_cut_before_its_first_bad_turn() -> None:
@@ -164,13 +161,42 @@ def test_a_chat_is_cut_before_its_first_bad_turn() -> None:
 def test_the_papers_limit_is_35_words() -> None:
     assert Filters().reason(*[TextPair("Why?", "so " * 35)] * 2) is None
     assert Filters().reason(*[TextPair("Why?", "so " * 36)] * 2) == "long answer"
-    assert word_count("\u4f60\u597d \u4e16\u754c") == 4
+    assert word_count("\u4f60\u597d\uff0c\u4e16\u754c\u3002") == 4  # Chinese: characters, without punctuation
+    assert word_count("\uc548\ub155\ud558\uc138\uc694 \uc138\uacc4") == 2  # Korean has spaces
+    assert word_count("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e0a\u0e32\u0e27\u0e42\u0e25\u0e01") == 3  # Thai has none
+    assert word_count("It's well-known - so.") == 3
 
 
-@pytest.mark.parametrize("text", ["plain", "\u00fcber \u00e9t\u00e9", "\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u0645\u0631\u062d\u0628\u0627\u061f", "it\u2019s \u201cfine\u201d \u2014 yes", "\u0928\u092e\u0938\u094d\u0924\u0947"])  # fmt: skip
+@pytest.mark.parametrize("text", ["so\u00a0ein \u201eZitat\u201c", "l\u2019eau\u202f!", "\u300c\u306f\u3044\u300d\u3000\u30a2\u30fb\u30a4", "\u0928\u092e\u0938\u094d\u0924\u0947\u0964",
+    "\u0645\u06cc\u200c\u0631\u0648\u0645", "two\r\nlines", "plain", "\u00fcber \u00e9t\u00e9", "\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u0645\u0631\u062d\u0628\u0627\u061f", "it\u2019s \u201cfine\u201d \u2014 yes", "\u0928\u092e\u0938\u094d\u0924\u0947"])  # fmt: skip
 def test_what_can_be_said_is_speakable(text: str) -> None:
     assert not is_unspeakable(text)
-    assert is_unspeakable(text + "\u2192") and is_unspeakable(text + "\x07")
+    for character in "\u2192\x07\t#/@{_$\U0001f600":
+        assert is_unspeakable(text + character)
+
+
+def test_a_language_may_be_written_in_many_ways() -> None:
+    assert [Filters(language=code).language for code in ("en", "EN", "en-US", "pt_BR", None)] == [
+        "en",
+        "en",
+        "en",
+        "pt",
+        None,
+    ]
+    with pytest.raises(ValueError, match="unknown language 'english'; there are ace af am .* en "):
+        Filters(language="english")
+
+
+@pytest.mark.parametrize("question, answer, said", [
+    ("How much is it?", "It costs $5.", "It costs five dollars."),
+    ("What is 10 - 4?", "6", "six"),
+    ("Wie viele hast du?", "Ich habe 3 \u00c4pfel und 1.500 Euro.", "Ich habe drei \u00c4pfel und eintausendf\u00fcnfhundert Euro."),
+    ("Hm 3?", "7", "7"),  # of no language that could be told
+    ("What is it?\r\nSay it.", "An\u00a0apple.", "An apple."),
+])  # fmt: skip
+def test_without_a_language_numbers_are_said_in_that_of_the_chat(question: str, answer: str, said: str) -> None:
+    found = Filters().apply(TextChat((TextPair(question, answer),)), "here", Refusals())
+    assert found and found.turns[0].answer == said
 
 
 def test_a_set_is_made_with_its_refusals_listed(tmp_path: Path) -> None:
@@ -184,50 +210,3 @@ def test_a_set_is_made_with_its_refusals_listed(tmp_path: Path) -> None:
     assert [one["where"] for one in listed] == [f"{tmp_path / 'a.json'}:{i}" for i in range(2, len(turns))]
     text_sources.main([tmp_path / "a.json"] * 2, "alpaca", tmp_path / "chats.jsonl", Filters(language="en"))
     assert len((tmp_path / "chats.jsonl").read_text().splitlines()) == 4
-
-
-# --- text as it is spoken
-
-SPOKEN = {
-    "Dr. Wu ran 5 km on May 3, 1999 for $2.50.": "Doctor Wu ran five kilometers on May third, nineteen ninety-nine for two dollars, fifty cents.",
-    "It is 20\u00b0C at 10:05.": "It is twenty degrees Celsius at ten oh five.",
-    "at 12:00 or 9am": "at twelve o'clock or nine a m",
-    "It costs $3 million, 50% of 1,250,000.": "It costs three million dollars, fifty percent of one million, two hundred and fifty thousand.",
-    "1990-1995": "nineteen ninety to nineteen ninety-five",
-    "the 1980s": "the nineteen eighties",
-    "2023-04-12": "April twelfth, twenty twenty-three",
-    "12/25/2020": "December twenty-fifth, twenty twenty",
-    "3 January 2001": "the third of January, two thousand and one",
-    "2 + 2 = 4": "two plus two equals four",
-    "3.14 and -5": "three point one four and minus five",
-    "the 3rd of 22nd": "the third of twenty-second",
-    "1 kg, 2 kg": "one kilogram, two kilograms",
-    "3/4 of it, 1/2": "three quarters of it, one half",
-    "**bold** and *it*": "bold and it",
-    "salt & pepper, e.g. here": "salt and pepper, for example here",
-    "\u20ac5.20": "five euro, twenty cents",
-    "nothing to change here.": "nothing to change here.",
-    "$" + "9" * 400: "nine " * 400 + "USD",
-}
-
-
-@pytest.mark.parametrize("text", SPOKEN)
-def test_text_is_written_as_it_is_spoken(text: str) -> None:
-    assert speakable(text) == SPOKEN[text]
-
-
-def test_numbers_are_said_in_other_languages() -> None:
-    assert speakable("Ich habe 42 \u00c4pfel", "de") == "Ich habe zweiundvierzig \u00c4pfel"
-    assert speakable("J'ai 21 ans", "fr") == "J'ai vingt et un ans"
-
-
-@given(text=st.text(max_size=40), language=st.sampled_from(["en", "de", "xx"]))
-def test_any_text_has_a_spoken_form(text: str, language: str) -> None:
-    assert isinstance(speakable(text, language), str)
-
-
-@given(number=st.integers(0, 10**40))
-def test_no_digit_of_a_number_is_left_unsaid(number: int) -> None:
-    said = speakable(f"about {number} of them")
-    assert said.startswith("about ") and said.endswith(" of them")
-    assert not any(c.isdigit() for c in said)
