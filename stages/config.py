@@ -121,9 +121,13 @@ class StageConfig:
     """For embeddings_then_all: steps at the start in which only the embedding rows move."""
     lora: Lora | None = None
     """Train low-rank adapters only; they are merged into the model at the end, unless told otherwise."""
-    attention: Literal["auto", "sdpa", "flash_attention_2", "flex_attention", "by_document", "eager"] = "auto"
-    """How attention is computed. auto is, on a GPU, flash-attention where it is installed, else sdpa; on a CPU
-    by_document, which is stages/attention.py, for models that it fits."""
+    attention: Literal[
+        "auto", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "varlen", "flex_attention",
+        "by_document", "eager",
+    ] = "auto"  # fmt: skip
+    """How attention is computed. auto is, on a GPU, flash-attention 2 where it is installed, else sdpa; on a CPU
+    by_document, which is stages/attention.py, for models that it fits. varlen is flash-attention as torch itself has it,
+    for GPUs from Ampere on in half precision: nothing to install, but not yet tried on a GPU."""
     fused_loss: Literal["auto", "always", "never"] = "auto"
     """The loss without whole logits in memory (liger-kernel); auto where it is installed, there is a GPU, and units
     weigh as much as text."""

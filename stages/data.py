@@ -13,12 +13,14 @@ import bisect
 import dataclasses
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from speechgpt.vocab import UnitVocab
+from stages.attention import bounds
 from stages.config import StageConfig
 from stages.tokens import Tokenised, tokenise
 from units.codebook import Codebook
@@ -249,6 +251,7 @@ def _held_out(tokenised: Tokenised, count: int) -> np.ndarray:
     return np.asarray(tokenised.hashes) / 2**64 < share
 
 
-def flattened(blocks: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Blocks end to end as one row, (1, B * L): flash-attention looks for packed documents in a batch of one only."""
-    return {name: torch.cat([block[name] for block in blocks])[None] for name in blocks[0]}
+def flattened(blocks: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """Blocks end to end as one row, (1, B * L), and the bounds of their documents: what flash-attention takes."""
+    row = {name: torch.cat([block[name] for block in blocks])[None] for name in blocks[0]}
+    return row | bounds(row["position_ids"])

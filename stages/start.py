@@ -22,7 +22,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.serving import tell_servers
 from speechgpt.vocab import UnitVocab
 from speechgpt.widen import widen
-from stages.attention import BY_DOCUMENT
+from stages.attention import BY_DOCUMENT, VARLEN, bounds, takes_bounds
 from stages.config import Lora, StageConfig
 from units.codebook import Codebook
 from units.kmeans import load_centres
@@ -109,12 +109,15 @@ def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict
     # stages/plan.py counts the same.
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     chosen: dict[str, Any] = {"dtype": half if arguments.deepspeed or config.lora else torch.float32}
+    if config.attention == VARLEN:
+        check_varlen(half)
     if config.attention != "auto":
         chosen["attn_implementation"] = config.attention
     elif not torch.cuda.is_available():
         chosen["attn_implementation"] = BY_DOCUMENT
     elif half != torch.float32 and torch.cuda.get_device_capability()[0] >= 8 and is_flash_attn_2_available():
-        # flash-attention 2 refuses fp32, and GPUs before Ampere
+        # flash-attention 2 refuses fp32, and GPUs before Ampere. varlen would need nothing installed, and is not chosen
+        # before it has run on a GPU
         chosen["attn_implementation"] = "flash_attention_2"
     if config.lora and config.lora.bits < 16:
         from transformers import BitsAndBytesConfig
@@ -126,9 +129,23 @@ def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict
             )
         chosen["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=config.lora.bits == 4, load_in_8bit=config.lora.bits == 8, bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
+            bnb_4bit_compute_dtype=half,
         )  # fmt: skip
     return chosen
+
+
+def check_varlen(half: torch.dtype) -> None:
+    """Look at whether this machine can attend by `varlen`, before the model is loaded.
+
+    Raises: ValueError saying what it takes.
+    """
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    if capability is None or capability[0] < 8 or half == torch.float32:
+        found = "no GPU" if capability is None else f"one of {capability[0]}.{capability[1]}, in {half}"
+        raise ValueError(
+            f"attention: varlen needs a GPU of compute capability 8.0 (Ampere) or later, and training: bf16 or fp16: true; "
+            f"here is {found}. Take attention: auto"
+        )
 
 
 def choose_trainable(model: PreTrainedModel, config: StageConfig) -> Any:
@@ -185,10 +202,12 @@ def check_packing(model: PreTrainedModel) -> None:
     model.eval()
     half = 8
     positions = torch.arange(half, device=device).repeat(2)[None]
+    packed = bounds(positions) if takes_bounds(model) else {}
     scores = []
     for first in (1, 2):
         ids = torch.cat([torch.full((half,), first), torch.arange(3, 3 + half)])[None].to(device)
-        scores.append(model(input_ids=ids, position_ids=positions, use_cache=False).logits[0, half:].float())
+        output = model(input_ids=ids, position_ids=positions, use_cache=False, **packed)
+        scores.append(output.logits[0, half:].float())
     model.train(training)
     leak = (scores[0] - scores[1]).abs().max().item()
     if leak > 1e-3 * scores[0].abs().max().item():

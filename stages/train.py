@@ -34,6 +34,7 @@ from transformers.utils import is_liger_kernel_available
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.vocab import UnitVocab, VocabularyError
 from speechgpt.widen import gathered
+from stages.attention import takes_bounds
 from stages.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
 from stages.config import StageConfig, unknown_names
 from stages.data import flattened, load_blocks
@@ -154,7 +155,7 @@ def train(config: StageConfig) -> Path:
     trainer = StageTrainer(
         choose_trainable(model, config), arguments, config=config, tokenizer=tokenizer, vocab=vocab, compute_loss_func=loss,
         train_dataset=blocks, eval_dataset=dev, callbacks=[PackingCheck(config.attention), keeper, Watch(out / "log.jsonl")],
-        data_collator=flattened if "flash" in str(model.config._attn_implementation) else None,
+        data_collator=flattened if takes_bounds(model) else None,
     )  # fmt: skip
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.stopped:

@@ -23,11 +23,16 @@ from transformers import (
 
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.vocab import EOA, SPEECHGPT, UnitVocab
+from stages.attention import any_length, bounds, takes_bounds
 from stages.data import PackedBlocks
 from units.manifest import written_whole
 
 DEV_BLOCKS = 16  # at most, for a look on the way; the last look is at all
 SAMPLE_TOKENS = 64  # of a reply
+# Said in full: what is left open, transformers takes from the text LLM's generation config, such as Qwen's penalty on
+# repetition, and units repeat.
+GREEDY = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0,
+          "use_cache": True}  # fmt: skip
 
 
 class Watch(TrainerCallback):
@@ -116,9 +121,11 @@ def held_out_report(
 
 def token_losses(model: PreTrainedModel, block: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Cross-entropy and correctness of each counted token of one block, and the tokens themselves."""
+    packed = bounds(block["position_ids"]) if takes_bounds(model) else {}
     block = {name: tensor[None].to(model.device) for name, tensor in block.items()}
+    told = {name: part.to(model.device) if isinstance(part, Tensor) else part for name, part in packed.items()}
     # with a cache, transformers would not look for packed documents, and they would see one another
-    output = model(input_ids=block["input_ids"], position_ids=block["position_ids"], use_cache=False)
+    output = model(input_ids=block["input_ids"], position_ids=block["position_ids"], use_cache=False, **told)
     logits = output.logits[:, :-1].float()
     labels = block["labels"][:, 1:]
     counted = labels >= 0
@@ -147,10 +154,11 @@ def sample_replies(
         ids, _ = dev.sources[source].document(document)
         start = prompt_end(ids, opening)
         prompt = torch.tensor(ids[:start][None].astype(np.int64), device=model.device)
-        written = model.generate(
-            input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=SAMPLE_TOKENS, do_sample=False,
-            use_cache=True, eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id,
-        )[0, start:].tolist()  # fmt: skip
+        with any_length():
+            written = model.generate(
+                input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=SAMPLE_TOKENS, **GREEDY,
+                eos_token_id=sorted(ends), pad_token_id=tokenizer.eos_token_id,
+            )[0, start:].tolist()  # fmt: skip
         spelled = [tokenizer.decode(part) for part in (ids[:start].tolist(), written, ids[start:].tolist())]
         samples.append(dict(zip(("task", "prompt", "reply", "expected"), (task, *spelled), strict=True)))
     model.train(training)

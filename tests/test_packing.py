@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_stage_data import flat, pack
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
@@ -16,8 +17,9 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 
-from stages.attention import BY_DOCUMENT
+from stages.attention import BY_DOCUMENT, VARLEN, any_length, bounds, takes_bounds, varlen
 from stages.data import PackedBlocks, best_fit, flattened
 from stages.start import PackingCheck, check_packing
 from stages.watch import token_losses
@@ -66,6 +68,81 @@ def one_by_one(model: PreTrainedModel) -> list[float]:
     return losses
 
 
+def varlen_attn(
+    q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
+) -> torch.Tensor:
+    """torch.nn.attention.varlen's own, in whose place it stands where there is no GPU: (T, heads, D), as its page says."""
+    assert cu_q.dtype == cu_k.dtype == torch.int32 and type(max_q) is type(max_k) is int
+    assert max_q == int(cu_q.diff().max()) and cu_q[0] == 0 and cu_q[-1] == len(q)
+    assert enable_gqa == (q.shape[1] != k.shape[1])
+    left, right = window_size
+    rows = []
+    for start, end in zip(cu_q.tolist(), cu_q.tolist()[1:], strict=False):
+        apart = torch.arange(end - start)[:, None] - torch.arange(end - start)  # query behind key
+        mask = (apart >= -right) & ((apart <= left) | torch.tensor(left < 0))
+        document = (part[start:end].transpose(0, 1)[None] for part in (q, k, v))
+        rows.append(scaled_dot_product_attention(*document, attn_mask=mask, scale=scale, enable_gqa=enable_gqa)[0])
+    return torch.cat([row.transpose(0, 1) for row in rows])
+
+
+@pytest.fixture
+def varlen_without_gpu(monkeypatch) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_documents_told_by_their_bounds_score_as_alone(kind: str, varlen_without_gpu) -> None:
+    model, (_, _, blocks) = model_of(kind, VARLEN), corpus()
+    alone = one_by_one(model_of(kind, "sdpa"))
+    with torch.no_grad():
+        packed = torch.cat([token_losses(model, block)[0] for block in blocks]).tolist()
+        row = model(**flattened(list(blocks)), use_cache=False).loss.item()
+    assert sorted(packed) == pytest.approx(sorted(alone), abs=1e-4)
+    assert row == pytest.approx(np.mean(alone), abs=1e-5)
+    check_packing(model)
+
+
+def test_bounds_are_those_that_transformers_would_look_for() -> None:
+    blocks = list(corpus()[2])
+    told = flattened(blocks)
+    (starts, again), (longest, _) = prepare_fa_kwargs_from_position_ids(told["position_ids"])
+    assert torch.equal(told["cu_seq_lens_q"], starts) and torch.equal(told["cu_seq_lens_k"], again)
+    assert told["cu_seq_lens_q"].dtype == torch.int32
+    assert told["max_length_q"] == told["max_length_k"] == longest.item() and type(told["max_length_q"]) is int
+
+
+def test_varlen_knows_no_dropout(varlen_without_gpu) -> None:
+    model = AutoModelForCausalLM.from_config(
+        LlamaConfig(**SHAPE, attention_dropout=0.1), attn_implementation=VARLEN
+    ).train()
+    with pytest.raises(ValueError, match="varlen knows no dropout, and the model asks for 0.1; choose another"):
+        model(**flattened(list(corpus()[2])), use_cache=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="varlen is a kernel of GPUs")
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_varlen_on_a_gpu_is_sdpa_with_a_mask(window: int | None, precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    positions = torch.cat([torch.arange(n) for n in (7, 20, 1, 13, 23)])[None].cuda()
+    first = torch.randn(1, 4, 64, 32, device="cuda"), *torch.randn(2, 1, 2, 64, 32, device="cuda")  # two heads a key
+    document = (positions == 0).cumsum(1)
+    apart = torch.arange(64, device="cuda")[:, None] - torch.arange(64, device="cuda")
+    mask = (document[:, :, None] == document[:, None]) & (apart >= 0) & (apart < (window or 64))
+    exact = [part.double().requires_grad_() for part in first]
+    expected = scaled_dot_product_attention(*exact, attn_mask=mask[:, None], enable_gqa=True).transpose(1, 2)
+    parts = [part.to(precision).requires_grad_() for part in first]
+    module = torch.nn.Module()
+    found, _ = varlen(module, *parts, None, sliding_window=window, **bounds(positions))
+    torch.testing.assert_close(found.double(), expected, atol=0.02, rtol=0.02)
+    weights = torch.randn_like(expected)
+    (expected * weights).sum().backward()
+    (found.double() * weights).sum().backward()
+    for part, whole in zip(parts, exact, strict=True):
+        torch.testing.assert_close(part.grad.double(), whole.grad, atol=0.05, rtol=0.05)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager", BY_DOCUMENT])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_packed_loss_is_that_of_documents_one_by_one(kind: str, attention: str) -> None:
@@ -82,11 +159,13 @@ def test_the_packed_loss_is_that_of_documents_one_by_one(kind: str, attention: s
     check_packing(model)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", BY_DOCUMENT])
+@pytest.mark.parametrize("attention", ["sdpa", BY_DOCUMENT, VARLEN])
 @pytest.mark.parametrize("kind", ["llama", "mistral, sliding"])
-def test_gradients_too(kind: str, attention: str) -> None:
+def test_gradients_too(kind: str, attention: str, varlen_without_gpu) -> None:
     (documents, train, blocks), model = corpus(), model_of(kind, attention)
     batch = {name: torch.stack([block[name] for block in blocks]) for name in blocks[0]}
+    if takes_bounds(model):
+        batch = flattened(list(blocks))
     model(**batch, use_cache=False).loss.backward()
     packed = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
@@ -150,6 +229,25 @@ def test_generating_by_document_is_generating() -> None:
     prompt = torch.tensor([[5, 6, 7, 8]])
     written = [
         model_of("qwen2 tied", attention).generate(prompt, max_new_tokens=12, do_sample=False, pad_token_id=0).tolist()
-        for attention in ("sdpa", BY_DOCUMENT)
+        for attention in ("sdpa", BY_DOCUMENT, VARLEN)
     ]
-    assert written[0] == written[1]
+    assert written[0] == written[1] == written[2]
+
+
+def test_layers_look_at_positions_once(monkeypatch) -> None:
+    looks: list[int] = []
+    usual = torch.nonzero
+    monkeypatch.setattr(torch, "nonzero", lambda *a, **k: looks.append(1) or usual(*a, **k))
+    model, blocks = model_of("llama", BY_DOCUMENT), list(corpus()[2])
+    batch = {name: torch.stack([block[name] for block in blocks]) for name in blocks[0]}
+    model(**batch, use_cache=False).loss.backward()
+    assert len(looks) == 1
+    once = {"input_ids": batch["input_ids"][:2], "position_ids": torch.arange(24)[None]}  # positions for both rows
+    with torch.no_grad():
+        both = model(**once, use_cache=False).logits
+        alone = model(once["input_ids"][:1], position_ids=once["position_ids"], use_cache=False).logits
+    torch.testing.assert_close(both[:1], alone)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with any_length():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before

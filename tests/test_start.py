@@ -12,6 +12,7 @@ from tiny_run import CODEBOOK, make_run, stage_config
 from transformers import AutoModelForCausalLM
 
 from stages import start
+from stages.attention import VARLEN
 from stages.config import Lora, StageConfig
 from stages.plan import memory, model_size
 from stages.start import find_start, loading_arguments, open_start
@@ -69,6 +70,30 @@ def test_flash_attention_is_taken_where_it_runs(monkeypatch, capability, precisi
     monkeypatch.setattr(start, "is_flash_attn_2_available", lambda: True)
     loading = loading_arguments(stage_config(Path("runs")), told(precision))
     assert (loading.get("attn_implementation") == "flash_attention_2") == flash
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision", "found"),
+    [(None, "bf16", "no GPU"), ((7, 5), "fp16", "one of 7.5"), ((9, 0), None, "float32"), ((8, 0), "bf16", None)],
+)
+def test_varlen_is_refused_where_it_does_not_run(
+    monkeypatch, capability, precision: str | None, found: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    config = stage_config(Path("runs"), attention=VARLEN)
+    if found is None:
+        assert loading_arguments(config, told(precision))["attn_implementation"] == VARLEN
+        return
+    with pytest.raises(ValueError, match=f"varlen needs a GPU of compute capability 8.0.*{found}.*attention: auto"):
+        loading_arguments(config, told(precision))
+
+
+@pytest.mark.parametrize(("precision", "computed"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_few_bits_compute_in_the_run_s_half_precision(monkeypatch, precision: str, computed: torch.dtype) -> None:
+    monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda *_: True)
+    loading = loading_arguments(stage_config(Path("runs"), lora=Lora(bits=4)), told(precision))
+    assert loading["quantization_config"].bnb_4bit_compute_dtype == computed
 
 
 def told(precision: str | None, deepspeed: str | None = None) -> SimpleNamespace:

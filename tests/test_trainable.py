@@ -9,10 +9,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from test_packing import varlen_attn
 from tiny_run import make_run, stage_config
-from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config, Qwen2Config
+from tiny_tokenizers import KINDS, special_words
+from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config, LlamaConfig, Qwen2Config
 
+import stages.train
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.dialogue import Dialogue, Message
+from speechgpt.generate import Sampling, generate
+from stages.attention import VARLEN
 from stages.config import Lora, Source, StageConfig
 from stages.train import train
 
@@ -126,6 +132,18 @@ def test_few_bits_need_their_library(run, monkeypatch) -> None:
         train(adapted(run, "no", bits=4))
 
 
+@pytest.mark.parametrize("lora", [None, Lora(r=2, dropout=0.0)])
+def test_a_stage_told_the_bounds_of_documents_trains_the_same(run, monkeypatch, lora) -> None:
+    changes = {**CHAT, "lora": lora, "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}}
+    masked = log(train(stage_config(run, out=f"masked_{lora is None}", attention="sdpa", **changes)))
+    usual = stages.train.loading_arguments
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)  # which needs no GPU
+    monkeypatch.setattr(stages.train, "loading_arguments", lambda *a: {**usual(*a), "attn_implementation": VARLEN})
+    told = log(train(stage_config(run, out=f"bounds_{lora is None}", **changes)))
+    for name in ("loss", "dev_text_loss"):
+        assert [r[name] for r in told if name in r] == pytest.approx([r[name] for r in masked if name in r], abs=1e-3)
+
+
 # --- other architectures, tied and untied
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -137,12 +155,13 @@ OTHERS = {
         ["q_proj"],
     ),
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}, ["c_attn"]),
+    "llama3": (LlamaConfig, {**SHAPE, "num_key_value_heads": 1, "tie_word_embeddings": True}, ["q_proj"]),
 }
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(run / "text_llm")
+    tokenizer = KINDS[kind](run)
     make, shape, targets = OTHERS[kind]
     torch.manual_seed(0)
     start = AutoModelForCausalLM.from_config(make(
@@ -160,6 +179,12 @@ def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == (start.get_output_embeddings().weight is start.get_input_embeddings().weight)
     assert CheckpointFacts.load(three).first_unit_id == len(AutoTokenizer.from_pretrained(run / kind))
+    dialogue = Dialogue(AutoTokenizer.from_pretrained(three))
+    for form in ("text", "units", "chain"):
+        [reply] = generate(
+            model, dialogue, [dialogue.prompt([Message("human", ("red dog",))])], form, Sampling(max_new_tokens=9)
+        )
+        assert reply and not set(reply) & special_words(dialogue)
 
 
 # --- what is written down

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_run import CODEBOOK, chats, make_run, stage_config
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab, new_words
@@ -87,3 +87,16 @@ def test_documents_that_were_cut_have_a_prompt_too(widened) -> None:
 def test_whether_processes_wait_for_one_another_is_left_to_transformers(run, widened) -> None:
     _, model = sampled(run, widened, data=[Source("data/chat.jsonl.gz")])  # which does under ZeRO-3 and FSDP
     assert all(how.get("synced_gpus") is None for _, how in model.asked)
+
+
+def test_the_text_llm_s_own_way_to_generate_changes_no_sample(run, widened) -> None:
+    data = [Source("data/chat.jsonl.gz")]
+    _, dev = load_blocks(stage_config(run, data=data, dev_documents=1000), widened, CODEBOOK, 1, quiet=True)
+    vocab = UnitVocab.from_words(widened.get_vocab())
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(widened), hidden_size=16, num_hidden_layers=1,
+                                         num_attention_heads=2, intermediate_size=16, initializer_range=1.0))  # fmt: skip
+    plain = sample_replies(model, dev, widened, vocab, 2)
+    model.generation_config = GenerationConfig(do_sample=True, repetition_penalty=9.0, no_repeat_ngram_size=1, num_beams=2,
+                                               min_length=200, top_k=3, temperature=5.0)  # fmt: skip
+    assert sample_replies(model, dev, widened, vocab, 2) == plain
