@@ -5,7 +5,8 @@
 
 Writes `text.jsonl.gz` (text chats, and the same with the question said back first), `cross_modal.jsonl.gz` (ASR of every
 voice, TTS of the answer voice, text chats if asked for), `chain.jsonl.gz`, for the other sides `.._dev` and `.._test`, and
-last `build.json` with the counts of everything kept and refused. All of it streams; a killed build goes on where it was.
+last `build.json` with the counts of everything kept and refused; `.refused.jsonl` beside a set lists what it lacks. All of it
+streams; a killed build goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, ChainSettings
 from instruct_data.cross_modal import INSTRUCTIONS, shard_parts
-from instruct_data.parts import Built, Part, PartFolder, Workers, together
+from instruct_data.parts import Built, Part, PartFolder, Untold, Workers, together
 from instruct_data.splits import Splits
 from instruct_data.spoken import SetSplits, index_questions, index_spoken
 from instruct_data.text_sets import BalancedPart, ChatPart, chat_parts
@@ -69,7 +70,7 @@ class Build:
     def text(self, least: int, most: int | None) -> None:
         """Text chats, and the same with the question said back first."""
         chats, repeats = (self._lines(task) for task in ("chat", "repeat"))
-        parts: list[Part] = [*chats, *repeats]
+        parts: list[Part] = [*chats, *map(Untold, repeats)]
         if least > 1 or most is not None:
             rows = sum(part.rows for part in chats)
             parts = [BalancedPart(self.pairs, rows, least, most, self.seed, self.splits, self.instructions)]
@@ -84,10 +85,10 @@ class Build:
                 parts += shard_parts(
                     unit_set, task, self.seed, self.splits, weight=weight, speaker=speaker, instructions=self.instructions
                 )  # fmt: skip
-            built[task] = self._parts("cross_modal", task, parts)
-        if chat_ratio > 0:
+            built[task] = self._parts("cross_modal", task, parts if task == "asr" else list(map(Untold, parts)))
+        there = sum(part.rows for part in self._lines("chat"))
+        if chat_ratio > 0 and there:
             wanted = chat_ratio * sum(one.total() for one in built.values())
-            there = sum(part.rows for part in self._lines("chat"))
             built["chat"] = self._parts("cross_modal", "chat", self._lines("chat", wanted / there))
         self._write("cross_modal", built, self.codebook)
 
@@ -110,7 +111,8 @@ class Build:
         with written_whole(self.out / "build.json") as file:
             json.dump(facts, file, indent=1)
         shutil.rmtree(self.home)
-        print(f"conversations: {self.counts}; left out: {self.refused}")
+        listed = ", ".join(str(path) for path in sorted(self.out.glob("*.refused.jsonl")))
+        print(f"conversations: {self.counts}; left out: {self.refused}{listed and f', see {listed}'}")
 
     def _lines(self, task: str, weight: float = 1.0) -> list[ChatPart]:
         return chat_parts(self.pairs, task, self.seed, self.splits, weight, self.instructions)
@@ -126,6 +128,7 @@ class Build:
         whole = together(built.values())
         if whole.refused:
             self.refused[name] = dict(whole.refused)
+        self._folder(name).list_refusals(self.out / f"{name}.refused.jsonl", list(built))
         for side in self.splits.sides:
             stem = name if side == "train" else f"{name}_{side}"
             path = self.out / f"{stem}.jsonl{'.gz' if self.compress else ''}"

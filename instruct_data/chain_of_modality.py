@@ -7,13 +7,12 @@ question; its authors released the first alone, without instruction (`wording="r
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from instruct_data.refusals import Refusals
-from instruct_data.spoken import SetSplits, SpokenText, spoken_index
+from instruct_data.spoken import SetSplits, spoken_index
 from instruct_data.text_sets import ChatPart, TextChat, TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
 from units.unit_set import UnitRecord, read_unit_set, shard_path
@@ -91,30 +90,6 @@ def chain_conversation(exchanges: Iterable[Exchange], kind: str, name: str, word
     return Conversation(tuple(message for turn in turns for message in turn), TASKS[kind], name)
 
 
-def chain_conversations(
-    questions: Iterable[UnitRecord], pairs: Iterable[TextPair], spoken: Iterable[UnitRecord], refused: Counter
-) -> Iterator[Conversation]:
-    """Speech to speech, in memory: one conversation for each spoken question whose answer somebody speaks.
-
-    Args:
-        questions: spoken questions; their text says which pair they are.
-        pairs: questions and answers.
-        spoken: utterances of the answer voice; their text says which answers they speak.
-        refused: counts, by reason, the questions that were left out.
-    """
-    answers = {pair.question: pair.answer for pair in pairs}
-    voice = {record.text: record.units.ids for record in spoken}
-    for record in questions:
-        answer = answers.get(record.text or "")
-        if answer is None:
-            refused[NO_QUESTION] += 1
-        elif answer not in voice:
-            refused[NO_ANSWER] += 1
-        else:
-            exchange = Exchange(record.text or "", answer, record.units.ids, voice[answer])
-            yield chain_conversation([exchange], "speech_to_speech", f"chain-{record.id}")
-
-
 @dataclass(frozen=True)
 class ChainSettings:
     """spoken: index of who speaks the text set. voice: the speaker that answers. kinds: each with its share."""
@@ -126,15 +101,27 @@ class ChainSettings:
     seed: int
     splits: SetSplits
 
-    def kind(self, name: str) -> str:
-        """The kind of a conversation, drawn by its name alone."""
-        kinds, shares = zip(*self.kinds)
-        return random.Random(f"{self.seed} kind {name}").choices(kinds, shares)[0]
+    @property
+    def typed(self) -> tuple[tuple[str, float], ...]:
+        """The kinds for which nobody need ask aloud."""
+        return tuple((kind, share) for kind, share in self.kinds if kind.startswith("text"))
 
-    def exchange(self, question: SpokenText, text: str, answer: str, kind: str) -> Exchange:
-        """With every sound that the kind may need; the answer's is missing if nobody speaks it."""
-        spoken = spoken_index(self.spoken).voiced(answer) if kind.endswith("speech") else None
-        return Exchange(text, answer, question.units, spoken)
+    def draw(self, kinds: tuple[tuple[str, float], ...], name: str) -> str:
+        """The kind of a conversation, drawn by its name alone."""
+        return random.Random(f"{self.seed} kind {name}").choices(*zip(*kinds))[0]
+
+    def conversation(
+        self, asked: Sequence[tuple[TextPair, tuple[int, ...] | None]], kind: str, name: str
+    ) -> Conversation:
+        """Of questions and answers with the units of the questions.
+
+        Raises: ValueError if nobody says an answer that the kind wants said.
+        """
+        voiced = spoken_index(self.spoken).voiced if kind.endswith("speech") else lambda text: None
+        exchanges = [Exchange(turn.question, turn.answer, heard, voiced(turn.answer)) for turn, heard in asked]
+        if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
+            raise ValueError(NO_ANSWER)
+        return chain_conversation(exchanges, kind, name, self.wording)
 
 
 @dataclass(frozen=True)
@@ -175,31 +162,37 @@ class ChainPart:
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
         """Each conversation with the side it stands on."""
-        chain, index = self.settings, self.settings.splits.questions
         for record in read_unit_set(self.folder).shard(self.shard):
-            if record.speaker == chain.voice:
+            if record.speaker == self.settings.voice:
                 continue
-            answer = index.answer(record.text) if record.text else None
-            if not record.text or answer is None:
-                refusals.add(record.id, NO_QUESTION)
+            answer = self.settings.splits.questions.answer(record.text) if record.text else None
+            if answer is None:
+                refusals.counts[NO_QUESTION] += 1  # not listed: most of an ASR corpus asks nothing
                 continue
-            kind = chain.kind(record.id)
-            sound = SpokenText(record.id, record.units.ids, record.speaker or "")
-            exchange = chain.exchange(sound, record.text, answer, kind)
-            if kind.endswith("speech") and exchange.spoken is None:
-                refusals.add(record.id, NO_ANSWER)
-                continue
-            typed = kind.startswith("text")  # then nobody's voice is heard
-            side = chain.splits.side("", record.text)
-            if not typed and side != chain.splits.side(record.id, record.text, record.speaker):
-                refusals.add(record.id, f"{SEEN}: {record.text[:60]!r}")
-                continue
-            yield side, chain_conversation([exchange], kind, f"chain-{record.id}", chain.wording)
+            try:
+                yield self._conversation(record, answer)
+            except ValueError as error:
+                refusals.add(record.id, error)
+
+    def _conversation(self, record: UnitRecord, answer: str) -> tuple[str, Conversation]:
+        chain, question, name = self.settings, record.text or "", record.id
+        kind = chain.draw(chain.kinds, name)
+        side = chain.splits.side("", question)
+        if kind.startswith("speech"):  # else nobody's voice is heard
+            if not record.units.ids:
+                raise ValueError("no units")
+            if side != chain.splits.side(record.id, question, record.speaker):
+                raise ValueError(f"{SEEN}: {question[:60]!r}")
+        asked = [(TextPair(question, answer), record.units.ids)]
+        return side, chain.conversation(asked, kind, f"chain-{name}")
 
 
 @dataclass(frozen=True)
 class ChainChatPart:
-    """A stretch of a text set: a conversation for each chat of several turns whose questions one speaker asks."""
+    """A stretch of a text set: a conversation for each chat of several turns whose questions one speaker asks.
+
+    Typed, where a kind of chain is, for chats that nobody asks aloud.
+    """
 
     chats: ChatPart
     settings: ChainSettings
@@ -215,27 +208,27 @@ class ChainChatPart:
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
         """Each conversation with the side it stands on."""
         for number, chat in self.chats.lines(refusals):
-            if len(chat.turns) > 1:
-                try:
-                    yield self._conversation(chat, f"turns-{number}")
-                except ValueError as error:
-                    refusals.add(f"{self.chats.path}:{number + 1}", error)
+            try:
+                if found := self._conversation(chat, f"turns-{number}"):
+                    yield found
+            except ValueError as error:
+                refusals.add(f"{self.chats.path}:{number + 1}", error)
 
-    def _conversation(self, chat: TextChat, name: str) -> tuple[str, Conversation]:
+    def _conversation(self, chat: TextChat, name: str) -> tuple[str, Conversation] | None:
         chain, index = self.settings, spoken_index(self.settings.spoken)
-        asked = [index.asked(turn.question) for turn in chat.turns]
-        speakers = sorted(set.intersection(*map(set, asked)))
-        if not speakers:
+        if len(chat.turns) == 1 and (not chain.typed or index.asked(chat.turns[0].question)):
+            return None  # there is nothing to make, or a ChainPart makes it
+        side = chain.splits.side("", chat.turns[0].question)
+        sounds = [index.asked(turn.question) for turn in chat.turns]
+        speakers = sorted(set.intersection(*map(set, sounds)))
+        if not speakers and not chain.typed:
             raise ValueError(f"no speaker asks all its questions: {chat.turns[0].question!r}")
+        kind = chain.draw(chain.kinds if speakers else chain.typed, name)
+        if kind.startswith("text"):
+            return side, chain.conversation([(turn, None) for turn in chat.turns], kind, name)
         speaker = random.Random(f"{chain.seed} speaker {name}").choice(speakers)
-        sounds = [found[speaker] for found in asked]
-        kind = chain.kind(name)
-        sides = {chain.splits.side("", chat.turns[0].question)}
-        if kind.startswith("speech"):
-            sides |= {chain.splits.side(sound.id, turn.question, speaker) for sound, turn in zip(sounds, chat.turns)}
+        asked = [(turn, by[speaker]) for turn, by in zip(chat.turns, sounds)]
+        sides = {side, *(chain.splits.side(sound.id, turn.question, speaker) for turn, sound in asked)}
         if len(sides) > 1:
             raise ValueError(f"its turns stand on different sides: {sorted(sides)}")
-        exchanges = [chain.exchange(sound, turn.question, turn.answer, kind) for sound, turn in zip(sounds, chat.turns)]
-        if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
-            raise ValueError(f"{NO_ANSWER}: one of {len(exchanges)} turns")
-        return sides.pop(), chain_conversation(exchanges, kind, name, chain.wording)
+        return side, chain.conversation([(turn, sound.units) for turn, sound in asked], kind, name)

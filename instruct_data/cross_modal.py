@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,31 +36,6 @@ def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]
 @functools.lru_cache(maxsize=8)
 def _lines(path: Path, _changed: int) -> tuple[str, ...]:
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-def asr_conversations(records: Iterable[UnitRecord], seed: int) -> Iterator[Conversation]:
-    """One ASR conversation for each record that has text."""
-    return cross_modal_conversations("asr", records, seed)
-
-
-def tts_conversations(records: Iterable[UnitRecord], seed: int) -> Iterator[Conversation]:
-    """One TTS conversation for each record that has text; the records should be of one voice."""
-    return cross_modal_conversations("tts", records, seed)
-
-
-def cross_modal_conversations(
-    task: str, records: Iterable[UnitRecord], seed: int, folder: Path = INSTRUCTIONS
-) -> Iterator[Conversation]:
-    """One conversation for each record that has text.
-
-    Args:
-        task: asr (hear and write) or tts (read and speak).
-        folder: where the task descriptions lie; another language has a folder of its own.
-    """
-    descriptions = read_instructions(task, folder)
-    for record in records:
-        if record.text:
-            yield _conversation(task, record, _draw(descriptions, record.id, task, seed), f"{task}-{record.id}")
 
 
 def _conversation(task: str, record: UnitRecord, description: str, name: str) -> Conversation:

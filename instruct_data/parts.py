@@ -139,7 +139,8 @@ class PartFolder:
         for source in sorted({source for part in parts for source in part.sources()}):
             plan.update(as_it_lies(source).encode())
         path = home / "plan"
-        if path.exists() and path.read_text() != plan.hexdigest():
+        # a plan may be missing because a run was killed while it threw the old parts away
+        if home.exists() and (not path.exists() or path.read_text() != plan.hexdigest()):
             shutil.rmtree(home)
         with written_whole(path) as file:
             file.write(plan.hexdigest())
@@ -159,6 +160,33 @@ class PartFolder:
                 for facts in sorted((self.folder / name).glob("*.json")):
                     with facts.with_suffix(f".{side}").open("rb") as part:
                         shutil.copyfileobj(part, file, 1 << 20)
+
+    def list_refusals(self, out: Path, names: Sequence[str]) -> None:
+        """Put the refusals of all parts together in one file; without refusals there is none."""
+        with written_whole(out, "wb") as file:
+            for name in names:
+                for part in sorted((self.folder / name).glob("*.refused")):
+                    file.write(part.read_bytes())
+            none = not file.tell()
+        if none:
+            out.unlink()
+
+
+@dataclass(frozen=True)
+class Untold:
+    """A part whose refusals another part of the same input tells."""
+
+    part: Part
+
+    @property
+    def rows(self) -> int:
+        return self.part.rows
+
+    def sources(self) -> Iterable[Path]:
+        return self.part.sources()
+
+    def conversations(self, _: Refusals) -> Iterator[tuple[str, Conversation]]:
+        return self.part.conversations(Refusals())
 
 
 def as_it_lies(source: Path) -> str:
@@ -184,10 +212,10 @@ def _facts(home: Path, index: int) -> Path:
 def _build_part(job: tuple[int, Part], home: Path, sides: tuple[str, ...], zipped: bool) -> int:
     """Write the files of one part; returns its number."""
     index, part = job
-    refusals = Refusals()
     counts: dict[str, Counter[str]] = {side: Counter() for side in sides}
     facts = _facts(home, index)
     with ExitStack() as stack:
+        refusals = Refusals(file=stack.enter_context(written_whole(facts.with_suffix(".refused"))))
         files = {}
         for side in sides:
             raw = stack.enter_context(written_whole(facts.with_suffix(f".{side}"), "wb"))

@@ -115,6 +115,18 @@ def test_a_build_that_fails_goes_on_with_the_parts_it_has(
     assert files(tmp_path / "whole") == files(tmp_path / "resumed")
 
 
+def test_parts_whose_plan_is_gone_are_not_resumed(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build.main(*made, VOICE, tmp_path / "whole", seed=2)
+    finish = build.Build.finish
+    monkeypatch.setattr(build.Build, "finish", lambda self: None)
+    build.main(*made, VOICE, tmp_path / "out", seed=1)
+    for plan in (tmp_path / "out" / ".parts").glob("*/*/plan"):
+        plan.unlink()  # as a kill may leave it while the parts are thrown away
+    monkeypatch.setattr(build.Build, "finish", finish)
+    build.main(*made, VOICE, tmp_path / "out", seed=2)
+    assert files(tmp_path / "whole") == files(tmp_path / "out")
+
+
 def test_parts_of_other_settings_or_input_are_not_resumed(
     made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +297,36 @@ def test_the_chain_has_four_kinds_and_several_turns(made, tmp_path: Path) -> Non
         assert (reply.units is not None) == (conversation.task in ("chain", "chain_text_to_speech"))
         assert (reply.text or "").startswith("it is ")
     turns = {c.id: len(c.messages) // 2 for c in found if c.id.startswith("turns-")}
-    assert turns == {f"turns-{len(NUMBERS)}": 2, f"turns-{len(NUMBERS) + 1}": 3}
+    assert turns == {f"turns-{len(NUMBERS)}": 2, f"turns-{len(NUMBERS) + 1}": 3, f"turns-{len(NUMBERS) + 2}": 2}
+    assert next(c for c in found if c.id == f"turns-{len(NUMBERS) + 2}").task == TASKS["text_to_text"]  # nobody asks it
+
+
+def test_what_nobody_asks_aloud_is_typed(made, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    silent = [TextPair("who asks", "it is twenty one"), TextPair("and why", "nobody says so")]
+    chats = [TextChat((pair,)) for pair in (*silent, TextPair("what is twenty one", "it is twenty one"))]
+    pairs.write_text("".join(map(chat_line, [*chats, TextChat(tuple(silent))])))
+    for kinds, wanted in (
+        ({"text_to_text": 1}, {"chain-u000", "chain-u001", "turns-0", "turns-1", "turns-3"}),
+        ({"text_to_speech": 1}, {"chain-u000", "chain-u001", "turns-0"}),
+        ({"speech_to_speech": 1}, {"chain-u000", "chain-u001"}),
+    ):
+        build.main(made[0], pairs, VOICE, tmp_path / "out", chain=ChainOptions(kinds))
+        assert {c.id for c in conversations(tmp_path / "out", "chain")} == wanted
+
+
+def test_sounds_without_units_are_refused(tmp_path: Path) -> None:
+    records = [UnitRecord(f"u{i}", Units(ids, (1,) * len(ids), CODEBOOK), 1600, text, speaker) for i, (ids, text, speaker)
+               in enumerate((((), "who", "tone:high"), ((1,), "who", "tone:mid"), ((), "me", VOICE), ((2,), "me", VOICE)))]  # fmt: skip
+    write_unit_set(tmp_path / "units", records, CODEBOOK)
+    (tmp_path / "pairs.jsonl").write_text(chat_line(TextChat((TextPair("who", "me"),))))
+    build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
+    assert [c.id for c in conversations(tmp_path / "out", "chain")] == ["chain-u1"]
+    facts = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert facts["refused"] == {"cross_modal": {"no units": 2}, "chain": {"no units": 1}}
+    (tmp_path / "pairs.jsonl").write_text("")
+    build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out", chat_ratio=0.5)
+    assert not conversations(tmp_path / "out", "text")
 
 
 def test_a_later_question_of_a_chat_is_asked_in_its_chat_only(made, tmp_path: Path) -> None:
@@ -359,5 +400,11 @@ def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path:
     build.main(made[0], tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert facts["counts"]["text"]["chat"] == len(NUMBERS) + 3
-    assert facts["refused"]["text"] == {"no chat": 8, "not UTF-8": 2}  # as chat and as the task repeat
+    assert facts["refused"]["text"] == {"no chat": 4, "not UTF-8": 1}
+    for name, reasons in facts["refused"].items():
+        listed = [json.loads(line) for line in (tmp_path / "out" / f"{name}.refused.jsonl").read_text().splitlines()]
+        assert Counter(row["reason"].partition(": ")[0] for row in listed) == {
+            reason: count for reason, count in reasons.items() if reason != "not a question of the text set"
+        }
+    assert {row["where"] for row in listed} >= {f"{tmp_path / 'pairs.jsonl'}:{number}" for number in (1, 2, 3, 4, 5)}
     assert facts["counts"]["chain"]

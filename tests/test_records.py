@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from instruct_data import build
-from instruct_data.chain_of_modality import chain_conversations
-from instruct_data.cross_modal import asr_conversations, read_instructions, tts_conversations
+from instruct_data.cross_modal import read_instructions, shard_parts
 from instruct_data.records import (
     RecordError,
     conversation_record,
@@ -24,12 +22,14 @@ from instruct_data.records import (
     read_conversations,
     write_conversations,
 )
+from instruct_data.refusals import Refusals
+from instruct_data.splits import Splits
 from instruct_data.text_sets import TextPair, read_pairs
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from stages.config import Source, StageConfig
 from stages.tokens import documents
 from units.codebook import Codebook, CodebookMismatch, Units
-from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.unit_set import MARKER, UnitRecord, shard_path, write_shard, write_unit_set
 
 CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "none", "0123abcd")
 VOICE = "tone:low"
@@ -201,8 +201,14 @@ RECORDS = [
 PAIRS = [TextPair(f"what is {n}", f"it is {n}") for n in ("one", "two", "three")]
 
 
+def cross_modal(folder: Path, task: str, records: list[UnitRecord], seed: int = 0, **settings) -> list[Conversation]:
+    unit_set = write_unit_set(folder, records, CODEBOOK)
+    parts = shard_parts(unit_set, task, seed, Splits(), **settings)
+    return [conversation for part in parts for _, conversation in part.conversations(Refusals())]
+
+
 def test_cross_modal_sets(tmp_path: Path) -> None:
-    heard, read_out = list(asr_conversations(RECORDS, 0)), list(tts_conversations(RECORDS[5:], 0))
+    heard, read_out = cross_modal(tmp_path, "asr", RECORDS), cross_modal(tmp_path, "tts", RECORDS, speaker=VOICE)
     assert [c.id for c in heard] == ["asr-q0", "asr-q1", "asr-q2", "asr-q3", "asr-a0", "asr-a1"]
     assert [c.id for c in read_out] == ["tts-a0", "tts-a1"]
     described, said = heard[0].messages[0].parts
@@ -210,19 +216,10 @@ def test_cross_modal_sets(tmp_path: Path) -> None:
     assert (said, heard[0].messages[1].parts) == ((1,), ("what is one",))
     assert read_out[0].messages[0].parts[0].endswith(f"{INPUT_FOLLOWS} it is one")
     assert read_out[0].messages[1].parts == ((6,),)
-    assert list(asr_conversations(reversed(RECORDS), 0)) == heard[::-1]  # a draw does not depend on the order
-    assert list(asr_conversations(RECORDS, 1)) != heard
+    assert cross_modal(tmp_path, "asr", RECORDS[::-1]) == heard[::-1]  # a draw does not depend on the order
+    assert cross_modal(tmp_path, "asr", RECORDS, 1) != heard
     with pytest.raises(FileNotFoundError, match="'sing'.*asr"):
         read_instructions("sing")
-
-
-def test_chain_of_modality_counts_what_it_refuses() -> None:
-    refused: Counter = Counter()
-    chain = list(chain_conversations(RECORDS[:5], PAIRS, RECORDS[5:], refused))
-    assert [c.id for c in chain] == ["chain-q0", "chain-q1"]
-    assert chain[1].messages[0].parts == ((2,),)
-    assert chain[1].messages[1].parts == ("what is two", "it is two", (7,))
-    assert refused == {"not a question of the text set": 2, "nobody speaks its answer": 1}
 
 
 def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
@@ -251,6 +248,9 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
     assert read_conversations(tmp_path / "first" / "text.jsonl.gz").codebook is None
     assert read_conversations(tmp_path / "first" / "chain.jsonl.gz").codebook == CODEBOOK
     assert len(list(read_conversations(tmp_path / "first" / "cross_modal.jsonl.gz"))) == 8
+    chain = list(read_conversations(tmp_path / "first" / "chain.jsonl.gz"))
+    assert [c.id for c in chain] == ["chain-q0", "chain-q1"] and chain[1].messages[0].parts == ((2,),)
+    assert chain[1].messages[1].parts == ("what is two", "it is two", (7,))
     with pytest.raises(SystemExit, match="no utterance of the voice 'tone:none'; it has"):
         build.main(tmp_path / "units", tmp_path / "pairs.jsonl", "tone:none", tmp_path / "third")
 
