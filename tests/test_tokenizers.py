@@ -7,8 +7,8 @@ import unicodedata
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from test_any_text import conversations, parsed, texts, without_ends
-from tiny_tokenizers import KINDS, widened_kind
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from tiny_tokenizers import KINDS, special_words, widened_kind
+from transformers import AutoTokenizer, PreTrainedModel
 
 from speechgpt.dialogue import Conversation, Dialogue, Message, Reply
 from speechgpt.generate import Sampling, generate
@@ -37,11 +37,6 @@ def kept(dialogue: Dialogue, text: str) -> str:
     return unicodedata.normalize("NFC", text) if "NFC" in repr(normalizer) else text
 
 
-def specials(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids of all special words, those of no attribute too, but units and markers."""
-    return {token for token, word in tokenizer.added_tokens_decoder.items() if word.special}
-
-
 @many
 @given(conversation=conversations)
 @example(Conversation((Message("human", ("",)), Message("assistant", ("",)))))
@@ -65,18 +60,19 @@ def test_a_conversation_is_read_back(dialogue: Dialogue, conversation: Conversat
 @many
 @given(text=texts)
 def test_text_is_never_a_special_word(dialogue: Dialogue, text: str) -> None:
+    markers = set(dialogue.vocab.markers.values())
     words = [word.content for word in dialogue.tokenizer.added_tokens_decoder.values()]
     for typed in (text, *words[:20], *words[-12:], f"{text}{words[-1]}{text}"):
         ids = dialogue.encode_text(typed)
-        assert not set(ids) & specials(dialogue.tokenizer)
+        assert not set(ids) & special_words(dialogue)
+        assert not [token for token in ids if token in markers or dialogue.vocab.is_unit(token)]
         assert dialogue.decode_text(ids) == kept(dialogue, typed.strip())
 
 
 @pytest.mark.parametrize("form", ["text", "units", "chain"])
 def test_what_is_drawn_obeys_the_form(opened, form: str) -> None:
     dialogue, model = opened
-    markers = set(dialogue.vocab.markers.values())
-    foreign = {token for token in specials(dialogue.tokenizer) if not dialogue.vocab.is_unit(token)} - markers
+    foreign = special_words(dialogue)
     assert foreign
     prompts = [dialogue.prompt([Message("human", parts)]) for parts in (("what is",), ((1, 2),), ("(hear", (7,)))]
     for seed in range(3):

@@ -21,6 +21,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
+from speechgpt.dialogue import Dialogue
 from speechgpt.widen import widen
 from stages.text_llm import train_tokenizer
 
@@ -32,6 +33,14 @@ def llama(folder: Path) -> PreTrainedTokenizerBase:
     """Sentencepiece with byte fallback; a space goes before every text."""
     (folder / "text.txt").write_text("\n".join(LINES), encoding="utf-8")
     return train_tokenizer(folder / "text.txt", 360)
+
+
+def mistral(folder: Path) -> PreTrainedTokenizerBase:
+    """The same model, and a space before every piece of text, also behind a special word."""
+    bare = Tokenizer.from_str(llama(folder).backend_tokenizer.to_str())
+    bare.pre_tokenizer = pre_tokenizers.Sequence([])
+    bare.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    return PreTrainedTokenizerFast(tokenizer_object=bare, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def llama3(folder: Path) -> PreTrainedTokenizerBase:
@@ -81,7 +90,7 @@ def with_specials(tokenizer: PreTrainedTokenizerBase, *words: str) -> PreTrained
 
 
 KINDS: dict[str, Callable[[Path], PreTrainedTokenizerBase]] = {
-    kind.__name__: kind for kind in (llama, llama3, qwen2, gpt2, gemma)
+    kind.__name__: kind for kind in (llama, mistral, llama3, qwen2, gpt2, gemma)
 }
 
 
@@ -95,3 +104,10 @@ def widened_kind(kind: str, folder: Path) -> tuple[PreTrainedTokenizerBase, PreT
     model.generation_config = GenerationConfig(**settings, eos_token_id=tokenizer.eos_token_id)
     widen(tokenizer, model, K)
     return tokenizer, model.eval()
+
+
+def special_words(dialogue: Dialogue) -> set[int]:
+    """Ids of all special words that are no units or markers of ours, those that no attribute of the tokenizer names too."""
+    ours = {*dialogue.vocab.markers.values()}
+    return {token for token, word in dialogue.tokenizer.added_tokens_decoder.items()
+            if word.special and token not in ours and not dialogue.vocab.is_unit(token)}  # fmt: skip
