@@ -18,8 +18,6 @@ import stages.train
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.generate import Sampling, generate
-from speechgpt.dialogue import Dialogue, Message
-from speechgpt.generate import Sampling, generate
 from stages.attention import VARLEN
 from stages.config import Lora, Source, StageConfig
 from stages.train import train
@@ -181,12 +179,6 @@ def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == (start.get_output_embeddings().weight is start.get_input_embeddings().weight)
     assert CheckpointFacts.load(three).first_unit_id == len(AutoTokenizer.from_pretrained(run / kind))
-    dialogue = Dialogue(AutoTokenizer.from_pretrained(three))
-    for form in ("text", "units", "chain"):
-        [reply] = generate(
-            model, dialogue, [dialogue.prompt([Message("human", ("red dog",))])], form, Sampling(max_new_tokens=9)
-        )
-        assert reply and not set(reply) & special_words(dialogue)
     dialogue = Dialogue(AutoTokenizer.from_pretrained(three))
     for form in ("text", "units", "chain"):
         [reply] = generate(
