@@ -45,7 +45,7 @@ class ConversationSet:
                 next(lines)
                 for number, line in enumerate(lines, 2):
                     yield parse_conversation(line, f"{self.path}:{number}", self.codebook)
-            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
                 raise RecordError(f"{self.path}:{number + 1}: the file was cut short or damaged ({error})") from error
         if number - 1 != len(self):
             raise RecordError(
@@ -69,7 +69,7 @@ def read_conversations(path: str | Path) -> ConversationSet:
                 raise KeyError(header["format"])
             codebook = Codebook.from_json(header["codebook"]) if header["codebook"] else None
             return ConversationSet(path, codebook, header["seed"], header["counts"])
-        except (StopIteration, ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as error:
+        except (StopIteration, ValueError, KeyError, TypeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise RecordError(f"{path}:1: not the header of a conversation set ({FORMAT}): {error!r}") from error
 
 

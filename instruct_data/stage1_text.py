@@ -16,7 +16,7 @@ from instruct_data.refusals import Refusals, listed_refusals, numbered_lines
 from units import notation
 from units.codebook import Codebook, Units
 from units.progress import progress
-from units.unit_set import UnitRecord, read_unit_set, write_unit_set
+from units.unit_set import MARKER, UnitRecord, read_unit_set, write_unit_set
 
 
 def read_stage1(path: str | Path, codebook: Codebook, refusals: Refusals) -> Iterator[UnitRecord]:
@@ -51,9 +51,12 @@ def main(source: Path, out: Path, codebook: Path | None = None) -> None:
                 file.write(f"{notation.spell(record.units.ids)}\n".encode())
         return
     units_of = Codebook.load(codebook)
+    (out / MARKER).unlink(missing_ok=True)  # of a former run: a set is not complete before its last shard
     with listed_refusals(out.with_name(f"{out.name}.refused.jsonl")) as refusals:
         records = progress(read_stage1(source, units_of, refusals), desc=f"reading {source.name}", unit="lines")
         made = write_unit_set(out, records, units_of)
+    for stale in sorted(out.glob("shard-*.parquet"))[made.shards :]:
+        stale.unlink()
     print(f"{out}: {len(made)} utterances; {refusals}")
 
 

@@ -154,6 +154,19 @@ def test_a_set_cut_short_is_refused(tmp_path: Path) -> None:
             list(read_conversations(tmp_path / name))
 
 
+def test_a_damaged_set_is_refused(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "set.jsonl.gz", made(200), CODEBOOK, 0)
+    whole = (tmp_path / "set.jsonl.gz").read_bytes()
+    (tmp_path / "set.jsonl.gz").write_bytes(whole[:10] + b"\xff" * 20 + whole[30:])
+    with pytest.raises(RecordError, match="set.jsonl.gz:1: not the header"):
+        read_conversations(tmp_path / "set.jsonl.gz")
+    write_conversations(tmp_path / "set.jsonl", made(200), CODEBOOK, 0)
+    whole = (tmp_path / "set.jsonl").read_bytes()
+    (tmp_path / "set.jsonl").write_bytes(whole.replace(b"c150", b"c\xff50"))
+    with pytest.raises(RecordError, match="set.jsonl:.*damaged .*utf-8"):
+        list(read_conversations(tmp_path / "set.jsonl"))
+
+
 def test_a_header_that_is_none_is_refused(tmp_path: Path) -> None:
     header = {"format": "conversations/1", "codebook": dataclasses.asdict(CODEBOOK), "seed": 0, "counts": {}}
     bad = ["", "{", "[]", "{}", json.dumps({**header, "format": "conversations/9"}), json.dumps({**header, "codebook": {"a": 1}}),

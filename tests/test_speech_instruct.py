@@ -77,6 +77,16 @@ def test_the_first_stages_text_comes_out_byte_for_byte(tmp_path: Path) -> None:
     stage1_text.main(tmp_path / "units", tmp_path / "back.txt")
     assert (tmp_path / "back.txt").read_text().splitlines() == STAGE1.read_text().splitlines()
 
+    (tmp_path / "long.txt").write_text("<sosp><1><2><eosp>\n" * 2001)
+    stage1_text.main(tmp_path / "long.txt", tmp_path / "units", tmp_path / "codebook.json")
+    assert len(list((tmp_path / "units").glob("shard-*"))) == 2
+    stage1_text.main(STAGE1, tmp_path / "units", tmp_path / "codebook.json")
+    assert len(list((tmp_path / "units").glob("shard-*"))) == 1  # datasets reads whatever shards lie there
+    (tmp_path / "none.txt").write_text("none\n")
+    with pytest.raises(ValueError, match="would hold no utterance"):
+        stage1_text.main(tmp_path / "none.txt", tmp_path / "units", tmp_path / "codebook.json")
+    assert not (tmp_path / "units" / "unit_set.json").exists()
+
 
 def test_the_first_stages_malformed_lines_are_refused_by_number(tmp_path: Path) -> None:
     good = b"<sosp><1><2><eosp>\n"
