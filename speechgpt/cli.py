@@ -4,166 +4,210 @@
     speechgpt-cli --model runs/toy/model --ask q.wav --out a.wav      # one question, one answer
     speechgpt-cli --model runs/toy/model --ask q.wav --json
 
-In the chat: text is answered in text, audio by transcript, answer and a wav; `/say TEXT` reads aloud, `/hear FILE` only
-transcribes, `/record` listens to the microphone, `/save FILE` keeps the last answer, `/help`, `/reset`, `/quit`.
+In the chat: text is answered in text, audio by transcript, answer and a wav; `/ask TEXT` is answered aloud, `/say TEXT`
+reads aloud, `/hear FILE` only transcribes, `/record [SECONDS]` listens to the microphone, `/save FILE` keeps the last
+answer, `/reset` forgets what was said, `/help`, `/quit`. Ctrl-C stops an answer.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from speechgpt.dialogue import Message
 from speechgpt.generate import Sampling
 from speechgpt.inference import Answer, SpeechGPT, chat_model
+from speechgpt.sound_card import named_audio, play, record
 from units.audio import save_wav
-from units.layouts import AUDIO_SUFFIXES
 
 USER_ERRORS = (OSError, ValueError)  # AudioError, CodebookMismatch and VocabularyError are ValueErrors
 HELP = __doc__.split("\n\n")[-1]
-PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"], ["aplay", "-q"], ["afplay"], ["play", "-q"])
 
 
 @dataclass
 class Chat:
-    """One interactive chat. Answers are written to `folder/answer_N.wav` and played on request."""
+    """One interactive chat, printed as it comes.
+
+    Spoken answers are written to `folder/answer_N.wav`, and what was said is added to `folder/chat.jsonl`.
+
+    memory: how many earlier turns the model is given with a question.
+    """
 
     gpt: SpeechGPT
     folder: Path
     play: bool
     sampling: Sampling
-    answers: list[Answer] = field(default_factory=list)
+    memory: int = 0
+    last: Answer | None = None
+    turns: list[tuple[Message, ...]] = field(default_factory=list)
 
-    def handle(self, line: str) -> str | None:
-        """What to print for one line the user typed; None ends the chat."""
+    def handle(self, line: str) -> bool:
+        """Do what one line asks for; whether the chat goes on."""
         command, _, rest = line.strip().partition(" ")
         rest = rest.strip()
         if command in ("/quit", "/exit"):
-            return None
+            return False
+        question = named_audio(line.strip())
         if command == "/help":
-            return HELP
-        if command == "/reset":
-            self.answers.clear()
-            return "forgotten"
-        if command == "/save":
-            return self._save(rest)
-        if command == "/say":
-            return self._spoken(self.gpt.say_batch([rest], self.sampling)[0]) if rest else "say what? /say TEXT"
-        if command == "/hear":
-            return self.gpt.transcribe_batch([rest], self.sampling)[0] if rest else "hear what? /hear FILE"
-        if command == "/record":
-            return self._spoken(self.gpt.answer(record(float(rest or 4)), self.sampling))
-        if names_audio(line.strip()):
-            return self._spoken(self.gpt.answer(line.strip(), self.sampling))
-        if command.startswith("/"):
-            return f"unknown command {command}; {HELP}"
-        return self.gpt.chat_batch([line.strip()], self.sampling)[0]
+            print(HELP)
+        elif command == "/reset":
+            self.last = None
+            self.turns.clear()
+            print("forgotten")
+        elif command == "/save":
+            self._save(rest)
+        elif command in ("/say", "/ask", "/hear") and not rest:
+            print(f"{command[1:]} what? {command} {'FILE' if command == '/hear' else 'TEXT'}")
+        elif command == "/say":
+            self._keep(rest, self.gpt.say_batch([rest], self.sampling)[0])
+        elif command == "/ask":
+            self._keep(rest, self.gpt.say_batch([self._typed(rest)], self.sampling)[0])
+        elif command == "/hear":
+            print(self.gpt.transcribe_batch([named_audio(rest) or rest], self.sampling)[0])
+        elif command == "/record":
+            self._spoken("the microphone", record(rest or "4"))
+        elif question is not None:
+            self._spoken(str(question), question)
+        elif command.startswith("/"):
+            print(f"unknown command {command}; {HELP}")
+        else:
+            self._note(line.strip(), None, self._typed(line.strip()), None)
+        return True
 
-    def _spoken(self, answer: Answer) -> str:
-        self.answers.append(answer)
-        lines = [f"heard:  {answer.transcript}"] if answer.transcript is not None else []
-        lines += [f"answer: {answer.text}"] if answer.text is not None else []
+    def _history(self) -> list[Message]:
+        recent = self.turns[-self.memory :] if self.memory else []
+        return [message for turn in recent for message in turn]
+
+    def _typed(self, question: str) -> str:
+        text = self.gpt.chat(question, self.sampling, self._history())
+        print(text)
+        if text:
+            self.turns.append((Message("human", (question,)), Message("assistant", (text,))))
+        return text
+
+    def _spoken(self, name: str, question: Path | np.ndarray) -> None:
+        """Answer a sound, showing each piece as it comes."""
+        heard = answered = False
+        for piece in self.gpt.stream(question, self.sampling, self._history()):
+            print("" if heard else "heard:  ", piece.transcript, sep="", end="", flush=True)
+            heard = True
+            if piece.text:
+                print("" if answered else "\nanswer: ", piece.text, sep="", end="", flush=True)
+                answered = True
+            answer = piece.answer
+        print()
+        if answer is not None:
+            self.turns.append(answer.turn)
+            self._keep(name, answer)
+
+    def _keep(self, asked: str, answer: Answer) -> None:
+        """Write a spoken answer down, and play it if asked to."""
+        self.last = answer
+        if not answer.finished:
+            print("(cut off: it reached max_new_tokens, or the end of its context)")
         if answer.wav is None:
-            return "\n".join([*lines, "(the model gave no speech)"])
-        path = save_wav(self.folder / f"answer_{len(self.answers)}.wav", answer.wav)
+            print("(the model gave no speech)")
+            self._note(asked, answer.transcript, answer.text, None)
+            return
+        number = 1 + max(
+            (int(path.stem[7:]) for path in self.folder.glob("answer_*.wav") if path.stem[7:].isdigit()), default=0
+        )
+        path = save_wav(self.folder / f"answer_{number}.wav", answer.wav)
+        self._note(asked, answer.transcript, answer.text, path)
+        print(f"spoken: {path}")
         if self.play:
             play(path)
-        return "\n".join([*lines, f"spoken: {path}"])
 
-    def _save(self, target: str) -> str:
-        if not self.answers or self.answers[-1].wav is None:
-            return "there is no spoken answer to save yet"
-        return f"saved {save_wav(target or 'answer.wav', self.answers[-1].wav)}"
+    def _note(self, asked: str, transcript: str | None, text: str | None, path: Path | None) -> None:
+        said = {"asked": asked, "transcript": transcript, "answer": text, "wav": path and path.name}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "chat.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(said, ensure_ascii=False) + "\n")
 
-
-def names_audio(line: str) -> bool:
-    """Whether a line is the path of an audio file, there or not, or of anything else that is there, rather than words."""
-    try:
-        return (
-            Path(line).suffix.lower() in AUDIO_SUFFIXES
-            or Path(line).is_file()
-            or (os.sep in line and os.path.exists(line))
-        )
-    except OSError:  # longer than any path
-        return False
+    def _save(self, target: str) -> None:
+        if self.last is None or self.last.wav is None:
+            print("there is no spoken answer to save yet")
+        else:
+            print(f"saved {save_wav(Path(target or 'answer.wav').expanduser(), self.last.wav)}")
 
 
-def record(seconds: float) -> np.ndarray:
-    """Listen to the microphone. Raises ValueError where no recorder is installed."""
-    try:
-        import sounddevice
-    except (ImportError, OSError) as error:
-        raise ValueError("recording needs a microphone and the package sounddevice: pip install sounddevice") from error
-    print(f"listening for {seconds:g} s ...", file=sys.stderr)
-    wav = sounddevice.rec(int(seconds * 16_000), samplerate=16_000, channels=1, dtype="float32")
-    sounddevice.wait()
-    return wav[:, 0]
-
-
-def play(path: Path) -> None:
-    """Play a wav with whatever player is installed; silently does nothing without one."""
-    for command in PLAYERS:
-        if shutil.which(command[0]):
-            subprocess.run([*command, str(path)], check=False)
-            return
-
-
-def ask_once(gpt: SpeechGPT, question: Path, out: Path | None, as_json: bool, sampling: Sampling) -> None:
-    """Answer one audio file, print, and write the spoken answer."""
+def ask_once(gpt: SpeechGPT, question: Path, out: Path | None, as_json: bool, aloud: bool, sampling: Sampling) -> None:
+    """Answer one audio file, print, write the spoken answer, and play it if it is to be heard `aloud`."""
     answer = gpt.answer(question, sampling)
     if answer.wav is not None:
         out = save_wav(out or question.with_suffix(".answer.wav").name, answer.wav)
+    spoken = str(out) if answer.wav is not None else None
     if as_json:
-        spoken = str(out) if answer.wav is not None else None
         print(json.dumps({"question": str(question), "transcript": answer.transcript, "answer": answer.text,
-                          "units": answer.units, "wav": spoken}))  # fmt: skip
-        return
-    print(f"heard:  {answer.transcript}\nanswer: {answer.text}\nspoken: {out if answer.wav is not None else 'nothing'}")
+                          "units": answer.units, "finished": answer.finished, "wav": spoken}))  # fmt: skip
+    else:
+        cut = "" if answer.finished else " (cut off)"
+        print(f"heard:  {answer.transcript}\nanswer: {answer.text}\nspoken: {spoken or 'nothing'}{cut}")
+    if aloud and out is not None and spoken:
+        play(out)
 
 
-def main(
-    model: Path, ask: Path | None = None, out: Path | None = None, json: bool = False, play: bool = False,
-    folder: Path = Path("answers"), device: str | None = None, sampling: Sampling = Sampling(),
-) -> None:  # fmt: skip
-    """Talk with a SpeechGPT model.
-
-    Args:
-        model: model folder, such as runs/toy/model
-        ask: answer this one audio file and stop
-        out: where the spoken answer of --ask goes
-        json: print the answer of --ask as one line of JSON
-        play: play spoken answers
-        folder: where the chat's spoken answers go
-        device: cpu or cuda; the best there is if not given
-        sampling: how tokens are drawn
-    """
-    gpt = chat_model(model, device)
-    if ask is not None:
-        ask_once(gpt, ask, out, json, sampling)
-        return
-    chat = Chat(gpt, folder, play, sampling)
-    print(f"{gpt.facts.codebook.name}, {gpt.facts.stage}. {HELP}")
+def chat(talk: Chat) -> None:
+    """Read lines and answer them, until there are no more."""
+    with suppress(ImportError):
+        import readline  # noqa: F401 - what is typed can be edited and called back
     while True:
         try:
             line = input("> ")
         except (EOFError, KeyboardInterrupt):
             print()
             return
-        if not line.strip():
+        except UnicodeDecodeError:
+            print("that line is not in the terminal's encoding")
             continue
         try:
-            said = chat.handle(line)
+            if line.strip() and not talk.handle(line):
+                return
+        except KeyboardInterrupt:
+            print("\n(stopped)")
         except USER_ERRORS as error:
-            said = str(error)
-        if said is None:
-            return
-        print(said)
+            print(error)
+
+
+def main(
+    model: str, ask: Path | None = None, out: Path | None = None, json: bool = False, play: bool = False,
+    folder: Path = Path("answers"), memory: int = 0, device: str | None = None, dtype: str | None = None,
+    sampling: Sampling = Sampling(),
+) -> None:  # fmt: skip
+    """Talk with a SpeechGPT model.
+
+    Args:
+        model: model folder, such as runs/toy/model, or the id of one of the hub
+        ask: answer this one audio file and stop
+        out: where the spoken answer of --ask goes
+        json: print the answer of --ask as one line of JSON
+        play: play spoken answers
+        folder: where the chat's spoken answers go, and what was said
+        memory: earlier turns of the chat that the model is given; one that has learned single questions only, as the toy
+            has, is confused by any
+        device: cpu or cuda; a GPU if there is one, when not given
+        dtype: of the model's weights: float32, bfloat16 or float16; as they are stored if not given
+        sampling: how tokens are drawn
+    """
+    if ask is None and (out is not None or json):
+        raise ValueError("--out and --json are of --ask FILE; the chat writes its answers into --folder")
+    if memory < 0:
+        raise ValueError(f"memory is {memory}; it is a number of turns, 0 or more")
+    gpt = chat_model(model, device, dtype)
+    if ask is not None:
+        ask_once(gpt, named_audio(str(ask)) or ask, out, json, play, sampling)
+        return
+    print(f"{gpt.facts.codebook.name}, {gpt.facts.stage}. {HELP}")
+    if gpt.facts.stage in ("stage1", "stage2"):
+        print(
+            f"This is a model of {gpt.facts.stage}: it has not learned to answer. /hear and /say are what it may know."
+        )
+    chat(Chat(gpt, folder, play, sampling, memory))
 
 
 def cli() -> None:

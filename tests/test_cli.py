@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ import soundfile
 from conftest import K, tiny_vocoder, tones
 
 from speechgpt import cli as command
+from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.inference import SpeechGPT
+from speechgpt.sound_card import record
 from units.audio import HOP, SAMPLE_RATE, save_wav
 from units.encoder import UnitEncoder
 
@@ -82,7 +86,7 @@ def test_a_question_is_answered(cli, model_folder: Path, question: Path, tmp_pat
     out = tmp_path / "new" / "a.wav"
     cli("--model", model_folder, "--ask", question, "--out", out, "--json", *BRIEF)
     said = json.loads(capsys.readouterr().out)
-    assert set(said) == {"question", "transcript", "answer", "units", "wav"}
+    assert set(said) == {"question", "transcript", "answer", "units", "finished", "wav"}
     assert (said["question"], said["wav"]) == (str(question), str(out))
     assert said["units"] and all(0 <= unit < K for unit in said["units"])
     assert soundfile.info(out).frames >= len(said["units"]) * HOP
@@ -192,14 +196,147 @@ def test_a_chat(
     replies = caught.out.split("> ")
     expected = {0: "stage3", 1: "no spoken answer to save", 3: "`/say TEXT`", 6: "256", 7: "answer_1.wav", 8: "saved kept.wav",
                 9: "hear what?", 11: "say what?", 12: "answer_2.wav", 13: "unknown command /dance", 14: "no audio file at",
-                15: "no audio file at", 16: "is a folder", 18: "forgotten", 19: "no spoken answer"}  # fmt: skip
+                15: "no audio file at", 16: "is a folder", 17: "record for 'soon' seconds?", 18: "forgotten", 19: "no spoken answer"}  # fmt: skip
     for turn, words in expected.items():
         assert words in replies[turn], (turn, typed[turn - 1][:60], replies[turn])
     assert len(replies) == 21
     assert "a folder" not in replies[5]
     assert replies[7].startswith("heard:")
     assert Path("kept.wav").read_bytes() == (tmp_path / "answers" / "answer_1.wav").read_bytes()
-    assert len(list((tmp_path / "answers").iterdir())) == 2
+    assert {path.name for path in (tmp_path / "answers").iterdir()} == {"answer_1.wav", "answer_2.wav", "chat.jsonl"}
+    noted = [json.loads(line) for line in (tmp_path / "answers" / "chat.jsonl").read_text().splitlines()]
+    assert [line["asked"] for line in noted] == ["what is two plus two", "hello", str(question), "hello"]
+    assert [line["wav"] for line in noted] == [None, None, "answer_1.wav", "answer_2.wav"]
+
+
+def chat(cli, monkeypatch: pytest.MonkeyPatch, capsys, *typed: str, args: tuple = ()) -> list[str]:
+    """What a chat prints for each line; first its greeting."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
+    cli(*args, *BRIEF)
+    return capsys.readouterr().out.split("> ")
+
+
+@pytest.mark.usefixtures("talkative")
+def test_a_later_chat_overwrites_nothing(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("--model", model_folder, "--folder", "kept")
+    assert "spoken: kept/answer_1.wav" in chat(cli, monkeypatch, capsys, "/say one", args=args)[1]
+    first = Path("kept/answer_1.wav").read_bytes()
+    later = chat(cli, monkeypatch, capsys, "/ask one", "/reset", "/say three", args=args)
+    assert "spoken: kept/answer_2.wav" in later[1] and "spoken: kept/answer_3.wav" in later[3]
+    assert Path("kept/answer_1.wav").read_bytes() == first
+    assert len(Path("kept/chat.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("talkative")
+def test_paths_are_understood_as_terminals_give_them(
+    cli, model_folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    home = tmp_path / "a home"
+    save_wav(home / "q.wav", tones(0.3))
+    monkeypatch.setenv("HOME", str(home))
+    typed = [f"'{home}/q.wav'", f'"{home}/q.wav"', "~/q.wav", "/hear ~/q.wav", "~/none.m4a", "/save ~/kept.wav"]
+    said = chat(cli, monkeypatch, capsys, *typed, args=("--model", model_folder))
+    assert all(reply.startswith("heard:") for reply in said[1:4])
+    assert "heard" not in said[4] and "no audio file" not in said[4]
+    assert said[5].startswith(f"no audio file at {home}/none.m4a")
+    assert (home / "kept.wav").read_bytes() == Path("answers/answer_3.wav").read_bytes()
+
+
+@pytest.mark.usefixtures("talkative")
+def test_memory_is_what_the_model_is_given(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+    given: list[int] = []
+    prompt = SpeechGPT._prompt
+    monkeypatch.setattr(SpeechGPT, "_prompt", lambda self, message, history=(): given.append(len(history))
+                        or prompt(self, message, history))  # fmt: skip
+    typed = ["one", str(question), "three", "/reset", "four"]
+    for memory, expected in ((0, [0, 0, 0, 0]), (1, [0, 2, 2, 0]), (9, [0, 2, 4, 0])):
+        given.clear()
+        chat(cli, monkeypatch, capsys, *typed, args=("--model", model_folder, "--memory", memory))
+        assert given == expected
+
+
+@pytest.mark.usefixtures("talkative")
+def test_an_answer_can_be_stopped(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+    def stopped(self, *args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpeechGPT, "stream", stopped)
+    said = chat(cli, monkeypatch, capsys, str(question), "/say on", args=("--model", model_folder))
+    assert "(stopped)" in said[1]
+    assert "spoken: answers/answer_1.wav" in said[2]
+
+
+@pytest.mark.usefixtures("talkative")
+def test_what_is_cut_off_is_told(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+    args = ("--model", model_folder, "--ask", question, "--sampling.max_new_tokens", "3", "--sampling.takes", "1")
+    cli(*args)
+    assert "(cut off)" in capsys.readouterr().out
+    cli(*args, "--json")
+    assert json.loads(capsys.readouterr().out)["finished"] is False
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\n"))
+    cli(*args[:2], *args[4:])
+    assert "(cut off:" in capsys.readouterr().out
+
+
+def test_flags_that_would_do_nothing_are_refused(cli, model_folder: Path, capsys) -> None:
+    for flag in (("--json",), ("--out", "a.wav")):
+        assert "are of --ask FILE" in one_line(lambda flag=flag: cli("--model", model_folder, *flag), capsys)
+    assert "memory is -1" in one_line(lambda: cli("--model", model_folder, "--memory", "-1"), capsys)
+    assert "no device 'gpu' here" in one_line(lambda: cli("--model", model_folder, "--device", "gpu"), capsys)
+
+
+@pytest.mark.usefixtures("talkative")
+def test_an_answer_is_played(cli, model_folder: Path, question: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cli("--model", model_folder, "--ask", question, "--play", *BRIEF)
+    assert "there is no player to play it: install one of ffplay, aplay" in capsys.readouterr().err
+    player = tmp_path / "aplay"
+    player.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/played"\n')
+    player.chmod(0o755)
+    cli("--model", model_folder, "--ask", question, "--play", *BRIEF)
+    assert (tmp_path / "played").read_text() == "-q q.answer.wav\n"
+
+
+def test_the_microphone_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Card:
+        """sounddevice, as far as it is used."""
+
+        class PortAudioError(Exception):
+            pass
+
+        def rec(self, frames, samplerate, channels, dtype):
+            assert (samplerate, channels, dtype) == (SAMPLE_RATE, 1, "float32")
+            return np.full((frames, 1), 0.5, np.float32)
+
+        def wait(self) -> None:
+            pass
+
+    card = Card()
+    monkeypatch.setitem(sys.modules, "sounddevice", card)
+    assert np.array_equal(record("0.5"), np.full(SAMPLE_RATE // 2, 0.5, np.float32))
+
+    def broken(**settings):
+        raise Card.PortAudioError("no device")
+
+    card.rec = lambda *args, **settings: broken()
+    with pytest.raises(ValueError, match="nothing was recorded .no device."):
+        record("0.5")
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(ValueError, match="pip install sounddevice"):
+        record("4")
+    for seconds in ("inf", "nan", "-1", "0", "soon", "601"):
+        with pytest.raises(ValueError, match="at most 600"):
+            record(seconds)
+
+
+@pytest.mark.parametrize("stage, warned", [("stage1", True), ("stage2", True), ("stage3", False), ("mine", False)])
+def test_a_model_that_cannot_answer_yet_says_so(
+    cli, model_folder, tmp_path, capsys, monkeypatch, stage, warned
+) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    replace(CheckpointFacts.load(copy), stage=stage).save(copy)
+    greeting = chat(cli, monkeypatch, capsys, args=("--model", copy))[0]
+    assert ("it has not learned to answer" in greeting) == warned
 
 
 def test_a_chat_ends_with_its_input(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

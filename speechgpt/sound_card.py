@@ -1,0 +1,69 @@
+"""A terminal's ears and mouth: files that are named or dragged into it, a microphone, and whatever plays a wav."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from units.audio import SAMPLE_RATE
+from units.layouts import AUDIO_SUFFIXES
+
+NOT_READ = {".m4a", ".aac", ".webm", ".wma"}  # audio all the same, which is told when it is opened
+LONGEST = 600.0  # seconds of one recording
+PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"], ["aplay", "-q"], ["afplay"], ["play", "-q"])
+
+
+def named_audio(line: str) -> Path | None:
+    """The path, if a line is that of an audio file, there or not, or of anything else that is there, rather than words.
+
+    Quotes around it, which terminals add to what is dragged into them, and `~` are understood.
+    """
+    if len(line) > 1 and line[0] == line[-1] and line[0] in "'\"":
+        line = line[1:-1]
+    try:
+        path = Path(line).expanduser()
+        if path.suffix.lower() in AUDIO_SUFFIXES | NOT_READ or path.is_file():
+            return path
+        return path if os.sep in line and path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # longer than any path; no such home; a zero byte
+        return None
+
+
+def record(seconds: str) -> np.ndarray:
+    """Listen to the microphone for so many seconds -> wav (T,).
+
+    Raises: ValueError where that is no number of seconds, or there is no recorder.
+    """
+    try:
+        wanted = float(seconds)
+    except ValueError:
+        wanted = 0.0
+    if not 0 < wanted <= LONGEST:
+        raise ValueError(f"record for {seconds!r} seconds? It is a number above 0 and at most {LONGEST:g}")
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:
+        raise ValueError("recording needs a microphone and the package sounddevice: pip install sounddevice") from error
+    print(f"listening for {wanted:g} s ...", file=sys.stderr)
+    try:
+        wav = sounddevice.rec(round(wanted * SAMPLE_RATE), samplerate=SAMPLE_RATE, channels=1, dtype="float32")
+        sounddevice.wait()
+    except sounddevice.PortAudioError as error:
+        raise ValueError(f"nothing was recorded ({error}); is a microphone plugged in?") from error
+    return wav[:, 0]
+
+
+def play(path: Path) -> None:
+    """Play a wav with whatever player is installed, or say that there is none."""
+    for command in PLAYERS:
+        if shutil.which(command[0]):
+            subprocess.run([*command, str(path)], check=False)
+            return
+    print(
+        f"there is no player to play it: install one of {', '.join(player[0] for player in PLAYERS)}", file=sys.stderr
+    )
