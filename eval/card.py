@@ -12,7 +12,7 @@ from pathlib import Path
 
 from eval.page import Exchange, Report, html, markdown
 from eval.plots import draw_exchange, draw_training, read_logs
-from eval.results import Result, load_details, load_results
+from eval.results import Result, kept_wav, load_details, load_results
 from eval.tables import family_rows, notes, score_rows, summary_line
 from units.audio import load_wav
 from units.manifest import written_whole
@@ -39,7 +39,7 @@ def read_exchanges(folder: Path) -> list[Exchange]:
     """The spoken answers that eval.run kept; none if the folder is not there."""
 
     def wav(record: dict, kind: str) -> Path | None:
-        path = folder / f"{record['id']}.{kind}.wav"
+        path = kept_wav(folder, record["id"], kind)
         return path if path.exists() else None
 
     return [
@@ -64,8 +64,12 @@ def _draw_first(exchanges: list[Exchange], path: Path) -> Path | None:
 def _facts(results: dict[str, Result], minutes: float | None) -> list[tuple[str, str]]:
     """How the figures were made; more than one value where the results disagree."""
     found = []
-    for name in ("model", "codebook", "commit", "machine", "listener"):
-        values = {getattr(r, name) for task, r in results.items() if not (name == "model" and task == "resynthesis")}
+    for name in ("model", "codebook", "corpus", "commit", "machine", "device", "listener"):
+        values = {
+            getattr(r, name)
+            for task, r in results.items()
+            if not (name in ("model", "corpus") and task == "resynthesis")
+        }
         found.append((name, "; ".join(sorted(values - {"-"})) or "unknown"))
     found.append(
         ("minutes", "unknown" if minutes is None else f"{minutes:.1f}, from the first command to the last result")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from eval.metrics import words
 from eval.tables import HEADLINE, NOT_RUN, Row, show
 
 
@@ -40,7 +41,7 @@ class Report:
     facts: list[tuple[str, str]]
 
 
-SUBTITLE = "Speech in, speech out: measured on questions that no training heard."
+SUBTITLE = "Speech in, speech out: what was measured, and beneath it what to know before believing it."
 META = "<meta charset=utf-8><meta name=viewport content='width=device-width,initial-scale=1'>"
 CSS = """
 :root{--ink:#22303c;--soft:#5d6c79;--line:#dfe6ec;--accent:#1f6f8b;--paper:#fff;--ground:#f4f6f8}
@@ -143,9 +144,9 @@ def _exchanges(exchanges: Sequence[Exchange]) -> str:
 
 
 def _same(text: str | None, reference: str | None) -> str:
-    """The text, green if it is the reference and red if not."""
+    """The text, green if its words are the reference's and red if not."""
     shown = escape(text) if text else "(nothing)"
-    return f"<span class={'ok' if text == reference else 'bad'}>{shown}</span>"
+    return f"<span class={'ok' if words(text) == words(reference) != [] else 'bad'}>{shown}</span>"
 
 
 def _audio(path: Path | None) -> str:
@@ -213,4 +214,9 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _pipes(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows]]
+    return ["| " + " | ".join(map(_in_pipes, cells)) + " |" for cells in [header, ["---"] * len(header), *rows]]
+
+
+def _in_pipes(cell: str) -> str:
+    """A cell that neither ends its column nor its row."""
+    return " ".join(cell.replace("|", "\\|").splitlines())

@@ -28,9 +28,10 @@ def read_logs(run: Path) -> dict[str, list[dict]]:
     """Training log lines by folder name, for every RUN/NAME/log.jsonl, in the order of training."""
     found = {}
     for path in run.glob("*/log.jsonl"):
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        if any("step" in line for line in lines):
-            found[path.parent.name] = [line for line in lines if "step" in line]
+        whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # a kill may have torn the last line
+        lines = [json.loads(line) for line in whole if line.strip()]
+        if steps := [line for line in lines if "step" in line]:
+            found[path.parent.name] = steps
     return dict(sorted(found.items(), key=lambda item: (_ORDER.index(item[0]) if item[0] in _ORDER else 99, item[0])))
 
 
@@ -93,7 +94,7 @@ def draw_exchange(question: np.ndarray, answer: np.ndarray, titles: tuple[str, s
                 vmax=0,
                 extent=(0, seconds, 0, SAMPLE_RATE / 2000),
             )
-            axes.set_title(title, loc="left")
+            axes.set_title(title, loc="left", parse_math=False)  # what people say may hold dollars
             axes.set_xlabel("seconds")
         both[0].set_ylabel("kHz")
         return _save(figure, path)

@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +32,8 @@ class Result:
 
     task, version: what was measured; the version grows when the task's meaning does.
     metric: the main figure's name, such as "wer". listener: who heard the speech, "-" where nobody did.
-    model: name and fingerprint. codebook: name and fingerprint. commit: of this code. machine: processor and cores.
+    model: name and fingerprint. codebook: name and fingerprint, "-" of a model without one. corpus: name and hash of what was
+    asked. commit: of this code. machine: processor and cores, and the GPU if it worked. device: where the model ran.
     limit: the most examples that were allowed, None for all. n: examples of the main figure.
     score, standard_error: the main figure. more: further figures by name.
     """
@@ -43,8 +45,10 @@ class Result:
     listener: str
     model: str
     codebook: str
+    corpus: str
     commit: str
     machine: str
+    device: str
     limit: int | None
     n: int
     score: float | None
@@ -58,7 +62,7 @@ class Result:
 
 _TYPES = {
     "task": str, "version": int, "metric": str, "higher_is_better": bool, "listener": str, "model": str,
-    "codebook": str, "commit": str, "machine": str, "limit": int | None, "n": int, "score": float | int | None,
+    "codebook": str, "corpus": str, "commit": str, "machine": str, "device": str, "limit": int | None, "n": int, "score": float | int | None,
     "standard_error": float | int | None, "more": dict,
 }  # fmt: skip
 _EDGE = 1 << 20  # bytes: enough to tell two trainings apart without reading 13 GB
@@ -84,6 +88,8 @@ def load_result(path: Path) -> Result:
         record = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ResultError(f"{path} is not JSON ({error}); run its task again with --force") from error
+    if isinstance(record, dict):  # of a time when corpus and device were not written down
+        record = {"corpus": "unknown", "device": "unknown", **record}
     _check(record, _TYPES, str(path))
     for name, score in record["more"].items():
         _check(score, _SCORE_TYPES, f"{path}, figure {name!r}")
@@ -115,6 +121,20 @@ def save_details(path: Path, records: Iterable[dict]) -> Path:
 def load_details(path: Path) -> list[dict]:
     """Inverse of save_details; a file that is not there has no records."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def kept_wav(folder: Path, name: str, kind: str) -> Path:
+    """Where a wav of an utterance is kept, whose id may hold what a file's name may not."""
+    return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.{kind}.wav"
+
+
+def content_hash(files: Mapping[str, Path]) -> str:
+    """Hash of the contents of small files, and of what they are called here."""
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
 
 
 def fingerprint(folder: Path) -> str:
@@ -156,8 +176,8 @@ def commit() -> str:
     return f"version {metadata.version(owners[0])}" if owners else "unknown"
 
 
-def machine() -> str:
-    """Processor and cores, such as "AMD EPYC 9B14, 2 cores"."""
+def machine(device: str = "cpu") -> str:
+    """Processor and cores, such as "AMD EPYC 9B14, 2 cores", and the GPU if `device` is one."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -165,4 +185,9 @@ def machine() -> str:
             line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"
+    gpu = ""
+    if device.startswith("cuda"):
+        import torch
+
+        gpu = f", {torch.cuda.get_device_name(device)}"
+    return f"{name}, {os.cpu_count()} cores{gpu}"
