@@ -19,22 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.corpus import spread
 from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate
-from eval.results import Result, commit, fingerprint, machine, save_details, save_result
+from eval.results import Result, commit, content_hash, fingerprint, machine, save_details, save_result
 from units.audio import SAMPLE_RATE, load_wav
 from units.manifest import Utterance, read_manifest
 from units.progress import progress
 
 VERSION = 1
 CEPSTRA = 13  # mel-cepstral coefficients, the zeroth (loudness) left out, as is usual
-
-
-def spread(items: Sequence, limit: int | None) -> list:
-    """At most `limit` items, evenly spaced over all of them, so that every part of an ordered list is there."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[i * len(items) // limit] for i in range(limit)]
 
 
 def resynthesise(
@@ -178,7 +172,8 @@ def main(
     result = Result(
         task="resynthesis", version=VERSION, metric="wer", higher_is_better=False, listener=judge.name,
         model=f"{vocoder.name} {fingerprint(vocoder)}", codebook=f"{ears.codebook.name} {ears.codebook.fingerprint}",
-        commit=commit(), machine=machine(), limit=limit, n=main_figure.n, score=main_figure.value,
+        corpus=f"{manifest.stem} {content_hash({'manifest': manifest, 'grammar': grammar})}", commit=commit(),
+        machine=machine(), device="cpu", limit=limit, n=main_figure.n, score=main_figure.value,
         standard_error=main_figure.standard_error, more=figures,
     )  # fmt: skip
     save_details(out.with_suffix(".details.jsonl"), details)

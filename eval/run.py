@@ -1,9 +1,12 @@
-"""Measure a model on the test split of a corpus: one results file a task.
+"""Measure a model on the test split of a corpus, or on any manifest: one results file a task.
 
     python -m eval.run --model runs/toy/model --corpus runs/toy/corpus --out runs/toy/results
     python -m eval.run --model runs/toy/model --corpus runs/toy/corpus --out /tmp/look --tasks asr,spoken_qa --limit 10
+    python -m eval.run --model runs/mine/model --corpus dev.jsonl --out /tmp/dev      # hearing alone: nothing else is known
+    python -m eval.run --model my_models:baseline --corpus runs/toy/corpus --out /tmp/theirs
 
-A task whose results file is there, for the same model and limit, is not run again unless `--force true`.
+A task that the model or the corpus has no means for is skipped, and says why. A task whose results file is there, for the
+same model, corpus, device and limit, is not run again unless `--force true`.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import tasks as house
+from eval.corpus import Corpus, NotMeasured
 from eval.judge import Judge
-from eval.results import Result, ResultError, commit, fingerprint, load_result, machine, save_details, save_result
+from eval.results import Result, ResultError, commit, load_result, machine, save_details, save_result
+from eval.subject import open_subject
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Task:
     run: Callable[[house.Bench], house.Outcome]
     metric: str
     higher_is_better: bool
-    version: int = 1
+    version: int = 2  # words of every script, answers of no words, errors by distinct answers
 
 
 TASKS = {
@@ -39,17 +44,14 @@ TASKS = {
 }
 
 
-def evaluate(
-    bench: house.Bench, out: Path, model_name: str, names: list[str] | None = None, force: bool = False
-) -> dict[str, Result]:
+def evaluate(bench: house.Bench, out: Path, names: list[str] | None = None, force: bool = False) -> dict[str, Result]:
     """Run tasks, each writing TASK.json and TASK.details.jsonl into `out`.
 
     Args:
-        model_name: what the results call the model; another name makes every task run again.
         names: tasks; None takes all.
         force: run finished tasks again.
 
-    Returns: the results by task, those found finished included.
+    Returns: the results by task, those found finished included; those that could not be measured are not there.
 
     Raises: ValueError for an unknown task.
     """
@@ -59,33 +61,38 @@ def evaluate(
         raise ValueError(f"unknown tasks {unknown}; there are {', '.join(TASKS)}")
     found = {}
     for name in names:
-        done = None if force else _finished(out / f"{name}.json", name, model_name, bench.limit)
-        found[name] = done or _run(bench, out, name, model_name)
+        done = None if force else _finished(out / f"{name}.json", name, bench)
+        try:
+            found[name] = done or _run(bench, out, name)
+        except NotMeasured as reason:
+            print(f"{name:14} skipped: {reason}", flush=True)
+            continue
         print(f"{name:14} {sentence(found[name])}{'  (was done)' if done else ''}", flush=True)
     return found
 
 
-def _finished(path: Path, name: str, model_name: str, limit: int | None) -> Result | None:
-    """The task's result if it is there and of this version, model and limit."""
-    if not path.exists():
+def _finished(path: Path, name: str, bench: house.Bench) -> Result | None:
+    """The task's result if it is there and is what running it again would give."""
+    if not path.exists() or bench.subject.name is None:
         return None
     try:
         result = load_result(path)
     except ResultError as error:
         print(f"{error}; running {name} again")
         return None
-    same = (result.version, result.model, result.limit) == (TASKS[name].version, model_name, limit)
-    return result if same else None
+    came = (result.version, result.model, result.corpus, result.device, result.limit)
+    subject, corpus = bench.subject, bench.corpus
+    return result if came == (TASKS[name].version, subject.name, corpus.name, subject.device, corpus.limit) else None
 
 
-def _run(bench: house.Bench, out: Path, name: str, model_name: str) -> Result:
-    task = TASKS[name]
+def _run(bench: house.Bench, out: Path, name: str) -> Result:
+    task, subject = TASKS[name], bench.subject
     outcome = task.run(bench)
-    codebook = bench.model.encoder.codebook
     result = Result(
         task=name, version=task.version, metric=task.metric, higher_is_better=task.higher_is_better,
-        listener=outcome.listener, model=model_name, codebook=f"{codebook.name} {codebook.fingerprint}",
-        commit=commit(), machine=machine(), limit=bench.limit, n=outcome.score.n, score=outcome.score.value,
+        listener=outcome.listener, model=subject.name or "without a name", codebook=subject.codebook,
+        corpus=bench.corpus.name, commit=commit(), machine=machine(subject.device), device=subject.device,
+        limit=bench.corpus.limit, n=outcome.score.n, score=outcome.score.value,
         standard_error=outcome.score.standard_error, more=outcome.more,
     )  # fmt: skip
     save_details(out / f"{name}.details.jsonl", outcome.details)
@@ -102,30 +109,31 @@ def sentence(result: Result) -> str:
 
 
 def main(
-    model: Path,
+    model: str,
     corpus: Path,
     out: Path,
     tasks: str | None = None,
     limit: int | None = None,
     force: bool = False,
     device: str = "cpu",
+    grammar: Path | None = None,
 ) -> None:
     """Measure a model on a corpus.
 
     Args:
-        model: the model folder that speechgpt.bundle wrote
-        corpus: the folder that instruct_data.toy wrote
+        model: the model folder that speechgpt.bundle wrote, or module:function, which returns any model that answers
+        corpus: a folder as instruct_data.toy writes it, of which test.jsonl is enough, or a manifest
         out: the folder for the results
         tasks: some tasks only, with commas between
         limit: at most so many examples of each set, for a quick look
         force: run finished tasks again
         device: where the model runs
+        grammar: JSGF grammar of the judge who hears what the model says; without it the corpus folder's judge.jsgf
     """
-    from speechgpt.inference import SpeechGPT
-
-    judge = Judge(corpus / "judge.jsgf")
-    bench = house.Bench(SpeechGPT.from_pretrained(model, device=device), corpus, judge, limit, out / "answers")
-    evaluate(bench, out, f"{model.name} {fingerprint(model)}", tasks.split(",") if tasks else None, force)
+    asked = Corpus(corpus, grammar, limit)
+    judge = Judge(asked.file("judge.jsgf")) if asked.has("judge.jsgf") else None
+    bench = house.Bench(open_subject(str(model), device), asked, judge, out / "answers")
+    evaluate(bench, out, tasks.split(",") if tasks else None, force)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,28 @@
 """The tasks: what is asked of the model, and how its answers are scored. Each is a function of a Bench.
 
-Every task runs on the test split, which nothing is ever chosen by.
+Every task runs on the test split. Of this repository's own choices one was made on it, `unit_noise`, by `new_voice`.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from eval.corpus import Corpus, Item, NotMeasured, spread
 from eval.judge import Judge
-from eval.metrics import Score, accuracy, ratio, word_error_rate, words
-from eval.results import save_details
-from eval.resynthesis import spread
-from speechgpt.generate import Sampling
-from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, load_wav, save_wav
-from units.manifest import read_manifest
+from eval.metrics import Score, accuracy, character_error_rate, ratio, word_error_rate, words
+from eval.results import kept_wav, save_details
+from eval.subject import Subject
+from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, save_wav
 from units.progress import progress
 
 BATCH = 16  # questions answered between two steps of the progress bar
 NUM_SENTENCES = 60  # of `tts`
 NUM_TIMED = 10  # of `speed`
 NUM_KEPT = 5  # answers kept as audio
-
-
-@dataclass(frozen=True)
-class Item:
-    """One spoken test question. question, gold: its text and its answer's."""
-
-    id: str
-    audio: Path
-    question: str
-    gold: str
-    family: str
-    speaker: str
 
 
 @dataclass(frozen=True)
@@ -53,46 +39,25 @@ class Bench:
     """A model, a corpus and a judge; what several tasks need is made once.
 
     Args:
-        model: transcribe_batch, answer_batch, say_batch, chat_batch and answer, as speechgpt.inference.SpeechGPT has;
-            and its unit encoder as encoder. Its answers' `take` is None if it does not listen to itself.
-        corpus: folder with test.jsonl, test_new_voice.jsonl and chats.jsonl.
-        judge: hears spoken answers.
-        limit: at most so many examples of each set, evenly spaced; None takes all.
+        listener: hears spoken answers; None: nobody does.
         keep: folder for the spoken answers that are kept.
+
+    What a task needs and is not there raises NotMeasured.
     """
 
-    def __init__(self, model, corpus: Path, judge: Judge, limit: int | None, keep: Path) -> None:
-        self.model, self.corpus, self.judge, self.limit, self.keep = model, corpus, judge, limit, keep
+    def __init__(self, subject: Subject, corpus: Corpus, listener: Judge | None, keep: Path) -> None:
+        self.subject, self.corpus, self.listener, self.keep = subject, corpus, listener, keep
 
-    @cached_property
-    def chats(self) -> dict[str, dict]:
-        """Question text -> its record in chats.jsonl."""
-        lines = (self.corpus / "chats.jsonl").read_text(encoding="utf-8").splitlines()
-        return {record["question"]: record for record in map(json.loads, lines)}
-
-    def _items(self, name: str) -> list[Item]:
-        found = []
-        for u in read_manifest(self.corpus / f"{name}.jsonl"):
-            if u.text not in self.chats:
-                raise ValueError(
-                    f"{u.id} of {name}.jsonl asks {u.text!r}, which chats.jsonl does not have; make the corpus again"
-                )
-            chat = self.chats[u.text]
-            found.append(Item(u.id, u.audio, u.text, chat["answer"], chat["family"], u.speaker or ""))
-        return spread(found, self.limit)
-
-    @cached_property
-    def test(self) -> list[Item]:
-        return self._items("test")
-
-    @cached_property
-    def new_voice(self) -> list[Item]:
-        return self._items("test_new_voice")
+    @property
+    def judge(self) -> Judge:
+        if self.listener is None:
+            raise NotMeasured("nobody listens: give the judge a --grammar of all that may be said")
+        return self.listener
 
     @cached_property
     def answers(self) -> list:
         """The model's answers to the spoken test questions."""
-        return self.in_batches(self.model.answer_batch, [item.audio for item in self.test], "answering")
+        return self.hear(self.subject.answer, self.corpus.test, "answering")
 
     @cached_property
     def heard(self) -> list[str]:
@@ -104,14 +69,30 @@ class Bench:
         """What the judge hears in the answers as they were spoken first, before the model heard itself."""
         heard = list(self.heard)
         again = [i for i, answer in enumerate(self.answers) if answer.take and answer.take.number]
-        first = self.in_batches(self.answer_once, [self.test[i].audio for i in again], "first takes")
+        first = self.hear(self.answer_once, [self.corpus.test[i] for i in again], "first takes")
         for i, text in zip(again, self.judge.transcribe_all([answer.wav for answer in first])):
             heard[i] = text
         return heard
 
-    def answer_once(self, audio: list[Path]) -> list:
+    def answer_once(self, wavs: Sequence) -> list:
         """Answers of a model that is told not to listen to itself."""
-        return self.model.answer_batch(audio, Sampling(takes=1))
+        return self.subject.answer(wavs, once=True)
+
+    def require(self, part: str) -> None:
+        """Raises NotMeasured if the model's answers are such that they cannot have a part."""
+        if self.answers and part not in self.subject.parts:
+            raise NotMeasured(f"the model's answers have no {part}")
+
+    def hear(self, function: Callable[[Sequence], list], items: list[Item], name: str) -> list:
+        """Outputs of a batch function of wavs. Raises ValueError naming the utterances if the model refuses them."""
+
+        def of_wavs(batch: list[Item]) -> list:
+            try:
+                return function([item.wav() for item in batch])
+            except ValueError as error:
+                raise ValueError(f"{', '.join(item.id for item in batch)}: {error}") from error
+
+        return self.in_batches(of_wavs, items, name)
 
     def in_batches(self, function: Callable[[list], list], inputs: Sequence, name: str) -> list:
         """Outputs of a batch function, with a progress bar. Raises ValueError if it loses or adds examples."""
@@ -129,79 +110,91 @@ class Bench:
 
 def asr(bench: Bench) -> Outcome:
     """The model writes down what it hears."""
-    return _transcribing(bench, bench.test)
+    return _transcribing(bench, bench.corpus.test)
 
 
 def _transcribing(bench: Bench, items: list[Item]) -> Outcome:
-    transcripts = bench.in_batches(bench.model.transcribe_batch, [item.audio for item in items], "transcribing")
+    transcripts = bench.hear(bench.subject.transcribe, items, "transcribing")
     questions = [item.question for item in items]
-    more = {"exact": accuracy(questions, transcripts), **_by_family(word_error_rate, items, questions, transcripts)}
+    more = {"exact": accuracy(questions, transcripts), "cer": character_error_rate(questions, transcripts)}
+    more |= _by_family(word_error_rate, items, questions, transcripts)
     details = [_detail(item, transcript=transcript) for item, transcript in zip(items, transcripts)]
     return Outcome(word_error_rate(questions, transcripts), more, details, "the model")
 
 
 def spoken_qa(bench: Bench) -> Outcome:
     """A spoken question, the answer as text: exactly right or not."""
-    return _answering(bench.test, bench.answers)
+    bench.corpus.file("chats.jsonl")
+    bench.require("text")
+    return _answering(bench, bench.corpus.test, bench.answers)
 
 
-def _answering(items: list[Item], answers: list) -> Outcome:
+def _answering(bench: Bench, items: list[Item], answers: list) -> Outcome:
     gold, texts = [item.gold for item in items], [answer.text for answer in answers]
-    questions, transcripts = [item.question for item in items], [answer.transcript for answer in answers]
-    understood = [i for i, item in enumerate(items) if words(transcripts[i]) == words(item.question)]
-    more = {
-        "transcript_wer": word_error_rate(questions, transcripts),
-        "transcript_exact": accuracy(questions, transcripts),
-        "accuracy_when_understood": accuracy([gold[i] for i in understood], [texts[i] for i in understood]),
-        **_by_family(accuracy, items, gold, texts),
-    }
+    more = {}
+    if "transcript" in bench.subject.parts:
+        questions, transcripts = [item.question for item in items], [answer.transcript for answer in answers]
+        understood = [i for i, item in enumerate(items) if words(transcripts[i]) == words(item.question)]
+        more = {
+            "transcript_wer": word_error_rate(questions, transcripts),
+            "transcript_exact": accuracy(questions, transcripts),
+            "accuracy_when_understood": accuracy([gold[i] for i in understood], [texts[i] for i in understood]),
+        }
+    more |= _by_family(accuracy, items, gold, texts) | _by_reading(bench, items, texts)
     details = [_detail(item, transcript=a.transcript, text=a.text) for item, a in zip(items, answers)]
     return Outcome(accuracy(gold, texts), more, details, "the model")
 
 
 def answer_speech(bench: Bench) -> Outcome:
     """The spoken answer, heard by the judge: does it say what the model wrote, and what is right?"""
-    items, answers, heard = bench.test, bench.answers, bench.heard
+    judge = bench.judge.name
+    bench.require("wav")
+    items, answers, heard = bench.corpus.test, bench.answers, bench.heard
     own, gold = [answer.text for answer in answers], [item.gold for item in items]
+    same = [" ".join(words(text)) for text in own]  # one sentence said to many questions is well or badly said to all
     speaks = [answer.wav is not None and len(answer.wav) > 0 for answer in answers]
     more = {
-        "exact": accuracy(own, heard),
-        "first_take": word_error_rate(own, bench.heard_first),
-        "wer_against_gold": word_error_rate(gold, heard),
-        "exact_against_gold": accuracy(gold, heard),
+        "exact": accuracy(own, heard, same),
+        "first_take": word_error_rate(own, bench.heard_first, same),
         "gave_speech": accuracy(["yes"] * len(items), ["yes" if spoke else "no" for spoke in speaks]),
-        **_by_family(word_error_rate, items, own, heard),
+        **_by_family(word_error_rate, items, own, heard, same),
     }
-    details = [
-        _detail(item, text=a.text, heard=h, heard_first=f)
-        for item, a, h, f in zip(items, answers, heard, bench.heard_first)
-    ]
+    if bench.corpus.has("chats.jsonl"):
+        more["wer_against_gold"] = word_error_rate(gold, heard, same)
+        more["exact_against_gold"] = accuracy(gold, heard, same)
+    told = zip(items, answers, heard, bench.heard_first)
+    details = [_detail(item, text=a.text, heard=h, heard_first=f) for item, a, h, f in told]
     _keep_answers(bench)
-    return Outcome(word_error_rate(own, heard), more, details, bench.judge.name)
+    return Outcome(word_error_rate(own, heard, same), more, details, judge)
 
 
 def _keep_answers(bench: Bench) -> None:
     """Keep the first question of each of five families, whatever its answer was worth: wavs, and what was heard."""
+    items = bench.corpus.test
     first: dict[str, int] = {}
-    for i, item in enumerate(bench.test):
+    for i, item in enumerate(items):
         first.setdefault(item.family, i)
-    rest = [i for i in range(len(bench.test)) if i not in first.values()]
+    rest = [i for i in range(len(items)) if i not in first.values()]
     records = []
     for i in sorted([*first.values(), *rest][:NUM_KEPT]):
-        item, answer = bench.test[i], bench.answers[i]
-        save_wav(bench.keep / f"{item.id}.question.wav", load_wav(item.audio))
+        item, answer = items[i], bench.answers[i]
+        save_wav(kept_wav(bench.keep, item.id, "question"), item.wav())
         if answer.wav is not None and len(answer.wav) >= RECEPTIVE_FIELD:  # shorter ones load_wav refuses
-            save_wav(bench.keep / f"{item.id}.answer.wav", answer.wav)
+            save_wav(kept_wav(bench.keep, item.id, "answer"), answer.wav)
         records.append(_detail(item, transcript=answer.transcript, text=answer.text, heard=bench.heard[i]))
     save_details(bench.keep / "answers.jsonl", records)
 
 
 def new_voice(bench: Bench) -> Outcome:
     """The test questions from a voice that no training heard: transcribed, and answered."""
-    items = bench.new_voice
+    items = bench.corpus.new_voice
     hearing = _transcribing(bench, items)
-    answers = bench.in_batches(bench.answer_once, [item.audio for item in items], "answering a new voice")
-    answering = _answering(items, answers)
+    if not (bench.subject.can("answer") and bench.corpus.has("chats.jsonl")):
+        return hearing
+    answers = bench.hear(bench.answer_once, items, "answering a new voice")
+    if "text" not in bench.subject.parts:
+        return hearing
+    answering = _answering(bench, items, answers)
     more = {**hearing.more, "spoken_qa": answering.score}
     more |= {f"spoken_qa_{name}": score for name, score in answering.more.items()}
     details = [{**a, "transcript_in_answer": a["transcript"], **h} for a, h in zip(answering.details, hearing.details)]
@@ -210,85 +203,96 @@ def new_voice(bench: Bench) -> Outcome:
 
 def text_qa(bench: Bench) -> Outcome:
     """The test questions as text: what the model knows when nothing has to be heard."""
-    items = bench.test
-    texts = bench.in_batches(bench.model.chat_batch, [item.question for item in items], "chatting")
+    bench.corpus.file("chats.jsonl")
+    items = bench.corpus.test
+    texts = bench.in_batches(bench.subject.chat, [item.question for item in items], "chatting")
     gold = [item.gold for item in items]
+    more = _by_family(accuracy, items, gold, texts) | _by_reading(bench, items, texts)
     details = [_detail(item, text=text) for item, text in zip(items, texts)]
-    return Outcome(accuracy(gold, texts), _by_family(accuracy, items, gold, texts), details, "-")
+    return Outcome(accuracy(gold, texts), more, details, "-")
 
 
 def tts(bench: Bench) -> Outcome:
-    """The model reads test answers aloud; the judge writes down what it hears."""
-    limit = min(NUM_SENTENCES, bench.limit or NUM_SENTENCES)
-    sentences = spread(list(dict.fromkeys(item.gold for item in bench.test)), limit)
-    spoken = bench.in_batches(bench.model.say_batch, sentences, "speaking")
-    heard = bench.judge.transcribe_all([answer.wav for answer in spoken])
+    """The model reads test answers aloud, or the questions where there are no answers; the judge writes down what it hears."""
+    judge, corpus = bench.judge, bench.corpus
+    limit = min(NUM_SENTENCES, corpus.limit or NUM_SENTENCES)
+    sentences = spread(list(dict.fromkeys(item.gold or item.question for item in corpus.test)), limit)
+    spoken = bench.in_batches(bench.subject.say, sentences, "speaking")
+    heard = judge.transcribe_all([answer.wav for answer in spoken])
     more = {"exact": accuracy(sentences, heard)}
-    trained = _spoken_in_training(bench.corpus)
-    for name, inside in (("trained_sentences", True), ("unheard_sentences", False)):
-        pairs = [(s, h) for s, h in zip(sentences, heard) if (s in trained) is inside]
-        more[f"wer_{name}"] = word_error_rate([s for s, _ in pairs], [h for _, h in pairs])
+    if "answer_voice" in corpus.world:
+        trained = corpus.said_in_training()
+        for name, inside in (("trained_sentences", True), ("unheard_sentences", False)):
+            pairs = [(s, h) for s, h in zip(sentences, heard) if (s in trained) is inside]
+            more[f"wer_{name}"] = word_error_rate([s for s, _ in pairs], [h for _, h in pairs])
     details = [{"text": s, "heard": h} for s, h in zip(sentences, heard)]
-    return Outcome(word_error_rate(sentences, heard), more, details, bench.judge.name)
-
-
-def _spoken_in_training(corpus: Path) -> set[str | None]:
-    """Sentences that the answer voice says in the training audio."""
-    voice = json.loads((corpus / "corpus.json").read_text(encoding="utf-8"))["answer_voice"]
-    return {u.text for u in read_manifest(corpus / "train.jsonl") if u.speaker == voice}
+    return Outcome(word_error_rate(sentences, heard), more, details, judge.name)
 
 
 def originals(bench: Bench) -> Outcome:
     """The judge on the recordings themselves: its own floor, and the hearing that the model is compared with."""
-    heard = {"test": _judged(bench, bench.test), "new_voice": _judged(bench, bench.new_voice)}
-    unseen = bench.corpus / "answers_unseen.jsonl"
-    if unseen.exists():
-        answers = [Item(u.id, u.audio, u.text, "", "", u.speaker or "") for u in read_manifest(unseen) if u.text]
-        heard["answer_voice"] = _judged(bench, spread(answers, bench.limit))
+    judge, corpus = bench.judge, bench.corpus
+    heard = {"test": _judged(judge, corpus.test)}
+    for name, file in (("new_voice", "test_new_voice.jsonl"), ("answer_voice", "answers_unseen.jsonl")):
+        if corpus.has(file):
+            heard[name] = _judged(judge, corpus.items(file))
     scores = {
-        name: word_error_rate([d["question"] for d in details], [d["heard"] for d in details])
-        for name, details in heard.items()
+        name: word_error_rate([d["question"] for d in found], [d["heard"] for d in found])
+        for name, found in heard.items()
     }
     details = [detail for found in heard.values() for detail in found]
-    return Outcome(scores.pop("test"), {f"wer_{name}": s for name, s in scores.items()}, details, bench.judge.name)
+    return Outcome(scores.pop("test"), {f"wer_{name}": s for name, s in scores.items()}, details, judge.name)
 
 
-def _judged(bench: Bench, items: list[Item]) -> list[dict]:
-    heard = bench.judge.transcribe_all([load_wav(item.audio) for item in items])
+def _judged(judge: Judge, items: list[Item]) -> list[dict]:
+    heard = judge.transcribe_all([item.wav() for item in items])
     return [_detail(item, heard=h) for item, h in zip(items, heard)]
 
 
 def speed(bench: Bench) -> Outcome:
     """Questions answered one at a time: seconds of work for a second of spoken answer."""
-    items = spread(bench.test, NUM_TIMED)
-    bench.model.answer(items[0].audio)  # to warm up
+    subject, items = bench.subject, spread(bench.corpus.test, NUM_TIMED)
+    subject.answer([items[0].wav()])  # to warm up
     details = []
     for item in progress(items, desc="timing", unit="questions"):
+        wav = item.wav()
         start = time.perf_counter()
-        answer = bench.model.answer(item.audio)
+        (answer,) = subject.answer([wav])
         seconds = time.perf_counter() - start
-        wav = load_wav(item.audio)
         details.append({
             "id": item.id, "seconds": seconds, "question_seconds": len(wav) / SAMPLE_RATE,
             "answer_seconds": 0.0 if answer.wav is None else len(answer.wav) / SAMPLE_RATE,
-            "question_units": len(bench.model.encoder.encode(wav).ids),
+            "question_units": subject.units_in(wav),
         })  # fmt: skip
     column = {name: [detail[name] for detail in details] for name in details[0]}
-    more = {
-        "seconds_for_an_answer": ratio(column["seconds"], [1] * len(items)),
-        "units_per_second": ratio(column["question_units"], column["question_seconds"]),
-    }
+    more = {"seconds_for_an_answer": ratio(column["seconds"], [1] * len(items))}
+    if None not in column["question_units"]:
+        more["units_per_second"] = ratio(column["question_units"], column["question_seconds"])
     return Outcome(ratio(column["seconds"], column["answer_seconds"]), more, details, "-")
 
 
-def _by_family(metric: Callable, items: list[Item], references: list, given: list) -> dict[str, Score]:
-    """The metric within each family, named "family/NAME"."""
-    families = dict.fromkeys(item.family for item in items)
-    inside = {name: [i for i, item in enumerate(items) if item.family == name] for name in families}
-    return {
-        f"family/{name}": metric([references[i] for i in members], [given[i] for i in members])
-        for name, members in inside.items()
-    }
+def _by_family(
+    metric: Callable, items: list[Item], references: list, given: list, clusters: Sequence[Hashable] | None = None
+) -> dict[str, Score]:
+    """The metric within each family, named "family/NAME"; none where families are unknown."""
+    found = {}
+    for name in dict.fromkeys(item.family for item in items if item.family):
+        members = [i for i, item in enumerate(items) if item.family == name]
+        among = () if clusters is None else ([clusters[i] for i in members],)
+        found[f"family/{name}"] = metric([references[i] for i in members], [given[i] for i in members], *among)
+    return found
+
+
+def _by_reading(bench: Bench, items: list[Item], texts: list) -> dict[str, Score]:
+    """Exact answers to questions that stand with their answer in the text the LLM read ("read"), and to the others."""
+    if not bench.corpus.has("text.txt"):
+        return {}
+    lines = bench.corpus.read_in_training()
+    found = {}
+    for name, inside in (("read", True), ("unread", False)):
+        among = [i for i, item in enumerate(items) if (item.in_words in lines) is inside]
+        found[name] = accuracy([items[i].gold for i in among], [texts[i] for i in among])
+    return found
 
 
 def _detail(item: Item, **found: str | None) -> dict:

@@ -12,20 +12,13 @@ import numpy as np
 import pytest
 
 from eval import card
+from eval.corpus import Corpus, NotMeasured, spread
 from eval.judge import Judge
-from eval.metrics import (
-    Score,
-    accuracy,
-    character_error_rate,
-    character_errors,
-    ratio,
-    word_error_rate,
-    word_errors,
-    words,
-)
-from eval.results import Result, ResultError, fingerprint, load_details, load_result, save_result
-from eval.resynthesis import report, resynthesise, spread
-from eval.run import TASKS, evaluate
+from eval.metrics import Score, word_error_rate
+from eval.results import Result, ResultError, fingerprint, load_details, load_result, machine, save_result
+from eval.resynthesis import report, resynthesise
+from eval.run import TASKS, evaluate, main
+from eval.subject import Subject
 from eval.tables import NOT_RUN
 from eval.tasks import Bench
 from instruct_data.toy_grammar import judge_grammar, say
@@ -47,65 +40,6 @@ CHATS = (
 )
 
 
-def test_word_errors_by_hand():
-    assert word_errors("two plus two", "two plus two") == (0, 3)
-    assert word_errors("two plus two", "two minus two please") == (2, 3)  # one swapped, one added
-    assert word_errors("Two, plus two!", "two  PLUS") == (1, 3)  # case and punctuation do not count
-    assert word_errors("two plus two", None) == (3, 3)
-    assert word_errors(None, "two") == (1, 0)
-    assert word_errors("one two three", "one two three") == (0, 3)  # number words stay words
-
-
-def test_words_of_any_script():
-    assert words("नमस्ते दुनिया।") == ["नमस्ते", "दुनिया"]  # vowel signs are part of the word
-    assert words("Don\u2019t") == words("don't") == ["don't"]
-    assert words("cafe\u0301") == words("café") == ["café"]
-    assert words("he said 'yes', the dogs' way \u2018no\u2019") == "he said yes the dogs way no".split()
-    assert words("می\u200cروم") == ["میروم"] and words("snake_case, ok! ❤\ufe0f ''") == ["snake", "case", "ok"]
-    assert words("可以，好") == ["可以", "好"]
-
-
-def test_characters_count_where_words_cannot():
-    assert character_errors("可以吗", "可以") == (1, 3)
-    assert character_errors("ab cd", "abcd") == (1, 5)
-    assert character_errors("", "ab") == (2, 0) and character_errors("ab", None) == (2, 2)
-    assert character_error_rate(["abcd", "ef"], ["abxd", "ef"]).value == pytest.approx(1 / 6)
-
-
-def test_word_error_rate_and_its_jackknife_by_hand():
-    score = word_error_rate(["a b", "c d", "e f"], ["a b", "c x", "e f"])
-    assert score.value == pytest.approx(1 / 6)
-    # leaving one out gives 1/4, 0, 1/4: mean 1/6, squared deviations 1/144 + 1/36 + 1/144 = 1/24, times 2/3
-    assert score.standard_error == pytest.approx(math.sqrt(2 / 3 / 24))
-    assert score.n == 3
-
-
-def test_clusters_widen_the_error():
-    tops, bottoms = [1, 1, 0, 0], [2, 2, 2, 2]
-    alone, together = ratio(tops, bottoms), ratio(tops, bottoms, ["a", "a", "b", "b"])
-    assert alone.value == together.value == 0.25
-    assert together.standard_error == pytest.approx(0.25)  # leaving out a half gives 0 or 1/2
-    assert alone.standard_error < together.standard_error
-    exact = accuracy(["a", "a", "b", "b"], ["x", "x", "b", "b"], ["a", "a", "b", "b"])
-    assert exact == Score(0.5, pytest.approx(0.5), 4)  # leaving out a half gives 0 or 1
-
-
-def test_accuracy_and_its_binomial_error_by_hand():
-    assert accuracy(["a", "b", "c", "d"], ["a", "b", "c", "x"]) == Score(
-        0.75, pytest.approx(math.sqrt(0.75 * 0.25 / 4)), 4
-    )
-
-
-def test_what_cannot_be_measured_is_none():
-    assert accuracy([], []) == Score(None, None, 0)
-    assert word_error_rate([None], ["a"]) == Score(None, None, 0)
-    assert accuracy([None, "", "a"], [None, None, "a"]) == Score(1.0, 0.0, 1)  # what says nothing is never right
-    assert word_error_rate([None, "a"], [None, "a"]).n == 1
-    assert word_error_rate(["a"], ["a"]) == Score(0.0, None, 1)
-    with pytest.raises(ValueError):
-        word_error_rate(["a"], [])
-
-
 def test_spread_keeps_every_part():
     assert spread(list(range(10)), 5) == [0, 2, 4, 6, 8]
     assert spread([1, 2], None) == spread([1, 2], 9) == [1, 2]
@@ -117,7 +51,7 @@ def test_spread_keeps_every_part():
 def made_result(**changes) -> Result:
     result = Result(
         task="asr", version=1, metric="wer", higher_is_better=False, listener="the model", model="m 1", commit="c0ffee",
-        codebook="made abc", machine="abacus, 2 cores", limit=None, n=40, score=0.125, standard_error=0.02,
+        codebook="made abc", corpus="toy 1", machine="abacus, 2 cores", device="cpu", limit=None, n=40, score=0.125, standard_error=0.02,
         more={"exact": Score(0.5, 0.05, 40), "family/sum": Score(None, None, 0)},
     )  # fmt: skip
     return dataclasses.replace(result, **changes)
@@ -126,6 +60,18 @@ def made_result(**changes) -> Result:
 def test_results_are_read_as_written(tmp_path):
     assert load_result(save_result(tmp_path / "asr.json", made_result())) == made_result()
     assert [path.name for path in tmp_path.iterdir()] == ["asr.json"]
+
+
+def test_results_from_before_corpus_and_device_are_read(tmp_path):
+    path = save_result(tmp_path / "asr.json", made_result())
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({name: record[name] for name in record if name not in ("corpus", "device")}))
+    assert load_result(path) == made_result(corpus="unknown", device="unknown")
+
+
+def test_the_machine_of_a_gpu_names_it(monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda device: f"Made GPU of {device}")
+    assert machine("cuda:1") == f"{machine()}, Made GPU of cuda:1" and "GPU" not in machine()
 
 
 WRONG = ({"color": "red"}, {"n": None}, {"n": True}, {"score": "0.1"}, {"more": {"exact": {}}})
@@ -206,27 +152,26 @@ SLIP = next(answer for _, answer, family in CHATS if family == "town")
 
 
 class MadeModel:
-    """Hears by file name, knows every answer but the sums, and speaks by espeak, some answers only at the second take."""
+    """Hears by the sound, knows every answer but the sums, and speaks by espeak, some answers only at the second take."""
 
-    def __init__(self, speak, questions: dict[str, str]) -> None:
+    def __init__(self, speak, questions: list[str]) -> None:
         self.speak, self.questions, self.calls = speak, questions, 0
         self.answers = {question: answer for question, answer, family in CHATS if family != "sum"}
         self.encoder = SimpleNamespace(codebook=CODEBOOK, encode=lambda wav: Units.from_frames(range(10), CODEBOOK))
 
-    def transcribe_batch(self, paths):
+    def transcribe_batch(self, wavs):
         self.calls += 1
-        return [self.questions[path.stem.partition(".")[0]] for path in paths]
+        return [next(q for q in self.questions if len(self.speak(q)) == len(wav)) for wav in wavs]
 
-    def answer(self, path, sampling=Sampling()):
-        question = self.transcribe_batch([path])[0]
+    def answer_batch(self, wavs, sampling=Sampling()):
+        return [self.reply(question, sampling) for question in self.transcribe_batch(wavs)]
+
+    def reply(self, question, sampling):
         text = self.answers.get(question)
         slip = text == SLIP and sampling.takes == 1
         wav = self.speak("no" if slip else text) if text else None
         take = Take((), True, number=int(text == SLIP)) if sampling.takes > 1 else None
         return SimpleNamespace(transcript=question, text=text, units=None, wav=wav, take=take)
-
-    def answer_batch(self, paths, sampling=Sampling()):
-        return [self.answer(path, sampling) for path in paths]
 
     def say_batch(self, texts):
         return [SimpleNamespace(wav=self.speak(text)) for text in texts]
@@ -235,14 +180,21 @@ class MadeModel:
         return [self.answers.get(text, "that makes one") for text in texts]
 
 
+class Listener:
+    """The least that can be measured: it answers one wav at a time, in text alone."""
+
+    def answer(self, wav):
+        return SimpleNamespace(text="eight is bigger")
+
+
 @pytest.fixture
-def bench(tmp_path, judge, speak):
+def corpus(tmp_path, speak):
     corpus = tmp_path / "run" / "corpus"
     for name in ("test", "test_new_voice"):
         paths = [save_wav(corpus / "wav" / f"q{i}.{name}.wav", speak(q)) for i, (q, _, _) in enumerate(CHATS)]
         write_manifest(
             corpus / f"{name}.jsonl",
-            [Utterance(p.stem, p, text=q, speaker="espeak") for p, (q, _, _) in zip(paths, CHATS)],
+            [Utterance(f"q/{p.stem}", p, text=q, speaker="espeak") for p, (q, _, _) in zip(paths, CHATS)],
         )
     audio = save_wav(corpus / "wav" / "a0.wav", speak(CHATS[0][1]))
     answer = Utterance("a0", audio, text=CHATS[0][1], speaker="espeak")
@@ -250,19 +202,29 @@ def bench(tmp_path, judge, speak):
     write_manifest(corpus / "answers_unseen.jsonl", [answer])
     rows = [{"question": q, "answer": a, "family": f, "split": "test"} for q, a, f in CHATS]
     (corpus / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (corpus / "corpus.json").write_text(json.dumps({"answer_voice": "espeak", "new_voice": "espeak"}))
-    model = MadeModel(speak, {f"q{i}": q for i, (q, _, _) in enumerate(CHATS)})
-    return Bench(model, corpus, judge, None, tmp_path / "run" / "results" / "answers")
+    (corpus / "text.txt").write_text("".join(f"{q}? {a}.\n" for q, a, f in CHATS if f != "say"))
+    (corpus / "corpus.json").write_text(json.dumps({"answer_voice": "espeak", "new_voice": "espeak", "seed": 0}))
+    (corpus / "judge.jsgf").write_text(judge_grammar())
+    return corpus
+
+
+@pytest.fixture
+def bench(tmp_path, corpus, judge, speak):
+    subject = Subject(MadeModel(speak, [q for q, _, _ in CHATS]), "made 1")
+    return Bench(subject, Corpus(corpus), judge, tmp_path / "run" / "results" / "answers")
 
 
 def test_a_whole_run_and_its_report(bench, tmp_path, capsys):
     run = tmp_path / "run"
-    found = evaluate(bench, run / "results", "made 1")
+    found = evaluate(bench, run / "results")
     assert set(found) == set(TASKS)
     assert found["asr"].score == found["new_voice"].score == 0
     assert found["spoken_qa"].main == Score(pytest.approx(4 / 6), pytest.approx(math.sqrt(2 / 9 / 6)), 6)
     assert found["spoken_qa"].more["family/sum"].value == 0
     assert found["spoken_qa"].more["family/town"].value == 1
+    assert found["text_qa"].more["read"].n == 5 and found["text_qa"].more["unread"] == Score(1.0, 0.0, 1)
+    assert found["asr"].more["cer"] == Score(0.0, 0.0, 6)
+    assert (found["asr"].corpus, found["asr"].device) == (bench.corpus.name, "cpu")
     assert found["answer_speech"].more["gave_speech"].value == pytest.approx(4 / 6)
     assert found["answer_speech"].more["wer_against_gold"].value >= 6 / 21  # the two unspoken sums are six words lost
     spoken = found["answer_speech"]
@@ -276,12 +238,8 @@ def test_a_whole_run_and_its_report(bench, tmp_path, capsys):
     assert len(list((run / "results" / "answers").glob("*.answer.wav"))) == 4  # the first sum is not spoken
 
     with pytest.raises(ValueError, match="there are originals, asr"):
-        evaluate(bench, run / "results", "made 1", ["singing"])
-    calls = bench.model.calls
-    evaluate(bench, run / "results", "made 1", ["asr"])
-    assert bench.model.calls == calls  # finished
-    evaluate(bench, run / "results", "made 2", ["asr"])
-    assert bench.model.calls > calls  # another model
+        evaluate(bench, run / "results", ["singing"])
+    capsys.readouterr()
 
     (run / "stage1").mkdir()
     (run / "stage1" / "log.jsonl").write_text(
@@ -332,3 +290,104 @@ def test_resynthesis_of_a_perfect_and_of_a_mute_vocoder(judge, speak, tmp_path, 
     mute = made_result(task="resynthesis", score=main.value, n=main.n, more=figures)
     assert report(mute, 0.05) == 1 and "GATE FAILED" in capsys.readouterr().out
     assert report(dataclasses.replace(mute, score=0.0), 0.15) == 0 and "gate passed" in capsys.readouterr().out
+
+
+# --- what is asked, and of whom
+
+
+def test_results_are_of_one_model_corpus_and_device(bench, corpus, tmp_path):
+    def calls(bench: Bench) -> int:
+        before = bench.subject.model.calls
+        evaluate(bench, tmp_path / "results", ["asr"])
+        return bench.subject.model.calls - before
+
+    model = bench.subject.model
+    assert calls(bench) == 1 and calls(bench) == 0  # finished
+    assert calls(Bench(Subject(model, "made 2"), bench.corpus, None, tmp_path)) == 1  # another model
+    assert calls(Bench(Subject(model, "made 2", "mps"), bench.corpus, None, tmp_path)) == 1  # another device
+    (corpus / "judge.jsgf").write_text(judge_grammar() + "\n")
+    assert calls(Bench(Subject(model, "made 2"), Corpus(corpus), None, tmp_path)) == 1  # another grammar
+    assert calls(Bench(Subject(model, None), Corpus(corpus), None, tmp_path)) == 1  # who has no name is never known
+    assert calls(Bench(Subject(model, None), Corpus(corpus), None, tmp_path)) == 1
+
+
+def test_what_cannot_be_measured_is_skipped_and_says_why(corpus, judge, tmp_path, capsys):
+    found = evaluate(
+        Bench(Subject(Listener(), "least"), Corpus(corpus), judge, tmp_path / "kept"), tmp_path / "results"
+    )
+    assert set(found) == {"originals", "spoken_qa", "speed"} and found["spoken_qa"].codebook == "-"
+    assert found["spoken_qa"].score == pytest.approx(1 / 6) and "transcript_wer" not in found["spoken_qa"].more
+    said = capsys.readouterr().out
+    assert "asr            skipped: the model has no transcribe\n" in said
+    assert "answer_speech  skipped: the model's answers have no wav\n" in said
+    assert "tts            skipped: the model has no say\n" in said
+
+    class Wrong:
+        def answer(self, wav):
+            return "text"
+
+    with pytest.raises(ValueError, match="answered with a str; an answer is an object"):
+        evaluate(Bench(Subject(Wrong(), None), Corpus(corpus), judge, tmp_path / "kept"), tmp_path / "wrong")
+
+
+def test_a_manifest_alone_measures_hearing(corpus, bench, speak, tmp_path, capsys):
+    """Its utterances may be stretches of one file."""
+    texts = [q for q, _, _ in CHATS[:3]]
+    wavs = [speak(text) for text in texts]
+    whole = save_wav(tmp_path / "whole.wav", np.concatenate(wavs))
+    starts = np.cumsum([0, *map(len, wavs)]) / 16_000
+    said = [Utterance(f"s{i}", whole, starts[i], len(wavs[i]) / 16_000, text) for i, text in enumerate(texts)]
+    write_manifest(tmp_path / "own.jsonl", [*said, Utterance("mute", whole)])
+    alone = Bench(bench.subject, Corpus(tmp_path / "own.jsonl"), None, tmp_path / "kept")
+    found = evaluate(alone, tmp_path / "results")
+    assert set(found) == {"asr", "speed"} and found["asr"].main == Score(0.0, 0.0, 3)
+    assert found["asr"].corpus.startswith("own ")
+    out = capsys.readouterr().out
+    assert "text_qa        skipped: a manifest has no chats.jsonl" in out and "give the judge a --grammar" in out
+    judged = Bench(
+        bench.subject, Corpus(tmp_path / "own.jsonl", corpus / "judge.jsgf"), bench.listener, tmp_path / "kept"
+    )
+    more = set(evaluate(judged, tmp_path / "judged"))
+    assert more == {"originals", "asr", "answer_speech", "tts", "speed"}
+
+    write_manifest(tmp_path / "own.jsonl", [Utterance("mute", whole)])
+    assert evaluate(Bench(bench.subject, Corpus(tmp_path / "own.jsonl"), None, tmp_path), tmp_path / "empty") == {}
+    with pytest.raises(NotMeasured, match="no utterance with a text"):
+        _ = Corpus(tmp_path / "own.jsonl").test
+    with pytest.raises(FileNotFoundError, match="no corpus at"):
+        Corpus(tmp_path / "none")
+
+
+def test_questions_without_answers_are_refused(corpus):
+    (corpus / "chats.jsonl").write_text("")
+    with pytest.raises(ValueError, match="chats.jsonl does not have"):
+        _ = Corpus(corpus).test
+    (corpus / "chats.jsonl").unlink()
+    assert Corpus(corpus).test[0].gold == ""
+
+
+def test_a_function_gives_the_model(corpus, tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_models.py").write_text(
+        "from types import SimpleNamespace\n"
+        "def baseline(device):\n"
+        "    return SimpleNamespace(name=f'theirs on {device}', transcribe=lambda wav: 'what is two plus three')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for again in ("", "(was done)"):
+        main("my_models:baseline", corpus, tmp_path / "results", tasks="asr")
+        assert again in capsys.readouterr().out
+    result = load_result(tmp_path / "results" / "asr.json")
+    assert result.model == "theirs on cpu" and 0 < result.score < 1
+    for wrong in ("my_models:nothing", "no_models:baseline"):
+        with pytest.raises(ValueError, match="module:function"):
+            main(wrong, corpus, tmp_path / "results")
+
+
+def test_answers_in_the_same_words_are_one_draw(bench, tmp_path):
+    """All families of closed answers repeat them: a sentence that is badly said is badly said to every question."""
+    bench.subject.model.answers = {q: SLIP for q, _, _ in CHATS[:4]} | {q: a for q, a, _ in CHATS[4:]}
+    score = evaluate(bench, tmp_path / "results", ["answer_speech"])["answer_speech"]
+    own = [SLIP] * 4 + [a for _, a, _ in CHATS[4:]]
+    assert score.more["first_take"] == word_error_rate(own, bench.heard_first, own)
+    assert score.more["first_take"].standard_error > word_error_rate(own, bench.heard_first).standard_error
+    assert score.more["family/sum"].standard_error is None  # two questions, one sentence
