@@ -28,6 +28,16 @@ def test_threads_stay_two_results_ahead_of_whoever_takes_them():
     assert len(begun) < 20
 
 
+def test_heavy_results_wait_alone_and_light_ones_together():
+    begun: list[int] = []
+    results = worked_ahead(begun.append, [3, 30, 3, 3, 3, 1], 4, weigh=float, room=7.0)
+    ahead = []
+    for taken, _ in enumerate(results, 1):
+        time.sleep(0.02)
+        ahead.append(begun[taken:])
+    assert ahead == [[], [], [3], [3, 1], [1], []]
+
+
 def test_each_thread_is_prepared_once_and_works_at_the_same_time_as_the_others():
     prepared: list[int] = []
     together = threading.Barrier(2, timeout=10)  # two items must be at work for either to end

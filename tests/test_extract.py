@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from units import extraction
 from units.audio import load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.encoder import UnitEncoder
-from units.extract import SOME_REFUSED, _from_environment, _usual_processes, cli
+from units.extract import SOME_REFUSED, _from_environment, _usual_processes, _usual_workers, cli
 from units.extraction import Pace, extract, missing_shards
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
@@ -130,6 +131,52 @@ def test_kill_9_in_the_middle_changes_nothing(encoder_folder: Path, mfcc_encoder
     for path in (tmp_path / "out").glob(".*.part"):  # what the kill cut short, under a name that nobody reads
         path.unlink()
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
+
+
+def test_the_next_shard_is_decoded_while_one_is_written(
+    corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [threading.Event() for _ in range(COUNT)]
+    load, write = extraction.load_wav, extraction.write_shard
+
+    def loading(path: Path, *rest: object):
+        opened[int(path.stem[1:])].set()
+        return load(path, *rest)
+
+    def writing(path: Path, *rest: object) -> None:
+        first_of_the_next = {"shard-00000": 4, "shard-00001": 8}.get(path.stem, 0)
+        assert opened[first_of_the_next].wait(10), "nobody reads on while a shard is written"
+        write(path, *rest)
+
+    monkeypatch.setattr(extraction, "load_wav", loading)
+    monkeypatch.setattr(extraction, "write_shard", writing)
+    extract(read_manifest(corpus), tmp_path / "train", mfcc_encoder, replace(PACE, workers=1))
+    assert contents(tmp_path / "train") == contents(whole)
+
+
+def test_long_files_are_not_decoded_all_at_once(
+    corpus: Path, mfcc_encoder: UnitEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [u for u in read_manifest(corpus) if u.id not in ("u03", "u06", "u09")]
+    seconds = {u.audio: len(load_wav(u.audio)) / 16_000 for u in rows}
+    taken: list[Path] = []
+    ahead: list[float] = []
+    load = extraction.load_wav
+
+    def loading(path: Path, *rest: object):
+        begun.append(path)
+        ahead.append(sum(seconds[one] for one in {*begun} - {*taken}))
+        return load(path, *rest)
+
+    begun: list[Path] = []
+    monkeypatch.setattr(extraction, "load_wav", loading)
+    monkeypatch.setattr(extraction, "LARGE_FILE", 0)
+    monkeypatch.setattr(extraction, "AHEAD_SECONDS", 1.5)
+    for row, _ in zip(rows, extraction.decoded(rows, 4, mfcc_encoder.features.grid), strict=True):
+        time.sleep(0.02)
+        taken.append(row.audio)
+    longest = max(seconds.values())
+    assert max(ahead) <= 1.5 + longest < sum(seconds.values())  # the one in use is counted too
 
 
 def test_two_ranks_give_what_one_gives(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
@@ -249,8 +296,10 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert [_usual_processes("cpu", beside) for beside in (1, 4, 16)] == [8, 4, 1]
+    assert [_usual_workers("cuda:0", beside) for beside in (1, 4, 16, 32)] == [15, 3, 1, 1]
+    assert _usual_workers("cpu", 1) == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})  # as srun --cpus-per-task 3 binds a task
-    assert _usual_processes("cpu", 4) == 3
+    assert (_usual_processes("cpu", 4), _usual_workers("cuda:0", 4)) == (3, 2)
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2),4")
     assert _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1) == 8
 

@@ -25,6 +25,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from units.ahead import own_cores
 from units.audio import SAMPLE_RATE, load_wav
 from units.encoder import STARTER, Backend, UnitEncoder
 from units.extraction import Pace, check_plan, decoded, extract, missing_shards
@@ -95,7 +96,7 @@ def main(
         batch_seconds: audio in one batch; 40 on a CPU, 400 on a GPU if not given
         shard_size: utterances in a shard; fewer, such as 50, if they last for an hour each
         processes: how many work at once on this machine: one for each core (up to 8) or each GPU if not given
-        workers: threads of each process that decode ahead; none on a CPU, 8 with a GPU if not given
+        workers: threads of each process that decode ahead; none on a CPU, its share of the cores with a GPU if not given
         limit: take only the first so many utterances
         dry_run: say what would be done and how long it would take
         rank: this process among world; from torchrun's or SLURM's environment if not given
@@ -115,11 +116,11 @@ def main(
         return 0
     listing = list_source(source)
     listing = Listing(listing.utterances[:limit], listing.refused)
-    usual_seconds, usual_workers = (400.0, 8) if device.startswith("cuda") else (40.0, 0)
-    pace = Pace(
-        shard_size, batch_seconds or usual_seconds, usual_workers if workers is None else workers, rank, world
-    )  # fmt: skip
     processes = max(1, min(processes or _usual_processes(device, beside), -(-len(listing.utterances) // shard_size)))
+    if workers is None:
+        workers = _usual_workers(device, beside * processes)
+    batch_seconds = batch_seconds or (400.0 if device.startswith("cuda") else 40.0)
+    pace = Pace(shard_size, batch_seconds, workers, rank, world)
     if dry_run:
         _foretell(listing, out, opened, pace, processes)
         return 0
@@ -133,13 +134,15 @@ def main(
 
 
 def _usual_processes(device: str, beside: int) -> int:
-    """One for each GPU, or each core that this process may use; of an undivided machine its share among so many ranks."""
+    """One for each GPU, or each core that is this rank's."""
     if device == "cuda":
         return torch.cuda.device_count()
-    if device.startswith("cuda"):
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores // beside if cores == os.cpu_count() else cores, MOST_PROCESSES)
+    return 1 if device.startswith("cuda") else min(own_cores(beside), MOST_PROCESSES)
+
+
+def _usual_workers(device: str, beside: int) -> int:
+    """On a GPU all cores of this process's share decode, but for the one that keeps the GPU busy."""
+    return max(1, own_cores(beside) - 1) if device.startswith("cuda") else 0
 
 
 def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, pace: Pace, processes: int) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,10 @@ from units.sources import Refusal
 from units.unit_set import LONGEST_RUN, MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
 
 SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # utterances are sorted by length within so many
+AHEAD_SECONDS = 6 * 3600.0  # of audio that decoders have at work or ready: 1.4 GB
+LARGE_FILE = (
+    4_000_000  # bytes: smaller ones hold 20 minutes at most in any usual format, and nobody asks how long they are
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +63,16 @@ def extract(
     todo = missing_shards(out, len(utterances), pace)
     if todo:
         (out / MARKER).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
-    total = sum(min(pace.shard_size, len(utterances) - index * pace.shard_size) for index in todo)
+    total = sum(len(_rows(utterances, index, pace)) for index in todo)
     began, heard = time.monotonic(), 0.0
+    records: dict[int, UnitRecord] = {}
+    refused: dict[int, Refusal] = {}
     with progress(total=total, desc=f"units of {out.name}", unit="files") as bar:
-        for index in todo:
-            rows = utterances[index * pace.shard_size : (index + 1) * pace.shard_size]
-            records: dict[int, UnitRecord] = {}
-            refused: dict[int, Refusal] = {}
-            for batch in batches(rows, pace, encoder.features.grid, refused):
+        for window in windows(utterances, todo, pace, encoder.features.grid):
+            rows = _rows(utterances, window.shard, pace)
+            refused |= window.refused
+            bar.update(len(window.refused))
+            for batch in _by_length(window.wavs, pace.batch_seconds):
                 for (row, wav), units in zip(batch, encoder.encode_batch([wav for _, wav in batch])):
                     u = rows[row]
                     if units.durations and max(units.durations) > LONGEST_RUN:
@@ -76,13 +83,19 @@ def extract(
                 bar.update(len(batch))
                 rate = heard / (time.monotonic() - began)
                 bar.set_postfix_str(f"{heard / 3600:.2f} h of audio, {rate:.0f} h an hour", refresh=False)
-            bar.update(len(rows) - len(records))
-            with written_whole(refusals_path(out, index)) as file:
-                file.writelines(_line(refused[row]) for row in sorted(refused))
-            write_shard(shard_path(out, index), [records[row] for row in sorted(records)], encoder.codebook)
+            if window.last:
+                with written_whole(refusals_path(out, window.shard)) as file:
+                    file.writelines(_line(refused[row]) for row in sorted(refused))
+                in_order = [records[row] for row in sorted(records)]
+                write_shard(shard_path(out, window.shard), in_order, encoder.codebook)
+                records, refused = {}, {}
     count = -(-len(utterances) // pace.shard_size)
     if all(shard_path(out, i).exists() for i in range(count)):
         join_shards(out, count, encoder.codebook, [_line(one) for one in listed or []])
+
+
+def _rows(utterances: list[Utterance], shard: int, pace: Pace) -> list[Utterance]:
+    return utterances[shard * pace.shard_size : (shard + 1) * pace.shard_size]
 
 
 def missing_shards(out: Path, utterances: int, pace: Pace) -> list[int]:
@@ -108,10 +121,10 @@ def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sha
     check_begun(out / "plan.json", plan)
 
 
-def decoded(rows: list[Utterance], workers: int, grid: FrameGrid) -> Iterator[np.ndarray | Refusal]:
+def decoded(rows: Iterable[Utterance], workers: int, grid: FrameGrid) -> Iterator[np.ndarray | Refusal]:
     """The wav of each row, at least a frame of the grid, in order, or why there is none; `workers` threads read ahead
     (decoders run beside Python)."""
-    return worked_ahead(lambda row: _read(row, grid), rows, workers)
+    return worked_ahead(lambda row: _read(row, grid), rows, workers, weigh=_about_seconds, room=AHEAD_SECONDS)
 
 
 def _read(utterance: Utterance, grid: FrameGrid) -> np.ndarray | Refusal:
@@ -121,34 +134,59 @@ def _read(utterance: Utterance, grid: FrameGrid) -> np.ndarray | Refusal:
         return _refusal(utterance, str(error))
 
 
-def batches(
-    rows: list[Utterance], pace: Pace, grid: FrameGrid, refused: dict[int, Refusal]
-) -> Iterator[list[tuple[int, np.ndarray]]]:  # fmt: skip
-    """(row, wav) of readable rows, similar lengths together, at most `batch_seconds` of audio; the others to `refused`.
+def _about_seconds(utterance: Utterance) -> float:
+    """How long an utterance will be, as far as that matters to memory: 0 where its file is small, or says nothing."""
+    import soundfile
 
-    With workers a window is decoded while the one before it is encoded, so that neither waits for the other.
+    try:
+        if utterance.duration is not None or utterance.audio.stat().st_size < LARGE_FILE:
+            return utterance.duration or 0.0
+        return soundfile.info(str(utterance.audio)).duration
+    except (OSError, RuntimeError, ValueError, TypeError):  # load_wav will say why
+        return 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A piece of a shard, of a bounded size: (row, wav) of what was read, and why other rows were not.
+
+    last: the shard ends with it.
     """
-    windows = _windows(decoded(rows, pace.workers, grid), refused)
-    for window in one_ahead(windows) if pace.workers else windows:
-        yield from _by_length(window, pace.batch_seconds)
+
+    shard: int
+    wavs: list[tuple[int, np.ndarray]]
+    refused: dict[int, Refusal]
+    last: bool
 
 
-def _windows(
-    wavs: Iterator[np.ndarray | Refusal], refused: dict[int, Refusal]
-) -> Iterator[list[tuple[int, np.ndarray]]]:
-    """(row, wav) of readable rows, in pieces of a bounded size; the others to `refused`."""
-    window: list[tuple[int, np.ndarray]] = []
+def windows(utterances: list[Utterance], todo: list[int], pace: Pace, grid: FrameGrid) -> Iterator[Window]:
+    """The shards to do, a window at a time.
+
+    With workers a window is decoded while the one before it is encoded, or its shard written, so that neither waits for
+    the other, at the ends of shards either.
+    """
+    wavs = decoded((row for shard in todo for row in _rows(utterances, shard, pace)), pace.workers, grid)
+    found = (
+        window
+        for shard in todo
+        for window in _windows(shard, itertools.islice(wavs, len(_rows(utterances, shard, pace))))
+    )
+    return one_ahead(found) if pace.workers else found
+
+
+def _windows(shard: int, wavs: Iterator[np.ndarray | Refusal]) -> Iterator[Window]:
+    window = Window(shard, [], {}, last=False)
     seconds = 0.0
     for row, found in enumerate(wavs):
         if isinstance(found, Refusal):
-            refused[row] = found
+            window.refused[row] = found
             continue
-        window.append((row, found))
+        window.wavs.append((row, found))
         seconds += len(found) / SAMPLE_RATE
-        if len(window) == SORTED_FILES or seconds > SORTED_SECONDS:
+        if len(window.wavs) == SORTED_FILES or seconds > SORTED_SECONDS:
             yield window
-            window, seconds = [], 0.0
-    yield window
+            window, seconds = Window(shard, [], {}, last=False), 0.0
+    yield dataclasses.replace(window, last=True)
 
 
 def _by_length(window: list[tuple[int, np.ndarray]], seconds: float) -> Iterator[list[tuple[int, np.ndarray]]]:
