@@ -1,12 +1,13 @@
-"""Build the instruction sets of a run from its unit sets and its text set.
+"""Build the instruction sets of a run from its unit sets and, if it has one, its text set.
 
     python -m instruct_data.build --units runs/toy/units/train --pairs runs/toy/corpus/chats.jsonl --voice flite:slt --out runs/toy/data
     python -m instruct_data.build --config build.yaml --splits.dev 0.01 --chat_ratio 0.1
+    python -m instruct_data.build --units units/librispeech --tts_of all --out data           # an ASR corpus is enough for stage 2
 
-Writes `text.jsonl.gz` (text chats, and the same with the question said back first), `cross_modal.jsonl.gz` (ASR of every
-voice, TTS of the answer voice, text chats if asked for), `chain.jsonl.gz`, for the other sides `.._dev` and `.._test`, and
-last `build.json` with the counts of everything kept and refused; `.refused.jsonl` beside a set lists what it lacks. All of it
-streams; a killed build goes on where it was.
+Writes `cross_modal.jsonl.gz` (ASR of every voice, TTS of the answer voice or of all, text chats if asked for), and of a
+text set `text.jsonl.gz` (text chats, and the same with the question said back first) and `chain.jsonl.gz`; for the other
+sides `.._dev` and `.._test`, and last `build.json` with the counts of everything kept and refused; `.refused.jsonl`
+beside a set lists what it lacks. All of it streams; a killed build goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from instruct_data.chain_of_modality import ChainChatPart, ChainOptions, ChainPart, ChainSettings
-from instruct_data.cross_modal import INSTRUCTIONS, shard_parts
+from instruct_data.cross_modal import INSTRUCTIONS, read_instructions, shard_parts
 from instruct_data.parts import Built, Part, PartFolder, Untold, Workers, together
 from instruct_data.splits import Splits
 from instruct_data.spoken import SetSplits, index_questions, index_spoken
@@ -43,7 +45,7 @@ class Build:
     """The sets of one build, and what came of them so far."""
 
     sources: Sequence[tuple[UnitSet, float]]
-    pairs: Path
+    pairs: Path | None
     voice: str
     out: Path
     seed: int
@@ -61,14 +63,17 @@ class Build:
             first.codebook.check_same(other.codebook, str(first.folder), str(other.folder))
         self.codebook, self.home = first.codebook, self.out / ".parts"
         speakers = {speaker for unit_set, _ in self.sources for speaker in unit_set.speakers()}
-        if self.voice not in speakers:
+        if self.voice and self.voice not in speakers:
             raise SystemExit(f"{first.folder} has no utterance of the voice {self.voice!r}; it has {sorted(speakers)}")
         if unheard := set(self.splits.held_out_speakers) - speakers:
             raise SystemExit(f"held_out_speakers {sorted(unheard)} say nothing here; there are {sorted(speakers)}")
-        self.splits = index_questions(self.pairs, self.home, self.splits)
+        if self.pairs:
+            self.splits = index_questions(self.pairs, self.home, self.splits)
 
     def text(self, least: int, most: int | None) -> None:
-        """Text chats, and the same with the question said back first."""
+        """Text chats, and the same with the question said back first, if there is a text set."""
+        if self.pairs is None:
+            return
         chats, repeats = (self._lines(task) for task in ("chat", "repeat"))
         parts: list[Part] = [*chats, *map(Untold, repeats)]
         if least > 1 or most is not None:
@@ -76,10 +81,12 @@ class Build:
             parts = [BalancedPart(self.pairs, rows, least, most, self.seed, self.splits, self.instructions)]
         self._write("text", {"text": self._parts("text", "text", parts)}, None)
 
-    def cross_modal(self, chat_ratio: float) -> None:
-        """ASR of everybody, TTS of the answer voice, and so many text chats for each of them."""
+    def cross_modal(self, chat_ratio: float, read_by: str | None) -> None:
+        """ASR of everybody, TTS of one speaker, of all (None) or of nobody (""), and so many text chats for each of them."""
         built = {}
-        for task, speaker in (("asr", None), ("tts", self.voice)):
+        for task, speaker in (("asr", None), ("tts", read_by)):
+            if speaker == "":
+                continue
             parts: list[Part] = []
             for unit_set, weight in self.sources:
                 parts += shard_parts(
@@ -93,7 +100,12 @@ class Build:
         self._write("cross_modal", built, self.codebook)
 
     def chain(self, options: ChainOptions) -> None:
-        """Every spoken question of the text set, and every chat of several turns that one speaker asks."""
+        """Every spoken question of the text set, and every chat of several turns that one speaker asks; typed, all others."""
+        if self.pairs is None:
+            return
+        if not self.voice and any(kind.endswith("speech") for kind, _ in options.shares):
+            print("no chain is built: --voice says who answers")
+            return
         spoken = index_spoken([unit_set for unit_set, _ in self.sources], self.splits, self.home, self.voice)
         chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits)
         reads = (self.pairs, *(unit_set.folder / MARKER for unit_set, _ in self.sources))
@@ -111,11 +123,14 @@ class Build:
         with written_whole(self.out / "build.json") as file:
             json.dump(facts, file, indent=1)
         shutil.rmtree(self.home)
-        listed = ", ".join(str(path) for path in sorted(self.out.glob("*.refused.jsonl")))
-        print(f"conversations: {self.counts}; left out: {self.refused}{listed and f', see {listed}'}")
+        print(f"conversations: {self.counts}; left out: {self.refused}")
 
     def _lines(self, task: str, weight: float = 1.0) -> list[ChatPart]:
-        return chat_parts(self.pairs, task, self.seed, self.splits, weight, self.instructions)
+        return (
+            []
+            if self.pairs is None
+            else chat_parts(self.pairs, task, self.seed, self.splits, weight, self.instructions)
+        )
 
     def _folder(self, name: str) -> PartFolder:
         return PartFolder(self.home / name, tuple(self.splits.sides), self.compress)
@@ -138,13 +153,14 @@ class Build:
 
 def main(
     units: Path | list[UnitSource],
-    pairs: Path,
-    voice: str,
-    out: Path,
+    pairs: Path | None = None,
+    voice: str = "",
+    out: Path = Path("data"),
     seed: int = 0,
     least_of_a_family: int = 1,
     most_of_a_family: int | None = None,
     splits: Splits = Splits(),
+    tts_of: Literal["voice", "all"] = "voice",
     chat_ratio: float = 0.0,
     chain: ChainOptions = ChainOptions(),
     instructions: Path = INSTRUCTIONS,
@@ -155,14 +171,15 @@ def main(
 
     Args:
         units: unit set of the training utterances, with text and speaker; or several with weights
-        pairs: jsonl of text questions and answers; they become text chats too
-        voice: the speaker that answers
+        pairs: jsonl of text questions and answers; they become text chats too. Without it there is the cross-modal set alone
+        voice: the speaker that answers; without one nobody does
         out: folder for the sets
         seed: decides the task descriptions and every other draw
         least_of_a_family: text chats of one family of questions: a smaller family is repeated about as often
         most_of_a_family: text chats of one family of questions, so that a large one does not drown the others; all of
             them if not given
         splits: which utterances stand on the development and test sides
+        tts_of: who is learned to be spoken like: the answer `voice` alone, or `all` who have a text
         chat_ratio: text chats in the cross-modal set, for each other conversation in it
         chain: which kinds of chain, and in whose words
         instructions: folder of the task descriptions; for another language, write asr.txt, tts.txt and repeat.txt
@@ -173,11 +190,27 @@ def main(
     opened = [(read_unit_set(source.path.resolve()), source.weight) for source in sources]
     with Workers(workers) as pool:
         of_set = SetSplits(**vars(splits))
-        build = Build(opened, pairs.resolve(), voice, out, seed, of_set, instructions, compress, pool)
+        text_set = pairs and pairs.resolve()
+        build = Build(opened, text_set, voice, out, seed, of_set, instructions, compress, pool)
         build.text(least_of_a_family, most_of_a_family)
-        build.cross_modal(chat_ratio)
+        build.cross_modal(chat_ratio, voice if tts_of == "voice" else None)
         build.chain(chain)
     build.finish()
+    for missing in untaught(instructions):
+        print(f"warning: {missing}")
+
+
+def untaught(instructions: Path) -> list[str]:
+    """Task descriptions with which a model is asked when it is used, and which those of a folder would not teach it."""
+    if instructions.resolve().is_relative_to(INSTRUCTIONS.resolve()):
+        return []  # a test holds that those that ship have them
+    from speechgpt.takes import ASR_TASK, TTS_TASK  # brings torch, which building needs not
+
+    return [
+        f"{instructions / task}.txt has no line {asked!r}, with which a model is asked in use; add it, and build again"
+        for task, asked in (("asr", ASR_TASK), ("tts", TTS_TASK))
+        if asked not in read_instructions(task, instructions)
+    ]
 
 
 if __name__ == "__main__":

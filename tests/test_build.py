@@ -268,13 +268,18 @@ def test_several_unit_sets_are_one_codebooks(made, tmp_path: Path) -> None:
     assert len(set(asr)) < len(asr) < 2 * len(set(asr))
 
 
-def test_another_language_brings_its_own_descriptions(made, tmp_path: Path) -> None:
+def test_another_language_brings_its_own_descriptions(made, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "de"
     folder.mkdir()
     (folder / "asr.txt").write_text("Schreib auf, was du hörst.\n", encoding="utf-8")
     (folder / "tts.txt").write_text("Lies das bitte vor.\n", encoding="utf-8")
     (folder / "repeat.txt").write_text("Sag es noch einmal.\n", encoding="utf-8")
     build.main(*made, VOICE, tmp_path / "out", instructions=folder)
+    said = capsys.readouterr().out
+    assert (
+        "warning" in said and "asr.txt has no line 'Please transcribe this speech.'" in said and "tts.txt has" in said
+    )
+    assert not build.untaught(build.INSTRUCTIONS / "toy")
     told = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
     assert told == {f"Schreib auf, was du hörst. {INPUT_FOLLOWS}"}
     (folder / "repeat.txt").write_text("Noch einmal bitte.\n", encoding="utf-8")
@@ -327,6 +332,22 @@ def test_sounds_without_units_are_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text("")
     build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out", chat_ratio=0.5)
     assert not conversations(tmp_path / "out", "text")
+
+
+def test_an_asr_corpus_is_enough_for_the_cross_modal_set(made, tmp_path: Path, capsys) -> None:
+    build.main(made[0], out=tmp_path / "alone", splits=Splits(0.2), tts_of="all")
+    facts = json.loads((tmp_path / "alone" / "build.json").read_text())
+    assert set(facts["counts"]) == {"cross_modal", "cross_modal_dev"}
+    both = {task: sum(facts["counts"][name][task] for name in facts["counts"]) for task in ("asr", "tts")}
+    assert both == dict.fromkeys(("asr", "tts"), len(NUMBERS) * 3)
+    build.main(made[0], out=tmp_path / "heard")
+    assert {c.task for c in conversations(tmp_path / "heard", "cross_modal")} == {"asr"}
+    assert "no chain" not in capsys.readouterr().out
+    build.main(*made, out=tmp_path / "typed", chain=ChainOptions({"speech_to_text": 1}))
+    assert {c.task for c in conversations(tmp_path / "typed", "chain")} == {"chain_speech_to_text"}
+    build.main(*made, out=tmp_path / "mute")
+    assert "no chain is built: --voice says who answers" in capsys.readouterr().out
+    assert not (tmp_path / "mute" / "chain.jsonl.gz").exists() and conversations(tmp_path / "mute", "text")
 
 
 def test_a_later_question_of_a_chat_is_asked_in_its_chat_only(made, tmp_path: Path) -> None:

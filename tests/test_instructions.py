@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from speechgpt.takes import ASR_TASK, TTS_TASK
+
 FOLDER = Path(__file__).parents[1] / "instruct_data" / "instructions"
 FILES = sorted(FOLDER.glob("*.txt"))
 MARKERS = re.compile(r"<[^>]*>|\[[^\]]*\]|this is input", re.IGNORECASE)
@@ -35,6 +37,11 @@ def test_each_line_fits_the_template(path: Path) -> None:
             f"a sentence begins with a capital and ends with . or ?: {line!r}"
         )
         assert not MARKERS.search(line), f"looks like a unit, a marker or the template's own words: {line!r}"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("asr.txt")) + sorted(FOLDER.rglob("tts.txt")), ids=str)
+def test_what_is_asked_in_use_is_learned(path: Path) -> None:
+    assert {"asr": ASR_TASK, "tts": TTS_TASK}[path.stem] in path.read_text(encoding="ascii").splitlines()
 
 
 def test_no_description_serves_two_tasks() -> None:
