@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from instruct_data.refusals import Refusals
 from instruct_data.spoken_form import speakable, tidy
-from instruct_data.text_sets import TextChat, TextPair
+from instruct_data.text_sets import TextChat, TextPair, chat_line
 
 # Punctuation that stands for words, which no two people read alike, or for nothing that is spoken.
 UNSAID = frozenset("#%&*/@\\[]{}\u00a7\u00b6\u2020\u2021\u2030\u2031\u2032\u2033\u2034\u203b\u2042")
@@ -126,6 +127,9 @@ class Filters:
     """Write numbers, dates, units and abbreviations as they are spoken, in the language above; if it is not given, in the
     one that a chat is probably of, and not at all where that cannot be told."""
 
+    duplicates: bool = True
+    """Refuse a chat that was kept before, word for word."""
+
     def __post_init__(self) -> None:
         if self.language is not None:
             object.__setattr__(self, "language", language_code(self.language))
@@ -169,6 +173,21 @@ class Filters:
         if self.language and any(is_foreign(text, self.language) for text in written):
             return "language"
         return None
+
+
+def kept_chats(chats: Iterable[tuple[str, TextChat]], filters: Filters, refusals: Refusals) -> Iterator[TextChat]:
+    """Stream what the filters keep of chats, each with where it stands. Memory grows by 8 bytes and a little a chat."""
+    seen: set[bytes] = set()
+    for where, chat in chats:
+        found = filters.apply(chat, where, refusals)
+        if found is None:
+            continue
+        key = hashlib.blake2b(chat_line(found).encode(errors="surrogatepass"), digest_size=8).digest()
+        if filters.duplicates and key in seen:
+            refusals.add(where, f"duplicate: {found.turns[0].question[:60]!r}")
+        else:
+            seen.add(key)
+            yield found
 
 
 def _spoken(turn: TextPair, language: str | None) -> TextPair:

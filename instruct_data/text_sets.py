@@ -12,11 +12,12 @@ import itertools
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.cross_modal import INSTRUCTIONS, read_instructions
+from instruct_data.records import opened_to_write
 from instruct_data.refusals import Refusals
 from instruct_data.splits import Splits, copies
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
@@ -82,6 +83,23 @@ def chat_line(chat: TextChat) -> str:
         record |= {"family": turn.family} if turn.family else {}
         record |= {"split": turn.split} if turn.split != "train" else {}
     return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def write_chats(path: Path, chats: Iterable[TextChat]) -> tuple[int, int]:
+    """Write a text set whole, compressed if its name ends in .gz; of no chats at all none, so that a run that came to
+    nothing leaves what was there.
+
+    Returns: how many chats, and how many turns.
+    """
+    chats = iter(chats)
+    first, kept, turns = next(chats, None), 0, 0
+    if first is None:
+        return kept, turns
+    with opened_to_write(path) as file:
+        for chat in itertools.chain([first], chats):
+            file.write(chat_line(chat).encode())
+            kept, turns = kept + 1, turns + len(chat.turns)
+    return kept, turns
 
 
 def _parse(line: str, where: str) -> TextPair:

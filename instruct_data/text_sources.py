@@ -19,12 +19,11 @@ from typing import Any
 
 import ijson
 
-from instruct_data.filters import Filters
+from instruct_data.filters import Filters, kept_chats
 from instruct_data.records import opened
 from instruct_data.refusals import Refusals, listed_refusals, numbered_lines
-from instruct_data.text_sets import TextChat, TextPair, chat_line, is_broken
+from instruct_data.text_sets import TextChat, TextPair, is_broken, write_chats
 from speechgpt.vocab import EOA, EOH, HUMAN
-from units.manifest import written_whole
 from units.progress import progress
 
 Row = dict[str, Any]
@@ -214,23 +213,30 @@ def read_source(path: Path, form: str, refusals: Refusals) -> Iterator[tuple[str
                 refusals.add(where, "no question with an answer")
 
 
-def main(source: Path | list[Path], form: str, out: Path, filters: Filters = Filters()) -> None:
+def main(
+    source: Path | list[Path], form: str, out: Path, filters: Filters = Filters(), most: int | None = None
+) -> None:
     """Turn published files into one text set.
 
     Args:
         source: a file, or several
         form: plain, alpaca, moss, sharegpt, dolly, openassistant or ultrachat
-        out: the text set, jsonl; what is refused is listed beside it, in OUT.refused.jsonl
+        out: the text set, jsonl, compressed if its name ends in .gz; what is refused is listed in OUT.refused.jsonl
         filters: what is kept, and how it is made speakable
+        most: chats to read, for a look at some before all of them; all if not given
     """
-    kept = turns = 0
-    with listed_refusals(out.with_name(f"{out.name}.refused.jsonl")) as refusals, written_whole(out) as file:
-        for path in source if isinstance(source, list) else [source]:
-            for where, chat in progress(read_source(path, form, refusals), desc=f"reading {path.name}", unit="chats"):
-                found = filters.apply(chat, where, refusals)
-                if found:
-                    file.write(chat_line(found))
-                    kept, turns = kept + 1, turns + len(found.turns)
+    listed = out.with_name(f"{out.name}.refused.jsonl")
+    paths = source if isinstance(source, list) else [source]
+    with listed_refusals(listed) as refusals:
+        files = (
+            progress(read_source(path, form, refusals), desc=f"reading {path.name}", unit="chats") for path in paths
+        )
+        chats = itertools.islice(itertools.chain.from_iterable(files), most)
+        kept, turns = write_chats(out, kept_chats(chats, filters, refusals))
+    if not kept:
+        raise SystemExit(
+            f"no chat of {', '.join(map(str, paths))} as {form!r} was kept, {out} is as it was; {refusals}; see {listed}"
+        )
     print(f"{out}: {kept} chats of {turns} turns; {refusals}")
 
 

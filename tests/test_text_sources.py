@@ -203,10 +203,34 @@ def test_a_set_is_made_with_its_refusals_listed(tmp_path: Path) -> None:
     turns = [GOOD, *REFUSED.values(), GOOD]
     rows = [{"instruction": turn.question, "input": "", "output": turn.answer} for turn in turns]
     (tmp_path / "a.json").write_text(json.dumps(rows))
-    text_sources.main(tmp_path / "a.json", "alpaca", tmp_path / "chats.jsonl", Filters(language="en"))
+    filters = Filters(language="en", duplicates=False)
+    text_sources.main(tmp_path / "a.json", "alpaca", tmp_path / "chats.jsonl", filters)
     lines = (tmp_path / "chats.jsonl").read_text(encoding="utf-8").splitlines()
     assert [parse_chat(line, "x").turns for line in lines] == [(GOOD,), (GOOD,)]
     listed = [json.loads(line) for line in (tmp_path / "chats.jsonl.refused.jsonl").read_text().splitlines()]
     assert [one["where"] for one in listed] == [f"{tmp_path / 'a.json'}:{i}" for i in range(2, len(turns))]
-    text_sources.main([tmp_path / "a.json"] * 2, "alpaca", tmp_path / "chats.jsonl", Filters(language="en"))
-    assert len((tmp_path / "chats.jsonl").read_text().splitlines()) == 4
+    text_sources.main([tmp_path / "a.json"] * 2, "alpaca", tmp_path / "chats.jsonl.gz", filters)
+    assert len(gzip.decompress((tmp_path / "chats.jsonl.gz").read_bytes()).splitlines()) == 4
+
+
+def test_a_chat_is_kept_once(tmp_path: Path, capsys) -> None:
+    rows = [{"question": "What is it?", "answer": f"It is {what}."} for what in ("one", "1", "two", "one")]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text_sources.main(tmp_path / "a.jsonl", "plain", tmp_path / "chats.jsonl", Filters(language="en"))
+    assert len((tmp_path / "chats.jsonl").read_text().splitlines()) == 2
+    assert "2 refused; 2 duplicate" in capsys.readouterr().out
+
+
+def test_a_trial_reads_as_many_chats_as_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(9)))
+    text_sources.main([tmp_path / "a.jsonl"] * 2, "plain", tmp_path / "out.jsonl", most=7)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 7
+
+
+def test_the_wrong_form_fails_and_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": "a", "output": "b"}]))
+    (tmp_path / "out.jsonl").write_text("of a former run")
+    with pytest.raises(SystemExit, match="no chat of .*a.json as 'sharegpt' was kept.*1 refused; 1 a field is missing"):
+        text_sources.main(tmp_path / "a.json", "sharegpt", tmp_path / "out.jsonl")
+    assert (tmp_path / "out.jsonl").read_text() == "of a former run"
+    assert "'conversations'" in (tmp_path / "out.jsonl.refused.jsonl").read_text()
