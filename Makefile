@@ -1,12 +1,14 @@
 # make demo: from nothing to a spoken answer. Every step below leaves a file that says it is done; make does no step
 # twice, and a killed run goes on where it stopped. Neighbours are order-only (after the |): touching one never
-# starts hours of work again. To train a stage again, delete its folder and the later stages' ones; the model, its
-# figures and the report follow by themselves. `make clean` deletes the preset's whole run.
+# starts hours of work again. To train a stage again, delete its folder and the later stages' ones; the gate, the model,
+# its figures and the report follow by themselves. `make clean` deletes the preset's whole run.
 
 PRESET ?= toy
 RUN    ?= runs/$(PRESET)
 # Another toy world, with another split, in a run folder of its own: make demo SEED=1 RUN=runs/toy-1
-SEED   ?= 0
+SEED   ?= $(or $(BEGUN),0)
+# What eval and bench ask: a corpus folder, or a manifest with texts.
+CORPUS ?= $(RUN)/corpus
 # Steps at once: two train the vocoder and the text LLM side by side, each on its share of the cores.
 JOBS   ?= 2
 # Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
@@ -34,6 +36,18 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .SUFFIXES:
+
+ifneq ($(words $(PRESET)) $(words $(RUN)),1 1)
+$(error PRESET='$(PRESET)' RUN='$(RUN)': each is one word, without blanks, as make and the lines below take it for one file)
+endif
+# The seed of the world that the run folder holds, or was begun with; empty if none.
+BEGUN := $(shell { cut -s -d ' ' -f 2 $(RUN)/started || true; sed -n 's/.*"seed": *\([0-9]*\).*/\1/p' $(RUN)/corpus/corpus.json; } \
+  2>/dev/null | head -n 1)
+ifneq ($(filter demo data units vocoder text-llm stage1 stage2 stage3 model eval,$(MAKECMDGOALS)),)
+ifneq ($(SEED),$(or $(BEGUN),$(SEED)))
+$(error $(RUN) holds the world of SEED=$(BEGUN). Give the one of SEED=$(SEED) a folder of its own: RUN=$(RUN)-$(SEED))
+endif
+endif
 
 PYTHON    := .venv/bin/python
 # Threads of a step that another one may run beside.
@@ -75,7 +89,7 @@ install: $(INSTALLED) $(SPEAKS) ## .venv with everything pinned, and the speech 
 
 ifeq ($(PRESET),toy)
 demo: ## nothing to a spoken answer, with a report; again: says that all is done
-	@mkdir -p $(RUN); [ -e $(RUN)/started ] || date +%s > $(RUN)/started
+	@mkdir -p $(RUN); [ -e $(RUN)/started ] || echo "$$(date +%s) $(SEED)" > $(RUN)/started
 	@$(MAKE) --no-print-directory -s install
 	@$(MAKE) --no-print-directory -s -j$(JOBS) $(UNIT_SETS) $(REPORT)
 	@printf '\nAll is done in %s; talk to it with: make chat\n' '$(RUN)'
@@ -94,15 +108,25 @@ stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of train
 plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G); trains nothing
 	@for n in 1 2 3; do $(PYTHON) -m stages.train $(CONFIGS)/stage$$n.yaml --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU) $(ARGS); done
 model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
-eval: $(REPORT) ## measure the model, draw the report
+ifeq ($(PRESET),toy)
+eval: $(REPORT) ## measure the model, draw the report (other presets: CORPUS=test.jsonl)
 	@cat $(REPORT)
+else
+eval: $(RUN)/model/speechgpt.json
+	@$(ASKED)
+	@$(PYTHON) -m eval.run --model $(RUN)/model --corpus $(CORPUS) --out $(RUN)/results
+	@$(PYTHON) -m eval.card --run $(RUN) --out $(RUN)/report --name $(PRESET)
+endif
+ASKED = [ -e $(CORPUS) ] || { echo "there is no $(CORPUS); say what to ask: CORPUS=a folder with test.jsonl, or any manifest with texts"; \
+  exit 2; }
 
 ##@ Use it
 chat: $(RUN)/model/speechgpt.json ## talk to the model
 	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model
 
 bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the vocoder on this machine
-	@$(PYTHON) -m bench.speed --model $(RUN)/model --corpus $(RUN)/corpus
+	@$(ASKED)
+	@$(PYTHON) -m bench.speed --model $(RUN)/model --corpus $(CORPUS)
 
 ##@ Work on it
 test: $(INSTALLED) ## fast tests: no network, no accelerator
@@ -130,7 +154,7 @@ starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two h
 	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
 
 clean: ## delete this preset's run folder
-	rm -rf $(RUN)
+	rm -rf -- '$(RUN)'
 
 # ---------------------------------------------------------------------------------------------------------------------
 # install
@@ -138,13 +162,14 @@ clean: ## delete this preset's run folder
 EXTRAS := .[train,eval,dev]
 # $(call pip,WHAT): the lines that show progress on the screen, everything in the log. Python compiles what it imports;
 # compiling all 18,000 files beforehand would take a minute.
-pip = $(PYTHON) -m pip install --no-compile --progress-bar off $(PIP_ARGS) -c constraints.txt $(1) 2>&1 | tee -a .venv/pip.log \
+# pipefail here too: the make 3.81 of macOS knows no .SHELLFLAGS.
+pip = set -o pipefail; $(PYTHON) -m pip install --no-compile --progress-bar off $(PIP_ARGS) -c constraints.txt $(1) 2>&1 | tee -a .venv/pip.log \
   | sed -unE '/^ *(Downloading|Processing|Building|Installing coll|ERROR)/s/^ *(.{0,100}).*/      \1/p' \
   || { tail -n 20 .venv/pip.log; echo "pip failed; all it said is in .venv/pip.log"; exit 1; }
 
 $(INSTALLED): setup.py constraints.txt
 	@echo "[0/9] install: a virtual environment in .venv (about a minute when the downloads are near)"
-	@[ -x $(PYTHON) ] || $${PYTHON3:-python3} -m venv .venv
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $${PYTHON3:-python3} -m venv --clear .venv
 	@$(call pip,torch==2.13.0)
 	@$(call pip,-e '$(EXTRAS)')
 	@touch $@
@@ -201,7 +226,8 @@ $(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
 	@$(SHARED) $(PYTHON) -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
 	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
 
-$(GATE): | $(RUN)/vocoder/config.json
+# Another vocoder is judged anew, in a minute; the stages wait for the gate's verdict and do not start again by it.
+$(GATE): $(RUN)/vocoder/config.json
 	@echo "[4/9] gate: the vocoder on true units, judged by an outside recogniser"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
@@ -234,7 +260,7 @@ $(RUN)/results/done: $(RUN)/model/speechgpt.json
 	@$(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/corpus --out $(@D)
 	@touch $@
 
-$(REPORT): $(RUN)/results/done
+$(REPORT): $(RUN)/results/done $(GATE)
 	@echo "[9/9] report"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.card --run $(RUN) --out $(@D) >$@.part

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -52,6 +54,119 @@ def test_what_only_the_toy_makes_is_said_so(tmp_path: Path) -> None:
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert told.returncode == 2 and "only the toy preset makes it by itself" in told.stdout, told
+
+
+def test_make_deletes_one_run_folder_and_no_other() -> None:
+    told = subprocess.run(
+        ["make", "-n", "clean", "RUN=runs/never"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "rm -rf -- 'runs/never'\n"
+    for wrong in ("RUN=my runs/a", "RUN=", "PRESET=", "PRESET=a b"):
+        told = subprocess.run(["make", "-n", "clean", wrong], cwd=ROOT, capture_output=True, text=True)
+        assert told.returncode == 2 and "rm" not in told.stdout and "each is one word" in told.stderr, told
+
+
+@pytest.mark.parametrize("begun", ["started", "corpus/corpus.json"])
+def test_make_goes_on_with_the_world_that_was_begun(begun: str, tmp_path: Path) -> None:
+    (tmp_path / begun).parent.mkdir(exist_ok=True)
+    (tmp_path / begun).write_text("1700000000 3\n" if begun == "started" else '{\n "words": 167,\n "seed": 3\n}')
+
+    def make(*arguments: str) -> subprocess.CompletedProcess:
+        command = ["make", "-n", f"RUN={tmp_path}", f"{tmp_path}/corpus/corpus.json", *arguments]
+        return subprocess.run([*command, "-W", "Makefile"], cwd=ROOT, capture_output=True, text=True)
+
+    told = make("data", "SEED=1")
+    assert told.returncode == 2 and f"{tmp_path} holds the world of SEED=3" in told.stderr
+    assert f"RUN={tmp_path}-1" in told.stderr
+    for arguments in (["data"], ["data", "SEED=3"], ["check", "SEED=1"]):
+        told = make(*arguments)
+        assert told.returncode == 0, told
+        assert begun != "started" or arguments[0] == "check" or "--toy.seed 3" in told.stdout
+
+
+def finished_run(run: Path) -> Path:
+    """The markers of a whole toy run, each newer than the one before it."""
+    markers = ("corpus/corpus.json", "unit_encoder/codebook.json", "units/train/unit_set.json", "vocoder/config.json",
+               "results/resynthesis.json", "data/build.json", "text_llm_untrained/config.json", "text_llm/config.json",
+               "stage1/speechgpt.json", "stage2/speechgpt.json", "stage3/speechgpt.json", "model/speechgpt.json",
+               "results/done", "report/summary.txt")  # fmt: skip
+    for age, marker in enumerate(reversed(markers)):
+        (run / marker).parent.mkdir(parents=True, exist_ok=True)
+        (run / marker).touch()
+        os.utime(run / marker, (1_700_000_000 - 60 * age,) * 2)
+    return run
+
+
+def steps(run: Path) -> list[str]:
+    """Modules that make would run for the report."""
+    told = subprocess.run(
+        ["make", "-n", "eval", f"RUN={run}"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    return re.findall(r"-m ((?:units|eval|stages|speechgpt|instruct_data)\.\w+)", told)
+
+
+def test_another_vocoder_is_judged_anew_and_no_stage_trains_again(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    assert steps(run) == []
+    (run / "vocoder/config.json").touch()
+    assert sorted(steps(run)) == ["eval.card", "eval.resynthesis", "eval.run", "speechgpt.bundle"]
+    (run / "vocoder/config.json").unlink()
+    assert sorted(steps(run)) == [
+        "eval.card", "eval.resynthesis", "eval.run", "speechgpt.bundle", "units.train_vocoder",
+    ]  # fmt: skip
+    run = finished_run(tmp_path)
+    for neighbour in ("corpus/corpus.json", "units/train/unit_set.json", "data/build.json", "stage1/speechgpt.json"):
+        (run / neighbour).touch()
+    assert steps(run) == []
+
+
+def test_every_preset_is_measured_on_what_it_is_given(tmp_path: Path) -> None:
+    run = finished_run(tmp_path)
+    command = ["make", "eval", "PRESET=mine", f"RUN={run}"]
+    told = subprocess.run([*command, "CORPUS=never.jsonl"], cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 2 and "there is no never.jsonl; say what to ask" in told.stdout
+    (run / "test.jsonl").touch()
+    for target, module in (("eval", "eval.run"), ("bench", "bench.speed")):
+        told = subprocess.run(
+            ["make", "-n", target, *command[2:], f"CORPUS={run}/test.jsonl"], cwd=ROOT, capture_output=True, text=True, check=True
+        )  # fmt: skip
+        assert f"-m {module} --model {run}/model --corpus {run}/test.jsonl" in told.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> dict[str, str]:
+    """A folder to install in, with a python that makes environments of stand-ins and writes down what it was told."""
+    for name in ("Makefile", "setup.py", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    inside = 'echo "$*" >>told; [[ "$*" == *pip*install* && -n "${FAILS:-}" ]] && exit 1; exit 0'
+    stand_in(tmp_path, "inside", inside)
+    stand_in(tmp_path, "python3", 'echo "$*" >>told; rm -rf .venv; mkdir -p .venv/bin; cp inside .venv/bin/python')
+    return {**os.environ, "PYTHON3": str(tmp_path / "python3")}
+
+
+def install(checkout: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
+    home = Path(checkout["PYTHON3"]).parent
+    (home / "told").unlink(missing_ok=True)
+    done = subprocess.run(
+        ["make", ".venv/.installed", *arguments], cwd=home, env=checkout, capture_output=True, text=True
+    )
+    return done.returncode, (home / "told").read_text().splitlines()
+
+
+def test_a_half_made_environment_is_made_again(checkout: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    stand_in(tmp_path / ".venv/bin", "python", "exit 1")  # as venv leaves it that was stopped, or had no pip to put in
+    code, told = install(checkout)
+    assert code == 0 and told[0] == "-m venv --clear .venv"
+    (tmp_path / ".venv/.installed").unlink()
+    code, told = install(checkout)
+    assert code == 0 and told[0] == "-m pip --version" and not any("venv" in line for line in told)
+
+
+def test_pip_that_fails_is_no_installation(checkout: dict[str, str], tmp_path: Path) -> None:
+    for flags in ([], [".SHELLFLAGS=-c"]):  # the make 3.81 of macOS passes nothing else
+        code, _ = install({**checkout, "FAILS": "1"}, *flags)
+        assert code == 2 and not (tmp_path / ".venv/.installed").exists()
 
 
 def stand_in(folder: Path, name: str, text: str) -> None:
