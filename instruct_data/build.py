@@ -92,7 +92,7 @@ class Build:
                 parts += shard_parts(
                     unit_set, task, self.seed, self.splits, weight=weight, speaker=speaker, instructions=self.instructions
                 )  # fmt: skip
-            built[task] = self._parts("cross_modal", task, parts if task == "asr" else list(map(Untold, parts)))
+            built[task] = self._parts("cross_modal", task, parts)
         there = sum(part.rows for part in self._lines("chat"))
         if chat_ratio > 0 and there:
             wanted = chat_ratio * sum(one.total() for one in built.values())

@@ -80,9 +80,13 @@ class CrossModalPart:
             if self.speaker is not None and record.speaker != self.speaker:
                 continue
             if not record.text or not record.units.ids:
-                refusals.add(record.id, "no text" if not record.text else "no units")
+                if self.task == "asr":  # which takes every record, and tells of those that tts lacks as well
+                    refusals.add(record.id, "no text" if not record.text else "no units")
                 continue
             side = self.splits.side(record.id, record.text, record.speaker)
+            if self.task == "tts" and side != self.splits.side(record.id, record.text):
+                refusals.add(record.id, "a held-out speaker says what training reads out")
+                continue
             for copy in range(copies(self.weight, self.seed, self.task, record.id)):
                 name = f"{self.task}-{record.id}{f'~{copy + 1}' if copy else ''}"
                 description = _draw(descriptions, record.id, self.task, self.seed, copy)

@@ -1,6 +1,7 @@
 """The stage-2 model as a voice: text to units without any sound in between, as the paper made its spoken answers.
 
     python -m instruct_data.unit_voice chats.jsonl units/answers runs/toy/stage2
+    torchrun --nproc_per_node 8 -m instruct_data.unit_voice chats.jsonl units/answers runs/7b/stage2 --device cuda
 
 Writes a unit set, a shard at a time; a killed run goes on at the first missing shard. Nobody knows the durations of
 units that a language model wrote, so the set has none.
@@ -10,20 +11,23 @@ Source: Zhang et al. 2023 (arXiv 2305.11000, section 3.1), whose text-to-unit ge
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from instruct_data.parts import Workers
 from instruct_data.refusals import Refusals
 from instruct_data.text_sets import TextChat, read_chats
+from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.generate import Sampling, generate
 from speechgpt.inference import SpeechGPT
 from speechgpt.takes import recital, retake
 from speechgpt.vocab import EOA
+from units.ahead import own_cores
 from units.codebook import Units
 from units.manifest import check_begun, written_whole
 from units.progress import progress
@@ -105,6 +109,7 @@ class Shard:
     speaker: str
     batch: int
     sampling: Sampling
+    threads: int
 
 
 _opened: dict[tuple[Path, str, Sampling], UnitVoice] = {}
@@ -117,7 +122,7 @@ def speak_shard(shard: Shard) -> int:
         if multiprocessing.parent_process() is not None:
             import torch
 
-            torch.set_num_threads(1)  # one of many: a core of its own serves it best
+            torch.set_num_threads(shard.threads)
         _opened[key] = UnitVoice(*key)
     voice, records = _opened[key], []
     with written_whole(refusals_path(shard.out, shard.index)) as file:
@@ -150,6 +155,8 @@ def main(
     shard_size: int = 500,
     sampling: Sampling = Sampling(),
     workers: int | None = None,
+    rank: int | None = None,
+    world: int | None = None,
 ) -> None:
     """Read a text set out as units.
 
@@ -163,33 +170,56 @@ def main(
         batch: texts at once
         shard_size: texts in a shard
         sampling: how units are drawn
-        workers: processes; on a CPU one for each core if not given
+        workers: processes; on a CPU one for each core, of a large model as many as half the memory holds, if not given
+        rank: this process among world, for several GPUs: each takes every world-th shard; from torchrun's environment if not given
+        world: how many processes share the work over one folder; likewise
     """
-    refusals = Refusals()
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}; ranks go from 0 to {world - 1}")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    lines = io.StringIO()
+    refusals = Refusals(file=lines)
     texts = list(texts_of(read_chats(pairs, refusals), said))
     plan = {"texts": _fingerprint("\n".join(texts).encode()), "model": _fingerprint((model / "speechgpt.json").read_bytes()),
             "shard_size": shard_size, "sampling": repr(sampling), "speaker": speaker}  # fmt: skip
     check_begun(out / "plan.json", plan)
     (out / MARKER).unlink(missing_ok=True)
     starts = range(0, len(texts), shard_size)
+    missing = [i for i in range(len(starts)) if not shard_path(out, i).exists()]
+    mine = [i for i in missing if i % world == rank]
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # ranks of this machine
+    count = min(workers or _copies(model, device, beside), max(1, len(mine)))
+    threads = max(1, own_cores(beside) // count)
     shards = [
-        Shard(i, tuple(texts[start : start + shard_size]), out, model, device, speaker or f"model:{model.name}", batch, sampling)
-        for i, start in enumerate(starts)
-        if not shard_path(out, i).exists()
+        Shard(i, tuple(texts[starts[i] : starts[i] + shard_size]), out, model, device, speaker or f"model:{model.name}", batch,
+              sampling, threads)
+        for i in mine
     ]  # fmt: skip
-    count = min(workers or ((os.cpu_count() or 1) if device == "cpu" else 1), max(1, len(shards)))
-    with progress(total=sum(len(shard.texts) for shard in shards), desc="speaking in units", unit="texts") as bar:
-        if count == 1:
-            for shard in shards:
-                bar.update(speak_shard(shard))
-        else:
-            with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-                for done in pool.map(speak_shard, shards):
-                    bar.update(done)
-    made = join_shards(out, len(starts), SpeechGPT.from_pretrained(model).codebook)
+    with (
+        Workers(count) as pool,
+        progress(total=sum(len(one.texts) for one in shards), desc="speaking in units", unit="texts") as bar,
+    ):
+        for done in pool.run(speak_shard, shards):
+            bar.update(done)
+    if left := sum(not shard_path(out, i).exists() for i in range(len(starts))):
+        print(f"rank {rank} of {world} is done; {left} shards are left to the other ranks")
+        return
+    made = join_shards(out, len(starts), CheckpointFacts.load(model).codebook, lines.getvalue().splitlines(True))
     print(
-        f"{out}: {len(made)} texts spoken, {made.refused} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
+        f"{out}: {len(made)} texts spoken; {made.refused} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
     )
+
+
+def _copies(model: Path, device: str, beside: int) -> int:
+    """One for each core, as long as half the memory holds them in float32; a GPU holds one."""
+    if device != "cpu":
+        return 1
+    weights = 2 * sum(path.stat().st_size for path in model.glob("*.safetensors"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if hasattr(os, "sysconf") else 0
+    return max(1, min(own_cores(beside), memory // max(1, beside * weights)))
 
 
 if __name__ == "__main__":

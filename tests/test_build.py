@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from test_records import CODEBOOK, K
 
-from instruct_data import build
+from instruct_data import build, describe
 from instruct_data.build import UnitSource
 from instruct_data.chain_of_modality import PAPER, TASKS, ChainOptions, Exchange, asked, exchange_messages
 from instruct_data.cross_modal import CrossModalPart
@@ -340,6 +340,10 @@ def test_an_asr_corpus_is_enough_for_the_cross_modal_set(made, tmp_path: Path, c
     assert set(facts["counts"]) == {"cross_modal", "cross_modal_dev"}
     both = {task: sum(facts["counts"][name][task] for name in facts["counts"]) for task in ("asr", "tts")}
     assert both == dict.fromkeys(("asr", "tts"), len(NUMBERS) * 3)
+    build.main(made[0], out=tmp_path / "held", splits=Splits(0.0, 0.2, held_out_speakers=["tone:mid"]), tts_of="all")
+    describe.main(tmp_path / "held")  # no sentence is read out on two sides, or this ends with exit code 1
+    refused = json.loads((tmp_path / "held" / "build.json").read_text())["refused"]["cross_modal"]
+    assert 0 < refused["a held-out speaker says what training reads out"] < len(NUMBERS) + 1
     build.main(made[0], out=tmp_path / "heard")
     assert {c.task for c in conversations(tmp_path / "heard", "cross_modal")} == {"asr"}
     assert "no chain" not in capsys.readouterr().out

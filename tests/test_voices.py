@@ -214,6 +214,16 @@ def test_texts_are_said_once() -> None:
         list(texts_of(CHATS, "songs"))
 
 
+def test_a_large_model_is_not_copied_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_voice, "own_cores", lambda beside: 64 // beside)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}[name])
+    (tmp_path / "model.safetensors").write_bytes(bytes(200_000))
+    assert unit_voice._copies(tmp_path, "cpu", 1) == 4096 * 1000 // 2 // 400_000 == 5
+    assert unit_voice._copies(tmp_path, "cpu", 2) == 2 and unit_voice._copies(tmp_path, "cuda", 1) == 1
+    (tmp_path / "model.safetensors").write_bytes(bytes(2_000_000))
+    assert unit_voice._copies(tmp_path, "cpu", 1) == 1
+
+
 def test_a_unit_set_of_the_models_voice_resumes_and_feeds_the_chain(
     widened: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +252,16 @@ def test_a_unit_set_of_the_models_voice_resumes_and_feeds_the_chain(
         ("a boy", "model", (5, 1), None),
     ]
     assert json.loads((out / "refused.jsonl").read_text())["reason"] == "the model said nothing: 'a man'"
+    pairs.write_text("".join(map(chat_line, CHATS)) + "no chat\n")
+    for rank in (1, 0):
+        assert not (tmp_path / "shared" / "unit_set.json").exists()
+        unit_voice.main(pairs, tmp_path / "shared", widened, **settings, rank=rank, world=2)
+    shared = read_unit_set(tmp_path / "shared")
+    assert list(shared) == list(made) and shared.refused == 2
+    refused = [json.loads(line) for line in (tmp_path / "shared" / "refused.jsonl").read_text().splitlines()]
+    assert [row["where"].rpartition(":")[2] for row in refused][0] == "4"
+    with pytest.raises(ValueError, match="rank 2 of 2"):
+        unit_voice.main(pairs, out, widened, **settings, rank=2, world=2)
     shard_path(out, 1).unlink()
     kept = shard_path(out, 0).stat().st_mtime_ns
     unit_voice.main(pairs, out, widened, **settings)
