@@ -26,7 +26,7 @@ CORE = [
 DATA = ["num2words>=0.5.14", "py3langid>=0.3"]
 TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18", "matplotlib>=3.8"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
-WEB = ["gradio>=5"]
+MICROPHONE = ["sounddevice>=0.5"]
 FAIRSEQ = ["fairseq==0.12.2"]
 DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 
@@ -42,17 +42,19 @@ setup(
     packages=["units", "speechgpt", "instruct_data", "stages", "eval"],
     package_data={
         "units": ["starter/**/*", "configs/*.yaml"],
+        "speechgpt": ["page.html"],
         "instruct_data": ["instructions/**/*.txt", "prompts/*.txt"],
         "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
     },
     install_requires=CORE,
-    extras_require={"data": DATA, "train": TRAIN + DATA, "eval": EVAL, "web": WEB, "fairseq": FAIRSEQ, "dev": DEV},
+    extras_require={"data": DATA, "train": TRAIN + DATA, "eval": EVAL, "microphone": MICROPHONE, "fairseq": FAIRSEQ, "dev": DEV},
     entry_points={
         "console_scripts": [
             "units-extract=units.extract:cli",
             "units-export=units.export:cli",
             "units-vocode=units.vocode:cli",
             "speechgpt-cli=speechgpt.cli:cli",
+            "speechgpt-server=speechgpt.server:cli",
         ]
     },
 )
