@@ -17,10 +17,11 @@ import torch
 from conftest import tones
 
 from units import extraction
+from units.ahead import spare_cores, usual_loaders
 from units.audio import load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.encoder import UnitEncoder
-from units.extract import SOME_REFUSED, _from_environment, _usual_processes, _usual_workers, cli
+from units.extract import SOME_REFUSED, _from_environment, _usual_processes, cli
 from units.extraction import Pace, extract, missing_shards
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
@@ -296,10 +297,11 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     assert [_usual_processes("cpu", beside) for beside in (1, 4, 16)] == [8, 4, 1]
-    assert [_usual_workers("cuda:0", beside) for beside in (1, 4, 16, 32)] == [15, 3, 1, 1]
-    assert _usual_workers("cpu", 1) == 0
+    assert [spare_cores("cuda:0", beside) for beside in (1, 4, 16, 32)] == [15, 3, 1, 1]
+    assert [usual_loaders("cuda", beside) for beside in (1, 4)] == [8, 3]
+    assert spare_cores("cpu", 1) == usual_loaders("cpu") == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})  # as srun --cpus-per-task 3 binds a task
-    assert (_usual_processes("cpu", 4), _usual_workers("cuda:0", 4)) == (3, 2)
+    assert (_usual_processes("cpu", 4), spare_cores("cuda:0", 4)) == (3, 2)
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2),4")
     assert _from_environment(("LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE"), 1) == 8
 

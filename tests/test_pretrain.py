@@ -96,7 +96,7 @@ def test_utterances_too_short_for_a_crop_are_left_out_and_counted(manifest, tmp_
     update, losses = room.Round.update, []
     monkeypatch.setattr(room.Round, "update", lambda self, *batch: losses.append(update(self, *batch)) or losses[-1])
     main(mixed, tmp_path / "out", RECIPE, threads=1)
-    assert len(losses) == 12 and np.isfinite(losses).all()
+    assert len(losses) == 12 and torch.stack(losses).isfinite().all()
     assert all(weight.isfinite().all() for weight in weights(tmp_path / "out").values())
     result = json.loads((tmp_path / "out" / "pretrain.json").read_text())
     assert (result["utterances"], result["refused"], result["too_short"]) == (8, 1, 3)
@@ -120,6 +120,28 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest
     assert kept["step"] == 3 and all(weight.isfinite().all() for weight in kept["params"].values())
     main(manifest, tmp_path, RECIPE, threads=1)  # and a run can go on from there
     assert all(weight.isfinite().all() for weight in weights(tmp_path).values())
+
+
+def test_numbers_are_read_when_they_are_told_or_kept(manifest, tmp_path, monkeypatch):
+    """To read a number of a GPU's is to wait for all that it was given to do."""
+    finite, read = room._finite, []
+    monkeypatch.setattr(
+        room, "_finite", lambda history, last: read.append((len(history), last)) or finite(history, last)
+    )
+    monkeypatch.setattr(room, "REPORT_EVERY", 4)
+    main(manifest, tmp_path, dataclasses.replace(RECIPE, iterations=[Iteration(6, {0: [8]})]), threads=1)
+    assert read == [(3, 3), (4, 4), (2, 6)]  # checkpoints at 3 and 6, a report at 4
+    [told] = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert told["step"] == 4 and 0 < told["loss"] < 9
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_learns_what_a_cpu_learns(manifest, tmp_path):
+    for device in ("cpu", "cuda"):
+        main(manifest, tmp_path / device, dataclasses.replace(RECIPE, iterations=[Iteration(6, {0: [8]})]), device)
+    here, there = (weights(tmp_path / device) for device in ("cpu", "cuda"))
+    assert all(torch.allclose(here[name], there[name], atol=0.05) for name in here)
 
 
 def test_targets_of_several_codebooks_are_those_of_each_whatever_the_threads(manifest, monkeypatch):

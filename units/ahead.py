@@ -10,6 +10,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+MOST_LOADERS = 8  # each is a copy of the training process
 END = object()  # what comes after the last item
 
 
@@ -17,6 +18,16 @@ def own_cores(beside: int = 1) -> int:
     """The cores that this process may use; of an undivided machine its share among `beside` processes."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // beside if cores == os.cpu_count() else cores)
+
+
+def spare_cores(device: str, beside: int = 1) -> int:
+    """The cores that a device leaves to decoders: on a CPU none, beside a GPU all that are its process's but one."""
+    return 0 if device == "cpu" else max(1, own_cores(beside) - 1)
+
+
+def usual_loaders(device: str, beside: int = 1) -> int:
+    """Processes that make the batches of a training on a device, if its user does not say how many."""
+    return min(MOST_LOADERS, spare_cores(device, beside))
 
 
 def worked_ahead(

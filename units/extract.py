@@ -25,7 +25,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from units.ahead import own_cores
+from units.ahead import own_cores, spare_cores
 from units.audio import SAMPLE_RATE, load_wav
 from units.encoder import STARTER, Backend, UnitEncoder
 from units.extraction import Pace, check_plan, decoded, extract, missing_shards
@@ -118,7 +118,7 @@ def main(
     listing = Listing(listing.utterances[:limit], listing.refused)
     processes = max(1, min(processes or _usual_processes(device, beside), -(-len(listing.utterances) // shard_size)))
     if workers is None:
-        workers = _usual_workers(device, beside * processes)
+        workers = spare_cores(device, beside * processes)
     batch_seconds = batch_seconds or (400.0 if device.startswith("cuda") else 40.0)
     pace = Pace(shard_size, batch_seconds, workers, rank, world)
     if dry_run:
@@ -138,11 +138,6 @@ def _usual_processes(device: str, beside: int) -> int:
     if device == "cuda":
         return torch.cuda.device_count()
     return 1 if device.startswith("cuda") else min(own_cores(beside), MOST_PROCESSES)
-
-
-def _usual_workers(device: str, beside: int) -> int:
-    """On a GPU all cores of this process's share decode, but for the one that keeps the GPU busy."""
-    return max(1, own_cores(beside) - 1) if device.startswith("cuda") else 0
 
 
 def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, pace: Pace, processes: int) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from units import kmeans
-from units.ahead import own_cores, worked_ahead
+from units.ahead import spare_cores, worked_ahead
 from units.audio import SAMPLE_RATE
 from units.encoder import MFCC, STARTER, Features, UnitEncoder, open_features
 from units.extraction import decoded
@@ -99,7 +99,7 @@ def _features(utterances: list[Utterance], features: Features, centring: str, ba
             lambda rows: features(wavs(rows)), batches, threads, prepare=lambda: torch.set_num_threads(1)
         )
     else:
-        each = (features(heard) for heard in worked_ahead(wavs, batches, max(1, own_cores() - 1)))
+        each = (features(heard) for heard in worked_ahead(wavs, batches, spare_cores(str(features.device))))
     read = 0
     for pieces in progress(each, desc="features", unit="batches", total=len(batches)):
         read += len(pieces)

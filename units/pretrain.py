@@ -32,8 +32,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from units import kmeans
+from units.ahead import usual_loaders
 from units.audio import SAMPLE_RATE
 from units.hubert import HubertFeatures
 from units.manifest import read_manifest, written_whole
@@ -90,7 +92,8 @@ def masked_prediction_loss(
 
 def _mean_where(chosen: Tensor, values: Tensor) -> Tensor:
     """The mean of the chosen values, 0 where none is: crops may be masked whole, and 0 * NaN is NaN."""
-    return values[chosen].sum() / chosen.sum().clamp(min=1)
+    picked = values[chosen] if values.device.type == "cpu" else values.where(chosen, 0.0)  # GPUs count before they pick
+    return picked.sum() / chosen.sum().clamp(min=1)
 
 
 class Round:
@@ -108,28 +111,23 @@ class Round:
             lambda s: min((s + 1) / recipe.warmup, max(0.03, 1 - 0.97 * max(0, s - recipe.warmup) / fall)),
         )
 
-    def update(self, wav: Tensor, targets: Tensor, mask: Tensor) -> tuple[float, float]:
-        """One optimiser step on wav (B, T), targets (B, N, heads), mask (B, N); returns loss and masked accuracy.
+    def update(self, wav: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+        """One optimiser step on wav (B, T), targets (B, N, heads), mask (B, N).
 
-        Raises: FloatingPointError if the loss or its gradient is not finite; weights and optimiser stay as they were.
+        Returns: loss, masked accuracy and the gradient's norm, (3,), where the model is: to read them is to wait for it.
         """
-        wav, targets, mask = wav.to(self.device), targets.to(self.device), mask.to(self.device)
+        wav, targets, mask = (x.to(self.device, non_blocking=True) for x in (wav, targets, mask))
         with autocast(self.device):
             hidden = self.model(wav, mask_time_indices=mask).last_hidden_state
             logits = [head(hidden) for head in self.heads]
         loss, accuracy = masked_prediction_loss(logits, targets, mask, self.recipe.unmasked_weight)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-            raise FloatingPointError(
-                f"step {self.step + 1}: the loss is {loss.item()}, its gradient's norm {norm.item()}. Nothing of this step was "
-                "kept, and the last checkpoint is as it was. Begin in another --out, with a lower peak_lr"
-            )
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return loss.item(), accuracy.item()
+        return torch.stack([loss, accuracy, norm]).detach()
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; it appears whole or not at all. Inverse of load."""
@@ -149,24 +147,28 @@ class Round:
 def train_iteration(current: Round, steps: Steps, number: int, out: Path, workers: int) -> None:
     """Train one iteration in place, from its last checkpoint if there is one.
 
-    Raises: FloatingPointError if the loss is not finite; the last checkpoint stays as it is.
+    Raises: FloatingPointError if a loss or its gradient was not finite; the last checkpoint stays as it is.
     """
     saved = out / f"iteration{number}.pt"
     if saved.exists():
         current.load(saved)
-    rest = torch.utils.data.Subset(steps, range(current.step, len(steps)))
+    rest = Subset(steps, range(current.step, len(steps)))
+    pinned = torch.device(current.device).type == "cuda"
     began, heard, history = time.monotonic(), 0.0, []
     current.model.train()
     with (
         (out / "log.jsonl").open("a", encoding="utf-8") as log,
         progress(total=len(steps), initial=current.step, desc=f"iteration {number}", unit="steps") as bar,
     ):
-        for wav, targets, mask in torch.utils.data.DataLoader(rest, batch_size=None, num_workers=workers):
+        for wav, targets, mask in DataLoader(rest, batch_size=None, num_workers=workers, pin_memory=pinned):
             history.append(current.update(wav, targets, mask))
             heard += wav.numel() / SAMPLE_RATE
             bar.update()
-            if current.step % REPORT_EVERY == 0:
-                loss, accuracy = np.mean(history, axis=0)
+            reporting = current.step % REPORT_EVERY == 0
+            saving = current.step % current.recipe.save_every == 0 or current.step == len(steps)
+            if reporting or saving:
+                loss, accuracy, _ = _finite(history, current.step).mean(0).tolist()
+            if reporting:
                 rate = heard / (time.monotonic() - began)
                 record = {"iteration": number, "step": current.step, "loss": round(loss, 4),
                           "accuracy": round(accuracy, 4), "audio_s_per_s": round(rate, 1)}  # fmt: skip
@@ -174,19 +176,26 @@ def train_iteration(current: Round, steps: Steps, number: int, out: Path, worker
                 log.flush()
                 bar.set_postfix_str(f"loss {loss:.3f} masked accuracy {accuracy:.3f} {rate:.0f} audio-s/s")
                 history = []
-            if current.step % current.recipe.save_every == 0 or current.step == len(steps):
+            if saving:
                 current.save(saved)
 
 
+def _finite(history: list[Tensor], last: int) -> Tensor:
+    """What the updates up to step `last` returned, float64 (updates, 3). Raises FloatingPointError if one is not finite."""
+    found = torch.stack(history).cpu().double()
+    for step, (loss, _, norm) in enumerate(found.tolist(), last - len(history) + 1):
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(
+                f"step {step}: the loss is {loss}, its gradient's norm {norm}. The last checkpoint is from before it. Begin in "
+                "another --out, with a lower peak_lr"
+            )
+    return found
+
+
 def main(
-    manifest: Path,
-    out: Path,
-    recipe: PretrainRecipe = PretrainRecipe(),
-    device: str = "cpu",
-    workers: int = 0,
-    threads: int = 0,
-    start: str | None = None,
-) -> None:
+    manifest: Path, out: Path, recipe: PretrainRecipe = PretrainRecipe(), device: str = "cpu",
+    workers: int | None = None, threads: int = 0, start: str | None = None,
+) -> None:  # fmt: skip
     """Pre-train a HuBERT.
 
     Args:
@@ -194,7 +203,7 @@ def main(
         out: folder for checkpoints and the result
         recipe: the encoder and how it is trained
         device: cpu, cuda, or cuda:N
-        workers: processes that load audio; 0 loads in this one
+        workers: processes that load audio; 0 loads in this one, as on a CPU if not given; beside a GPU up to 8
         threads: CPU threads, torch's own choice if 0
         start: a transformers HuBERT folder to go on from, of the recipe's size; a fresh one if not given
     """
@@ -217,7 +226,8 @@ def main(
         targets = _targets(corpus, model, plan, out / f"targets{number}.safetensors", recipe.seed, device)
         heads = nn.ModuleList(nn.Linear(recipe.width, size) for size in sizes)
         current = Round(model, heads, plan, recipe, device)
-        train_iteration(current, Steps(corpus, targets, recipe, number, plan.steps), number, out, workers)
+        loaders = usual_loaders(device) if workers is None else workers
+        train_iteration(current, Steps(corpus, targets, recipe, number, plan.steps), number, out, loaders)
     model.half().cpu().save_pretrained(out / "hubert")
     with written_whole(out / "pretrain.json") as file:
         json.dump({"recipe": dataclasses.asdict(recipe), "utterances": len(corpus.utterances), "hours": round(hours, 2),
