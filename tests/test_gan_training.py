@@ -153,6 +153,25 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
         train(pairs, dataclasses.replace(RECIPE, steps=2, seed=1), tmp_path / "v")
 
 
+def test_the_device_that_is_named_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate takes the current GPU, so that has to be it."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device)))
+    for device in ("cpu", "cuda", "cuda:3"):
+        GanTraining(CODEBOOK, RECIPE, device)
+    assert chosen == [torch.device("cuda:3")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_every_head(tmp_path: Path) -> None:
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    for head in ("mel", "vocos", "hifigan"):
+        made = train(make_pairs(tmp_path), dataclasses.replace(RECIPE, head=head), tmp_path / head, last)
+        assert np.isfinite(made.decode(make_pairs(tmp_path)[1][1])).all()
+    assert torch.cuda.current_device() == torch.cuda.device_count() - 1
+
+
 def test_crops_of_sound_belong_to_their_units(tmp_path: Path) -> None:
     """Unit u of the test corpus is a tone of 200 + 150 u Hz: it must be the loudest where the unit is."""
     corpus = VoiceCorpus(make_pairs(tmp_path), RECIPE, wav_frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from units import train_vocoder
-from units.audio import HOP, num_frames, save_wav
+from units.audio import HOP, load_wav, num_frames, save_wav
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.generator import DurationPredictor, Frames, MelGenerator, MelGeneratorConfig, run_frames
 from units.manifest import Utterance, write_manifest
@@ -260,6 +261,44 @@ def test_a_crop_is_the_same_from_memory_and_from_disk(tmp_path: Path) -> None:
     fresh = VoiceCorpus(pairs, VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=0), MelSpectrogram())
     for step in (0, 1, 0):
         torch.testing.assert_close(kept.batch(step).target, fresh.batch(step).target, rtol=0, atol=0)
+
+
+def test_processes_share_the_cache(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path)
+    whole = sum(MelSpectrogram()(torch.from_numpy(load_wav(u.audio))[None]).nbytes for u, _ in pairs)
+    held = []
+    for copies in (1, 4):
+        recipe = VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=whole / 2**30)
+        corpus = VoiceCorpus(pairs, recipe, MelSpectrogram(), copies=copies)
+        for step in range(30):
+            corpus.batch(step)
+        held.append(sum(target.nbytes for target in corpus._cache.values()))
+    assert 0 < held[1] <= whole / 4 < held[0] <= whole
+
+
+def test_a_training_s_corpus_knows_how_many_share_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copies = []
+    corpus = train_vocoder.VoiceCorpus
+    monkeypatch.setattr(
+        train_vocoder, "VoiceCorpus", lambda *args, **how: copies.append(how["copies"]) or corpus(*args, **how)
+    )
+    for workers in (None, 2):
+        recipe = dataclasses.replace(RECIPE, steps=2, workers=workers)
+        train(make_pairs(tmp_path), recipe, tmp_path / f"v{workers}")
+    assert copies == [1, 2]
+    here, there = (UnitVocoder.from_pretrained(tmp_path / f"v{workers}").state_dict() for workers in (None, 2))
+    for name, weight in here.items():
+        torch.testing.assert_close(there[name], weight, rtol=0, atol=0, msg=name)
+
+
+def test_a_batch_goes_to_a_device_whole(tmp_path: Path) -> None:
+    batch = VoiceCorpus(make_pairs(tmp_path), RECIPE, MelSpectrogram()).batch(0)
+    there = batch.to("meta")
+    for here, moved in ((batch, there), (batch.frames, there.frames)):
+        for name, part in vars(here).items():
+            if isinstance(part, torch.Tensor):
+                found = getattr(moved, name)
+                assert (found.device.type, found.shape, found.dtype) == ("meta", part.shape, part.dtype), name
 
 
 def test_units_of_other_audio_are_refused(tmp_path: Path) -> None:

@@ -55,6 +55,9 @@ class GanTraining:
 
         torch.manual_seed(recipe.seed)
         self.recipe = recipe
+        asked = torch.device(device)
+        if asked.type == "cuda" and asked.index is not None:
+            torch.cuda.set_device(asked)  # accelerate takes the current one; a launcher's ranks, each its own
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=recipe.gan.mixed_precision)
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
         sizes = recipe.vocos if recipe.head == "vocos" else recipe.hifigan
@@ -75,6 +78,10 @@ class GanTraining:
         self.step, self.seconds = 0, 0.0
 
     @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    @property
     def vocoder(self) -> UnitVocoder:
         """What has been learned so far, ready to speak; a copy."""
         vocoder = UnitVocoder(self._template.codebook, self._template.settings, self._template.speakers)
@@ -83,17 +90,18 @@ class GanTraining:
 
     def advance(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the discriminators and one of the generator; returns the losses by name."""
-        recipe, to = self.recipe.gan, self.accelerator.device
+        recipe = self.recipe.gan
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.recipe.learning_rate(self.step)
         # dropout as a function of the step, so that a resumed training goes on as if it had not stopped
         torch.manual_seed((self.recipe.seed * 1_000_003 + self.step) * self.world + self.rank)
         self._learner.train()
-        mask = None if bool(batch.frames.mask.all()) else batch.frames.mask.to(to)
-        units = (x.to(to) for x in (batch.speakers, batch.ids, batch.durations, batch.unit_mask))
-        made, duration = self._learner(batch.frames.ids.to(to), mask, *units)
-        recorded = batch.target.to(to).flatten(1)
+        filled = bool(batch.frames.mask.all())  # asked of the CPU, where nobody waits for the answer
+        batch = batch.to(self.device)
+        units = batch.speakers, batch.ids, batch.durations, batch.unit_mask
+        made, duration = self._learner(batch.frames.ids, None if filled else batch.frames.mask, *units)
+        recorded = batch.target.flatten(1)
 
         judged = discriminator_loss(self._shared_judges(recorded, made.detach()))
         self._minimise(judged, 1)

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from units.ahead import usual_loaders
 from units.codebook import Codebook, Units
 from units.gan_training import GanTraining
-from units.generator import Frames
 from units.manifest import Utterance, read_manifest, written_whole
 from units.mel import MelSpectrogram
 from units.precision import autocast, check_device
@@ -47,7 +47,7 @@ class Training:
 
     def __init__(self, codebook: Codebook, recipe: VocoderRecipe, device: str, speakers: tuple[str, ...] = ()) -> None:
         torch.manual_seed(recipe.seed)
-        self.recipe, self.device = recipe, device
+        self.recipe, self.device = recipe, torch.device(device)
         self.vocoder = UnitVocoder(codebook, recipe.generator, speakers).to(device).train()
         self.target = MelSpectrogram(recipe.generator.mels)
         self._optimizer = torch.optim.AdamW(
@@ -63,11 +63,10 @@ class Training:
         """One optimiser step; returns the losses by name."""
         for group in self._optimizer.param_groups:
             group["lr"] = self.recipe.learning_rate(self.step)
-        to, network = self.device, self.vocoder.network
-        frames = Frames(batch.frames.ids.to(to), batch.frames.runs.to(to), batch.frames.mask.to(to))
-        with autocast(to):
-            mel = network.generator.loss(frames, batch.target.to(to))
-            duration = network.durations.loss(batch.ids.to(to), batch.durations.to(to), batch.unit_mask.to(to))
+        batch, network = batch.to(self.device), self.vocoder.network
+        with autocast(self.device):
+            mel = network.generator.loss(batch.frames, batch.target)
+            duration = network.durations.loss(batch.ids, batch.durations, batch.unit_mask)
         self._optimizer.zero_grad(set_to_none=True)
         (mel + duration).backward()  # they share no weights
         self._optimizer.step()
@@ -95,7 +94,7 @@ def train(pairs: list[tuple[Utterance, Units]], recipe: VocoderRecipe, out: Path
     made_of = json.dumps([codebook.fingerprint, dataclasses.asdict(recipe), speakers])
     if (out / CHECKPOINT).exists():
         _load(training, out / CHECKPOINT, made_of)
-    corpus = VoiceCorpus(pairs, recipe, training.target, speakers)
+    corpus = VoiceCorpus(pairs, recipe, training.target, speakers, copies=training.world * max(1, _loaders(training)))
     if training.rank == 0:
         print(f"{len(pairs)} utterances, {corpus.seconds / 60:.1f} minutes; steps {training.step} to {recipe.steps}")
     _run(training, corpus, out, made_of)
@@ -151,7 +150,14 @@ def _batches(training: Training | GanTraining, corpus: VoiceCorpus) -> DataLoade
     """Every step that is left; rank r of W takes the crops r, r + W, ..."""
     recipe, world = training.recipe, training.world
     mine = range(training.step * world + training.rank, recipe.steps * world, world)
-    return DataLoader(corpus, sampler=mine, batch_size=None, num_workers=recipe.workers)
+    pinned = training.device.type == "cuda"
+    return DataLoader(corpus, sampler=mine, batch_size=None, num_workers=_loaders(training), pin_memory=pinned)
+
+
+def _loaders(training: Training | GanTraining) -> int:
+    """Processes that make batches for this device."""
+    given = training.recipe.workers
+    return usual_loaders(training.device.type, training.world) if given is None else given
 
 
 def _board(training: Training | GanTraining, out: Path):

@@ -67,8 +67,8 @@ class VocoderRecipe:
     log_every: int = 20
     """Steps between lines of the log."""
     cache_gib: float = 2.0
-    """Memory for targets, about 0.1 GiB an hour of log-mels and 0.2 GiB an hour of wavs; what does not fit is made again
-    when it is drawn."""
+    """Memory for targets of all processes together, about 0.1 GiB an hour of log-mels and 0.2 GiB an hour of wavs; what does
+    not fit into a process's share is made again when it is drawn there."""
     head: Literal["mel", "vocos", "hifigan"] = "mel"
     """"mel" trains in minutes on a laptop; "vocos" and "hifigan" train adversarially and sound natural."""
     vocos: VocosConfig = field(default_factory=VocosConfig)
@@ -79,8 +79,9 @@ class VocoderRecipe:
     """Adversarial training; not looked at by the head "mel"."""
     multi_speaker: bool = False
     """One row of a speaker table for each speaker of the manifest."""
-    workers: int = 0
-    """Processes that make batches on each device; 0 makes them in the training process."""
+    workers: int | None = None
+    """Processes that make batches for each device; 0 makes them in the training process, as on a CPU if not given; for a GPU
+    up to 8."""
 
     def __post_init__(self) -> None:
         if self.multi_speaker and self.head == "mel":

@@ -5,6 +5,7 @@ B batch, N frames of a crop (50 a second), U units of a crop.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -36,6 +37,19 @@ class Batch:
     unit_mask: Tensor
     speakers: Tensor
 
+    def to(self, device: str | torch.device) -> Batch:
+        """The batch on a device; from pinned memory nobody waits for the copy."""
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """In pinned memory: what a DataLoader asks a batch for."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        frames, *others = (getattr(self, field.name) for field in dataclasses.fields(self))
+        laid_out = Frames(change(frames.ids), change(frames.runs), change(frames.mask))
+        return Batch(laid_out, *map(change, others))
+
 
 def wav_frames(wav: Tensor) -> Tensor:
     """Wav (B, N * 320) as rows of frames, (B, N, 320): the target of a waveform head."""
@@ -47,17 +61,18 @@ class VoiceCorpus(Dataset):
 
     def __init__(
         self, pairs: list[tuple[Utterance, Units]], recipe: VocoderRecipe, target: Callable[[Tensor], Tensor],
-        speakers: tuple[str, ...] = (),
+        speakers: tuple[str, ...] = (), copies: int = 1,
     ) -> None:  # fmt: skip
         """
         Args:
             target: wav (1, N * 320) -> what the head learns to make of it, (1, r N, ...).
             speakers: rows of the speaker table; every pair's speaker is one of them, if there are any.
+            copies: processes that have such a corpus each, and share the recipe's cache.
         """
         self.pairs, self.recipe, self._target = pairs, recipe, target
         self._rows = {name: row for row, name in enumerate(speakers)}
         self._cache: dict[int, Tensor] = {}
-        self._room = recipe.cache_gib * 2**30  # bytes
+        self._room = recipe.cache_gib * 2**30 / copies  # bytes
         lengths = np.array([len(units.frames()) for _, units in pairs], dtype=np.float64)
         self.seconds = float(lengths.sum()) / pairs[0][1].codebook.frame_rate
         self._chances = lengths / lengths.sum()
