@@ -8,16 +8,18 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.cross_modal import INSTRUCTIONS, read_instructions
-from instruct_data.records import opened_to_write
+from instruct_data.records import opened, opened_to_write
 from instruct_data.refusals import Refusals
 from instruct_data.splits import Splits, copies
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
@@ -42,30 +44,24 @@ class TextChat:
     turns: tuple[TextPair, ...]
 
 
-def read_pairs(path: str | Path) -> list[TextPair]:
-    """Read a jsonl of pairs whole.
-
-    Raises: ValueError naming the line that is no JSON, or lacks a question or an answer.
-    """
-    with Path(path).open(encoding="utf-8") as lines:
-        return [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
-
-
 def parse_chat(line: str, where: str) -> TextChat:
     """Read one line of either form. Raises ValueError beginning with `where`."""
-    if '"turns"' not in line:
-        chat = TextChat((_parse(line, where),))
-    else:
-        try:
-            chat = TextChat(tuple(TextPair(question, answer) for question, answer in json.loads(line)["turns"]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f'{where}: "turns" are pairs of question and answer ({error})') from error
-    texts = [text for turn in chat.turns for text in (turn.question, turn.answer)]
-    if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError(f"{where}: each turn needs a question and an answer, has {line.strip()[:60]}")
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: not an object, but {str(record)[:60]}")
+    turns = record["turns"] if "turns" in record else [[record.get("question"), record.get("answer")]]
+    if not isinstance(turns, list) or not turns or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise ValueError(f'{where}: "turns" are pairs of question and answer, not {str(turns)[:60]}')
+    texts = list(itertools.chain.from_iterable(turns))
+    if not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"{where}: each turn needs a question and an answer, has {str(record)[:60]}")
     if any(map(is_broken, texts)):
-        raise ValueError(f"{where}: half a character, a surrogate without its other half, in {line.strip()[:60]}")
-    return chat
+        raise ValueError(f"{where}: half a character, a surrogate without its other half, in {str(record)[:60]}")
+    split, family = str(record.get("split") or "train"), str(record.get("family") or "")
+    return TextChat(tuple(TextPair(question, answer, split, family) for question, answer in turns))
 
 
 def is_broken(text: str) -> bool:
@@ -75,13 +71,13 @@ def is_broken(text: str) -> bool:
 
 def chat_line(chat: TextChat) -> str:
     """Inverse of parse_chat, with the newline."""
+    first = chat.turns[0]
     if len(chat.turns) > 1:
         record: dict = {"turns": [[turn.question, turn.answer] for turn in chat.turns]}
     else:
-        (turn,) = chat.turns
-        record = {"question": turn.question, "answer": turn.answer}
-        record |= {"family": turn.family} if turn.family else {}
-        record |= {"split": turn.split} if turn.split != "train" else {}
+        record = {"question": first.question, "answer": first.answer}
+    record |= {"family": first.family} if first.family else {}
+    record |= {"split": first.split} if first.split != "train" else {}
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
@@ -102,42 +98,25 @@ def write_chats(path: Path, chats: Iterable[TextChat]) -> tuple[int, int]:
     return kept, turns
 
 
-def _parse(line: str, where: str) -> TextPair:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
-    said = [record.get(name) for name in ("question", "answer")] if isinstance(record, dict) else []
-    if not (said and all(isinstance(text, str) and text for text in said)):
-        raise ValueError(f"{where}: needs a question and an answer, has {line.strip()[:60]}")
-    return TextPair(record["question"], record["answer"], record.get("split", "train"), record.get("family", ""))
-
-
-def balance_families(pairs: list[TextPair], least: int, most: int | None, seed: int) -> list[TextPair]:
+def family_copies(families: Iterable[tuple[int, str]], least: int, most: int | None, seed: int) -> dict[int, int]:
     """Let no family of questions drown and none drown the others.
 
     Args:
-        least: repeat the pairs of a smaller family, whole times, until it has about as many.
+        families: the number of each chat with its family.
+        least: repeat the chats of a smaller family, whole times, until it has about as many.
         most: draw as many from a larger family, by seed; None keeps all.
 
-    Returns: the pairs in their order, each as often as it counts.
+    Returns: how often each chat counts, of those that do.
     """
-    families: dict[str, list[int]] = {}
-    for index, pair in enumerate(pairs):
-        families.setdefault(pair.family, []).append(index)
+    numbers: dict[str, list[int]] = {}
+    for number, family in families:
+        numbers.setdefault(family, []).append(number)
     draw = random.Random(f"families {seed}")
-    times = [0] * len(pairs)
-    for members in families.values():
+    times: dict[int, int] = {}
+    for members in numbers.values():
         kept = members if most is None else draw.sample(members, min(most, len(members)))
-        for index in kept:
-            times[index] = max(1, round(least / len(members)))
-    return [pair for pair, count in zip(pairs, times) for _ in range(count)]
-
-
-def chat_conversations(pairs: Sequence[TextPair]) -> Iterator[Conversation]:
-    """Each pair as a text chat."""
-    for i, pair in enumerate(pairs):
-        yield chat_conversation(TextChat((pair,)), f"chat-{i}")
+        times |= dict.fromkeys(kept, max(1, round(least / len(members))))
+    return times
 
 
 def chat_conversation(chat: TextChat, name: str) -> Conversation:
@@ -146,17 +125,11 @@ def chat_conversation(chat: TextChat, name: str) -> Conversation:
     return Conversation(tuple(itertools.chain.from_iterable(turns)), "chat", name)
 
 
-def repeat_conversations(pairs: Sequence[TextPair], seed: int, folder: Path = INSTRUCTIONS) -> Iterator[Conversation]:
-    """Each pair in the form of a chain, without sound: the question said back, then the answer.
+def repeat_conversation(pair: TextPair, index: int, seed: int, folder: Path = INSTRUCTIONS) -> Conversation:
+    """A pair in the form of a chain, without sound: the question said back, then the answer.
 
     What an LLM knows when it is asked in text, it then also knows after a transcript of its own.
     """
-    for i, pair in enumerate(pairs):
-        yield repeat_conversation(pair, i, seed, folder)
-
-
-def repeat_conversation(pair: TextPair, index: int, seed: int, folder: Path = INSTRUCTIONS) -> Conversation:
-    """One of repeat_conversations."""
     description = random.Random(f"{seed} repeat {index} {pair.question}").choice(read_instructions("repeat", folder))
     human = Message("human", (f"{description} {INPUT_FOLLOWS} {pair.question}",))
     return Conversation((human, Message("assistant", (pair.question, pair.answer))), "repeat", f"repeat-{index}")
@@ -188,11 +161,13 @@ class ChatPart:
 
     def lines(self, refusals: Refusals) -> Iterator[tuple[int, TextChat]]:
         """Its chats with their numbers; a line that is no chat is refused."""
-        with self.path.open("rb") as file:
+        with opened(self.path, "rb") as file:
             file.seek(self.offset)
             for index, line in enumerate(itertools.islice(file, self.rows), self.first):
                 try:
-                    yield index, parse_chat(line.decode(), "no chat")
+                    text = line.decode("utf-8-sig")
+                    if text.strip():
+                        yield index, parse_chat(text, "no chat")
                 except UnicodeDecodeError as error:
                     refusals.add(f"{self.path}:{index + 1}", f"not UTF-8: {error}")
                 except ValueError as error:
@@ -212,7 +187,7 @@ class ChatPart:
 
 @dataclass(frozen=True)
 class BalancedPart:
-    """A whole text set whose families are balanced (see balance_families), as chats, then as the task repeat."""
+    """A whole text set whose families are balanced (see family_copies), as chats, then as the task repeat."""
 
     path: Path
     rows: int
@@ -227,26 +202,34 @@ class BalancedPart:
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
         """Each conversation with the side it stands on."""
-        pairs = balance_families(read_pairs(self.path), self.least, self.most, self.seed)
-        sides = [self.splits.side("", pair.question) for pair in pairs]
-        yield from zip(sides, chat_conversations(pairs))
-        yield from zip(sides, repeat_conversations(pairs, self.seed, self.instructions))
+        whole = ChatPart(self.path, 0, 0, self.rows, "chat", self.seed, self.splits)
+        families = ((index, chat.turns[0].family) for index, chat in whole.lines(refusals))
+        times = family_copies(families, self.least, self.most, self.seed)
+        for task in ("chat", "repeat"):
+            chats = (chat for index, chat in whole.lines(Refusals()) for _ in range(times.get(index, 0)))
+            for number, chat in enumerate(chats):
+                side = self.splits.side("", chat.turns[0].question)
+                if task == "repeat":
+                    yield side, repeat_conversation(chat.turns[0], number, self.seed, self.instructions)
+                else:
+                    yield side, chat_conversation(chat, f"chat-{number}")
 
 
 def chat_parts(
     path: Path, task: str, seed: int, splits: Splits, weight: float = 1.0, folder: Path = INSTRUCTIONS
 ) -> list[ChatPart]:
-    """A text set in stretches of 10,000 lines."""
+    """A text set in stretches of 10,000 lines. Raises ValueError if it is compressed and was cut short or damaged."""
     parts: list[ChatPart] = []
     offset = 0
-    with path.open("rb") as file:
-        for first in itertools.count(0, PART_LINES):
-            sizes = [len(line) for line in itertools.islice(file, PART_LINES)]
-            if not sizes:
-                return parts
-            parts.append(ChatPart(path.resolve(), offset, first, len(sizes), task, seed, splits, weight, folder))
-            offset += sum(sizes)
-    raise AssertionError("the loop ends with the file")
+    try:
+        with opened(path, "rb") as file:
+            while sizes := [len(line) for line in itertools.islice(file, PART_LINES)]:
+                first = len(parts) * PART_LINES
+                parts.append(ChatPart(path.resolve(), offset, first, len(sizes), task, seed, splits, weight, folder))
+                offset += sum(sizes)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} was cut short or damaged, or is not compressed as its name says ({error})") from error
+    return parts
 
 
 def read_chats(path: Path, refusals: Refusals) -> Iterator[TextChat]:

@@ -24,7 +24,7 @@ from instruct_data.records import (
 )
 from instruct_data.refusals import Refusals
 from instruct_data.splits import Splits
-from instruct_data.text_sets import TextPair, read_pairs
+from instruct_data.text_sets import TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from stages.config import Source, StageConfig
 from stages.tokens import documents
@@ -266,40 +266,3 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
     assert chain[1].messages[1].parts == ("what is two", "it is two", (7,))
     with pytest.raises(SystemExit, match="no utterance of the voice 'tone:none'; it has"):
         build.main(tmp_path / "units", tmp_path / "pairs.jsonl", "tone:none", tmp_path / "third")
-
-
-def test_a_pair_may_hold_any_text(tmp_path: Path) -> None:
-    pair = {"question": "a\u2028b\x85c", "answer": "d\ne"}
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair, ensure_ascii=False) + "\n", encoding="utf-8")
-    assert read_pairs(tmp_path / "pairs.jsonl") == [TextPair(**pair)]
-
-
-@pytest.mark.parametrize(
-    "line", ["{", "[]", '{"question": "a"}', '{"question": "a", "answer": ""}', '{"question": 1, "answer": "b"}']
-)
-def test_a_bad_pair_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
-    (tmp_path / "pairs.jsonl").write_text('{"question": "a", "answer": "b", "extra": 1}\n' + line + "\n")
-    with pytest.raises(ValueError, match="pairs.jsonl:2: "):
-        read_pairs(tmp_path / "pairs.jsonl")
-
-
-def test_no_family_drowns() -> None:
-    from instruct_data.text_sets import TextPair, balance_families
-
-    pairs = [TextPair(f"q{i}", "a", family="many" if i % 10 else "few") for i in range(100)]
-    kept = balance_families(pairs, 1, 20, seed=1)
-    assert [sum(p.family == f for p in kept) for f in ("many", "few")] == [20, 10]
-    assert kept == [p for p in pairs if p in kept] == balance_families(pairs, 1, 20, seed=1)
-    assert balance_families(pairs, 1, None, seed=1) == pairs
-    balanced = balance_families(pairs, 20, 20, seed=1)
-    assert [sum(p.family == f for p in balanced) for f in ("many", "few")] == [20, 20]
-    assert set(balanced) == set(kept)
-
-
-def test_repeating_says_the_question_back_before_the_answer() -> None:
-    from instruct_data.text_sets import TextPair, repeat_conversations
-
-    pairs = [TextPair("what is one plus one", "that makes two"), TextPair("which is bigger", "two is bigger")]
-    found = list(repeat_conversations(pairs, seed=0))
-    assert [c.messages[1].parts for c in found] == [(p.question, p.answer) for p in pairs]
-    assert all(c.task == "repeat" and c.messages[0].parts[0].endswith(f"{p.question}") for c, p in zip(found, pairs))
