@@ -76,7 +76,7 @@ export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
 endif
 endif
 
-.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval chat starter-encoder \
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval page chat starter-encoder \
         test test-all check bench clean
 
 ##@ Start here
@@ -121,8 +121,10 @@ ASKED = [ -e $(CORPUS) ] || { echo "there is no $(CORPUS); say what to ask: CORP
   exit 2; }
 
 ##@ Use it
+page: $(RUN)/model/speechgpt.json ## talk to the model in the browser
+	@$(PYTHON) -m speechgpt.server --model $(RUN)/model $(ARGS)
 chat: $(RUN)/model/speechgpt.json ## talk to the model
-	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model
+	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model $(ARGS)
 
 bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the vocoder on this machine
 	@$(ASKED)
