@@ -172,14 +172,14 @@ def main(
     Args:
         units: unit set of the training utterances, with text and speaker; or several with weights
         pairs: jsonl of text questions and answers; they become text chats too. Without it there is the cross-modal set alone
-        voice: the speaker that answers; without one nobody does
+        voice: the speaker that answers, without whom there is no chain
         out: folder for the sets
         seed: decides the task descriptions and every other draw
         least_of_a_family: text chats of one family of questions: a smaller family is repeated about as often
         most_of_a_family: text chats of one family of questions, so that a large one does not drown the others; all of
             them if not given
         splits: which utterances stand on the development and test sides
-        tts_of: who is learned to be spoken like: the answer `voice` alone, or `all` who have a text
+        tts_of: whose way to speak is learned: the answer `voice`'s alone, or `all`
         chat_ratio: text chats in the cross-modal set, for each other conversation in it
         chain: which kinds of chain, and in whose words
         instructions: folder of the task descriptions; for another language, write asr.txt, tts.txt and repeat.txt

@@ -174,12 +174,7 @@ def main(
         rank: this process among world, for several GPUs: each takes every world-th shard; from torchrun's environment if not given
         world: how many processes share the work over one folder; likewise
     """
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} of {world}; ranks go from 0 to {world - 1}")
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    rank, world, device = _place(rank, world, device)
     lines = io.StringIO()
     refusals = Refusals(file=lines)
     texts = list(texts_of(read_chats(pairs, refusals), said))
@@ -210,6 +205,19 @@ def main(
     made = join_shards(out, len(starts), CheckpointFacts.load(model).codebook, lines.getvalue().splitlines(True))
     print(
         f"{out}: {len(made)} texts spoken; {made.refused} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
+    )
+
+
+def _place(rank: int | None, world: int | None, device: str) -> tuple[int, int, str]:
+    """Which share of the work is this process's, and on which device; by torchrun's environment where nobody says."""
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}; ranks go from 0 to {world - 1}")
+    return (
+        rank,
+        world,
+        f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device,
     )
 
 

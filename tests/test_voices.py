@@ -214,6 +214,14 @@ def test_texts_are_said_once() -> None:
         list(texts_of(CHATS, "songs"))
 
 
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unit_voice._place(None, None, "cuda") == (0, 1, "cuda")
+    for name, value in (("RANK", "11"), ("WORLD_SIZE", "16"), ("LOCAL_RANK", "3")):
+        monkeypatch.setenv(name, value)
+    assert unit_voice._place(None, None, "cuda") == (11, 16, "cuda:3")
+    assert unit_voice._place(1, 2, "cpu") == (1, 2, "cpu")
+
+
 def test_a_large_model_is_not_copied_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_voice, "own_cores", lambda beside: 64 // beside)
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}[name])
