@@ -7,6 +7,7 @@ swings is fair to all.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 
@@ -14,13 +15,24 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.train import SHAPES, commit, conversations
-from stages.attention import BY_DOCUMENT
-from stages.data import PackedBlocks
+from bench.train import SHAPES, conversations, stage_attention
+from eval.results import commit, machine
+from stages.attention import BY_DOCUMENT, VARLEN, takes_bounds
+from stages.data import PackedBlocks, flattened
+from stages.start import check_varlen
 from units.precision import autocast
 
 BASELINE = "sdpa"
 WARM_UP = 2  # rounds that no clock counts
+
+
+def ways_here() -> list[str]:
+    """The baseline, and every other way that this machine can go; flash-attention where stages.train would take it."""
+    found = [BASELINE, "eager", BY_DOCUMENT, stage_attention()]
+    with contextlib.suppress(ValueError):
+        check_varlen(torch.bfloat16)
+        found.append(VARLEN)
+    return list(dict.fromkeys(found))
 
 
 def main(shape: str = "toy", block: int = 256, batch: int = 4, rounds: int = 60, seed: int = 0) -> None:
@@ -37,7 +49,7 @@ def main(shape: str = "toy", block: int = 256, batch: int = 4, rounds: int = 60,
     blocks = PackedBlocks([(documents, np.arange(len(documents)), 1.0)], block, (rounds + WARM_UP) * batch, 0, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ways = {}
-    for way in (BASELINE, "eager", BY_DOCUMENT):
+    for way in ways_here():
         torch.manual_seed(seed)
         model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096)).to(device)
         model.set_attn_implementation(way)
@@ -45,8 +57,10 @@ def main(shape: str = "toy", block: int = 256, batch: int = 4, rounds: int = 60,
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + WARM_UP):
         items = [blocks[i] for i in range(number * batch, (number + 1) * batch)]
-        inputs = {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
+        stacked = {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
+        in_a_row = flattened([{name: row.to(device) for name, row in item.items()} for item in items])
         for way, (model, optimizer) in ways.items():
+            inputs = in_a_row if takes_bounds(model) else stacked
             began = time.perf_counter()
             with autocast(device):
                 loss = model(**inputs, use_cache=False).loss
@@ -57,7 +71,7 @@ def main(shape: str = "toy", block: int = 256, batch: int = 4, rounds: int = 60,
                 torch.cuda.synchronize()
             if number >= WARM_UP:
                 seconds[way].append(time.perf_counter() - began)
-    print(f"{shape}, {batch} blocks of {block}, fill {blocks.fill:.3f}, {torch.get_num_threads()} threads, {device.type}, "
+    print(f"{shape}, {batch} blocks of {block}, fill {blocks.fill:.3f}, {torch.get_num_threads()} threads, {machine(device.type)}, "
           f"commit {commit()}")  # fmt: skip
     middle = {way: statistics.median(times) for way, times in seconds.items()}
     for way, time_of_step in middle.items():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.memory import peak_memory
 from units.codebook import Codebook, Units
 from units.unit_set import UnitRecord, write_unit_set
 
+ROOT = Path(__file__).parents[1]
 CODEBOOK = Codebook("made-km1000", "none", 0, 1000, 50.0, "none", "bench")
 VOICE = "answers"
 UNITS = 120  # of an utterance: about four seconds of mHuBERT's
@@ -61,15 +62,15 @@ def make_corpus(folder: Path, count: int) -> None:
 
 def measured(program: str, *arguments: object) -> dict[str, float]:
     """Run a program in a process of its own; seconds, and peak memory in MiB."""
-    code = "import resource, sys, time; from pathlib import Path; began = time.monotonic()\n" + program + (
-        "\npeak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))"
-        "\nprint('MEASURED', time.monotonic() - began, peak)"
+    code = "import sys, time; from pathlib import Path; began = time.monotonic()\n" + program + (
+        "\nfrom bench.memory import peak_memory, peak_memory_of_children"
+        "\nprint('MEASURED', time.monotonic() - began, max(peak_memory(), peak_memory_of_children()))"
     )  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT
     )
-    _, seconds, kib = done.stdout.splitlines()[-1].split()
-    return {"seconds": float(seconds), "mib": float(kib) / (1024 * (1024 if sys.platform == "darwin" else 1))}
+    _, seconds, size = done.stdout.splitlines()[-1].split()
+    return {"seconds": float(seconds), "mib": float(size) / 2**20}
 
 
 BUILD = (
@@ -118,7 +119,7 @@ def main(records: list[int] = [25_000, 100_000], out: Path | None = None) -> Non
             f"{rate:>16,.0f} {row['mib']:>9.0f}"
         )
     print(f"{cores} cores; the same bytes with any number of workers; this process itself took "
-          f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")  # fmt: skip
+          f"{peak_memory() / 2**20:.0f} MiB")  # fmt: skip
     if out:
         out.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 

@@ -5,14 +5,16 @@
     python -m bench.train --shape 1b --block 2048 --batch 8  # a GPU: MFU, and memory with and without the fused loss
 
 Upstream's way (SpeechGPT's stage-2 script): conversations in random order, each batch padded to its longest, transformers'
-Trainer, whole logits. Ours: the same conversations packed into blocks. Both train the same model from the same weights, as
-many tokens of room a pass, and both count only tokens that are not padding.
+Trainer and its attention, whole logits. Ours: the same conversations packed into blocks, with the attention and the loss that
+stages.train takes on this machine (flash-attention and liger-kernel where they are found). Both train the same model from the
+same weights on as many rows a pass, a row being a conversation there and a block here, and count only tokens that are not
+padding.
 """
 
 from __future__ import annotations
 
+import gc
 import json
-import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -26,12 +28,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 
-from eval.results import machine
+from eval.results import commit, machine
 from speechgpt.vocab import new_words
-from stages.attention import BY_DOCUMENT
+from stages.attention import takes_bounds
 from stages.config import Source, StageConfig
-from stages.data import IGNORED, PackedBlocks, load_blocks
+from stages.data import IGNORED, PackedBlocks, flattened, load_blocks
 from stages.hardware import multiplying_parameters, this_gpu, train_flops
+from stages.start import loading_arguments
 from stages.text_llm import train_tokenizer
 from stages.tokens import Tokenised
 from units.codebook import Codebook
@@ -110,19 +113,35 @@ class Clock(TrainerCallback):
                 self.seconds = time.perf_counter() - self.began
 
 
-def trained(shape: str, data: Any, collate: Any, steps: int, batch: int, fused: bool, seed: int) -> Speed:
+def stage_attention() -> str:
+    """The attention that stages.train would take on this machine."""
+    on_gpu = torch.cuda.is_available()
+    half = multiplies_bfloat16("cuda" if on_gpu else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(folder, bf16=half, use_cpu=not on_gpu, report_to="none")
+        config = StageConfig("stage2", "m", "o", [Source("data")], training={"max_steps": 1})
+        return loading_arguments(config, arguments).get("attn_implementation", "sdpa")
+
+
+def trained(shape: str, data: Any, steps: int, batch: int, fused: bool, seed: int) -> Speed:
     """Train a fresh model for some steps; `data` in its own order, so that what was fed can be counted."""
+    gc.collect()  # accelerate ties a model into a cycle, so the one before may still hold its memory
     torch.manual_seed(seed)
     on_gpu = torch.cuda.is_available()
     half = multiplies_bfloat16("cuda" if on_gpu else "cpu")
     model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096))
-    if isinstance(data, PackedBlocks) and not on_gpu:
-        model.set_attn_implementation(BY_DOCUMENT)  # as stages.train does
+    collate: Any = torch.utils.data.default_collate
+    if isinstance(data, Padded):
+        collate = Padded.collate
+    else:
+        model.set_attn_implementation(stage_attention())
+        if takes_bounds(model):
+            collate = flattened
     clock = Clock()
-    fed = {"real": 0, "positions": 0, "batches": 0}
+    fed = {"positions": 0, "batches": 0}
 
     def counted(items: list[Any]) -> dict[str, torch.Tensor]:
-        made = collate(items) if collate else {name: torch.stack([item[name] for item in items]) for name in items[0]}
+        made = collate(items)
         if WARM_UP <= fed["batches"] < steps:
             fed["positions"] += made["input_ids"].numel()
         fed["batches"] += 1
@@ -134,7 +153,10 @@ def trained(shape: str, data: Any, collate: Any, steps: int, batch: int, fused: 
             disable_tqdm=True, remove_unused_columns=False, use_cpu=not on_gpu, bf16=half, use_liger_kernel=fused,
             train_sampling_strategy="sequential", logging_steps=steps, activation_checkpointing=shape != "toy",
         )  # fmt: skip
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # as stages.train, else the Trainer would wrap the model in DataParallel
         if on_gpu:
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         Trainer(model, arguments, train_dataset=data, data_collator=counted, callbacks=[clock]).train()
     real = sum(real_tokens(data, index) for index in range(WARM_UP * batch, steps * batch))
@@ -217,21 +239,28 @@ def main(
         seed: of weights, records and order
         out: json file for the figures
     """
+    if steps <= WARM_UP:
+        raise ValueError(f"steps is {steps}; {WARM_UP} are not timed, so give at least {WARM_UP + 1}")
+    on_gpu = torch.cuda.is_available()
+    fused = on_gpu and is_liger_kernel_available()  # as stages.train decides
     documents = conversations(4000, block, seed)
     packed = PackedBlocks([(documents, np.arange(len(documents)), 1.0)], block, steps * batch, 0, seed)
-    figures: dict[str, Any] = {"fill": packed.fill}
-    theirs = trained(shape, Padded(documents, steps * batch, seed), Padded.collate, steps, batch, False, seed)
-    ours = trained(shape, packed, None, steps, batch, False, seed)
-    figures |= {"upstream_tokens_per_second": theirs.tokens_per_second, "tokens_per_second": ours.tokens_per_second,
-                "times_upstream": ours.tokens_per_second / theirs.tokens_per_second,
-                "upstream_fill": theirs.tokens_per_second / theirs.positions_per_second}  # fmt: skip
-    if torch.cuda.is_available():
-        figures |= {"gib_whole_logits": ours.gib} | fused_figures(shape, packed, steps, batch, block, seed)
+    theirs = trained(shape, Padded(documents, steps * batch, seed), steps, batch, False, seed)
+    ours = trained(shape, packed, steps, batch, fused, seed)
+    figures: dict[str, Any] = {
+        "fill": packed.fill, "attention": stage_attention(), "fused_loss": fused,
+        "upstream_tokens_per_second": theirs.tokens_per_second, "tokens_per_second": ours.tokens_per_second,
+        "times_upstream": ours.tokens_per_second / theirs.tokens_per_second,
+        "upstream_fill": theirs.tokens_per_second / theirs.positions_per_second,
+    }  # fmt: skip
+    if on_gpu:
+        whole = trained(shape, packed, steps, batch, False, seed) if fused else ours
+        figures |= {"gib_whole_logits": whole.gib} | ({"gib_fused_loss": ours.gib} if fused else {})
+        figures |= {"mfu": utilisation(shape, block, ours)}
     figures |= data_start(units, block, seed)
     figures["feed_times_training"] = figures["feed_tokens_per_second"] / ours.tokens_per_second
     figures |= {"shape": shape, "block": block, "batch": batch, "steps": steps, "units": units,
-                "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else machine(),
-                "threads": torch.get_num_threads(), "commit": commit()}  # fmt: skip
+                "machine": machine("cuda" if on_gpu else "cpu"), "threads": torch.get_num_threads(), "commit": commit()}  # fmt: skip
     for name, value in figures.items():
         print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
     if out:
@@ -239,26 +268,15 @@ def main(
             json.dump(figures, file, indent=1)
 
 
-def fused_figures(shape: str, packed: PackedBlocks, steps: int, batch: int, block: int, seed: int) -> dict[str, float]:
-    """On a GPU: speed, MFU and memory with the fused loss, where liger-kernel is installed."""
-    fused = is_liger_kernel_available()
-    speed = trained(shape, packed, None, steps, batch, fused, seed)
+def utilisation(shape: str, block: int, speed: Speed) -> float | None:
+    """Model FLOPs utilisation of this GPU; None if its peak is not known."""
     properties = torch.cuda.get_device_properties(0)
     gpu = this_gpu(properties.name, properties.total_memory / 2**30)
     config = LlamaConfig(**SHAPES[shape])
     with torch.device("meta"):
         multiplying = multiplying_parameters(LlamaForCausalLM(config))
     flops = train_flops(multiplying, config.num_hidden_layers, config.hidden_size, block)
-    found = {"gib_fused_loss": speed.gib} if fused else {}
-    if gpu and gpu.tflops:
-        found["mfu"] = speed.positions_per_second * flops / (gpu.tflops * 1e12)
-    return found
-
-
-def commit() -> str:
-    """The commit that was measured, with a plus if something was changed since."""
-    told = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
+    return speed.positions_per_second * flops / (gpu.tflops * 1e12) if gpu and gpu.tflops else None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ units-extract as a user has it: flac files are decoded, and a unit set is writte
 from __future__ import annotations
 
 import functools
-import resource
 import subprocess
 import sys
 import tempfile
@@ -42,11 +41,12 @@ DTYPES = {"cpu": (torch.bfloat16,), "cuda": (torch.float16, torch.bfloat16)}
 
 @dataclass
 class Way:
-    """One way from wavs to units: its best time in seconds, and the units of every frame."""
+    """One way from wavs to units: its best time in seconds, and the units of every frame. layers: that it runs."""
 
     name: str
     run: Callable[[], list[list[int]]]
     dtype: torch.dtype = torch.float32
+    layers: int = LAYER
     seconds: float = float("inf")
     units: list[list[int]] = field(default_factory=list)
 
@@ -168,11 +168,11 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def operations(wavs: list[np.ndarray], encoder: UnitEncoder) -> float:
-    """Multiplications and additions of the encoder's matrix products on these wavs."""
+def operations(wavs: list[np.ndarray], encoder: UnitEncoder, layers: int) -> float:
+    """Multiplications and additions of the encoder's matrix products on these wavs, if it runs so many alike layers."""
     features = encoder.features
     assert isinstance(features, HubertFeatures)
-    total = 0.0
+    total, share = 0.0, layers / len(features.layers)
     for wav in wavs:
         length, frames = len(wav), features.grid.num_frames(len(wav))
         for layer in features.front_end.layers:
@@ -180,8 +180,8 @@ def operations(wavs: list[np.ndarray], encoder: UnitEncoder) -> float:
             total += 2.0 * length * layer.weight.numel()
         position = features.model.encoder.pos_conv_embed.conv.weight
         weights = sum(p.weight.numel() for one in features.layers for p in (one.qkv, one.out, one.wide, one.narrow))
-        attention = 4.0 * frames * features.dim * len(features.layers)
-        total += frames * (2.0 * (weights + position.numel() + encoder.centres.numel()) + attention)
+        attention = 4.0 * frames * features.dim * layers
+        total += frames * (2.0 * (share * weights + position.numel() + encoder.centres.numel()) + attention)
     return total
 
 
@@ -205,7 +205,9 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
     frames = torch.cat(features(wavs[:8])).cpu()
     centres = frames[torch.randperm(len(frames), generator=draw)[:SIZE]]
     exact = UnitEncoder.from_features(features, centres, "random", "none")
-    ways = [Way("(a) plain transformers, one file at a time", plain_transformers(model, centres.numpy(), wavs, device))]
+    theirs = plain_transformers(model, centres.numpy(), wavs, device)
+    every = len(model.encoder.layers)  # all run, whichever is wanted
+    ways = [Way("(a) plain transformers, one file at a time", theirs, layers=every)]
     theirs = fairseq_way(random_hubert(), centres.numpy(), wavs, device)
     if theirs is not None:
         ways.append(Way("(b) fairseq, one file at a time", theirs))
@@ -224,7 +226,6 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
             began = _now(device)
             way.units = way.run()
             way.seconds = min(way.seconds, _now(device) - began)
-    work = operations(wavs, exact)
     threads = f", {torch.get_num_threads()} threads" if device == "cpu" else f", {torch.cuda.get_device_name()}"
     print(
         f"{len(wavs)} files, {audio:.0f} s of audio, HuBERT base to layer {LAYER}, K={SIZE}, {device}{threads}, best of {rounds}"
@@ -234,7 +235,7 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
     for way in ways:
         ratios = "".join(f"{one / way.seconds:>8.2f}" for one in base) + ("" if len(base) > 1 else f"{'-':>8}")
         same = np.mean([a == b for one, other in zip(way.units, ways[0].units) for a, b in zip(one, other)])
-        share = work / way.seconds / peak(device, way.dtype)
+        share = operations(wavs, exact, way.layers) / way.seconds / peak(device, way.dtype)
         print(f"{way.name:46}{audio / way.seconds:>12.1f}{ratios}{share:>9.0%}{same:>13.3%}")
     with tempfile.TemporaryDirectory() as folder:
         for i, wav in enumerate(wavs):
@@ -242,14 +243,6 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
         for encoder in encoders:
             took = min(extraction(encoder, Path(folder), batch_seconds) for _ in range(rounds))
             print(f"{f'units-extract of flac files, {encoder.features.manner}':46}{audio / took:>12.1f}")
-
-
-def peak_memory() -> int:
-    """Most bytes this process ever held. On Linux getrusage would count its parent's, from before it was another program."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def memory() -> None:
@@ -263,7 +256,7 @@ def memory() -> None:
             for i in range(count):
                 save_wav(source / f"{i:05d}.wav", wav)
             code = (
-                "import sys; from pathlib import Path; from bench.units import peak_memory; from units.extract import main; "
+                "import sys; from pathlib import Path; from bench.memory import peak_memory; from units.extract import main; "
                 "main(sys.argv[1], Path(sys.argv[2]), processes=1); print('peak', peak_memory())"
             )
             done = subprocess.run(
@@ -271,6 +264,7 @@ def memory() -> None:
                 capture_output=True,
                 text=True,
                 check=True,
+                cwd=Path(__file__).parents[1],
             )
             size = int(done.stdout.split("peak")[1]) / 2**20
             print(f"{what:28} peak resident {size:,.0f} MB")

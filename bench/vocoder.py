@@ -145,6 +145,7 @@ def main(
         out: a json file for the figures, if wanted
     """
     torch.set_num_threads(threads)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 for all of them
     codebook = Codebook("bench", "none", 0, units, FRAME_RATE, "none", "bench")
     batch = draw_set(codebook, utterances, seconds)
     sound = sum(sum(one.durations or ()) for one in batch) / FRAME_RATE
@@ -156,7 +157,7 @@ def main(
         for name, run in runs.items():
             passes[name].append(run(batch))
     print(f"{utterances} utterances, {sound:.1f} s of sound at {SAMPLE_RATE} Hz, {channels} channels, {rounds} rounds")
-    print(f"{machine()}, {device}, {threads} threads, commit {commit()}")
+    print(f"{machine(device)}, {device}, {threads} threads, commit {commit()}")
     rates = {name: sound / float(np.median([one.total for one in found])) for name, found in passes.items()}
     slowest = next(iter(rates.values()))
     figures = {}
@@ -166,7 +167,7 @@ def main(
         print(f"{name:66} {rate:8.1f} x real time  {rate / slowest:6.2f} x baseline  first sound after {first:6.0f} ms")
     if out:
         with written_whole(out) as file:
-            json.dump({"machine": machine(), "commit": commit(), "device": device, "threads": threads,
+            json.dump({"machine": machine(device), "commit": commit(), "device": device, "threads": threads,
                        "rounds": rounds, "figures": figures}, file, indent=1)  # fmt: skip
 
 

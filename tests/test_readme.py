@@ -36,7 +36,7 @@ def test_the_tree_lists_what_exists() -> None:
     assert [path for path in tree_paths(README) if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("package", ["units", "speechgpt", "instruct_data", "stages", "eval"])
+@pytest.mark.parametrize("package", ["units", "speechgpt", "instruct_data", "stages", "eval", "bench"])
 def test_the_tree_lists_every_file_of_a_package(package: str) -> None:
     on_disk = {f"{package}/{path.name}" for path in (ROOT / package).glob("*.py") if path.name != "__init__.py"}
     assert on_disk - set(tree_paths(README)) == set()
