@@ -9,15 +9,14 @@ Files are JSON arrays, one object a line, or parquet, compressed or not; all are
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import ijson
+from typing import Any, TextIO
 
 from instruct_data.filters import Filters, kept_chats
 from instruct_data.records import opened
@@ -27,6 +26,10 @@ from speechgpt.vocab import EOA, EOH, HUMAN
 from units.progress import progress
 
 Row = dict[str, Any]
+CHUNK, LONGEST = 2**20, 2**26  # characters read at a time, and of the longest row of an array
+_BETWEEN = re.compile(r"[\s,]*")
+# What others write into JSON and it does not allow: NaN, for nothing there, and tabs and line ends as they are.
+_LENIENT = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
 
 
 def read_rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, Row]]:
@@ -45,7 +48,7 @@ def read_rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, Row]]:
         if isinstance(row, dict):
             yield where, row
         else:
-            refusals.add(where, f"not an object: {str(row)[:60]}")
+            refusals.add(where, f"not an object: {repr(row)[:60]}")
 
 
 def _is_array(path: Path) -> bool:
@@ -56,20 +59,45 @@ def _is_array(path: Path) -> bool:
 def _array(path: Path, refusals: Refusals) -> Iterator[tuple[str, Any]]:
     number = 0
     with opened(path, "rb") as file:
+        # what is no UTF-8 becomes half a character, for which its row alone is refused
+        text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape")  # type: ignore[type-var]
         try:
-            for number, row in enumerate(ijson.items(file, "item", use_float=True), 1):
+            for number, row in enumerate(_elements(text), 1):
                 yield f"{path}:{number}", row
-        except (ijson.JSONError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             refusals.add(f"{path}:{number + 1}", f"the array is damaged from here on: {error}")
+
+
+def _elements(text: TextIO) -> Iterator[Any]:
+    """Stream the elements of a JSON array. Raises ValueError where it is none, or ends too soon."""
+    buffer, ended = text.read(CHUNK), False
+    at = buffer.index("[") + 1
+    while True:
+        at = _BETWEEN.match(buffer, at).end()  # type: ignore[union-attr]
+        if buffer.startswith("]", at):
+            return
+        try:
+            row, end = _LENIENT.raw_decode(buffer, at)
+            if end == len(buffer) and not ended:
+                raise json.JSONDecodeError("a number could go on", buffer, end)
+        except json.JSONDecodeError:
+            if ended or len(buffer) - at > LONGEST:
+                raise
+            more = text.read(max(CHUNK, len(buffer) - at))
+            buffer, at, ended = buffer[at:] + more, 0, not more
+        else:
+            yield row
+            at = end
 
 
 def _lines(path: Path, refusals: Refusals) -> Iterator[tuple[str, Any]]:
     for number, line in numbered_lines(path, refusals):
-        if line.strip():
-            try:
-                yield f"{path}:{number}", json.loads(line)
-            except ValueError as error:
-                refusals.add(f"{path}:{number}", f"not JSON: {error}")
+        try:
+            text = line.decode("utf-8-sig")
+            if text.strip():
+                yield f"{path}:{number}", _LENIENT.decode(text)
+        except (ValueError, RecursionError) as error:
+            refusals.add(f"{path}:{number}", f"not JSON: {error}")
 
 
 # --- the published forms: an object -> its turns, question and answer in alternation
@@ -135,7 +163,7 @@ def openassistant(row: Row) -> list[str]:
 
 
 def grow_trees(rows: Iterable[tuple[str, Row]], refusals: Refusals) -> Iterator[tuple[str, Row]]:
-    """OpenAssistant's flat messages (`message_id`, `parent_id`) as trees; a tree's messages stand together."""
+    """OpenAssistant's flat messages (`message_id`, `parent_id` but of roots) as trees; a tree's messages stand together."""
     for _, tree in itertools.groupby(rows, lambda found: found[1].get("message_tree_id")):
         places = list(tree)
         known = {row.get("message_id"): {**row, "replies": []} for _, row in places}
@@ -192,7 +220,7 @@ def read_source(path: Path, form: str, refusals: Refusals) -> Iterator[tuple[str
     if form == "openassistant":
         first = next(rows, None)
         rows = itertools.chain([first] if first else [], rows)
-        rows = grow_trees(rows, refusals) if first and "parent_id" in first[1] else rows
+        rows = grow_trees(rows, refusals) if first and "message_id" in first[1] else rows
     for where, row in rows:
         try:
             texts = FORMS[form](row)
@@ -203,10 +231,10 @@ def read_source(path: Path, form: str, refusals: Refusals) -> Iterator[tuple[str
             kind = str(error) if isinstance(error, ValueError) else f"a field has another type: {error}"
             refusals.add(where, kind)
         else:
-            if any(map(is_broken, texts)):
+            family = str(row.get("family") or row.get("category") or "")
+            if any(map(is_broken, [*texts, family])):
                 refusals.add(where, "half a character: a surrogate without its other half")
             elif texts:
-                family = str(row.get("family") or row.get("category") or "")
                 turns = zip(texts[::2], texts[1::2])
                 yield where, TextChat(tuple(TextPair(q, a, row.get("split", "train"), family) for q, a in turns))
             else:
