@@ -146,9 +146,11 @@ class Checkpoints(TrainerCallback):
         print("told to stop (SIGTERM): saving after this step", flush=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        asked = torch.tensor(float(self.asked), device=args.device)
+        asked = self.asked
         if args.world_size > 1:
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            any_asked = torch.tensor(float(asked), device=args.device)
+            torch.distributed.all_reduce(any_asked, torch.distributed.ReduceOp.MAX)
+            asked = bool(any_asked)
         if asked and state.global_step < state.max_steps:
             self.stopped = control.should_save = control.should_training_stop = True
 

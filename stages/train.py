@@ -18,9 +18,9 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from units.manifest import written_whole
 from units.precision import multiplies_bfloat16
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
-PATIENCE = timedelta(days=1)  # of processes while the first one prepares data
+PATIENCE = 86400.0  # seconds that processes wait while the first one prepares data: a day
 RESOLVED = "stage.yaml"  # the whole config of a stage, as it was resolved
 
 
@@ -80,6 +80,8 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
         "logging_nan_inf_filter": False,  # which would log a loss that is nan as 0, and wait for the GPU in each pass
         "eval_strategy": "steps",
         "eval_steps": chosen["max_steps"],  # at the end, if nowhere else
+        "ddp_find_unused_parameters": False,  # all that learn are used; to look for others costs a walk in each pass
+        "dataloader_num_workers": 2 if on_gpu else 0,  # where the GPU would wait for blocks
         "use_liger_kernel": config.fused_loss == "always"
         or (config.fused_loss == "auto" and on_gpu and is_liger_kernel_available() and config.unit_loss_weight == 1),
         "gradient_accumulation_steps": config.accumulation(int(os.environ.get("WORLD_SIZE", 1))),
@@ -103,20 +105,26 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
 def first_process_first(arguments: TrainingArguments) -> Iterator[None]:
     """The first process does what stands below, then all others do it.
 
-    They wait in a group of their own: preparing data, or rewriting a checkpoint, may take longer than the half hour after
-    which processes that train give one another up.
+    Preparing data, or rewriting a checkpoint, may take longer than the half hour after which processes that train give one
+    another up. So they ask the store by which they found each other: it needs no connection that they do not have yet, as a
+    group of gloo's would, which not every cluster's network allows.
+
+    Raises: TimeoutError when the first process takes more than a day.
     """
     if arguments.world_size == 1:
         yield
         return
-    group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
-    if arguments.process_index:
-        torch.distributed.barrier(group)
+    store = torch.distributed.distributed_c10d._get_default_store()
+    key, end = f"prepared {arguments.output_dir}", time.monotonic() + PATIENCE
+    while arguments.process_index and not store.check([key]):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the first process has not prepared the data of {arguments.output_dir} in a day")
+        time.sleep(0.5)
     try:
         yield
     finally:
         if arguments.process_index == 0:
-            torch.distributed.barrier(group)
+            store.set(key, "")
 
 
 def train(config: StageConfig) -> Path:

@@ -15,17 +15,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from tiny_run import make_run, stage_config
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerControl
 
 from speechgpt.checkpoint import CheckpointFacts
 from stages import train as trainer
-from stages.checkpoints import MARK, STOPPED, CheckpointError, checkpoints, damage, newest_checkpoint
+from stages.checkpoints import MARK, STOPPED, CheckpointError, Checkpoints, checkpoints, damage, newest_checkpoint
 from stages.config import StageConfig
 from stages.data import PackedBlocks
 from stages.train import RESOLVED, train
@@ -187,6 +188,15 @@ def test_a_broken_newest_checkpoint_falls_back_saying_so(
     check_same(built, config.out)
 
 
+def test_one_process_need_not_ask_the_device_whether_to_stop(monkeypatch) -> None:
+    keeper, state = Checkpoints(), SimpleNamespace(global_step=3, max_steps=9)
+    monkeypatch.setattr(torch, "tensor", None)  # on a GPU one would wait for all that is queued
+    for asked in (False, True):
+        keeper.asked, control = asked, TrainerControl()
+        keeper.on_step_end(SimpleNamespace(world_size=1, device="cuda"), state, control)
+        assert control.should_save == control.should_training_stop == keeper.stopped == asked
+
+
 def test_with_no_whole_checkpoint_it_starts_anew(tmp_path, capsys) -> None:
     (tmp_path / "checkpoint-7").mkdir()
     assert newest_checkpoint(tmp_path) is None
@@ -247,6 +257,14 @@ def test_more_steps_go_on_where_fewer_ended(built, monkeypatch) -> None:
         for folder in (whole, out)
     ]
     assert [x for x in losses[1] if x] == pytest.approx([x for x in losses[0] if x], abs=1e-4)
+
+
+def test_blocks_made_in_other_processes_come_in_the_same_order(built, monkeypatch) -> None:
+    config = planned(built, "workers", dataloader_num_workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        train_with(At(23, stop), config, monkeypatch)
+    train(config)
+    check_same(built, "workers")
 
 
 def test_going_on_under_another_config_says_what_differs(built, monkeypatch, capsys) -> None:

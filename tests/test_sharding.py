@@ -200,13 +200,20 @@ def test_sharded_matrices_are_widened_whole(built, init: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["fsdp", "zero2", "zero3"])
-def test_embeddings_learn_first_under_sharding(built, sharding: str) -> None:
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero2", "zero3"])
+def test_embeddings_learn_first_under_sharding(built, sharding: str | None) -> None:
     first = {"trainable": "embeddings_then_all", "embeddings_steps": 10}
     alone = train(planned(built, None, each=4, out="first_alone", **first))
     processes(planned(built, sharding, out=f"first_{sharding}", **first))
     check_same(alone, built / f"first_{sharding}")
     assert curve(alone) != pytest.approx(curve(built / "stage1"), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_embeddings_alone_learn_in_two_processes(built) -> None:
+    alone = train(planned(built, None, each=4, out="rows_alone", trainable="embeddings"))
+    processes(planned(built, None, out="rows", trainable="embeddings"))
+    check_same(alone, built / "rows")
 
 
 @pytest.mark.slow
@@ -285,9 +292,10 @@ def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sharding", "half"), [("fsdp", False), ("zero2", False), ("zero3", False), ("zero2", True), ("zero3", True)]
+    ("sharding", "half"),
+    [(None, False), ("fsdp", False), ("zero2", False), ("zero3", False), ("zero2", True), ("zero3", True)],
 )
-def test_adapters_merge_and_resume_under_sharding(built, sharding: str, half: bool) -> None:
+def test_adapters_merge_and_resume_under_sharding(built, sharding: str | None, half: bool) -> None:
     out, near = f"lora_{sharding}_{half}", 0.05 if half else 1e-3
     training = {"bf16": True, "gradient_checkpointing": True} if half else {}  # as the presets of 7b and 13b
     lora = {"stage": "stage3", "model": "stage1", "widen": None, "lora": Lora(dropout=0.0),

@@ -121,6 +121,16 @@ def test_null_is_as_if_not_given_and_keeps_all_checkpoints() -> None:
     assert kept_checkpoints({"max_steps": 70, "save_steps": 0.1, "save_total_limit": None}) == 10
 
 
+@pytest.mark.parametrize(
+    ("on_gpu", "given", "workers"), [(True, {}, 2), (False, {}, 0), (True, {"dataloader_num_workers": 0}, 0)]
+)
+def test_a_gpu_does_not_wait_for_blocks_or_for_numbers(monkeypatch, on_gpu: bool, given: dict, workers: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    arguments = training_arguments(stage_config(Path("runs"), training={"use_cpu": True, **given}))
+    assert arguments.dataloader_num_workers == workers
+    assert arguments.ddp_find_unused_parameters is False and arguments.logging_nan_inf_filter is False
+
+
 def test_fsdp_on_cpus_says_that_nothing_is_sharded(monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     training_arguments(stage_config(Path("runs"), training={"fsdp": True}))
