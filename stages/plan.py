@@ -110,8 +110,9 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
         book = config.at(config.widen.encoder) / "codebook.json"
         assumed = not book.exists()
         units = ASSUMED_UNITS if assumed else Codebook.load(book).size
-        rows = shape.vocab_size + len(new_words(units))
-        shape.vocab_size = -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
+        text = shape.get_text_config()  # of models that see as well, a part of their config
+        rows = text.vocab_size + len(new_words(units))
+        text.vocab_size = -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
     return shape, assumed
 
 
@@ -132,9 +133,10 @@ def model_size(config: StageConfig, file: Path | None) -> Size:
     elif config.trainable == "embeddings":
         matrices = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.lm_head)}
         learning, updated = sum(matrices.values()), model.lm_head.weight.numel()
-    inner = getattr(shape, "intermediate_size", None) or getattr(shape, "n_inner", None) or 4 * shape.hidden_size
-    return Size(total, learning, multiplying, updated, shape.num_hidden_layers, shape.hidden_size, inner,
-                shape.vocab_size, assumed)  # fmt: skip
+    text = shape.get_text_config()
+    inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
+    return Size(total, learning, multiplying, updated, text.num_hidden_layers, text.hidden_size, inner,
+                text.vocab_size, assumed)  # fmt: skip
 
 
 def memory(config: StageConfig, size: Size, gpus: int) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -78,6 +79,17 @@ def open_units(encoder: Path) -> tuple[Codebook, torch.Tensor]:
     return Codebook.load(encoder / "codebook.json"), load_centres(encoder / "centres.safetensors")
 
 
+def check_positions(start: Path | str) -> None:
+    """Raise ValueError if a model is of a kind that no stage can train, before anything of it but its config is read."""
+    shape = AutoConfig.from_pretrained(start).get_text_config()
+    if getattr(shape, "max_position_embeddings", None) is None:
+        raise ValueError(
+            f"{start}: the config of a {shape.model_type} model has no max_position_embeddings. Models that count no positions "
+            "(ALiBi, state spaces) cannot keep packed documents apart, nor say how long a reply may be; start from one that "
+            "does, such as a Llama, Qwen, Mistral, Gemma or GPT-2"
+        )
+
+
 def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Codebook | None]:
     """Tokenizer and model that the stage starts from, widened if it says so, and the codebook of their units.
 
@@ -89,6 +101,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
     # first, as it takes no time, and the model minutes
     units = open_units(config.at(config.widen.encoder)) if config.widen else None
     start = find_start(config)
+    check_positions(start)
     facts = CheckpointFacts.load(start) if has_units(config) else None
     tokenizer = AutoTokenizer.from_pretrained(start)
     if facts:

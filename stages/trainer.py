@@ -99,7 +99,7 @@ class StageTrainer(Trainer):
             seconds = (now - self._clock) / (step - self._clock_step)
             found["tokens_per_second"] = round(positions * self._fill / seconds, 1)
             if peak := self._peak_flops():
-                shape = self.model.config
+                shape = self.model.config.get_text_config()
                 each = train_flops(
                     multiplying_parameters(self.model), shape.num_hidden_layers, shape.hidden_size, self._seen,
                     learning=multiplying_parameters(self.model, learning=True),

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 import torch
 from tiny_run import CODEBOOK, make_run, stage_config
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, MptConfig
 
 from stages import start
 from stages.attention import VARLEN
@@ -37,6 +37,16 @@ def test_a_missing_unit_encoder_is_said_before_the_model_is_opened(tmp_path, mon
     (run / "unit_encoder" / name).unlink()
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     with pytest.raises(FileNotFoundError, match=f"unit_encoder has no {name}.*python -m units.fit --manifest"):
+        train(stage_config(run))
+
+
+@pytest.mark.parametrize("kind", [BloomConfig, MptConfig, MambaConfig])
+def test_a_model_that_counts_no_positions_is_refused_before_it_is_opened(tmp_path, monkeypatch, kind) -> None:
+    run = make_run(tmp_path / "run")
+    kind().save_pretrained(run / "text_llm")
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    name = kind.model_type
+    with pytest.raises(ValueError, match=f"text_llm: the config of a {name} model has no max_position_embeddings"):
         train(stage_config(run))
 
 

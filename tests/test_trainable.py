@@ -12,7 +12,15 @@ from safetensors.torch import load_file
 from test_packing import varlen_attn
 from tiny_run import make_run, stage_config
 from tiny_tokenizers import KINDS, special_words
-from transformers import AutoModelForCausalLM, AutoTokenizer, GemmaConfig, GPT2Config, LlamaConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3Config,
+    GemmaConfig,
+    GPT2Config,
+    LlamaConfig,
+    Qwen2Config,
+)
 
 import stages.train
 from speechgpt.checkpoint import CheckpointFacts
@@ -20,6 +28,7 @@ from speechgpt.dialogue import Dialogue, Message
 from speechgpt.generate import Sampling, generate
 from stages.attention import VARLEN
 from stages.config import Lora, Source, StageConfig
+from stages.plan import model_size
 from stages.train import train
 
 CHAT = {"stage": "stage3", "model": "stage1", "widen": None, "data": [Source("data/chat.jsonl.gz")]}
@@ -147,6 +156,15 @@ def test_a_stage_told_the_bounds_of_documents_trains_the_same(run, monkeypatch, 
 # --- other architectures, tied and untied
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+
+
+def gemma3(**text: object) -> Gemma3Config:
+    """A model that sees as well: what it knows of text is a part of its config."""
+    eyes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tokens = {"mm_tokens_per_image": 4, "boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
+    return Gemma3Config(text_config=text, vision_config={**eyes, "image_size": 28, "patch_size": 14}, **tokens)
+
+
 OTHERS = {
     "qwen2": (Qwen2Config, {**SHAPE, "num_key_value_heads": 1, "tie_word_embeddings": False}, ["q_proj", "v_proj"]),
     "gemma": (
@@ -155,13 +173,14 @@ OTHERS = {
         ["q_proj"],
     ),
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128}, ["c_attn"]),
+    "gemma3": (gemma3, {**SHAPE, "head_dim": 16, "num_key_value_heads": 1}, ["q_proj"]),
     "llama3": (LlamaConfig, {**SHAPE, "num_key_value_heads": 1, "tie_word_embeddings": True}, ["q_proj"]),
 }
 
 
 @pytest.mark.parametrize("kind", OTHERS)
 def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
-    tokenizer = KINDS[kind](run)
+    tokenizer = KINDS["gemma" if kind == "gemma3" else kind](run)
     make, shape, targets = OTHERS[kind]
     torch.manual_seed(0)
     start = AutoModelForCausalLM.from_config(make(
@@ -175,7 +194,9 @@ def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
     one = train(config)
     three = train(stage_config(run, **{**CHAT, "model": one.name}, out=f"{kind}_stage3", lora=Lora(targets=targets)))
     model = AutoModelForCausalLM.from_pretrained(three)
-    assert type(model) is type(start) and model.config.vocab_size % 64 == 0
+    rows = model.config.get_text_config().vocab_size
+    assert type(model) is type(start) and rows % 64 == 0
+    assert model_size(stage_config(run, model=kind), None).rows == rows
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == (start.get_output_embeddings().weight is start.get_input_embeddings().weight)
     assert CheckpointFacts.load(three).first_unit_id == len(AutoTokenizer.from_pretrained(run / kind))
