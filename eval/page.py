@@ -136,7 +136,7 @@ def _exchanges(exchanges: Sequence[Exchange]) -> str:
     rows = []
     for e in exchanges:
         asked = f"{escape(e.question)}<br><span class=soft>understood: {_same(e.transcript, e.question)}</span>"
-        right, heard = f"right answer: {escape(e.gold)}", f"the judge heard: {_same(e.heard, e.text)}"
+        right, heard = f"right answer: {escape(e.gold) or 'unknown'}", f"the judge heard: {_same(e.heard, e.text)}"
         said = f"{_same(e.text, e.gold)}<br><span class=soft>{right}<br>{heard}</span>"
         rows.append([escape(e.family), asked + _audio(e.question_wav), said + _audio(e.answer_wav)])
     choice = "<p class=soft>The first test question of each of five families, whatever its answer is worth.</p>"
@@ -144,9 +144,11 @@ def _exchanges(exchanges: Sequence[Exchange]) -> str:
 
 
 def _same(text: str | None, reference: str | None) -> str:
-    """The text, green if its words are the reference's and red if not."""
+    """The text, green if its words are the reference's, red if not, and plain if there is nothing to compare it with."""
     shown = escape(text) if text else "(nothing)"
-    return f"<span class={'ok' if words(text) == words(reference) != [] else 'bad'}>{shown}</span>"
+    if not words(reference):
+        return shown
+    return f"<span class={'ok' if words(text) == words(reference) else 'bad'}>{shown}</span>"
 
 
 def _audio(path: Path | None) -> str:
