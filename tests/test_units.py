@@ -105,6 +105,32 @@ def test_save_then_load_and_a_stretch_of_a_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.wav"]
 
 
+@pytest.mark.parametrize("name, kind", [("a.wav", "WAV"), ("a.flac", "FLAC"), ("a.WAV", "WAV")])
+def test_a_wav_is_written_as_its_name_says(tmp_path: Path, name: str, kind: str) -> None:
+    wav = tones(0.5)
+    info = soundfile.info(save_wav(tmp_path / name, wav))
+    assert (info.format, info.subtype, info.samplerate, info.channels) == (kind, "PCM_16", SAMPLE_RATE, 1)
+    np.testing.assert_allclose(load_wav(tmp_path / name), wav, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a", "a.wav.txt"])
+def test_a_wav_is_not_written_under_another_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AudioError, match=f"{name} cannot be written: sound goes into .wav or .flac"):
+        save_wav(tmp_path / "new" / name, tones(0.5))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(part: str, *_: object, **__: object) -> None:
+        Path(part).write_bytes(b"RIFF")
+        raise soundfile.LibsndfileError(2)  # System error
+
+    monkeypatch.setattr(soundfile, "write", full)
+    with pytest.raises(OSError, match="a.wav cannot be written .*is there room"):
+        save_wav(tmp_path / "a.wav", tones(0.1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no sound in here")
     (tmp_path / "empty.wav").write_bytes(b"")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE = 16_000  # Hz
 ENDLESS = 2**63 - 1  # what libsndfile calls a length that the header leaves open
+WRITTEN = {".wav": "WAV", ".flac": "FLAC"}  # what save_wav writes, and what libsndfile calls it
 BLOCK = 1 << 20  # samples of each channel that are decoded at once
 
 
@@ -146,12 +147,24 @@ def resample(wav: np.ndarray, rate: float) -> np.ndarray:
 
 
 def save_wav(path: str | Path, wav: np.ndarray) -> Path:
-    """Write a wav as 16-bit PCM, 16 kHz; the file appears whole or not at all. Samples beyond [-1, 1] are clipped."""
+    """Write a wav as 16-bit PCM, 16 kHz, to a .wav or .flac; the file appears whole or not at all. Samples beyond [-1, 1] are
+    clipped.
+
+    Raises: AudioError for another suffix; OSError where it cannot be written, as on a full disk.
+    """
     import soundfile
 
     path = Path(path)
+    if path.suffix.lower() not in WRITTEN:
+        raise AudioError(f"{path} cannot be written: sound goes into {' or '.join(WRITTEN)}, by the file's name")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
-    soundfile.write(str(part), np.clip(wav, -1.0, 1.0), SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    part.replace(path)
+    try:
+        kind = WRITTEN[path.suffix.lower()]
+        soundfile.write(str(part), np.clip(wav, -1.0, 1.0), SAMPLE_RATE, subtype="PCM_16", format=kind)
+        part.replace(path)
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"{path} cannot be written ({error}); is there room, and may you write there?") from error
+    finally:
+        part.unlink(missing_ok=True)
     return path
