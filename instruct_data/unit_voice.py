@@ -175,8 +175,7 @@ def main(
         world: how many processes share the work over one folder; likewise
     """
     rank, world, device = _place(rank, world, device)
-    lines = io.StringIO()
-    refusals = Refusals(file=lines)
+    refusals = Refusals(file=(lines := io.StringIO()))
     texts = list(texts_of(read_chats(pairs, refusals), said))
     plan = {"texts": _fingerprint("\n".join(texts).encode()), "model": _fingerprint((model / "speechgpt.json").read_bytes()),
             "shard_size": shard_size, "sampling": repr(sampling), "speaker": speaker}  # fmt: skip
@@ -187,10 +186,9 @@ def main(
     mine = [i for i in missing if i % world == rank]
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # ranks of this machine
     count = min(workers or _copies(model, device, beside), max(1, len(mine)))
-    threads = max(1, own_cores(beside) // count)
     shards = [
         Shard(i, tuple(texts[starts[i] : starts[i] + shard_size]), out, model, device, speaker or f"model:{model.name}", batch,
-              sampling, threads)
+              sampling, max(1, own_cores(beside) // count))
         for i in mine
     ]  # fmt: skip
     with (
