@@ -443,6 +443,13 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["audio"] == "wav/a.wav"
 
 
+def test_stretches_of_a_recording_share_its_path_and_their_speaker(tmp_path: Path) -> None:
+    written = [Utterance(str(i), tmp_path / "long.wav", float(i), 1.0, speaker="anna k.") for i in range(3)]
+    rows = read_manifest(write_manifest(tmp_path / "m.jsonl", written))
+    assert rows == written
+    assert all(row.audio is rows[0].audio and row.speaker is rows[0].speaker for row in rows)
+
+
 @pytest.mark.parametrize("line, reason", [
     ("{", "not JSON"), ("[1]", "needs at least"), ('{"id": "b"}', "needs at least"),
     ('{"id": "b", "audio": "b.wav", "txt": "x"}', "unknown fields"), ('{"id": "a", "audio": "b.wav"}', "stands twice"),
