@@ -76,6 +76,18 @@ def test_a_changed_corpus_is_refused(manifest, tmp_path):
         main(fewer, tmp_path, short, threads=1)
 
 
+def test_what_becomes_readable_after_targets_were_made_stays_left_out(manifest, tmp_path):
+    rows = read_manifest(manifest)
+    late = dataclasses.replace(rows[0], id="late", audio=tmp_path / "late.wav")
+    more = write_manifest(tmp_path / "more.jsonl", [*rows, late])
+    once = dataclasses.replace(RECIPE, iterations=[Iteration(3, {0: [8]})])
+    main(more, tmp_path / "out", once, threads=1)
+    save_wav(late.audio, np.sin(np.arange(16_000)).astype(np.float32))
+    main(more, tmp_path / "out", once, threads=1)
+    result = json.loads((tmp_path / "out" / "pretrain.json").read_text())
+    assert (result["utterances"], result["refused"]) == (8, 2)
+
+
 @pytest.mark.parametrize("masked", [True, False])
 def test_a_batch_that_is_masked_whole_or_not_at_all_has_a_loss(masked):
     logits = torch.zeros(1, 4, 5, requires_grad=True)

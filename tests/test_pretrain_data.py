@@ -89,7 +89,7 @@ def test_lengths_are_measured_once(tmp_path, loads):
     kept = tmp_path / "out" / "lengths.json"
     first = Corpus(utterances, RECIPE.shortest, kept, workers=2)
     assert len(loads) == 5 and kept.exists()
-    again = Corpus(utterances, RECIPE.shortest, kept, workers=2)
+    again = Corpus(utterances, RECIPE.shortest, kept, workers=2, settled=True)
     assert len(loads) == 5
     assert again.lengths.tolist() == first.lengths.tolist() == [10_000, 10_002, 10_004, 10_006]
     assert again.refused == first.refused and list(first.refused) == ["missing"]
@@ -108,6 +108,20 @@ def test_a_file_the_system_does_not_give_is_counted(utterances, monkeypatch, err
     monkeypatch.setattr(room, "load_wav", refusing)
     corpus = Corpus(utterances, RECIPE.shortest)
     assert corpus.refused == {"u2": str(error)} and len(corpus.utterances) == 7
+
+
+def test_an_error_that_passes_is_not_kept_until_targets_were_made(utterances, tmp_path, monkeypatch, loads):
+    kept, given = tmp_path / "lengths.json", room._measured
+    monkeypatch.setattr(room, "_measured", lambda u: "Input/output error" if u.id == "u2" else given(u))
+    assert list(Corpus(utterances, RECIPE.shortest, kept).refused) == ["u2"]
+    monkeypatch.setattr(room, "_measured", given)
+    assert list(Corpus(utterances, RECIPE.shortest, kept, settled=True).refused) == ["u2"]
+    asked = []
+    monkeypatch.setattr(room, "_measured", lambda u: asked.append(u.id) or given(u))
+    for _ in range(2):
+        corpus = Corpus(utterances, RECIPE.shortest, kept)
+        assert not corpus.refused and corpus.lengths.tolist() == [8000 + 900 * i for i in range(8)]
+    assert asked == ["u2"]
 
 
 def test_what_cannot_be_used_at_all_is_not_kept(tmp_path):

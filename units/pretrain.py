@@ -14,8 +14,8 @@ and optimiser, instead of a new one in each; masked spans of 8 frames (paper: 10
 positional convolution 32 wide (128); the front end learns at its full gradient (fairseq: a tenth) and without a penalty
 on its features; MFCCs as in `units/mfcc.py`, and features mean-free per utterance before they are clustered.
 
-Writes `OUT/lengths.json` (samples of each utterance, or why it is unreadable; a resumed run reads them there), targets
-and a checkpoint of each iteration, `OUT/hubert` (a transformers folder, half precision), `OUT/log.jsonl`, and last
+Writes `OUT/lengths.json` (samples of each utterance, or why it is unreadable; a resumed run reads them there, and until there
+are targets tries the unreadable ones again), targets and a checkpoint of each iteration, `OUT/hubert` (a transformers folder, half precision), `OUT/log.jsonl`, and last
 `OUT/pretrain.json`. A killed run goes on from its last checkpoint.
 """
 
@@ -212,7 +212,8 @@ def main(
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    corpus = Corpus(read_manifest(manifest), recipe.shortest, out / "lengths.json", torch.get_num_threads())
+    settled = (out / "targets1.safetensors").exists()  # labels of what was readable then
+    corpus = Corpus(read_manifest(manifest), recipe.shortest, out / "lengths.json", torch.get_num_threads(), settled)
     hours = corpus.lengths.sum() / SAMPLE_RATE / 3600
     print(
         f"{len(corpus.utterances)} utterances, {hours:.2f} hours; left out: {len(corpus.refused)} not readable, "

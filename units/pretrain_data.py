@@ -102,28 +102,31 @@ class PretrainRecipe:
         return max(CROP_STEP, length - length % CROP_STEP)
 
 
-def measure(utterances: list[Utterance], kept: Path | None = None, workers: int = 0) -> dict[str, int | str]:
+def measure(
+    utterances: list[Utterance], kept: Path | None = None, workers: int = 0, settled: bool = False
+) -> dict[str, int | str]:
     """By id, the samples that load_wav gives of each utterance, or why it gives none.
 
     Args:
-        kept: a file that holds the answer; it is written whole if it is not there, unless nothing was readable.
+        kept: a file that holds the answer, or will, unless nothing is readable; it is written whole.
         workers: threads that read; 0 reads in this one.
+        settled: what `kept` calls unreadable stays so; else it is tried again, as errors may pass.
 
     Raises: ValueError if `kept` was measured for other utterances.
     """
     digest = hashlib.sha256()
     for u in utterances:
         digest.update(f"{u.id} {u.audio.name} {u.start} {u.duration}\n".encode("utf-8", "surrogateescape"))
-    rows = digest.hexdigest()[:16]
+    rows, found = digest.hexdigest()[:16], dict[str, int | str]()
     if kept and kept.exists():
         record = json.loads(kept.read_text(encoding="utf-8"))
         if record["rows"] != rows:
             raise ValueError(f"{kept} is of other utterances than the manifest's: it changed; give another --out")
-        return record["found"]
-    lengths = worked_ahead(_measured, utterances, workers)
-    bar = progress(lengths, desc="lengths", unit="files", total=len(utterances))
-    found = {u.id: length for length, u in zip(bar, utterances)}
-    if kept and any(isinstance(length, int) for length in found.values()):
+        found = record["found"]
+    asked = [u for u in utterances if u.id not in found or (isinstance(found[u.id], str) and not settled)]
+    bar = progress(worked_ahead(_measured, asked, workers), desc="lengths", unit="files", total=len(asked))
+    found |= {u.id: length for length, u in zip(bar, asked)}
+    if kept and asked and any(isinstance(length, int) for length in found.values()):
         with written_whole(kept) as file:
             json.dump({"rows": rows, "found": found}, file)
     return found
@@ -167,12 +170,11 @@ class Corpus:
     the targets. refused: by id, why an utterance could not be read. short: ids of those below `shortest` samples.
     """
 
-    def __init__(self, utterances: list[Utterance], shortest: int, kept: Path | None = None, workers: int = 0) -> None:
-        """Measure the utterances, or read from `kept` what an earlier start had measured (see `measure`).
-
-        Raises: ValueError if none is left, or `kept` is of other utterances.
-        """
-        found = measure(utterances, kept, workers)
+    def __init__(
+        self, utterances: list[Utterance], shortest: int, kept: Path | None = None, workers: int = 0, settled: bool = False
+    ) -> None:  # fmt: skip
+        """Measure the utterances, but for what `kept` has (see `measure`). Raises ValueError if none is of use."""
+        found = measure(utterances, kept, workers, settled)
         self.refused = {name: length for name, length in found.items() if isinstance(length, str)}
         lengths = {name: length for name, length in found.items() if isinstance(length, int)}
         self.short = [name for name, length in lengths.items() if length < shortest]
