@@ -29,6 +29,7 @@ DEEPSPEED = CONFIGS / "deepspeed"
 ASSUMED_UNITS = 1000  # while there is no encoder yet: the paper's
 SHARDINGS = (None, "zero2", "zero3", "zero3_offload")  # each needs less memory than the one before it
 USABLE = 0.94  # of a GPU's memory; the rest is lost between allocations
+ERROR = 1.1  # how far the memory may be off
 CONTEXT = 1.5 * 2**30  # bytes that CUDA, its kernels and NCCL take
 GIB = 2**30
 
@@ -151,7 +152,7 @@ def memory(config: StageConfig, size: Size, gpus: int) -> dict[str, float]:
     half = bool(training.get("bf16") or training.get("fp16"))
     sharded = training.get("deepspeed") is not None
     tokens = training.get("per_device_train_batch_size", 8) * config.block_size
-    kept = 2 if half and (sharded or config.lora) else 4  # bytes of a weight, and of the residual stream
+    kept = weight_bytes(config)  # of the residual stream as well
     weights = kept * size.parameters * (config.lora.bits / 16 if config.lora else 1)
     parts: dict[str, float] = {
         "weights": weights / (gpus if stage == 3 else 1),
@@ -179,6 +180,12 @@ def memory(config: StageConfig, size: Size, gpus: int) -> dict[str, float]:
         0.0 if config.fused_loss == "always" else 12.0 * tokens * size.rows
     )  # half, full, and both gradients
     return parts | {"context": CONTEXT}
+
+
+def weight_bytes(config: StageConfig) -> int:
+    """Bytes of a weight as it is loaded; loading_arguments in stages/start.py decides the same."""
+    half = config.training.get("bf16") or config.training.get("fp16")
+    return 2 if half and (config.training.get("deepspeed") or config.lora) else 4
 
 
 def sharding(name: str | None) -> tuple[int, bool]:
@@ -220,6 +227,14 @@ def make_plan(config: StageConfig, cluster: Cluster, file: Path | None = None) -
         plan.warnings.append(f"there is no unit encoder yet; {ASSUMED_UNITS:,} units are assumed")
     if config.training.get("bf16") and not gpu.bf16:
         plan.warnings.append(f"{gpu.name} has no bf16: --training.bf16 false --training.fp16 true")
+    if config.training.get("gradient_checkpointing"):
+        stored = dataclasses.replace(config, training={**config.training, "gradient_checkpointing": False})
+        without = sum(memory(stored, size, gpus).values())
+        if ERROR * without <= USABLE * plan.room:  # to be sure of it: the advice is only for speed
+            plan.warnings.append(
+                f"without gradient checkpointing it would be {without / GIB:.1f} GiB, and a step a quarter shorter: "
+                "--training.gradient_checkpointing false"
+            )
     if not plan.fits:
         return dataclasses.replace(plan, changes=find_fit(config, size, gpus, plan.room))
     return plan

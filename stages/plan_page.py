@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.config import KEPT, StageConfig
-from stages.plan import GIB, USABLE, Cluster, Plan, make_plan
+from stages.plan import GIB, USABLE, Cluster, Plan, make_plan, weight_bytes
+
+GPUS_OF_A_MACHINE = 8  # the most that is usual
 
 
 def print_plan(config: StageConfig, cluster: Cluster, file: Path | None) -> None:
@@ -65,6 +67,7 @@ def host_rows(config: StageConfig, plan: Plan) -> list[tuple[str, str]]:
         host = 2 * plan.size.parameters + 16 * plan.size.learning
         found.append(("host memory", f"{host / GIB:.0f} GiB over all machines, for what leaves the GPUs"))
     elif sharded != "zero3":
-        whole = (2 if sharded else 4) * plan.size.parameters / GIB
-        found.append(("host memory", f"{whole:.0f} GiB for each GPU while the model is loaded"))
+        whole, each = weight_bytes(config) * plan.size.parameters / GIB, min(plan.gpus, GPUS_OF_A_MACHINE)
+        each_host = f": {whole * each:.0f} on a machine of {each}; zero3 loads a share on each" if each > 1 else ""
+        found.append(("host memory", f"{whole:.0f} GiB for each GPU while the model is loaded{each_host}"))
     return found

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from stages.config import Lora, StageConfig, Widening
 from stages.hardware import GPUS, find_gpu, multiplying_parameters, this_gpu, train_flops
 from stages.plan import Cluster, make_plan, memory, model_size
+from stages.plan_page import host_rows
 from stages.start import add_adapters, choose_trainable, open_start
 from stages.train import main
 
@@ -164,3 +165,30 @@ def test_only_what_learns_needs_gradients_of_its_own(run) -> None:
     projection.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)
     projection.weight.quant_state = SimpleNamespace(shape=torch.Size([4, 4]))  # as bitsandbytes packs 16 weights
     assert multiplying_parameters(untied) == whole
+
+
+def test_what_need_not_be_computed_again_is_said(monkeypatch, capsys) -> None:
+    file = str(CONFIGS / "1b/stage1.yaml")
+    main([file, "--plan", "--gpus", "1", "--gpu", "H100-80G"])
+    told = capsys.readouterr().out
+    assert "a step a quarter shorter: --training.gradient_checkpointing false" in told
+    least = float(re.search(r"without gradient checkpointing it would be ([\d.]+) GiB", told)[1])
+    main([file, "--plan", "--gpus", "1", "--gpu", "H100-80G", "--training.gradient_checkpointing", "false"])
+    told = capsys.readouterr().out
+    assert (
+        float(re.search(r"memory per GPU +([\d.]+) GiB", told)[1]) == least
+        and "without gradient checkpointing" not in told
+    )
+    main([file, "--plan", "--gpus", "1", "--gpu", "16G", "--training.per_device_train_batch_size", "16"])
+    assert "without gradient checkpointing" not in capsys.readouterr().out
+
+
+def test_host_memory_is_counted_for_all_processes_of_a_machine(monkeypatch) -> None:
+    config, file = preset(monkeypatch, "13b/stage1")
+    sharded = dataclasses.replace(config, training={**config.training, "deepspeed": None, "fsdp": True})
+    told = dict(host_rows(sharded, make_plan(sharded, Cluster(96), file)))["host memory"]
+    assert told == "49 GiB for each GPU while the model is loaded: 388 on a machine of 8; zero3 loads a share on each"
+    assert "host memory" not in dict(host_rows(config, make_plan(config, Cluster(96), file)))  # zero3
+    config, file = preset(monkeypatch, "1b/stage3")
+    told = dict(host_rows(config, make_plan(config, Cluster(1), file)))["host memory"]
+    assert told == "2 GiB for each GPU while the model is loaded"  # half precision, as adapters are trained
