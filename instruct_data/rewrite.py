@@ -171,6 +171,26 @@ def _fields(text: str, name: str) -> Iterator[str]:
             yield value.strip()
 
 
+def rewrite_set(
+    source: Path, out: Path, writer: CachedWriter, prompts: Prompts, filters: Filters, most: int | None, batch: int
+) -> None:
+    """Rewrite a text set into another. Raises SystemExit, and leaves what was there, if nothing comes of it."""
+    listed = out.with_name(f"{out.name}.refused.jsonl")
+    try:
+        with listed_refusals(listed) as refusals:
+            chats = itertools.islice(read_source(source, "plain", refusals), most)
+            shown = progress(chats, desc=f"rewriting {source.name}", unit="chats")
+            told = rewritten(shown, writer, prompts, refusals, batch)
+            kept, _ = write_chats(out, kept_chats(told, filters, refusals))
+    except WriterStopped as error:
+        raise SystemExit(
+            f"{error}. {out} is as it was; what was written so far is in the cache, and asked for no more"
+        ) from error
+    if not kept:
+        raise SystemExit(f"nothing of {source} could be rewritten, {out} is as it was; {refusals}; see {listed}")
+    print(f"{out}: {kept} chats; {writer.asked} texts asked for; {refusals}")
+
+
 def main(
     source: Path,
     out: Path,
@@ -222,22 +242,8 @@ def main(
         )  # fmt: skip
     else:
         raise SystemExit(f"say which model of {endpoint}: --model NAME")
-    wanted = Prompts.load(prompts)
     writer = CachedWriter(inner, cache or out.with_name(f"{out.name}.cache"))
-    listed = out.with_name(f"{out.name}.refused.jsonl")
-    try:
-        with listed_refusals(listed) as refusals:
-            chats = itertools.islice(read_source(source, "plain", refusals), most)
-            shown = progress(chats, desc=f"rewriting {source.name}", unit="chats")
-            told = rewritten(shown, writer, wanted, refusals, max(BATCH, 2 * at_once))
-            kept, _ = write_chats(out, kept_chats(told, filters, refusals))
-    except WriterStopped as error:
-        raise SystemExit(
-            f"{error}. {out} is as it was; what was written so far is in the cache, and asked for no more"
-        ) from error
-    if not kept:
-        raise SystemExit(f"nothing of {source} could be rewritten, {out} is as it was; {refusals}; see {listed}")
-    print(f"{out}: {kept} chats; {writer.asked} texts asked for; {refusals}")
+    rewrite_set(source, out, writer, Prompts.load(prompts), filters, most, max(BATCH, 2 * at_once))
 
 
 if __name__ == "__main__":
