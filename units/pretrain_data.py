@@ -26,8 +26,7 @@ CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernel
 BATCH_FILES, BATCH_SECONDS = 16, 240  # whose features are made together, at most
 
 Features: TypeAlias = HubertFeatures | MfccFeatures
-# Features, and what is done with those of one utterance (N, D).
-Job: TypeAlias = tuple[Features, Callable[[Tensor], Any]]
+Job: TypeAlias = tuple[Features, Callable[[Tensor], Any]]  # and what is done with an utterance's features (N, D)
 
 
 @dataclass
@@ -124,9 +123,11 @@ def measure(
             raise ValueError(f"{kept} is of other utterances than the manifest's: it changed; give another --out")
         found = record["found"]
     asked = [u for u in utterances if u.id not in found or (isinstance(found[u.id], str) and not settled)]
+    if not asked:
+        return found
     bar = progress(worked_ahead(_measured, asked, workers), desc="lengths", unit="files", total=len(asked))
     found |= {u.id: length for length, u in zip(bar, asked)}
-    if kept and asked and any(isinstance(length, int) for length in found.values()):
+    if kept and any(isinstance(length, int) for length in found.values()):
         with written_whole(kept) as file:
             json.dump({"rows": rows, "found": found}, file)
     return found
