@@ -204,6 +204,27 @@ def test_a_gpu_is_waited_for_once_a_batch(hubert_encoder: UnitEncoder, monkeypat
     assert len(waits) == 1
 
 
+def test_another_wav_costs_two_calls_a_layer() -> None:
+    """To be told of a short wav takes a GPU longer than to hear it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        calls = 0
+
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            self.calls += 1
+            return call(*args, **(kwargs or {}))
+
+    def calls(layers: int, wavs: int) -> int:
+        features = HubertFeatures(tiny_hubert(), layers, "tiny")
+        with Count() as count:
+            features([tones(0.3, seed) for seed in range(wavs)])
+        return count.calls
+
+    of_a_wav = [calls(layers, 5) - calls(layers, 4) for layers in (1, 3)]
+    assert of_a_wav[1] - of_a_wav[0] == 2 * 2  # its queries, keys and values; attention
+
+
 @pytest.mark.parametrize("large", [False, True])
 def test_layer_n_is_hidden_states_n(large: bool) -> None:
     wav = tones(0.7)

@@ -68,6 +68,9 @@ class ConvFrontEnd:
             self.layers.append(
                 Convolution(weight.contiguous().to(held), bias, conv.kernel_size[0], conv.stride[0], norm)
             )
+        if self.group_norm is not None:  # in float64 once, not for every wav
+            parts = self.layers[0].weight, self.group_norm.weight.detach(), self.group_norm.bias.detach()
+            self._head_in_double = [part.double() for part in parts]
         self.dtype = dtype
         self.grid = FrameGrid.of([(layer.kernel, layer.stride) for layer in self.layers])
 
@@ -110,11 +113,10 @@ class ConvFrontEnd:
             squares += piece.T @ piece
         mean = total / len(windows)
         covariance = squares / len(windows) - torch.outer(mean, mean)
-        weight = head.weight.double()  # (k, C)
+        weight, gain, bias = self._head_in_double  # (k, C), (C,), (C,)
         variance = ((covariance @ weight) * weight).sum(0).clamp(min=0)
-        norm = self.group_norm
-        scale = norm.weight.double() * torch.rsqrt(variance + norm.eps)
-        bias = norm.bias.double() - (mean @ weight) * scale  # a bias of the convolution itself cancels out
+        scale = gain * torch.rsqrt(variance + self.group_norm.eps)
+        bias = bias - (mean @ weight) * scale  # a bias of the convolution itself cancels out
         return Convolution((weight * scale).float(), bias.float(), head.kernel, head.stride)
 
 

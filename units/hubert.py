@@ -255,12 +255,12 @@ class _Layer:
 
     def attend(self, x: Tensor, counts: list[int]) -> Tensor:
         """Every frame attends to the frames of its own wav."""
-        heads = self.qkv(x).unflatten(1, (3, self.heads, -1))  # (M, 3, heads, D / heads)
-        found = [
-            functional.scaled_dot_product_attention(*own.permute(1, 2, 0, 3)[:, None]).squeeze(0).transpose(0, 1)
-            for own in heads.split(counts)
-        ]
-        return self.out(torch.cat(found).flatten(1)).float()
+        heads = (
+            self.qkv(x).unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3)[:, None]
+        )  # (3, 1, heads, M, D / heads)
+        # all that can be is done for the batch, not for its wavs: a GPU takes longer to be told of a short wav than to hear it
+        found = [functional.scaled_dot_product_attention(*own) for own in heads.split(counts, dim=3)]
+        return self.out(torch.cat(found, dim=2)[0].transpose(0, 1).flatten(1)).float()
 
     def feed(self, x: Tensor) -> Tensor:
         return self.narrow(self.activation(self.wide(x))).float()
