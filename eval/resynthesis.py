@@ -21,7 +21,7 @@ import numpy as np
 
 from eval.corpus import spread
 from eval.judge import Judge
-from eval.metrics import Score, accuracy, ratio, word_error_rate
+from eval.metrics import Score, accuracy, ratio, word_error_rate, words
 from eval.results import Result, commit, content_hash, fingerprint, machine, save_details, save_result
 from units.audio import SAMPLE_RATE, load_wav
 from units.manifest import Utterance, read_manifest
@@ -126,7 +126,7 @@ def choose(manifest: Path, speaker: str | None, limit: int | None) -> list[Utter
 
     Raises: ValueError if none is left.
     """
-    found = [u for u in read_manifest(manifest) if u.text and speaker in (None, u.speaker)]
+    found = [u for u in read_manifest(manifest) if words(u.text) and speaker in (None, u.speaker)]
     if not found:
         of = f" of the speaker {speaker!r}" if speaker else ""
         raise ValueError(f"{manifest} has no utterance{of} with a text; the judge needs a text to compare with")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,13 @@ from units.encoder import UnitEncoder
 from units.hubert import HubertFeatures
 from units.manifest import Utterance, write_manifest
 
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 1024,
+}
 Printed = pytest.CaptureFixture[str]
 
 
@@ -65,14 +73,7 @@ def test_speed(capsys: Printed, model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_train(capsys: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = {
-        "hidden_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 16,
-        "vocab_size": 1024,
-    }
-    monkeypatch.setitem(bench.train.SHAPES, "toy", tiny)
+    monkeypatch.setitem(bench.train.SHAPES, "toy", TINY)
     monkeypatch.chdir(tmp_path)  # the commit is the code's, wherever one stands
     bench.train.main(steps=5, batch=1, block=640, units=3000, out=tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -82,15 +83,20 @@ def test_train(capsys: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         bench.train.main(steps=3)
 
 
-def test_train_leaves_no_model_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under bfloat16 accelerate ties a model into a cycle that only the collector finds."""
+def test_train_is_what_stages_train_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under bfloat16 accelerate ties a model into a cycle that only the collector finds; attention is a stage's choice."""
     collected: list[int] = []
-    monkeypatch.setattr(bench.train.gc, "collect", lambda: collected.append(1))
+    ways: list[str] = []
+    monkeypatch.setattr(bench.train, "gc", SimpleNamespace(collect=lambda: collected.append(1)))
+    monkeypatch.setattr(bench.train, "loading_arguments", lambda config, arguments: {"attn_implementation": "eager"})
+    monkeypatch.setattr(bench.train, "takes_bounds", lambda model: ways.append(model.config._attn_implementation))
+    monkeypatch.setitem(bench.train.SHAPES, "toy", TINY)
     documents = bench.train.conversations(20, 32, 0)
-    monkeypatch.setitem(bench.train.SHAPES, "toy", {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-                                                    "intermediate_size": 16, "vocab_size": 1024})  # fmt: skip
+    packed = bench.train.PackedBlocks([(documents, np.arange(20), 1.0)], 32, 8, 0, 0)
     bench.train.trained("toy", bench.train.Padded(documents, 8, 0), 4, 2, False, 0)
-    assert collected
+    assert collected == [1] and ways == []
+    bench.train.trained("toy", packed, 4, 2, False, 0)
+    assert collected == [1, 1] and ways == ["eager"]
 
 
 def test_units(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:

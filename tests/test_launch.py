@@ -73,7 +73,7 @@ def test_make_goes_on_with_the_world_that_was_begun(begun: str, tmp_path: Path) 
 
     def make(*arguments: str) -> subprocess.CompletedProcess:
         command = ["make", "-n", f"RUN={tmp_path}", f"{tmp_path}/corpus/corpus.json", *arguments]
-        return subprocess.run([*command, "-W", "Makefile"], cwd=ROOT, capture_output=True, text=True)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     told = make("data", "SEED=1")
     assert told.returncode == 2 and f"{tmp_path} holds the world of SEED=3" in told.stderr

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from eval.resynthesis import cepstral_distances, draw, mel_cepstral_distances
+from eval.resynthesis import cepstral_distances, choose, draw, mel_cepstral_distances
 from tests.voices import CODEBOOK, VOCOS, loud_vocoder
 from units.audio import num_frames, save_wav
 from units.codebook import Units
-from units.manifest import Utterance
+from units.manifest import Utterance, write_manifest
 
 
 def test_the_cepstral_distance_is_a_root_mean_square_in_decibels() -> None:
@@ -34,6 +34,15 @@ def test_distances_of_wavs() -> None:
     np.testing.assert_allclose(mel_cepstral_distances(wav, 2 * wav), 0, atol=1e-3)
     dull = np.convolve(wav, np.ones(8) / 8, mode="same").astype(np.float32)
     assert mel_cepstral_distances(wav, dull).mean() > 3
+
+
+def test_only_what_has_words_is_chosen(tmp_path: Path) -> None:
+    texts = ("one", None, "?!", "two")
+    said = [Utterance(f"u{i}", tmp_path / "a.wav", text=text, speaker="anna") for i, text in enumerate(texts)]
+    write_manifest(tmp_path / "m.jsonl", said)
+    assert [u.id for u in choose(tmp_path / "m.jsonl", "anna", None)] == ["u0", "u3"]
+    with pytest.raises(ValueError, match="no utterance of the speaker 'bob'"):
+        choose(tmp_path / "m.jsonl", "bob", None)
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
