@@ -25,7 +25,7 @@ from units.extract import SOME_REFUSED, _from_environment, _usual_processes, cli
 from units.extraction import Pace, extract, missing_shards
 from units.manifest import Utterance, read_manifest, write_manifest
 from units.notation import read, spell
-from units.sources import list_source
+from units.sources import Listing, list_source
 from units.unit_set import read_unit_set, shard_path
 
 COUNT = 11
@@ -360,3 +360,18 @@ def test_processes_share_the_shards(corpus: Path, whole: Path, mfcc_encoder: Uni
     encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
     main(corpus, tmp_path / "train", encoder, batch_seconds=2.0, shard_size=4, processes=2)
     assert contents(tmp_path / "train") == contents(whole)
+
+
+def test_more_processes_than_gpus_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from units import extract as command
+
+    took: list[tuple[str, Pace]] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(command, "_extract_alone", lambda listing, out, choice, *own: took.append(own))
+    monkeypatch.setattr(command.concurrent.futures, "ProcessPoolExecutor", lambda count, _: ThreadPoolExecutor(count))
+    command._extract_together(Listing([]), tmp_path, None, "cuda", PACE, 5)
+    assert sorted((pace.process, pace.processes, device) for device, pace in took) == [
+        (i, 5, f"cuda:{i % 2}") for i in range(5)
+    ]

@@ -13,6 +13,7 @@ says), 3 all but what refused.jsonl lists, 2 a mistake in the call, said in one 
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import re
@@ -95,7 +96,8 @@ def main(
         upstream_cut: cut audio beyond 100 seconds as fairseq's and SpeechGPT's readers do, which loses a frame a cut
         batch_seconds: audio in one batch; 40 on a CPU, 400 on a GPU if not given
         shard_size: utterances in a shard; fewer, such as 50, if they last for an hour each
-        processes: how many work at once on this machine: one for each core (up to 8) or each GPU if not given
+        processes: how many work at once on this machine: one for each core (up to 8) or each GPU if not given; more than
+            there are GPUs share them
         workers: threads of each process that decode ahead; none on a CPU, its share of the cores with a GPU if not given
         limit: take only the first so many utterances
         dry_run: say what would be done and how long it would take
@@ -142,13 +144,12 @@ def _usual_processes(device: str, beside: int) -> int:
 
 def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, pace: Pace, processes: int) -> None:
     """Several processes of one machine, each with a core or a GPU of its own."""
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if device == "cuda" else [device]
     with concurrent.futures.ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         jobs = []
-        for i in range(processes):
+        for i, its_own in zip(range(processes), itertools.cycle(devices)):
             own = replace(pace, process=i, processes=processes)
-            jobs.append(
-                pool.submit(_extract_alone, listing, out, choice, f"cuda:{i}" if device == "cuda" else device, own)
-            )
+            jobs.append(pool.submit(_extract_alone, listing, out, choice, its_own, own))
         for job in jobs:
             job.result()
 
