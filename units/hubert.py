@@ -28,7 +28,8 @@ from units.convolutions import ConvFrontEnd
 WINDOW = 100  # seconds: longer wavs are cut into windows of this length; the cut of fairseq's and SpeechGPT's readers
 CONTEXT = 5  # seconds that a window also sees on either side
 LENGTHS = 1024  # frames: GPUs convolve in multiples of it, as cuDNN plans anew for every length it has not seen
-# all but cuDNN's, which plans for each new length as well: 30 ms on an H200, five times what a wav of 12 s may take
+# all but cuDNN's, which torch takes first on new GPUs and which plans for each new length as well, for longer than a wav of
+# 12 s may take (github.com/modelscope/FunASR/issues/3704)
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ARCHITECTURES = ("hubert", "wav2vec2")  # transformers model types whose layers are HuBERT's
 
