@@ -16,17 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import tasks as house
+from eval.bench import Bench
 from eval.corpus import Corpus, NotMeasured
 from eval.judge import Judge
 from eval.results import Result, ResultError, commit, load_result, machine, save_details, save_result
 from eval.subject import open_subject
+
+REFUSED = "refused.jsonl"
 
 
 @dataclass(frozen=True)
 class Task:
     """How a task is run and read. `version` grows when its meaning does: old results do not pass for new ones."""
 
-    run: Callable[[house.Bench], house.Outcome]
+    run: Callable[[Bench], house.Outcome]
     metric: str
     higher_is_better: bool
     version: int = 2  # words of every script, answers of no words, errors by distinct answers
@@ -44,7 +47,7 @@ TASKS = {
 }
 
 
-def evaluate(bench: house.Bench, out: Path, names: list[str] | None = None, force: bool = False) -> dict[str, Result]:
+def evaluate(bench: Bench, out: Path, names: list[str] | None = None, force: bool = False) -> dict[str, Result]:
     """Run tasks, each writing TASK.json and TASK.details.jsonl into `out`.
 
     Args:
@@ -68,10 +71,13 @@ def evaluate(bench: house.Bench, out: Path, names: list[str] | None = None, forc
             print(f"{name:14} skipped: {reason}", flush=True)
             continue
         print(f"{name:14} {sentence(found[name])}{'  (was done)' if done else ''}", flush=True)
+    if bench.refused:
+        save_details(out / REFUSED, [{"id": id, "reason": reason} for id, reason in sorted(bench.refused.items())])
+        print(f"{len(bench.refused)} utterances could not be heard, and count as wrong: {out / REFUSED}", flush=True)
     return found
 
 
-def _finished(path: Path, name: str, bench: house.Bench) -> Result | None:
+def _finished(path: Path, name: str, bench: Bench) -> Result | None:
     """The task's result if it is there and is what running it again would give."""
     if not path.exists() or bench.subject.name is None:
         return None
@@ -85,7 +91,7 @@ def _finished(path: Path, name: str, bench: house.Bench) -> Result | None:
     return result if came == (TASKS[name].version, subject.name, corpus.name, subject.device, corpus.limit) else None
 
 
-def _run(bench: house.Bench, out: Path, name: str) -> Result:
+def _run(bench: Bench, out: Path, name: str) -> Result:
     task, subject = TASKS[name], bench.subject
     outcome = task.run(bench)
     result = Result(
@@ -132,7 +138,7 @@ def main(
     """
     asked = Corpus(corpus, grammar, limit)
     judge = Judge(asked.file("judge.jsgf")) if asked.has("judge.jsgf") else None
-    bench = house.Bench(open_subject(str(model), device), asked, judge, out / "answers")
+    bench = Bench(open_subject(str(model), device), asked, judge, out / "answers")
     evaluate(bench, out, tasks.split(",") if tasks else None, force)
 
 

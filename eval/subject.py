@@ -31,6 +31,7 @@ class Given:
     take: Any
 
 
+NOTHING = Given(None, None, None, None)  # to an utterance that was refused
 PARTS = ("transcript", "text", "wav", "take")
 
 

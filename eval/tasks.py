@@ -8,18 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
-from eval.corpus import Corpus, Item, NotMeasured, spread
-from eval.judge import Judge
+from eval.bench import Bench
+from eval.corpus import Item, NotMeasured, spread
 from eval.metrics import Score, accuracy, character_error_rate, ratio, word_error_rate, words
 from eval.results import kept_wav, save_details
-from eval.subject import Subject
 from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, save_wav
 from units.progress import progress
 
-BATCH = 16  # questions answered between two steps of the progress bar
 NUM_SENTENCES = 60  # of `tts`
 NUM_TIMED = 10  # of `speed`
 NUM_KEPT = 5  # answers kept as audio
@@ -33,79 +29,6 @@ class Outcome:
     more: dict[str, Score]
     details: list[dict]
     listener: str
-
-
-class Bench:
-    """A model, a corpus and a judge; what several tasks need is made once.
-
-    Args:
-        listener: hears spoken answers; None: nobody does.
-        keep: folder for the spoken answers that are kept.
-
-    What a task needs and is not there raises NotMeasured.
-    """
-
-    def __init__(self, subject: Subject, corpus: Corpus, listener: Judge | None, keep: Path) -> None:
-        self.subject, self.corpus, self.listener, self.keep = subject, corpus, listener, keep
-
-    @property
-    def judge(self) -> Judge:
-        if self.listener is None:
-            raise NotMeasured("nobody listens: give the judge a --grammar of all that may be said")
-        return self.listener
-
-    @cached_property
-    def answers(self) -> list:
-        """The model's answers to the spoken test questions."""
-        return self.hear(self.subject.answer, self.corpus.test, "answering")
-
-    @cached_property
-    def heard(self) -> list[str]:
-        """What the judge hears in those answers."""
-        return self.judge.transcribe_all([answer.wav for answer in self.answers])
-
-    @cached_property
-    def heard_first(self) -> list[str]:
-        """What the judge hears in the answers as they were spoken first, before the model heard itself."""
-        heard = list(self.heard)
-        again = [i for i, answer in enumerate(self.answers) if answer.take and answer.take.number]
-        first = self.hear(self.answer_once, [self.corpus.test[i] for i in again], "first takes")
-        for i, text in zip(again, self.judge.transcribe_all([answer.wav for answer in first])):
-            heard[i] = text
-        return heard
-
-    def answer_once(self, wavs: Sequence) -> list:
-        """Answers of a model that is told not to listen to itself."""
-        return self.subject.answer(wavs, once=True)
-
-    def require(self, part: str) -> None:
-        """Raises NotMeasured if the model's answers are such that they cannot have a part."""
-        if self.answers and part not in self.subject.parts:
-            raise NotMeasured(f"the model's answers have no {part}")
-
-    def hear(self, function: Callable[[Sequence], list], items: list[Item], name: str) -> list:
-        """Outputs of a batch function of wavs. Raises ValueError naming the utterances if the model refuses them."""
-
-        def of_wavs(batch: list[Item]) -> list:
-            try:
-                return function([item.wav() for item in batch])
-            except ValueError as error:
-                raise ValueError(f"{', '.join(item.id for item in batch)}: {error}") from error
-
-        return self.in_batches(of_wavs, items, name)
-
-    def in_batches(self, function: Callable[[list], list], inputs: Sequence, name: str) -> list:
-        """Outputs of a batch function, with a progress bar. Raises ValueError if it loses or adds examples."""
-        outputs: list = []
-        with progress(total=len(inputs), desc=name, unit="examples") as bar:
-            for start in range(0, len(inputs), BATCH):
-                batch = list(inputs[start : start + BATCH])
-                got = function(batch)
-                if len(got) != len(batch):
-                    raise ValueError(f"{name}: {len(batch)} examples went in, {len(got)} came out")
-                outputs += got
-                bar.update(len(batch))
-        return outputs
 
 
 def asr(bench: Bench) -> Outcome:
@@ -178,7 +101,8 @@ def _keep_answers(bench: Bench) -> None:
     records = []
     for i in sorted([*first.values(), *rest][:NUM_KEPT]):
         item, answer = items[i], bench.answers[i]
-        save_wav(kept_wav(bench.keep, item.id, "question"), item.wav())
+        if item.id not in bench.refused:
+            save_wav(kept_wav(bench.keep, item.id, "question"), item.wav())
         if answer.wav is not None and len(answer.wav) >= RECEPTIVE_FIELD:  # shorter ones load_wav refuses
             save_wav(kept_wav(bench.keep, item.id, "answer"), answer.wav)
         records.append(_detail(item, transcript=answer.transcript, text=answer.text, heard=bench.heard[i]))
@@ -232,10 +156,10 @@ def tts(bench: Bench) -> Outcome:
 def originals(bench: Bench) -> Outcome:
     """The judge on the recordings themselves: its own floor, and the hearing that the model is compared with."""
     judge, corpus = bench.judge, bench.corpus
-    heard = {"test": _judged(judge, corpus.test)}
+    heard = {"test": _judged(bench, corpus.test)}
     for name, file in (("new_voice", "test_new_voice.jsonl"), ("answer_voice", "answers_unseen.jsonl")):
         if corpus.has(file):
-            heard[name] = _judged(judge, corpus.items(file))
+            heard[name] = _judged(bench, corpus.items(file))
     scores = {
         name: word_error_rate([d["question"] for d in found], [d["heard"] for d in found])
         for name, found in heard.items()
@@ -244,28 +168,35 @@ def originals(bench: Bench) -> Outcome:
     return Outcome(scores.pop("test"), {f"wer_{name}": s for name, s in scores.items()}, details, judge.name)
 
 
-def _judged(judge: Judge, items: list[Item]) -> list[dict]:
-    heard = judge.transcribe_all([item.wav() for item in items])
+def _judged(bench: Bench, items: list[Item]) -> list[dict]:
+    heard = bench.judge.transcribe_all(bench.hear(list, items, "reading"))
     return [_detail(item, heard=h) for item, h in zip(items, heard)]
 
 
 def speed(bench: Bench) -> Outcome:
     """Questions answered one at a time: seconds of work for a second of spoken answer."""
     subject, items = bench.subject, spread(bench.corpus.test, NUM_TIMED)
-    subject.answer([items[0].wav()])  # to warm up
-    details = []
+    details: list[dict] = []
     for item in progress(items, desc="timing", unit="questions"):
-        wav = item.wav()
-        start = time.perf_counter()
-        (answer,) = subject.answer([wav])
+        try:
+            wav = item.wav()
+            if not details:
+                subject.answer([wav])  # to warm up
+            start = time.perf_counter()
+            (answer,) = subject.answer([wav])
+        except (ValueError, OSError) as error:
+            bench.refused[item.id] = str(error)
+            continue
         seconds = time.perf_counter() - start
         details.append({
             "id": item.id, "seconds": seconds, "question_seconds": len(wav) / SAMPLE_RATE,
             "answer_seconds": 0.0 if answer.wav is None else len(answer.wav) / SAMPLE_RATE,
             "question_units": subject.units_in(wav),
         })  # fmt: skip
+    if not details:
+        raise NotMeasured("the model refused every question that was to be timed")
     column = {name: [detail[name] for detail in details] for name in details[0]}
-    more = {"seconds_for_an_answer": ratio(column["seconds"], [1] * len(items))}
+    more = {"seconds_for_an_answer": ratio(column["seconds"], [1] * len(details))}
     if None not in column["question_units"]:
         more["units_per_second"] = ratio(column["question_units"], column["question_seconds"])
     return Outcome(ratio(column["seconds"], column["answer_seconds"]), more, details, "-")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from eval import card
+from eval.bench import Bench
 from eval.corpus import Corpus, NotMeasured, spread
 from eval.judge import Judge
 from eval.metrics import Score, word_error_rate
@@ -20,7 +21,6 @@ from eval.resynthesis import report, resynthesise
 from eval.run import TASKS, evaluate, main
 from eval.subject import Subject
 from eval.tables import NOT_RUN
-from eval.tasks import Bench
 from instruct_data.toy_grammar import judge_grammar, say
 from instruct_data.voices import VoiceError, open_voice
 from speechgpt.generate import Sampling
@@ -28,7 +28,7 @@ from speechgpt.takes import Take
 from tests.test_results import made_result
 from units.audio import HOP, num_frames, save_wav
 from units.codebook import Codebook, Units
-from units.manifest import Utterance, write_manifest
+from units.manifest import Utterance, read_manifest, write_manifest
 
 CODEBOOK = Codebook("made", "mfcc", 0, 10, 50.0, "none", "abc")
 CHATS = (
@@ -273,6 +273,25 @@ def test_what_cannot_be_measured_is_skipped_and_says_why(corpus, judge, tmp_path
 
     with pytest.raises(ValueError, match="answered with a str; an answer is an object"):
         evaluate(Bench(Subject(Wrong(), None), Corpus(corpus), judge, tmp_path / "kept"), tmp_path / "wrong")
+
+
+def test_an_utterance_that_is_refused_counts_as_wrong_and_is_listed(corpus, bench, tmp_path, capsys):
+    before = evaluate(bench, tmp_path / "before", ["asr", "spoken_qa"])
+    utterances = read_manifest(corpus / "test.jsonl")
+    utterances[1].audio.write_text("no audio")
+    utterances[2].audio.unlink()
+    again = Bench(bench.subject, bench.corpus, bench.listener, tmp_path / "kept")
+    found = evaluate(again, tmp_path / "results")
+    assert found["asr"].n == before["asr"].n and found["asr"].score > before["asr"].score
+    assert found["spoken_qa"].score < before["spoken_qa"].score
+    details = [json.loads(line) for line in (tmp_path / "results" / "spoken_qa.details.jsonl").read_text().splitlines()]
+    assert [detail["text"] is None for detail in details] == [False, True, True, False, False, False]
+    assert set(found) == {"originals", "asr", "spoken_qa", "answer_speech", "new_voice", "text_qa", "tts", "speed"}
+    lines = [json.loads(line) for line in (tmp_path / "results" / "refused.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [utterances[1].id, utterances[2].id]
+    assert "cannot be read as audio" in lines[0]["reason"] and "no audio file" in lines[1]["reason"]
+    assert "2 utterances could not be heard, and count as wrong" in capsys.readouterr().out
+    assert found["speed"].n == 4
 
 
 def test_a_manifest_alone_measures_hearing(corpus, bench, speak, tmp_path, capsys):
