@@ -285,7 +285,7 @@ def test_an_utterance_that_is_refused_counts_as_wrong_and_is_listed(corpus, benc
     assert found["asr"].n == before["asr"].n and found["asr"].score > before["asr"].score
     assert found["spoken_qa"].score < before["spoken_qa"].score
     details = [json.loads(line) for line in (tmp_path / "results" / "spoken_qa.details.jsonl").read_text().splitlines()]
-    assert [detail["text"] is None for detail in details] == [False, True, True, False, False, False]
+    assert [detail["transcript"] is None for detail in details] == [False, True, True, False, False, False]
     assert set(found) == {"originals", "asr", "spoken_qa", "answer_speech", "new_voice", "text_qa", "tts", "speed"}
     lines = [json.loads(line) for line in (tmp_path / "results" / "refused.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == [utterances[1].id, utterances[2].id]
