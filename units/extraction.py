@@ -26,9 +26,7 @@ from units.unit_set import LONGEST_RUN, MARKER, UnitRecord, join_shards, refusal
 
 SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # utterances are sorted by length within so many
 AHEAD_SECONDS = 6 * 3600.0  # of audio that decoders have at work or ready: 1.4 GB
-LARGE_FILE = (
-    4_000_000  # bytes: smaller ones hold 20 minutes at most in any usual format, and nobody asks how long they are
-)
+LARGE_FILE = 4_000_000  # bytes: smaller ones hold 20 minutes at most in any usual format; nobody asks how long they are
 
 
 @dataclasses.dataclass(frozen=True)
