@@ -17,6 +17,13 @@ from stages.train import main
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make test` runs these, and its make would have theirs tell of folders entered and left."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
@@ -41,7 +48,7 @@ def test_every_preset_ends_in_a_model_to_talk_to(preset: str, tmp_path: Path) ->
     for folder, file in (("stage3", "speechgpt.json"), ("vocoder", "config.json"), ("results", "resynthesis.json")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).touch()
-    command = ["make", "-n", "--no-print-directory", "chat", f"PRESET={preset}", f"RUN={tmp_path}"]
+    command = ["make", "-n", "chat", f"PRESET={preset}", f"RUN={tmp_path}"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"speechgpt.bundle --stage {tmp_path}/stage3 --encoder {tmp_path}/unit_encoder" in told
     assert told.rstrip().endswith(f"speechgpt.cli --model {tmp_path}/model")
