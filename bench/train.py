@@ -3,6 +3,7 @@
     python -m bench.train --steps 6 --units 1000000          # a minute: does it run
     python -m bench.train                                    # the figures, on two cores or one GPU
     python -m bench.train --shape 1b --block 2048 --batch 8  # a GPU: MFU, and memory with and without the fused loss
+    python -m bench.train --shape 1b --block 2048 --batch 1 --checkpointing true             # one of 24 GB
 
 Upstream's way (SpeechGPT's stage-2 script): conversations in random order, each batch padded to its longest, transformers'
 Trainer and its attention, whole logits. Ours: the same conversations packed into blocks, with the attention and the loss that
@@ -48,6 +49,10 @@ SHAPES = {
     "1b": {"hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32, "num_key_value_heads": 4,
            "intermediate_size": 5632, "vocab_size": 33024, "tie_word_embeddings": False},
 }  # fmt: skip
+# of transformers from 5.23 on, and before
+CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
 WARM_UP = 3  # steps that no clock counts
 SHARD_ROWS = 20_000
 
@@ -113,17 +118,20 @@ class Clock(TrainerCallback):
                 self.seconds = time.perf_counter() - self.began
 
 
-def stage_attention() -> str:
-    """The attention that stages.train would take on this machine."""
+def stage_attention(attention: Any = "auto") -> str:
+    """The attention that stages.train would take on this machine for what a config names."""
     on_gpu = torch.cuda.is_available()
     half = multiplies_bfloat16("cuda" if on_gpu else "cpu")
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(folder, bf16=half, use_cpu=not on_gpu, report_to="none")
-        config = StageConfig("stage2", "m", "o", [Source("data")], training={"max_steps": 1})
+        config = StageConfig("stage2", "m", "o", [Source("data")], attention=attention, training={"max_steps": 1})
         return loading_arguments(config, arguments).get("attn_implementation", "sdpa")
 
 
-def trained(shape: str, data: Any, steps: int, batch: int, fused: bool, seed: int) -> Speed:
+def trained(
+    shape: str, data: Any, steps: int, batch: int, fused: bool, seed: int, attention: Any = "auto",
+    checkpointing: bool = False,
+) -> Speed:  # fmt: skip
     """Train a fresh model for some steps; `data` in its own order, so that what was fed can be counted."""
     gc.collect()  # accelerate ties a model into a cycle, so the one before may still hold its memory
     torch.manual_seed(seed)
@@ -134,7 +142,7 @@ def trained(shape: str, data: Any, steps: int, batch: int, fused: bool, seed: in
     if isinstance(data, Padded):
         collate = Padded.collate
     else:
-        model.set_attn_implementation(stage_attention())
+        model.set_attn_implementation(stage_attention(attention))
         if takes_bounds(model):
             collate = flattened
     clock = Clock()
@@ -151,7 +159,7 @@ def trained(shape: str, data: Any, steps: int, batch: int, fused: bool, seed: in
         arguments = TrainingArguments(
             folder, max_steps=steps, per_device_train_batch_size=batch, save_strategy="no", report_to="none", seed=seed,
             disable_tqdm=True, remove_unused_columns=False, use_cpu=not on_gpu, bf16=half, use_liger_kernel=fused,
-            train_sampling_strategy="sequential", logging_steps=steps, activation_checkpointing=shape != "toy",
+            train_sampling_strategy="sequential", logging_steps=steps, **{CHECKPOINTING: checkpointing},
         )  # fmt: skip
         if arguments.n_gpu > 1:
             arguments._n_gpu = 1  # as stages.train, else the Trainer would wrap the model in DataParallel
@@ -226,7 +234,7 @@ def data_start(units: int, block: int, seed: int) -> dict[str, float]:
 
 def main(
     shape: str = "toy", steps: int = 60, batch: int = 6, block: int = 512, units: int = 100_000_000, seed: int = 0,
-    out: Path | None = None,
+    attention: str = "auto", checkpointing: bool = False, out: Path | None = None,
 ) -> None:  # fmt: skip
     """Measure, print, and write down.
 
@@ -237,6 +245,8 @@ def main(
         block: tokens of a block, and the longest conversation
         units: size of the unit set that data starts from
         seed: of weights, records and order
+        attention: of packed blocks, as a stage's config names it
+        checkpointing: whether activations are computed again and not kept, which costs a third of the speed
         out: json file for the figures
     """
     if steps <= WARM_UP:
@@ -245,21 +255,22 @@ def main(
     fused = on_gpu and is_liger_kernel_available()  # as stages.train decides
     documents = conversations(4000, block, seed)
     packed = PackedBlocks([(documents, np.arange(len(documents)), 1.0)], block, steps * batch, 0, seed)
-    theirs = trained(shape, Padded(documents, steps * batch, seed), steps, batch, False, seed)
-    ours = trained(shape, packed, steps, batch, fused, seed)
+    alike = (seed, attention, checkpointing)
+    theirs = trained(shape, Padded(documents, steps * batch, seed), steps, batch, False, *alike)
+    ours = trained(shape, packed, steps, batch, fused, *alike)
     figures: dict[str, Any] = {
-        "fill": packed.fill, "attention": stage_attention(), "fused_loss": fused,
+        "fill": packed.fill, "attention": stage_attention(attention), "fused_loss": fused,
         "upstream_tokens_per_second": theirs.tokens_per_second, "tokens_per_second": ours.tokens_per_second,
         "times_upstream": ours.tokens_per_second / theirs.tokens_per_second,
         "upstream_fill": theirs.tokens_per_second / theirs.positions_per_second,
     }  # fmt: skip
     if on_gpu:
-        whole = trained(shape, packed, steps, batch, False, seed) if fused else ours
+        whole = trained(shape, packed, steps, batch, False, *alike) if fused else ours
         figures |= {"gib_whole_logits": whole.gib} | ({"gib_fused_loss": ours.gib} if fused else {})
         figures |= {"mfu": utilisation(shape, block, ours)}
     figures |= data_start(units, block, seed)
     figures["feed_times_training"] = figures["feed_tokens_per_second"] / ours.tokens_per_second
-    figures |= {"shape": shape, "block": block, "batch": batch, "steps": steps, "units": units,
+    figures |= {"shape": shape, "checkpointing": checkpointing, "block": block, "batch": batch, "steps": steps, "units": units,
                 "machine": machine("cuda" if on_gpu else "cpu"), "threads": torch.get_num_threads(), "commit": commit()}  # fmt: skip
     for name, value in figures.items():
         print(f"{name:28} {value:,.4g}" if isinstance(value, float) else f"{name:28} {value}")
