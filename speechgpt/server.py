@@ -42,6 +42,7 @@ from units.audio import SAMPLE_RATE, AudioError, load_wav
 
 PAGE = Path(__file__).with_name("page.html")
 MOST = 64 << 20  # bytes of a request: half an hour of sound
+OWN_NAMES = ("127.0.0.1", "localhost", "::1")
 PATIENCE = 60.0  # seconds of waiting for a client that says nothing
 
 
@@ -81,9 +82,8 @@ class Handler(BaseHTTPRequestHandler):
         if path not in work:
             self._json({"error": f"there is no {path}; POST to {', '.join(work)}"}, 404)
             return
-        origin = self.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != self.headers.get("Host"):
-            self._json({"error": f"a page of {origin} may not ask this server"}, 403)
+        if stranger := self._stranger():
+            self._json({"error": f"a page of {stranger} may not ask this server"}, 403)
             return
         try:
             body = self._body()
@@ -93,6 +93,18 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         except (OSError, ValueError) as error:
             self._json({"error": str(error)}, 400)
+
+    def _stranger(self) -> str | None:
+        """Whose page asks, if it is not this server's: any page that is open in a browser here could.
+
+        One may also have made its own name point to this machine, so a server of this machine alone goes by its own names.
+        """
+        origin, host = self.headers.get("Origin"), self.headers.get("Host", "")
+        if origin is not None and urlsplit(origin).netloc != host:
+            return origin
+        if self.server.server_address[0] in OWN_NAMES and urlsplit(f"//{host}").hostname not in (None, *OWN_NAMES):
+            return host
+        return None
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")

@@ -118,6 +118,9 @@ def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
 def test_pages_of_others_may_not_ask(server: Server) -> None:
     status, _, content = ask(server, "POST", "/chat", b"x", Origin="http://evil.example")
     assert status == 403 and "may not ask" in json.loads(content)["error"]
+    port = server.server_address[1]
+    for host, status in ((f"evil.example:{port}", 403), (f"localhost:{port}", 200)):
+        assert ask(server, "POST", "/chat", b"x", Host=host, Origin=f"http://{host}")[0] == status
     own = f"http://127.0.0.1:{server.server_address[1]}"
     assert ask(server, "POST", "/chat", b"x", Origin=own)[0] == 200
 
