@@ -124,7 +124,7 @@ ASKED = [ -e $(CORPUS) ] || { echo "there is no $(CORPUS); say what to ask: CORP
 page: $(RUN)/model/speechgpt.json ## talk to the model in the browser
 	@$(PYTHON) -m speechgpt.server --model $(RUN)/model $(ARGS)
 chat: $(RUN)/model/speechgpt.json ## talk to the model
-	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model $(ARGS)
+	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model --folder $(RUN)/answers $(ARGS)
 
 bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the vocoder on this machine
 	@$(ASKED)

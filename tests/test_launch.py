@@ -51,7 +51,7 @@ def test_every_preset_ends_in_a_model_to_talk_to(preset: str, tmp_path: Path) ->
     command = ["make", "-n", "chat", f"PRESET={preset}", f"RUN={tmp_path}"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert f"speechgpt.bundle --stage {tmp_path}/stage3 --encoder {tmp_path}/unit_encoder" in told
-    assert told.rstrip().endswith(f"speechgpt.cli --model {tmp_path}/model")
+    assert told.rstrip().endswith(f"speechgpt.cli --model {tmp_path}/model --folder {tmp_path}/answers")
 
 
 def test_what_only_the_toy_makes_is_said_so(tmp_path: Path) -> None:
