@@ -47,7 +47,14 @@ setup(
         "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
     },
     install_requires=CORE,
-    extras_require={"data": DATA, "train": TRAIN + DATA, "eval": EVAL, "microphone": MICROPHONE, "fairseq": FAIRSEQ, "dev": DEV},
+    extras_require={
+        "data": DATA,
+        "train": TRAIN + DATA,
+        "eval": EVAL,
+        "microphone": MICROPHONE,
+        "fairseq": FAIRSEQ,
+        "dev": DEV,
+    },
     entry_points={
         "console_scripts": [
             "units-extract=units.extract:cli",
