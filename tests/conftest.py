@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, HubertConfig, HubertModel, LlamaConfig, 
 from speechgpt import bundle
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue
+from speechgpt.inference import SpeechGPT
 from speechgpt.widen import widen
 from stages.text_llm import train_tokenizer
 from units import kmeans
@@ -25,6 +26,7 @@ from units.encoder import UnitEncoder
 from units.generator import MelGeneratorConfig
 from units.hubert import HubertFeatures
 from units.mfcc import MfccFeatures
+from units.notation import EOSP
 from units.vocoder import UnitVocoder
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -147,3 +149,12 @@ def make_bundle(widened: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 def model_folder(make_bundle: Callable[[UnitEncoder, UnitEncoder], Path], mfcc_encoder: UnitEncoder) -> Path:
     """A whole model folder, as speechgpt-cli opens it. Tests that change it copy it first."""
     return make_bundle(mfcc_encoder, mfcc_encoder)
+
+
+def talkative(gpt: SpeechGPT, endless: bool = False) -> SpeechGPT:
+    """Let a random model end its sections: its markers are made likelier. endless: but for the end of its speech."""
+    liking = torch.zeros(gpt.model.get_output_embeddings().weight.shape[0])
+    liking[list(gpt.dialogue.vocab.markers.values())] = 7.0
+    liking[gpt.dialogue.vocab.marker(EOSP)] = -99.0 if endless else 7.0
+    gpt.model.get_output_embeddings().register_forward_hook(lambda module, given, logits: logits + liking)
+    return gpt

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pytest
 import soundfile
@@ -50,21 +51,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the random model end its sections: its markers are made likelier."""
+    """Let the random model end its sections."""
     opened = command.chat_model
-
-    def open_model(*args):
-        gpt = opened(*args)
-        markers = list(gpt.dialogue.vocab.markers.values())
-
-        def prefer_markers(module, given, logits):
-            logits[..., markers] += 7.0
-            return logits
-
-        gpt.model.get_output_embeddings().register_forward_hook(prefer_markers)
-        return gpt
-
-    monkeypatch.setattr(command, "chat_model", open_model)
+    monkeypatch.setattr(command, "chat_model", lambda *args: conftest.talkative(opened(*args)))
 
 
 def one_line(call: Callable[[], None], capsys) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_vocoder, tones
+from conftest import talkative, tiny_vocoder, tones
 
 from speechgpt import checkpoint
 from speechgpt.dialogue import Message
@@ -17,7 +17,6 @@ from speechgpt.inference import Answer, Piece, SpeechGPT
 from speechgpt.stream import ReplyStream
 from speechgpt.takes import Take
 from units.audio import HOP
-from units.notation import EOSP
 from units.vocoder import UnitVocoder
 from units.vocos import VocosConfig
 
@@ -25,13 +24,7 @@ CHANCE = Sampling(temperature=1.0, seed=3, max_new_tokens=250, takes=1)
 
 
 def opened(folder: Path, endless: bool = False) -> SpeechGPT:
-    """A random model whose sections end: its markers are made likelier. endless: but for the end of its speech."""
-    gpt = SpeechGPT.from_pretrained(folder)
-    liking = torch.zeros(gpt.model.get_output_embeddings().weight.shape[0])
-    liking[list(gpt.dialogue.vocab.markers.values())] = 7.0
-    liking[gpt.dialogue.vocab.marker(EOSP)] = -99.0 if endless else 7.0
-    gpt.model.get_output_embeddings().register_forward_hook(lambda module, given, logits: logits + liking)
-    return gpt
+    return talkative(SpeechGPT.from_pretrained(folder), endless)
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-from conftest import tones
+from conftest import talkative, tones
 
 from speechgpt import server as command
 from speechgpt.generate import Sampling
@@ -30,11 +29,7 @@ SAMPLING = Sampling(temperature=1.0, seed=3, max_new_tokens=200, takes=1)
 
 @pytest.fixture(scope="module")
 def gpt(model_folder: Path) -> SpeechGPT:
-    gpt = SpeechGPT.from_pretrained(model_folder)
-    liking = torch.zeros(gpt.model.get_output_embeddings().weight.shape[0])
-    liking[list(gpt.dialogue.vocab.markers.values())] = 7.0
-    gpt.model.get_output_embeddings().register_forward_hook(lambda module, given, logits: logits + liking)
-    return gpt
+    return talkative(SpeechGPT.from_pretrained(model_folder))
 
 
 @pytest.fixture(scope="module")
