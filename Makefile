@@ -115,14 +115,14 @@ else
 eval: $(RUN)/model/speechgpt.json
 	@$(ASKED)
 	@$(PYTHON) -m eval.run --model $(RUN)/model --corpus $(CORPUS) --out $(RUN)/results
-	@$(PYTHON) -m eval.card --run $(RUN) --out $(RUN)/report --name $(PRESET)
+	@$(PYTHON) -m eval.report.card --run $(RUN) --out $(RUN)/report --name $(PRESET)
 endif
 ASKED = [ -e $(CORPUS) ] || { echo "there is no $(CORPUS); say what to ask: CORPUS=a folder with test.jsonl, or any manifest with texts"; \
   exit 2; }
 
 ##@ Use it
 page: $(RUN)/model/speechgpt.json ## talk to the model in the browser
-	@$(PYTHON) -m speechgpt.server --model $(RUN)/model $(ARGS)
+	@$(PYTHON) -m speechgpt.serve.server --model $(RUN)/model $(ARGS)
 chat: $(RUN)/model/speechgpt.json ## talk to the model
 	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model --folder $(RUN)/answers $(ARGS)
 
@@ -144,14 +144,14 @@ check: $(INSTALLED) ## ruff format --check, ruff check, mypy on the public surfa
 	@$(PYTHON) -m mypy
 
 starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two hours on one core; resumable)
-	@$(PYTHON) -m instruct_data.starter_corpus --out runs/starter/corpus --lines 8000
-	@$(PYTHON) -m units.pretrain --manifest runs/starter/corpus/starter.jsonl --out runs/starter/model
+	@$(PYTHON) -m instruct_data.toy.starter_corpus --out runs/starter/corpus --lines 8000
+	@$(PYTHON) -m units.encoder.pretrain --manifest runs/starter/corpus/starter.jsonl --out runs/starter/model
 	@$(PYTHON) -m instruct_data.toy --out runs/starter/toy
-	@$(PYTHON) -m units.pretrain --config units/configs/starter_adapted.yaml --start runs/starter/model/hubert \
+	@$(PYTHON) -m units.encoder.pretrain --config units/configs/starter_adapted.yaml --start runs/starter/model/hubert \
 	  --manifest runs/starter/toy/train.jsonl --out runs/starter/adapted
 	@mkdir -p units/starter/encoder && cp runs/starter/adapted/hubert/* units/starter/encoder/
 	@cat runs/starter/model/log.jsonl runs/starter/adapted/log.jsonl >units/starter/log.jsonl
-	@$(PYTHON) -m units.fit --manifest runs/starter/corpus/starter.jsonl --out runs/starter/unit_encoder --encoder starter --layer 2
+	@$(PYTHON) -m units.encoder.fit --manifest runs/starter/corpus/starter.jsonl --out runs/starter/unit_encoder --encoder starter --layer 2
 	@cp runs/starter/unit_encoder/codebook.json runs/starter/unit_encoder/centres.safetensors units/starter/
 	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
 
@@ -183,7 +183,7 @@ $(SPEAKS): | $(INSTALLED)
 
 define FLITE
 speaks() { env FLITE_LIB="$$1" LD_LIBRARY_PATH="$$1:$${LD_LIBRARY_PATH:-}" $(PYTHON) -c \
-  "from instruct_data.voices import open_voice; open_voice('flite:slt').speak('ready')" >/dev/null 2>&1; }; \
+  "from instruct_data.speech.voices import open_voice; open_voice('flite:slt').speak('ready')" >/dev/null 2>&1; }; \
 unpacked() { ls -d .venv/flite/usr/lib/*/ 2>/dev/null | head -n 1; }; \
 if speaks "$${FLITE_LIB:-}" || speaks "$$(unpacked)"; then exit 0; fi; \
 if command -v apt-get >/dev/null; then \
@@ -217,15 +217,15 @@ $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
 
 $(ENCODER)/codebook.json: | $(RUN)/corpus/corpus.json
 	@echo "[2/9] unit encoder: k-means on the starter encoder's second layer"
-	@$(PYTHON) -m units.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder starter --layer 2 --size 100
+	@$(PYTHON) -m units.encoder.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder starter --layer 2 --size 100
 
 $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json
 	@echo "[3/9] units: $*"
-	@$(PYTHON) -m units.extract $(RUN)/corpus/$*.jsonl $(@D) --encoder $(ENCODER)
+	@$(PYTHON) -m units.dataset.extract $(RUN)/corpus/$*.jsonl $(@D) --encoder $(ENCODER)
 
 $(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
 	@echo "[4/9] vocoder: units to sound, in the answer voice"
-	@$(SHARED) $(PYTHON) -m units.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
+	@$(SHARED) $(PYTHON) -m units.vocoder.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
 	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
 
 # Another vocoder is judged anew, in a minute; the stages wait for the gate's verdict and do not start again by it.
@@ -265,7 +265,7 @@ $(RUN)/results/done: $(RUN)/model/speechgpt.json
 $(REPORT): $(RUN)/results/done $(GATE)
 	@echo "[9/9] report"
 	@mkdir -p $(@D)
-	@$(PYTHON) -m eval.card --run $(RUN) --out $(@D) >$@.part
+	@$(PYTHON) -m eval.report.card --run $(RUN) --out $(@D) >$@.part
 	@mv $@.part $@
 
 else

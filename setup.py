@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 README = Path(__file__).with_name("README.md")
 
+PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval")
 CORE = [
     "torch==2.13.0",
     "transformers>=5.2,<6",
@@ -28,7 +29,7 @@ TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "t
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
 MICROPHONE = ["sounddevice>=0.5"]
 FAIRSEQ = ["fairseq==0.12.2"]
-DEV = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
+DEV = ["pytest>=8", "pytest-randomly>=3.16", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
 
 setup(
     name="speechgpt-trainer",
@@ -39,10 +40,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=["units", "speechgpt", "instruct_data", "stages", "eval"],
+    packages=find_packages(include=[f"{package}{inner}" for package in PACKAGES for inner in ("", ".*")]),
     package_data={
         "units": ["starter/**/*", "configs/*.yaml"],
-        "speechgpt": ["page.html"],
+        "speechgpt": ["serve/page.html"],
         "instruct_data": ["instructions/**/*.txt", "prompts/*.txt"],
         "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
     },
@@ -57,11 +58,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "units-extract=units.extract:cli",
-            "units-export=units.export:cli",
-            "units-vocode=units.vocode:cli",
+            "units-extract=units.dataset.extract:cli",
+            "units-export=units.dataset.export:cli",
+            "units-vocode=units.vocoder.vocode:cli",
             "speechgpt-cli=speechgpt.cli:cli",
-            "speechgpt-server=speechgpt.server:cli",
+            "speechgpt-server=speechgpt.serve.server:cli",
         ]
     },
 )

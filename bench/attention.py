@@ -16,11 +16,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.train import SHAPES, conversations, stage_attention
-from eval.results import commit, machine
 from stages.attention import BY_DOCUMENT, VARLEN, takes_bounds
 from stages.data import PackedBlocks, flattened
 from stages.start import check_varlen
-from units.precision import autocast
+from units.runtime.precision import autocast
+from units.runtime.provenance import commit, machine
 
 BASELINE = "sdpa"
 WARM_UP = 2  # rounds that no clock counts

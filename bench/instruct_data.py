@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.memory import peak_memory
 from units.codebook import Codebook, Units
-from units.unit_set import UnitRecord, write_unit_set
+from units.dataset.unit_set import UnitRecord, write_unit_set
 
 ROOT = Path(__file__).parents[1]
 CODEBOOK = Codebook("made-km1000", "none", 0, 1000, 50.0, "none", "bench")

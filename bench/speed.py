@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.results import machine
 from speechgpt.inference import SpeechGPT
 from units.audio import SAMPLE_RATE, load_wav
-from units.manifest import read_manifest
+from units.corpus.manifest import read_manifest
+from units.runtime.provenance import machine
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -29,19 +29,19 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import is_liger_kernel_available
 
-from eval.results import commit, machine
 from speechgpt.vocab import new_words
 from stages.attention import takes_bounds
 from stages.config import Source, StageConfig
 from stages.data import IGNORED, PackedBlocks, flattened, load_blocks
-from stages.hardware import multiplying_parameters, this_gpu, train_flops
+from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.start import loading_arguments
 from stages.text_llm import train_tokenizer
 from stages.tokens import Tokenised
 from units.codebook import Codebook
-from units.manifest import written_whole
-from units.precision import multiplies_bfloat16
-from units.unit_set import MARKER, SCHEMA, shard_path
+from units.dataset.unit_set import MARKER, SCHEMA, shard_path
+from units.runtime.atomic import written_whole
+from units.runtime.precision import multiplies_bfloat16
+from units.runtime.provenance import commit, machine
 
 SHAPES = {
     "toy": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 512, "vocab_size": 1024,

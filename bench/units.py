@@ -27,11 +27,11 @@ import soundfile
 import torch
 
 from units.audio import SAMPLE_RATE, save_wav
-from units.encoder import UnitEncoder
-from units.extraction import Pace, extract
-from units.hubert import HubertFeatures
-from units.sources import list_source
-from units.upstream import FairseqHubert
+from units.corpus.sources import list_source
+from units.dataset.extraction import Pace, extract
+from units.encoder.hubert import HubertFeatures
+from units.encoder.published import FairseqHubert
+from units.encoder.unit_encoder import UnitEncoder
 
 LAYER, SIZE = 9, 500
 SHORTEST, LONGEST = 1.0, 16.0  # seconds of a file; lengths are spread evenly on a log scale
@@ -114,7 +114,7 @@ def ours(encoder: UnitEncoder, wavs: list[np.ndarray], batch_seconds: float) -> 
 def fairseq_way(model: torch.nn.Module, centres: np.ndarray, wavs: list[np.ndarray], device: str) -> Callable | None:
     """fairseq's HubertModel with the same weights, a file at a time, scikit-learn's arithmetic in torch."""
     try:
-        from units.fairseq_backend import FairseqFeatures, fairseq_model
+        from units.encoder.fairseq_backend import FairseqFeatures, fairseq_model
 
         features = FairseqFeatures(fairseq_model(as_fairseq(model)), HubertFeatures(model, LAYER, "random"), device)
     except ImportError as error:

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.results import commit, machine
-from units import upstream_vocoder
 from units.audio import FRAME_RATE, SAMPLE_RATE
 from units.codebook import Codebook, Units
-from units.hifigan import HifiGan, HifiGanConfig
-from units.manifest import written_whole
-from units.vocoder import UnitVocoder
-from units.vocos import VocosConfig
+from units.runtime.atomic import written_whole
+from units.runtime.provenance import commit, machine
+from units.vocoder import published as upstream_vocoder
+from units.vocoder.hifigan import HifiGan, HifiGanConfig
+from units.vocoder.unit_vocoder import UnitVocoder
+from units.vocoder.vocos import VocosConfig
 
 FRAMES_A_UNIT = 2  # de-duplicated units of read speech last about 40 ms
 CHUNKS = (10, 40, 100)  # units

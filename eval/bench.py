@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.asr import Judge
 from eval.corpus import Corpus, Item, NotMeasured
-from eval.judge import Judge
 from eval.subject import NOTHING, Given, Subject
-from units.progress import progress
+from units.runtime.progress import progress
 
 BATCH = 16  # questions answered between two steps of the progress bar
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from eval.metrics import words
-from eval.results import content_hash
 from units.audio import load_wav
-from units.manifest import Utterance, read_manifest
+from units.corpus.manifest import Utterance, read_manifest
+from units.runtime.provenance import content_hash
 
 # All that tasks read of a folder, beside the audio.
 FILES = (

@@ -7,19 +7,14 @@ load_results(Path("runs/toy/results"))      # {"asr": Result(...), ...}
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
-import platform
 import re
-import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from eval.metrics import Score
-from units.manifest import written_whole
+from units.runtime.atomic import written_whole
 
 
 class ResultError(ValueError):
@@ -65,7 +60,6 @@ _TYPES = {
     "codebook": str, "corpus": str, "commit": str, "machine": str, "device": str, "limit": int | None, "n": int, "score": float | int | None,
     "standard_error": float | int | None, "more": dict,
 }  # fmt: skip
-_EDGE = 1 << 20  # bytes: enough to tell two trainings apart without reading 13 GB
 _SCORE_TYPES = {"value": float | int | None, "standard_error": float | int | None, "n": int}
 
 
@@ -126,68 +120,3 @@ def load_details(path: Path) -> list[dict]:
 def kept_wav(folder: Path, name: str, kind: str) -> Path:
     """Where a wav of an utterance is kept, whose id may hold what a file's name may not."""
     return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.{kind}.wav"
-
-
-def content_hash(files: Mapping[str, Path]) -> str:
-    """Hash of the contents of small files, and of what they are called here."""
-    digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        content = path.read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:12]
-
-
-def fingerprint(folder: Path) -> str:
-    """Hash of the weight files of a model folder: their names, sizes, first and last megabyte.
-
-    Raises: FileNotFoundError if the folder holds no safetensors file.
-    """
-    files = sorted(folder.rglob("*.safetensors"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no model: no .safetensors file in it")
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_EDGE))
-            file.seek(max(0, size - _EDGE))
-            digest.update(file.read(_EDGE))
-    return digest.hexdigest()[:12]
-
-
-def commit() -> str:
-    """The commit of this code if it runs from a checkout ("-dirty" with local changes), else the installed version."""
-    root = Path(__file__).resolve().parents[1]
-    if (root / ".git").exists():
-        try:
-            done = subprocess.run(
-                ["git", "describe", "--always", "--dirty", "--exclude=*"],
-                cwd=root,
-                capture_output=True,
-                text=True,
-                timeout=10,
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            done = None
-        if done and done.returncode == 0:
-            return done.stdout.strip()
-    owners = metadata.packages_distributions().get("speechgpt")
-    return f"version {metadata.version(owners[0])}" if owners else "unknown"
-
-
-def machine(device: str = "cpu") -> str:
-    """Processor and cores, such as "AMD EPYC 9B14, 2 cores", and the GPU if `device` is one."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        name = names[0] if names else name
-    gpu = ""
-    if device.startswith("cuda"):
-        import torch
-
-        gpu = f", {torch.cuda.get_device_name(device)}"
-    return f"{name}, {os.cpu_count()} cores{gpu}"

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
+from eval.asr import Judge
 from eval.corpus import spread
-from eval.judge import Judge
 from eval.metrics import Score, accuracy, ratio, word_error_rate, words
-from eval.results import Result, commit, content_hash, fingerprint, machine, save_details, save_result
+from eval.results import Result, save_details, save_result
 from units.audio import SAMPLE_RATE, load_wav
-from units.manifest import Utterance, read_manifest
-from units.progress import progress
+from units.corpus.manifest import Utterance, read_manifest
+from units.runtime.progress import progress
+from units.runtime.provenance import commit, content_hash, fingerprint, machine
 
 VERSION = 1
 CEPSTRA = 13  # mel-cepstral coefficients, the zeroth (loudness) left out, as is usual
@@ -92,7 +93,7 @@ def mel_cepstral_distances(recorded: np.ndarray, made: np.ndarray) -> np.ndarray
     """
     import torch
 
-    from units.mel import MEL_HOP, MelSpectrogram
+    from units.vocoder.mel import MEL_HOP, MelSpectrogram
 
     samples = min(len(recorded), len(made)) // MEL_HOP * MEL_HOP
     both = torch.from_numpy(np.stack([recorded[:samples], made[:samples]]))
@@ -159,8 +160,8 @@ def main(
         voice: number or name of the vocoder's speaker, where it has several
         picture: where to draw the spectrograms of the first utterance and of its resynthesis, if anywhere
     """
-    from units.encoder import UnitEncoder
-    from units.vocoder import UnitVocoder
+    from units.encoder.unit_encoder import UnitEncoder
+    from units.vocoder.unit_vocoder import UnitVocoder
 
     judge = Judge(grammar)
     ears, mouth = UnitEncoder.from_pretrained(encoder), UnitVocoder.from_pretrained(vocoder)
@@ -183,7 +184,7 @@ def main(
 
 def draw(encoder, vocoder, utterance: Utterance, voice: int | str | None, path: Path) -> Path:
     """Spectrograms of an utterance and of its resynthesis, side by side."""
-    from eval.plots import draw_exchange
+    from eval.report.plots import draw_exchange
 
     wav = load_wav(utterance.audio, utterance.start, utterance.duration)
     made = vocoder.decode(encoder.encode(wav), speaker=voice or 0)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval import tasks as house
+from eval.asr import Judge
 from eval.bench import Bench
 from eval.corpus import Corpus, NotMeasured
-from eval.judge import Judge
-from eval.results import Result, ResultError, commit, load_result, machine, save_details, save_result
+from eval.results import Result, ResultError, load_result, save_details, save_result
 from eval.subject import open_subject
+from units.runtime.provenance import commit, machine
 
 REFUSED = "refused.jsonl"
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from eval.corpus import NotMeasured
-from eval.results import fingerprint
 from speechgpt.generate import Sampling
 from speechgpt.inference import SpeechGPT
+from units.runtime.provenance import fingerprint
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from eval.corpus import Item, NotMeasured, spread
 from eval.metrics import Score, accuracy, character_error_rate, ratio, word_error_rate, words
 from eval.results import kept_wav, save_details
 from units.audio import RECEPTIVE_FIELD, SAMPLE_RATE, save_wav
-from units.progress import progress
+from units.runtime.progress import progress
 
 NUM_SENTENCES = 60  # of `tts`
 NUM_TIMED = 10  # of `speed`

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from speechgpt.checkpoint import CheckpointFacts
-from units.encoder import UnitEncoder
-from units.vocoder import UnitVocoder
+from units.encoder.unit_encoder import UnitEncoder
+from units.vocoder.unit_vocoder import UnitVocoder
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 VOCODER_FILES = ("config.json", "model.safetensors")

@@ -11,7 +11,7 @@ from typing import Any
 
 from speechgpt.vocab import UnitVocab
 from units.codebook import Codebook
-from units.manifest import written_whole
+from units.runtime.atomic import written_whole
 
 FILE = "speechgpt.json"
 

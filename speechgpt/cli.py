@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
+from speechgpt.answers import Answer
 from speechgpt.dialogue import Message
 from speechgpt.generate import Sampling
-from speechgpt.inference import Answer, SpeechGPT, chat_model
+from speechgpt.inference import SpeechGPT, chat_model
 from speechgpt.sound_card import named_audio, play, record
 from units.audio import save_wav
 

@@ -21,6 +21,22 @@ from units.notation import EOSP, SOSP
 INPUT_FOLLOWS = "This is input:"  # stands between a task description and its input
 
 Role = Literal["human", "assistant"]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A stretch of a recording as a part of a message, for systems that read audio instead of units.
+
+    audio: its file, relative to the conversation set or absolute. start, duration: seconds within it; None is to its end.
+    units: its units, where they are known too.
+    """
+
+    audio: str
+    start: float = 0.0
+    duration: float | None = None
+    units: tuple[int, ...] | None = None
+
+
 Part = str | tuple[int, ...]  # text, or unit ids
 
 

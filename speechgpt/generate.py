@@ -29,7 +29,7 @@ class Sampling:
     """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 leave all in.
 
     max_new_tokens bounds a reply. seed makes draws repeatable. takes: how often a reply may be spoken until the model
-    understands itself (speechgpt/takes.py); 1 does not listen.
+    understands itself (speechgpt/candidates.py); 1 does not listen.
     """
 
     temperature: float = 0.0

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,39 +21,21 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from speechgpt.answers import Answer, Piece, Sound
+from speechgpt.candidates import Take, recital, retake, transcription
 from speechgpt.checkpoint import CheckpointFacts, local_folder
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generate import Sampling, context_length, draws, generate
-from speechgpt.stream import Piece, ReplyStream
-from speechgpt.takes import Take, recital, retake, transcription
+from speechgpt.stream import ReplyStream
 from speechgpt.vocab import EOA, UA
 from units.audio import SAMPLE_RATE, AudioError, load_wav
 from units.codebook import Codebook, Units
-from units.encoder import UnitEncoder
-from units.precision import check_device, multiplies_bfloat16
-from units.vocoder import UnitVocoder
+from units.encoder.unit_encoder import UnitEncoder
+from units.runtime.precision import check_device, multiplies_bfloat16
+from units.vocoder.unit_vocoder import UnitVocoder
 
 SILENT = 1e-3  # a wav whose peak is below this holds nothing to hear
 DTYPES = ("float32", "bfloat16", "float16")
-Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A reply and its sound. What was not asked for is None. wav: float32 (T,), 16 kHz.
-
-    take: how its speech was chosen, and whether the model understands it; None if it did not listen.
-    finished: whether the model came to an end, and was not cut off by `max_new_tokens` or its context.
-    turn: what was asked and replied, to be given as history with the next question.
-    """
-
-    transcript: str | None
-    text: str | None
-    units: tuple[int, ...] | None
-    wav: np.ndarray | None
-    take: Take | None = None
-    finished: bool = True
-    turn: tuple[Message, ...] = ()
 
 
 class SpeechGPT:

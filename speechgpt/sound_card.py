@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from units.audio import SAMPLE_RATE
-from units.layouts import AUDIO_SUFFIXES
+from units.corpus.layouts import AUDIO_SUFFIXES
 
 NOT_READ = {".m4a", ".aac", ".webm", ".wma"}  # audio all the same, which is told when it is opened
 LONGEST = 600.0  # seconds of one recording

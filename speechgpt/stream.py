@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from speechgpt.answers import Piece
 from speechgpt.dialogue import Dialogue
 from units.codebook import Units
 from units.notation import SOSP
-from units.vocoder import UnitVocoder
-
-if TYPE_CHECKING:
-    from speechgpt.inference import Answer
+from units.vocoder.unit_vocoder import UnitVocoder
 
 SPOKEN_AT_ONCE = 25  # units that the voice is given at a time: half a second, or somewhat more
-
-
-@dataclass(frozen=True)
-class Piece:
-    """What an answer has gained since the piece before: text, or sound (T,); with the last one the whole answer."""
-
-    transcript: str = ""
-    text: str = ""
-    wav: np.ndarray | None = None
-    answer: Answer | None = None
 
 
 class ReplyStream:

@@ -18,7 +18,7 @@ from types import FrameType
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from units.manifest import written_whole
+from units.runtime.atomic import written_whole
 
 MARK = "complete.json"  # written when all processes have written their part: which files, their sizes and checksums
 LOOK = 1 << 20  # bytes at either end of a file that its checksum covers; cut-short and zero-filled files differ there

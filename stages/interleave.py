@@ -1,7 +1,7 @@
 """Utterances that are spoken here and written there, changing at word boundaries.
 
 Source: Spirit LM (Nguyen et al. 2024, arXiv 2402.05755, section 3.1): what comes next, as units or as text, can then
-only be told by whoever knows both. It takes word alignments (units/alignments.py).
+only be told by whoever knows both. It takes word alignments (units/corpus/alignments.py).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from stages.config import Interleaving
-from units.alignments import SILENCE, Segment
 from units.codebook import reduce
-from units.unit_set import UnitRecord
+from units.corpus.alignments import SILENCE, Segment
+from units.dataset.unit_set import UnitRecord
 
 SLACK = 0.1  # seconds that an aligner may see beyond the last frame
 UNSPOKEN = (SILENCE, "<eps>", "<unk>", "spn")  # as aligners write intervals without a known word

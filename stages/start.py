@@ -19,14 +19,14 @@ from transformers import (
 )
 from transformers.utils import is_flash_attn_2_available
 
+from speechgpt.chat_template import tell_servers
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.serving import tell_servers
 from speechgpt.vocab import UnitVocab
 from speechgpt.widen import widen
 from stages.attention import BY_DOCUMENT, VARLEN, bounds, takes_bounds
 from stages.config import Lora, StageConfig
 from units.codebook import Codebook
-from units.kmeans import load_centres
+from units.encoder.kmeans import load_centres
 
 TEXT_STAGE = "text"
 OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  # in a run folder; never hub ids
@@ -74,7 +74,7 @@ def open_units(encoder: Path) -> tuple[Codebook, torch.Tensor]:
         if not (encoder / name).exists():
             raise FileNotFoundError(
                 f"{encoder} has no {name}, and the model is widened by the units of this unit encoder; copy the one there "
-                f"that made your units, or fit one: python -m units.fit --manifest AUDIO --out {encoder}"
+                f"that made your units, or fit one: python -m units.encoder.fit --manifest AUDIO --out {encoder}"
             )
     return Codebook.load(encoder / "codebook.json"), load_centres(encoder / "centres.safetensors")
 
@@ -119,7 +119,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
 def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict[str, Any]:
     """How the weights are loaded: their type, their attention, and fewer bits if adapters train on them."""
     # DeepSpeed keeps fp32 copies of its own, and frozen weights need none; everything else trains in fp32 under autocast.
-    # stages/plan.py counts the same.
+    # stages/planning/plan.py counts the same.
     half = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else torch.float32
     chosen: dict[str, Any] = {"dtype": half if arguments.deepspeed or config.lora else torch.float32}
     if config.attention == VARLEN:

@@ -21,20 +21,20 @@ import numpy as np
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
-from instruct_data.records import read_conversations
+from instruct_data.build.records import read_conversations
 from speechgpt import dialogue as template
 from speechgpt.dialogue import Dialogue
 from speechgpt.vocab import UnitVocab
 from stages import interleave
 from stages.config import Interleaving, Source, StageConfig
 from stages.interleave import Part, interleaved
-from units.ahead import worked_ahead
-from units.alignments import Alignments
 from units.codebook import Codebook
-from units.manifest import written_whole
+from units.corpus.alignments import Alignments
+from units.dataset.unit_set import MARKER, UnitSet, read_unit_set
 from units.notation import EOSP, SOSP
-from units.progress import progress
-from units.unit_set import MARKER, UnitSet, read_unit_set
+from units.runtime.ahead import worked_ahead
+from units.runtime.atomic import written_whole
+from units.runtime.progress import progress
 
 FACTS = "facts.json"
 DIGESTS = "digests.json"  # of the files that were read

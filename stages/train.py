@@ -38,13 +38,13 @@ from stages.attention import takes_bounds
 from stages.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
 from stages.config import StageConfig, unknown_names
 from stages.data import flattened, load_blocks
-from stages.plan import Cluster
-from stages.plan_page import print_plan
+from stages.planning.page import print_plan
+from stages.planning.plan import Cluster
 from stages.start import TEXT_STAGE, PackingCheck, choose_trainable, loading_arguments, open_start
 from stages.trainer import StageTrainer, weighted_loss
 from stages.watch import Watch
-from units.manifest import written_whole
-from units.precision import multiplies_bfloat16
+from units.runtime.atomic import written_whole
+from units.runtime.precision import multiplies_bfloat16
 
 DEEPSPEED = Path(__file__).parent / "configs" / "deepspeed"
 PATIENCE = 86400.0  # seconds that processes wait while the first one prepares data: a day

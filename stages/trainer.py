@@ -20,7 +20,7 @@ from speechgpt.vocab import UnitVocab
 from stages.checkpoints import CheckpointError, newest_checkpoint
 from stages.config import StageConfig
 from stages.data import IGNORED, PackedBlocks
-from stages.hardware import multiplying_parameters, this_gpu, train_flops
+from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.start import embedding_weights
 from stages.watch import DEV_BLOCKS, append, held_out_report, sample_replies
 

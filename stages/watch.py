@@ -25,7 +25,7 @@ from speechgpt.dialogue import Dialogue, Message
 from speechgpt.vocab import EOA, SPEECHGPT, UnitVocab
 from stages.attention import any_length, bounds, takes_bounds
 from stages.data import PackedBlocks
-from units.manifest import written_whole
+from units.runtime.atomic import written_whole
 
 DEV_BLOCKS = 16  # at most, for a look on the way; the last look is at all
 SAMPLE_TOKENS = 64  # of a reply

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from instruct_data.records import write_conversations
+from instruct_data.build.records import write_conversations
 from speechgpt.dialogue import Conversation, Message
 from stages import text_llm
 from stages.config import Source, StageConfig, Widening
 from units.codebook import Codebook, Units
-from units.kmeans import save_centres
-from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.encoder.kmeans import save_centres
 
 K = 10
 CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "utterance", "0123abcd")

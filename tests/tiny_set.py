@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from units.codebook import Codebook, Units
-from units.manifest import written_whole
-from units.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.runtime.atomic import written_whole
 
 
 def tiny_codebook(size: int) -> Codebook:

@@ -1,0 +1,235 @@
+"""Chain-of-modality conversations: a question, spoken or typed; what was asked, the answer as text, the answer as sound.
+
+SpeechGPT (Zhang et al. 2023, arXiv 2305.11000, section 3.1) has four kinds, each asked for by an instruction around the
+question; its authors released the first alone, without instruction (`wording="released"`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from units.runtime.refusals import Refusals
+from instruct_data.build.spoken import SetSplits, spoken_index
+from instruct_data.text.chats import TextChat, TextPair
+from instruct_data.build.text_parts import ChatPart
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
+from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
+
+TASKS = {  # kind -> what a conversation of it is called
+    "speech_to_speech": "chain", "speech_to_text": "chain_speech_to_text",
+    "text_to_speech": "chain_text_to_speech", "text_to_text": "chain_text_to_text",
+}  # fmt: skip
+WORDINGS = ("released", "paper")
+# The paper's words after the question, by kind.
+_HEAR = "You can first transcribe the instruction and get the text Instruction. Then you can think about the instruction and get the text response."
+PAPER = {
+    "speech_to_speech": f"And your response should be speech. You can do it step by step. {_HEAR} Last, you should speak the response aloud",
+    "speech_to_text": f"And your response should be text. You can do it step by step. {_HEAR}",
+    "text_to_speech": "And your response should be speech. You can do it step by step. You can think about the instruction and get the text response. Then you should speak the response aloud",
+    "text_to_text": "And your response should be text. You can think about the instruction and get the text response.",
+}
+
+NO_QUESTION, NO_ANSWER = "not a question of the text set", "nobody speaks its answer"
+SEEN = "a held-out speaker asks what training asks"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One turn: question and answer as text, and their units where they are spoken."""
+
+    question: str
+    answer: str
+    heard: tuple[int, ...] | None = None
+    spoken: tuple[int, ...] | None = None
+
+
+def exchange_messages(exchange: Exchange, kind: str, wording: str = "released") -> tuple[Message, Message]:
+    """What the human says and what the model replies.
+
+    Args:
+        kind: one of TASKS.
+        wording: `paper` puts the paper's instruction around the question, `released` nothing.
+
+    Raises: ValueError if the kind needs a sound that the exchange has not.
+    """
+    source, target = kind.split("_to_")
+    question: Part | None = exchange.heard if source == "speech" else exchange.question
+    sound: tuple[Part | None, ...] = (exchange.spoken,) if target == "speech" else ()
+    if question is None or None in sound:
+        raise ValueError(
+            f"{kind} of {exchange.question!r}: {'nobody asks it aloud' if question is None else NO_ANSWER}"
+        )
+    before, after = f"This is a {source} instruction:", PAPER[kind]
+    if wording == "released":
+        asked: tuple[Part, ...] = (question,)
+    elif isinstance(question, str):
+        asked = (f"{before} {question.rstrip('. ')}. {after}",)
+    else:
+        asked = (before, question, f". {after}")
+    transcript = (exchange.question,) if source == "speech" else ()
+    said = tuple(part for part in (*transcript, exchange.answer, *sound) if part is not None)
+    return Message("human", asked), Message("assistant", said)
+
+
+def asked(human: Message, assistant: Message) -> str | None:
+    """The question of a turn as text: what was typed, or the transcript; None where neither stands there. Undoes the wording."""
+    if any(not isinstance(part, str) for part in human.parts):
+        return Reply.from_parts(assistant.parts).transcript
+    typed = " ".join(part for part in human.parts if isinstance(part, str))
+    typed = typed.removeprefix("This is a text instruction: ")
+    for kind in ("text_to_speech", "text_to_text"):
+        typed = typed.removesuffix(f". {PAPER[kind]}")
+    return typed.partition(f"{INPUT_FOLLOWS} ")[2] or typed
+
+
+def chain_conversation(exchanges: Iterable[Exchange], kind: str, name: str, wording: str = "released") -> Conversation:
+    """Several turns of one kind."""
+    turns = (exchange_messages(exchange, kind, wording) for exchange in exchanges)
+    return Conversation(tuple(message for turn in turns for message in turn), TASKS[kind], name)
+
+
+@dataclass(frozen=True)
+class ChainSettings:
+    """spoken: index of who speaks the text set. voice: the speaker that answers. kinds: each with its share."""
+
+    spoken: Path
+    voice: str
+    kinds: tuple[tuple[str, float], ...]
+    wording: str
+    seed: int
+    splits: SetSplits
+
+    @property
+    def typed(self) -> tuple[tuple[str, float], ...]:
+        """The kinds for which nobody need ask aloud."""
+        return tuple((kind, share) for kind, share in self.kinds if kind.startswith("text"))
+
+    def draw(self, kinds: tuple[tuple[str, float], ...], name: str) -> str:
+        """The kind of a conversation, drawn by its name alone."""
+        return random.Random(f"{self.seed} kind {name}").choices(*zip(*kinds))[0]
+
+    def conversation(
+        self, asked: Sequence[tuple[TextPair, tuple[int, ...] | None]], kind: str, name: str
+    ) -> Conversation:
+        """Of questions and answers with the units of the questions.
+
+        Raises: ValueError if nobody says an answer that the kind wants said.
+        """
+        voiced = spoken_index(self.spoken).voiced if kind.endswith("speech") else lambda text: None
+        exchanges = [Exchange(turn.question, turn.answer, heard, voiced(turn.answer)) for turn, heard in asked]
+        if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
+            raise ValueError(NO_ANSWER)
+        return chain_conversation(exchanges, kind, name, self.wording)
+
+
+@dataclass(frozen=True)
+class ChainOptions:
+    """What a user chooses about the chain."""
+
+    kinds: dict[str, float] = field(default_factory=lambda: {"speech_to_speech": 1.0})
+    """Share of each kind: speech_to_speech, speech_to_text, text_to_speech, text_to_text."""
+    wording: str = "released"
+    """`released`: the bare question. `paper`: the paper's instruction around it."""
+
+    def __post_init__(self) -> None:
+        if unknown := self.kinds.keys() - TASKS.keys():
+            raise ValueError(f"unknown kinds {sorted(unknown)}; there are {', '.join(TASKS)}")
+        if self.wording not in WORDINGS:
+            raise ValueError(f"unknown wording {self.wording!r}; there are {', '.join(WORDINGS)}")
+        if not self.shares:
+            raise ValueError(f"no kind has a share above 0: {self.kinds}")
+
+    @property
+    def shares(self) -> tuple[tuple[str, float], ...]:
+        """The kinds that are wanted."""
+        return tuple((kind, float(share)) for kind, share in self.kinds.items() if share > 0)
+
+
+@dataclass(frozen=True)
+class ChainPart:
+    """One shard of a unit set: a conversation of one turn for each utterance that asks the first question of a chat."""
+
+    folder: Path
+    shard: int
+    rows: int
+    settings: ChainSettings
+    reads: tuple[Path, ...]
+
+    def sources(self) -> list[Path]:
+        return [shard_path(self.folder, self.shard), *self.reads]
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        for record in read_unit_set(self.folder).shard(self.shard):
+            if record.speaker == self.settings.voice:
+                continue
+            answer = self.settings.splits.questions.answer(record.text) if record.text else None
+            if answer is None:
+                refusals.counts[NO_QUESTION] += 1  # not listed: most of an ASR corpus asks nothing
+                continue
+            try:
+                yield self._conversation(record, answer)
+            except ValueError as error:
+                refusals.add(record.id, error)
+
+    def _conversation(self, record: UnitRecord, answer: str) -> tuple[str, Conversation]:
+        chain, question, name = self.settings, record.text or "", record.id
+        kind = chain.draw(chain.kinds, name)
+        side = chain.splits.side("", question)
+        if kind.startswith("speech"):  # else nobody's voice is heard
+            if not record.units.ids:
+                raise ValueError("no units")
+            if side != chain.splits.side(record.id, question, record.speaker):
+                raise ValueError(f"{SEEN}: {question[:60]!r}")
+        asked = [(TextPair(question, answer), record.units.ids)]
+        return side, chain.conversation(asked, kind, f"chain-{name}")
+
+
+@dataclass(frozen=True)
+class ChainChatPart:
+    """A stretch of a text set: a conversation for each chat of several turns whose questions one speaker asks.
+
+    Typed, where a kind of chain is, for chats that nobody asks aloud.
+    """
+
+    chats: ChatPart
+    settings: ChainSettings
+    reads: tuple[Path, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.chats.rows
+
+    def sources(self) -> list[Path]:
+        return [self.chats.path, *self.reads]
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        for number, chat in self.chats.lines(refusals):
+            try:
+                if found := self._conversation(chat, f"turns-{number}"):
+                    yield found
+            except ValueError as error:
+                refusals.add(f"{self.chats.path}:{number + 1}", error)
+
+    def _conversation(self, chat: TextChat, name: str) -> tuple[str, Conversation] | None:
+        chain, index = self.settings, spoken_index(self.settings.spoken)
+        if len(chat.turns) == 1 and (not chain.typed or index.asked(chat.turns[0].question)):
+            return None  # there is nothing to make, or a ChainPart makes it
+        side = chain.splits.side("", chat.turns[0].question)
+        sounds = [index.asked(turn.question) for turn in chat.turns]
+        speakers = sorted(set.intersection(*map(set, sounds)))
+        if not speakers and not chain.typed:
+            raise ValueError(f"no speaker asks all its questions: {chat.turns[0].question!r}")
+        kind = chain.draw(chain.kinds if speakers else chain.typed, name)
+        if kind.startswith("text"):
+            return side, chain.conversation([(turn, None) for turn in chat.turns], kind, name)
+        speaker = random.Random(f"{chain.seed} speaker {name}").choice(speakers)
+        asked = [(turn, by[speaker]) for turn, by in zip(chat.turns, sounds)]
+        sides = {side, *(chain.splits.side(sound.id, turn.question, speaker) for turn, sound in asked)}
+        if len(sides) > 1:
+            raise ValueError(f"its turns stand on different sides: {sorted(sides)}")
+        return side, chain.conversation([(turn, sound.units) for turn, sound in asked], kind, name)

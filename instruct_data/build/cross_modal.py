@@ -1,0 +1,99 @@
+"""Cross-modal conversations out of (text, units) pairs: hear and write (ASR), read and speak (TTS).
+
+SpeechGPT (Zhang et al. 2023, arXiv 2305.11000, section 3.1): a task description drawn at random, the input, the output.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from units.runtime.refusals import Refusals
+from instruct_data.build.splits import Splits, copies
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
+from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
+
+INSTRUCTIONS = Path(__file__).parents[1] / "instructions"
+
+
+def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]:
+    """Task descriptions, one a line.
+
+    Raises: FileNotFoundError naming the tasks there are.
+    """
+    path = folder / f"{task}.txt"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no task descriptions for {task!r} in {folder}; there are {sorted(p.stem for p in folder.glob('*.txt'))}"
+        )
+    return _lines(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _lines(path: Path, _changed: int) -> tuple[str, ...]:
+    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+
+
+def _conversation(task: str, record: UnitRecord, description: str, name: str) -> Conversation:
+    text, units = record.text or "", record.units.ids
+    if task == "asr":
+        asked, said = Message("human", (f"{description} {INPUT_FOLLOWS}", units)), Message("assistant", (text,))
+    else:
+        asked, said = Message("human", (f"{description} {INPUT_FOLLOWS} {text}",)), Message("assistant", (units,))
+    return Conversation((asked, said), task, name)
+
+
+def _draw(descriptions: Sequence[str], record_id: str, task: str, seed: int, copy: int = 0) -> str:
+    """A generator of each record's own: the draw does not depend on order or on the number of workers."""
+    return random.Random(f"{seed} {task} {record_id}{f' {copy}' if copy else ''}").choice(descriptions)
+
+
+@dataclass(frozen=True)
+class CrossModalPart:
+    """One shard of a unit set as conversations of one task.
+
+    folder: the unit set. weight: how often each record stands in the set. speaker: the only one to take, or None.
+    instructions: folder of the task descriptions.
+    """
+
+    folder: Path
+    shard: int
+    rows: int
+    task: str
+    seed: int
+    splits: Splits
+    weight: float = 1.0
+    speaker: str | None = None
+    instructions: Path = INSTRUCTIONS
+
+    def sources(self) -> list[Path]:
+        return [shard_path(self.folder, self.shard), self.instructions / f"{self.task}.txt"]
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        descriptions = read_instructions(self.task, self.instructions)
+        for record in read_unit_set(self.folder).shard(self.shard):
+            if self.speaker is not None and record.speaker != self.speaker:
+                continue
+            if not record.text or not record.units.ids:
+                if self.task == "asr":  # which takes every record, and tells of those that tts lacks as well
+                    refusals.add(record.id, "no text" if not record.text else "no units")
+                continue
+            side = self.splits.side(record.id, record.text, record.speaker)
+            if self.task == "tts" and side != self.splits.side(record.id, record.text):
+                refusals.add(record.id, "a held-out speaker says what training reads out")
+                continue
+            for copy in range(copies(self.weight, self.seed, self.task, record.id)):
+                name = f"{self.task}-{record.id}{f'~{copy + 1}' if copy else ''}"
+                description = _draw(descriptions, record.id, self.task, self.seed, copy)
+                yield side, _conversation(self.task, record, description, name)
+
+
+def shard_parts(unit_set: UnitSet, task: str, seed: int, splits: Splits, **settings: Any) -> list[CrossModalPart]:
+    """A part for each shard; `settings` are the fields of CrossModalPart that have a default."""
+    folder = unit_set.folder.resolve()
+    return [CrossModalPart(folder, i, unit_set.rows(i), task, seed, splits, **settings) for i in range(unit_set.shards)]

@@ -1,0 +1,196 @@
+"""Sets built part by part: in parallel, with bounded memory, resumable; any number of workers gives the same bytes.
+
+A part is a stretch of the input, such as a shard of a unit set. Whoever builds it writes one file for each side and
+then `NUMBER.json`, whose presence means complete; a killed run goes on with the parts that have none. The set is the
+parts one after the other, each a gzip member of its own where the set is compressed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from instruct_data.build.records import conversation_line, header_line
+from units.runtime.gzipped import compressed
+from units.runtime.refusals import Refusals
+from speechgpt.dialogue import Conversation
+from units.codebook import Codebook
+from units.runtime.atomic import written_whole
+from units.runtime.pool import Workers
+from units.runtime.progress import progress
+from units.runtime.provenance import as_it_lies
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+INLINE_ROWS = 40_000  # unless workers are asked for, fewer input records are built sooner than processes start
+
+
+class Part(Protocol):
+    """A stretch of input: a small frozen dataclass that another process can be given."""
+
+    @property
+    def rows(self) -> int:
+        """Input records, about."""
+        ...
+
+    def sources(self) -> Iterable[Path]:
+        """The files it reads."""
+        ...
+
+    def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
+        """Each conversation with the side it stands on."""
+        ...
+
+
+
+
+@dataclass(frozen=True)
+class Built:
+    """What came of some parts: conversations by side and task, refusals by reason."""
+
+    counts: dict[str, Counter[str]]
+    refused: Counter[str]
+
+    def total(self) -> int:
+        return sum(tasks.total() for tasks in self.counts.values())
+
+
+@dataclass(frozen=True)
+class PartFolder:
+    """A folder of finished parts of one set. sides: which there may be. zipped: whether the set is compressed."""
+
+    folder: Path
+    sides: tuple[str, ...]
+    zipped: bool = True
+
+    def build(self, parts: Sequence[Part], name: str, workers: Workers) -> Built:
+        """Build the parts that are not there yet.
+
+        Args:
+            name: of these parts within the set; parts of a former run with other input or settings are thrown away.
+        """
+        home = self.folder / name
+        self._check_plan(home, parts)
+        todo = [i for i in range(len(parts)) if not _facts(home, i).exists()]
+        rows = sum(parts[i].rows for i in todo)
+        job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
+        with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
+            for done in workers.run(job, [(i, parts[i]) for i in todo], rows > INLINE_ROWS):
+                bar.update(parts[done].rows)
+        built = Built({side: Counter() for side in self.sides}, Counter())
+        for i in range(len(parts)):
+            facts = json.loads(_facts(home, i).read_text(encoding="utf-8"))
+            built.refused.update(facts["refused"])
+            for side, tasks in facts["counts"].items():
+                built.counts[side].update(tasks)
+        return built
+
+    def _check_plan(self, home: Path, parts: Sequence[Part]) -> None:
+        """Parts of another plan are no parts of this set."""
+        plan = hashlib.sha256(_code() + repr((self.sides, self.zipped)).encode())
+        for part in parts:
+            plan.update(repr(part).encode())
+        for source in sorted({source for part in parts for source in part.sources()}):
+            plan.update(as_it_lies(source).encode())
+        path = home / "plan"
+        # a plan may be missing because a run was killed while it threw the old parts away
+        if home.exists() and (not path.exists() or path.read_text() != plan.hexdigest()):
+            shutil.rmtree(home)
+        with written_whole(path) as file:
+            file.write(plan.hexdigest())
+
+    def assemble(
+        self, out: Path, side: str, names: Sequence[str], built: Built, codebook: Codebook | None, seed: int
+    ) -> None:
+        """Put the finished parts of one side together; the set appears whole or not at all."""
+        with written_whole(out, "wb") as file:
+            header = header_line(codebook, seed, built.counts[side])
+            if self.zipped:
+                with compressed(file) as member:
+                    member.write(header)
+            else:
+                file.write(header)
+            for name in names:
+                for facts in sorted((self.folder / name).glob("*.json")):
+                    with facts.with_suffix(f".{side}").open("rb") as part:
+                        shutil.copyfileobj(part, file, 1 << 20)
+
+    def list_refusals(self, out: Path, names: Sequence[str]) -> None:
+        """Put the refusals of all parts together in one file; without refusals there is none."""
+        with written_whole(out, "wb") as file:
+            for name in names:
+                for part in sorted((self.folder / name).glob("*.refused")):
+                    file.write(part.read_bytes())
+            none = not file.tell()
+        if none:
+            out.unlink()
+
+
+@dataclass(frozen=True)
+class Untold:
+    """A part whose refusals another part of the same input tells."""
+
+    part: Part
+
+    @property
+    def rows(self) -> int:
+        return self.part.rows
+
+    def sources(self) -> Iterable[Path]:
+        return self.part.sources()
+
+    def conversations(self, _: Refusals) -> Iterator[tuple[str, Conversation]]:
+        return self.part.conversations(Refusals())
+
+
+
+
+def together(several: Iterable[Built]) -> Built:
+    """What came of several names of one set."""
+    whole = Built({}, Counter())
+    for built in several:
+        whole.refused.update(built.refused)
+        for side, tasks in built.counts.items():
+            whole.counts.setdefault(side, Counter()).update(tasks)
+    return whole
+
+
+def _facts(home: Path, index: int) -> Path:
+    return home / f"{index:06d}.json"
+
+
+def _build_part(job: tuple[int, Part], home: Path, sides: tuple[str, ...], zipped: bool) -> int:
+    """Write the files of one part; returns its number."""
+    index, part = job
+    counts: dict[str, Counter[str]] = {side: Counter() for side in sides}
+    facts = _facts(home, index)
+    with ExitStack() as stack:
+        refusals = Refusals(file=stack.enter_context(written_whole(facts.with_suffix(".refused"))))
+        files = {}
+        for side in sides:
+            raw = stack.enter_context(written_whole(facts.with_suffix(f".{side}"), "wb"))
+            files[side] = stack.enter_context(compressed(raw)) if zipped else raw
+        for side, conversation in part.conversations(refusals):
+            files[side].write(conversation_line(conversation))
+            counts[side][conversation.task] += 1
+    with written_whole(facts) as file:
+        json.dump({"counts": counts, "refused": refusals.counts}, file)
+    return index
+
+
+@functools.cache
+def _code() -> bytes:
+    """A part that other code wrote is not resumed."""
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(Path(__file__).parent.glob("*.py")))

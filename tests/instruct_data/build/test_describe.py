@@ -1,0 +1,127 @@
+"""A look at the data: its figures are those of the set, and what stands on two sides is found and named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from tiny_spoken_set import VOICE, corpus, text_set
+from tiny_conversations import CODEBOOK, K
+
+from instruct_data.build import sets as build
+from instruct_data.build.sets import describe
+from instruct_data.build.description import Durations, find_sets
+from instruct_data.build.description import describe as describe_sets
+from instruct_data.build.records import write_conversations
+from instruct_data.build.splits import Splits
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
+from units.codebook import Codebook, CodebookMismatch
+from units.dataset.unit_set import read_unit_set
+
+
+def asr(name: str, sound: tuple[int, ...], text: str = "good day") -> Conversation:
+    return Conversation(
+        (Message("human", (f"Write. {INPUT_FOLLOWS}", sound)), Message("assistant", (text,))), "asr", name
+    )
+
+
+def tts(name: str, text: str, sound: tuple[int, ...]) -> Conversation:
+    return Conversation(
+        (Message("human", (f"Say. {INPUT_FOLLOWS} {text}",)), Message("assistant", (sound,))), "tts", name
+    )
+
+
+def chain(name: str, sound: tuple[int, ...], answer: tuple[int, ...]) -> Conversation:
+    return Conversation((Message("human", (sound,)), Message("assistant", (f"why {name}", "b", answer))), "chain", name)
+
+
+def chat(name: str, question: str) -> Conversation:
+    return Conversation((Message("human", (question,)), Message("assistant", ("yes",))), "chat", name)
+
+
+def folder_of(folder: Path, **sets: list[Conversation]) -> Path:
+    for name, conversations in sets.items():
+        write_conversations(folder / f"{name}.jsonl.gz", conversations, CODEBOOK, 0)
+    return folder
+
+
+def test_the_toy_world_in_sides_leaks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
+    for by in ("id", "text"):
+        build.main(units, pairs, VOICE, tmp_path / by, splits=Splits(0.2, 0.2, by=by), chat_ratio=0.2)
+        describe.main(tmp_path / by, [units])
+        said = capsys.readouterr().out
+        assert "no sound and no sentence stands on two sides" in said and "1 no text" in said
+        assert re.search(r"asr +seconds +0\.1 ", said)
+
+
+LEAKS = {
+    "a sound heard twice": ([asr("1", (1, 2))], [asr("2", (1, 2), "other")], "1 sounds"),
+    "a sound heard and spoken": ([asr("1", (1, 2))], [tts("2", "hello", (1, 2))], "1 sounds"),
+    "a question of a chain": ([chain("1", (1, 2), (3,))], [asr("2", (1, 2))], "1 sounds"),
+    "a sentence to read": ([tts("1", "hello", (1,))], [tts("2", "hello", (2,))], "1 sentences"),
+    "a question typed and heard": ([chat("1", "why 2")], [chain("2", (5,), (3,))], "1 sentences"),
+    "a question that two voices ask": ([chain("1", (5,), (3,))], [chat("2", "why 1")], "1 sentences"),
+    "a typed question": ([chat("1", "how are you")], [chat("2", "how are you")], "1 sentences"),
+}
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_what_stands_on_two_sides_is_found_and_ends_with_exit_code_1(
+    tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, dev, leak = LEAKS[kind]
+    folder = folder_of(tmp_path, some=[*train, asr("x", (7,))], some_dev=[*dev, asr("y", (8,))])
+    with pytest.raises(SystemExit) as stopped:
+        describe.main(folder)
+    assert stopped.value.code == 1
+    said = capsys.readouterr().out
+    assert f"LEAK: {leak} stand in train and in dev, such as that of some.jsonl.gz: 1 and some_dev.jsonl.gz: 2" in said
+    assert "Inputs stand on two sides" in (folder / "describe.html").read_text()
+
+
+def test_spoken_answers_and_transcripts_may_stand_on_two_sides(tmp_path: Path) -> None:
+    train = [chain("1", (1, 2), (3,)), asr("2", (4,), "same words"), tts("3", "hello", (9,))]
+    dev = [chain("4", (5, 2), (3,)), asr("5", (6,), "same words"), chat("6", "hello")]
+    describe.main(folder_of(tmp_path, a=train, a_dev=dev))
+
+
+def test_the_figures_are_those_of_the_set(tmp_path: Path) -> None:
+    found = describe_sets(
+        find_sets(folder_of(tmp_path, a=[asr("1", (1, 1, 2)), asr("2", (1, 1, 2))], b=[chat("3", "hello there")]))[0]
+    )
+    assert (found.total, found.duplicates, found.leaks) == (3, 1, [])
+    assert found.sets == {"a.jsonl.gz": {"asr": 2}, "b.jsonl.gz": {"chat": 1}}
+    assert found.used is not None and found.used.tolist() == [0, 4, 2] + [0] * (K - 3)
+    assert list(found.lengths["asr"].units) == [3, 3] and list(found.lengths["chat"].words) == [3]
+    assert not found.lengths["asr"].seconds and not found.lengths["asr"].tokens
+    assert [c.id for c in found.examples["asr"]] == ["1", "2"]
+
+
+def test_seconds_are_those_of_the_unit_set(tmp_path: Path) -> None:
+    unit_set = read_unit_set(corpus(tmp_path))
+    seconds = Durations([unit_set])
+    assert all(seconds(record.units.ids) == pytest.approx(0.1) for record in unit_set)
+    assert seconds((9, 9, 9)) is None
+
+
+def test_the_page_shows_tokens_and_can_be_played(tmp_path: Path, model_folder: Path, mfcc_encoder) -> None:
+    write_conversations(
+        tmp_path / "a.jsonl", [asr("<1>", (1, 2, 3)), chain("2", (4, 2), (3,))], mfcc_encoder.codebook, 0
+    )
+    describe.main(tmp_path / "a.jsonl", model=model_folder)
+    page = (tmp_path / "describe.html").read_text()
+    assert page.count("<audio") == 3 and page.count("<img") == 2
+    assert "<td>tokens</td>" in page and "asr: &lt;1&gt;" in page
+
+
+def test_sets_of_two_codebooks_are_refused(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "a.jsonl", [asr("1", (1,))], CODEBOOK, 0)
+    write_conversations(
+        tmp_path / "b.jsonl", [asr("1", (1,))], Codebook("other", "mfcc", 0, K, 50.0, "none", "ffff"), 0
+    )
+    with pytest.raises(CodebookMismatch):
+        describe.main(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds none"):
+        describe.main(tmp_path.joinpath("empty"))

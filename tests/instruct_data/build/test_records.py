@@ -1,0 +1,255 @@
+"""Conversations on disk and how they are made: round trips, malformed lines refused by number, the same bytes each time."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from tiny_parts import K
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from instruct_data.build import sets as build
+from instruct_data.build.cross_modal import read_instructions, shard_parts
+from instruct_data.build.records import (
+    RecordError,
+    conversation_record,
+    parse_conversation,
+    read_conversations,
+    write_conversations,
+)
+from units.runtime.refusals import Refusals
+from instruct_data.build.splits import Splits
+from instruct_data.text.chats import TextPair
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
+from stages.config import Source, StageConfig
+from stages.tokens import documents
+from units.codebook import Codebook, CodebookMismatch, Units
+from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard, write_unit_set
+from tiny_conversations import CODEBOOK, conversations, text, units
+
+VOICE = "tone:low"
+
+
+
+def made(count: int = 5) -> list[Conversation]:
+    return [
+        Conversation(
+            (Message("human", (f"say\n{i} ü", (i % K, 1))), Message("assistant", ((i % K,),))),
+            "tts" if i % 2 else "asr",
+            f"c{i}",
+        )
+        for i in range(count)
+    ]
+
+
+# --- on disk
+
+
+@given(conversation=conversations)
+def test_a_record_is_read_as_it_was_written(conversation: Conversation) -> None:
+    line = json.dumps(conversation_record(conversation), ensure_ascii=False)
+    assert parse_conversation(line, "here", CODEBOOK) == conversation
+
+
+@pytest.mark.parametrize("name", ["set.jsonl", "set.jsonl.gz"])
+def test_a_set_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
+    counts = write_conversations(tmp_path / name, made(), CODEBOOK, seed=3)
+    found = read_conversations(tmp_path / name)
+    assert list(found) == list(found) == made()
+    assert (found.codebook, found.seed, found.counts, len(found)) == (CODEBOOK, 3, counts, 5)
+    assert counts == {"asr": 3, "tts": 2}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    first = (tmp_path / name).read_bytes()
+    write_conversations(tmp_path / "again" / name, iter(made()), CODEBOOK, seed=3)
+    assert (tmp_path / "again" / name).read_bytes() == first
+
+
+def test_a_set_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    def broken():
+        yield made()[0]
+        raise KeyError("half way")
+
+    with pytest.raises(KeyError):
+        write_conversations(tmp_path / "set.jsonl", broken(), CODEBOOK, 0)
+    assert not list(tmp_path.iterdir())
+
+
+def line_of(messages: object, **changed: object) -> str:
+    return json.dumps({"id": "x", "task": "chat", "messages": messages, **changed})
+
+
+ASKED = {"role": "human", "parts": [{"text": "hi"}]}
+BAD_LINES = {
+    "not JSON": ("{", "Expecting"),
+    "an empty line": ("", "Expecting value"),
+    "a list": ("[1, 2]", "fields"),
+    "a number": ("7", "7 is no conversation"),
+    "no task": (json.dumps({"id": "x", "messages": [ASKED]}), "the fields are"),
+    "an unknown field": (line_of([ASKED], mood="good"), "mood"),
+    "a task that is no text": (line_of([ASKED], task=5), "task"),
+    "an id that is no text": (line_of([ASKED], id=5), "id"),
+    "messages that are text": (line_of("hello"), "messages is 'hello'"),
+    "messages that are a number": (line_of(3), "messages"),
+    "no messages": (line_of([]), "no messages"),
+    "a message that is text": (line_of(["hello"]), "a message"),
+    "a message without parts": (line_of([{"role": "human"}]), "a message has the fields"),
+    "empty parts": (line_of([{"role": "human", "parts": []}]), "has no parts"),
+    "an unknown role": (line_of([{"role": "system", "parts": [{"text": "a"}]}]), "role 'system'"),
+    "the assistant first": (line_of([{"role": "assistant", "parts": [{"text": "a"}]}]), "roles alternate"),
+    "two humans": (line_of([ASKED, ASKED]), "roles alternate"),
+    "a part that is text": (line_of([{"role": "human", "parts": ["hi"]}]), "a part is"),
+    "a part of two kinds": (line_of([{"role": "human", "parts": [{"text": "a", "units": [1]}]}]), "a part is"),
+    "a text that is a number": (line_of([{"role": "human", "parts": [{"text": 3}]}]), "a part is"),
+    "units spelled as text": (line_of([{"role": "human", "parts": [{"units": "<1>"}]}]), "a part is"),
+    "a unit too big": (line_of([{"role": "human", "parts": [{"units": [1, K]}]}]), f"from 0 to {K - 1}"),
+    "a unit below zero": (line_of([{"role": "human", "parts": [{"units": [-1]}]}]), f"from 0 to {K - 1}"),
+    "a unit that is a fraction": (line_of([{"role": "human", "parts": [{"units": [1.0]}]}]), "whole numbers"),
+    "a unit that is a truth": (line_of([{"role": "human", "parts": [{"units": [True]}]}]), "whole numbers"),
+    "three texts of the assistant": (line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]), "an assistant says"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD_LINES)
+@pytest.mark.parametrize("name", ["set.jsonl", "set.jsonl.gz"])
+def test_a_malformed_line_is_refused_by_its_number(tmp_path: Path, kind: str, name: str) -> None:
+    line, reason = BAD_LINES[kind]
+    write_conversations(tmp_path / name, made(3), CODEBOOK, 0)
+    opened = gzip.open if name.endswith(".gz") else open
+    with opened(tmp_path / name, "rt", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    lines[2] = line
+    with opened(tmp_path / name, "wt", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    with pytest.raises(RecordError) as error:
+        list(read_conversations(tmp_path / name))
+    assert str(error.value).startswith(f"{tmp_path / name}:3: ")
+    assert reason in str(error.value)
+
+
+def test_a_set_cut_short_is_refused(tmp_path: Path) -> None:
+    for name in ("set.jsonl", "set.jsonl.gz"):
+        write_conversations(tmp_path / name, made(200), CODEBOOK, 0)
+        whole = (tmp_path / name).read_bytes()
+        cut = whole[: whole.rindex(b"\n", 0, len(whole) - 1) + 1] if name == "set.jsonl" else whole[:-200]
+        (tmp_path / name).write_bytes(cut)
+        with pytest.raises(RecordError, match=f"{name}.*cut short"):
+            list(read_conversations(tmp_path / name))
+
+
+def test_a_damaged_set_is_refused(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "set.jsonl.gz", made(200), CODEBOOK, 0)
+    whole = (tmp_path / "set.jsonl.gz").read_bytes()
+    (tmp_path / "set.jsonl.gz").write_bytes(whole[:10] + b"\xff" * 20 + whole[30:])
+    with pytest.raises(RecordError, match="set.jsonl.gz:1: not the header"):
+        read_conversations(tmp_path / "set.jsonl.gz")
+    write_conversations(tmp_path / "set.jsonl", made(200), CODEBOOK, 0)
+    whole = (tmp_path / "set.jsonl").read_bytes()
+    (tmp_path / "set.jsonl").write_bytes(whole.replace(b"c150", b"c\xff50"))
+    with pytest.raises(RecordError, match="set.jsonl:.*damaged .*utf-8"):
+        list(read_conversations(tmp_path / "set.jsonl"))
+
+
+def test_a_header_that_is_none_is_refused(tmp_path: Path) -> None:
+    header = {"format": "conversations/1", "codebook": dataclasses.asdict(CODEBOOK), "seed": 0, "counts": {}}
+    bad = ["", "{", "[]", "{}", json.dumps({**header, "format": "conversations/9"}), json.dumps({**header, "codebook": {"a": 1}}),
+           json.dumps({k: v for k, v in header.items() if k != "counts"})]  # fmt: skip
+    path = tmp_path / "set.jsonl"
+    for line in bad:
+        path.write_text(f"{line}\n" if line else "")
+        with pytest.raises(RecordError, match="set.jsonl:1: not the header"):
+            read_conversations(path)
+    (tmp_path / "set.jsonl.gz").write_text("not compressed")
+    with pytest.raises(RecordError, match="set.jsonl.gz:1: not the header"):
+        read_conversations(tmp_path / "set.jsonl.gz")
+    with pytest.raises(FileNotFoundError):
+        read_conversations(tmp_path / "absent.jsonl")
+
+
+def test_units_need_a_codebook(tmp_path: Path) -> None:
+    write_conversations(tmp_path / "set.jsonl", made(1), None, 0)
+    with pytest.raises(RecordError, match="names no codebook"):
+        list(read_conversations(tmp_path / "set.jsonl"))
+
+
+def test_a_foreign_codebook_is_refused_where_it_is_used(tmp_path: Path, widened: Path, mfcc_encoder) -> None:
+    tokenizer, path = AutoTokenizer.from_pretrained(widened), tmp_path / "set.jsonl"
+    config = StageConfig("stage2", "stage1", "stage2", [Source("set.jsonl")], tmp_path, training={"max_steps": 1})
+    write_conversations(path, made(2), mfcc_encoder.codebook, 0)
+    assert len(list(documents(config.data[0], path, tokenizer, config, mfcc_encoder.codebook))) == 2
+    write_conversations(path, made(2), CODEBOOK, 0)
+    with pytest.raises(CodebookMismatch, match="set.jsonl speaks the codebook 'tiny'"):
+        list(documents(config.data[0], path, tokenizer, config, mfcc_encoder.codebook))
+
+
+# --- making them
+
+
+def spoken(record_id: str, sentence: str | None, speaker: str, ids: tuple[int, ...] = (1, 2)) -> UnitRecord:
+    return UnitRecord(record_id, Units(ids, (1,) * len(ids), CODEBOOK), 16_000, sentence, speaker)
+
+
+RECORDS = [
+    spoken("q0", "what is one", "tone:high", (1,)), spoken("q1", "what is two", "tone:high", (2,)),
+    spoken("q2", "the sky is blue", "tone:high", (3,)), spoken("q3", "what is three", "tone:high", (4,)),
+    spoken("q4", None, "tone:high", (5,)), spoken("a0", "it is one", VOICE, (6,)), spoken("a1", "it is two", VOICE, (7,)),
+]  # fmt: skip
+PAIRS = [TextPair(f"what is {n}", f"it is {n}") for n in ("one", "two", "three")]
+
+
+def cross_modal(folder: Path, task: str, records: list[UnitRecord], seed: int = 0, **settings) -> list[Conversation]:
+    unit_set = write_unit_set(folder, records, CODEBOOK)
+    parts = shard_parts(unit_set, task, seed, Splits(), **settings)
+    return [conversation for part in parts for _, conversation in part.conversations(Refusals())]
+
+
+def test_cross_modal_sets(tmp_path: Path) -> None:
+    heard, read_out = cross_modal(tmp_path, "asr", RECORDS), cross_modal(tmp_path, "tts", RECORDS, speaker=VOICE)
+    assert [c.id for c in heard] == ["asr-q0", "asr-q1", "asr-q2", "asr-q3", "asr-a0", "asr-a1"]
+    assert [c.id for c in read_out] == ["tts-a0", "tts-a1"]
+    described, said = heard[0].messages[0].parts
+    assert described.removesuffix(f" {INPUT_FOLLOWS}") in read_instructions("asr")
+    assert (said, heard[0].messages[1].parts) == ((1,), ("what is one",))
+    assert read_out[0].messages[0].parts[0].endswith(f"{INPUT_FOLLOWS} it is one")
+    assert read_out[0].messages[1].parts == ((6,),)
+    assert cross_modal(tmp_path, "asr", RECORDS[::-1]) == heard[::-1]  # a draw does not depend on the order
+    assert cross_modal(tmp_path, "asr", RECORDS, 1) != heard
+    with pytest.raises(FileNotFoundError, match="'sing'.*asr"):
+        read_instructions("sing")
+
+
+def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "units").mkdir()
+    write_shard(shard_path(tmp_path / "units", 0), RECORDS, CODEBOOK)
+    facts = {
+        "codebook": dataclasses.asdict(CODEBOOK),
+        "utterances": len(RECORDS),
+        "refused": 0,
+        "seconds": 7.0,
+        "shards": 1,
+    }
+    (tmp_path / "units" / MARKER).write_text(json.dumps(facts))
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(dataclasses.asdict(pair)) + "\n" for pair in PAIRS))
+    for out in ("first", "second"):
+        build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / out, seed=5)
+    for path in (tmp_path / "first").iterdir():
+        assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
+    report = json.loads((tmp_path / "first" / "build.json").read_text())
+    assert report["counts"] == {
+        "text": {"chat": 3, "repeat": 3},
+        "cross_modal": {"asr": 6, "tts": 2},
+        "chain": {"chain": 2},
+    }
+    assert report["refused"]["chain"] == {"not a question of the text set": 2, "nobody speaks its answer": 1}
+    assert read_conversations(tmp_path / "first" / "text.jsonl.gz").codebook is None
+    assert read_conversations(tmp_path / "first" / "chain.jsonl.gz").codebook == CODEBOOK
+    assert len(list(read_conversations(tmp_path / "first" / "cross_modal.jsonl.gz"))) == 8
+    chain = list(read_conversations(tmp_path / "first" / "chain.jsonl.gz"))
+    assert [c.id for c in chain] == ["chain-q0", "chain-q1"] and chain[1].messages[0].parts == ((2,),)
+    assert chain[1].messages[1].parts == ("what is two", "it is two", (7,))
+    with pytest.raises(SystemExit, match="no utterance of the voice 'tone:none'; it has"):
+        build.main(tmp_path / "units", tmp_path / "pairs.jsonl", "tone:none", tmp_path / "third")

@@ -1,0 +1,49 @@
+"""The task descriptions: many, distinct, fit for the template, and free of anything that could be taken for a unit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from speechgpt.candidates import ASR_TASK, TTS_TASK
+
+FOLDER = Path(__file__).parents[3] / "instruct_data" / "instructions"
+FILES = sorted(FOLDER.glob("*.txt"))
+MARKERS = re.compile(r"<[^>]*>|\[[^\]]*\]|this is input", re.IGNORECASE)
+
+
+def normalised(line: str) -> str:
+    """Lower case letters and single spaces, so that two lines that differ in punctuation only count as one."""
+    return " ".join(re.findall(r"[a-z]+", line.lower()))
+
+
+def test_both_tasks_are_there() -> None:
+    assert {"asr.txt", "tts.txt"} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_distinct_lines_and_at_least_a_hundred_for_speech(path: Path) -> None:
+    lines = path.read_text(encoding="ascii").splitlines()
+    assert len({normalised(line) for line in lines}) == len(lines) >= (100 if path.stem in ("asr", "tts") else 20)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_each_line_fits_the_template(path: Path) -> None:
+    for line in path.read_text(encoding="ascii").splitlines():
+        assert line == line.strip() and "  " not in line, f"stray spaces: {line!r}"
+        assert line[0].isupper() and line[-1] in ".?", (
+            f"a sentence begins with a capital and ends with . or ?: {line!r}"
+        )
+        assert not MARKERS.search(line), f"looks like a unit, a marker or the template's own words: {line!r}"
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("asr.txt")) + sorted(FOLDER.rglob("tts.txt")), ids=str)
+def test_what_is_asked_in_use_is_learned(path: Path) -> None:
+    assert {"asr": ASR_TASK, "tts": TTS_TASK}[path.stem] in path.read_text(encoding="ascii").splitlines()
+
+
+def test_no_description_serves_two_tasks() -> None:
+    seen = [normalised(line) for path in FILES for line in path.read_text(encoding="ascii").splitlines()]
+    assert len(seen) == len(set(seen))

@@ -1,0 +1,202 @@
+"""The toy world's laws: nothing that is tested is heard in training, and training holds every word."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from tiny_parts import tones
+
+from instruct_data.speech import speak
+from instruct_data.speech.speak import Line, speak_lines
+from instruct_data.speech.voices import VoiceError, open_voice
+from instruct_data.toy.grammar import FAMILIES, SPLITS, ToyText, judge_grammar, make_text, vocabulary
+from instruct_data.toy.world import (
+    ANSWER_VOICE,
+    NEW_VOICE,
+    QUESTION_VOICES,
+    SAY_COUNTS,
+    ToyConfig,
+    question_lines,
+    reading_text,
+    toy_text,
+    training_lines,
+    unseen_statements,
+)
+from units.corpus.manifest import read_manifest
+
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def text(request: pytest.FixtureRequest) -> ToyText:
+    return toy_text(request.param)
+
+
+@pytest.fixture(scope="module")
+def lines(text: ToyText) -> list[Line]:
+    return training_lines(text, ToyConfig())
+
+
+def test_no_held_out_question_is_heard_in_training(text: ToyText, lines: list[Line]) -> None:
+    heard = {line.text for line in lines}
+    for split in ("dev", "test"):
+        assert not heard & {q.question for q in text.questions[split]}
+        assert not heard & {q.answer for q in text.questions[split] if q.family in ("say", "town")}
+
+
+def test_no_combination_is_in_two_splits(text: ToyText) -> None:
+    keys = {split: {(q.family, q.key) for q in text.questions[split]} for split in SPLITS}
+    assert not keys["train"] & keys["dev"]
+    assert not keys["train"] & keys["test"]
+    assert not keys["dev"] & keys["test"]
+    for split in SPLITS:
+        assert {family for family, _ in keys[split]} == set(FAMILIES)
+        assert sum(q.family == "say" for q in text.questions[split]) == SAY_COUNTS[split]
+    assert len(text.questions["test"]) >= 150
+
+
+def test_the_new_voice_is_in_no_training_line(lines: list[Line]) -> None:
+    voices = Counter(line.voice for line in lines)
+    assert NEW_VOICE not in voices
+    assert set(voices) == {ANSWER_VOICE, *QUESTION_VOICES}
+    assert ANSWER_VOICE not in QUESTION_VOICES
+
+
+def test_the_vocoders_test_sentences_are_in_no_training_line(text: ToyText, lines: list[Line]) -> None:
+    unseen = unseen_statements(text)
+    assert len(unseen) >= 50
+    assert not {line.text for line in lines} & set(unseen)
+
+
+def test_every_word_is_heard_in_training(text: ToyText, lines: list[Line]) -> None:
+    words = set(vocabulary())
+    assert 140 < len(words) < 175
+    assert {word for line in lines for word in line.text.split()} == words
+    asked = {word for line in lines if line.voice != ANSWER_VOICE for word in line.text.split()}
+    tested = {word for split in ("dev", "test") for q in text.questions[split] for word in q.question.split()}
+    assert tested <= asked
+
+
+def test_every_answer_has_somebody_who_speaks_it(text: ToyText, lines: list[Line]) -> None:
+    spoken = {line.text for line in lines if line.voice == ANSWER_VOICE}
+    assert {q.answer for q in text.questions["train"]} <= spoken
+
+
+def test_the_text_llm_reads_every_fact(text: ToyText) -> None:
+    read = set(reading_text(text, 0))
+    for split in SPLITS:
+        facts = [q for q in text.questions[split] if q.family != "say"]
+        assert {f"{q.question}? {q.answer}." for q in facts} <= read
+    assert not {f"{statement}." for statement in unseen_statements(text)} & read
+
+
+def test_a_question_has_one_answer(text: ToyText) -> None:
+    answers: dict[str, str] = {}
+    for split in SPLITS:
+        for q in text.questions[split]:
+            assert answers.setdefault(q.question, q.answer) == q.answer
+            assert (q.question + q.answer).replace(" ", "").isalpha()
+
+
+def test_the_judge_knows_every_sentence(text: ToyText) -> None:
+    accepts = sentence_pattern(judge_grammar())
+    sentences = text.statements + [s for split in SPLITS for q in text.questions[split] for s in (q.question, q.answer)]
+    assert [sentence for sentence in sentences if not accepts.fullmatch(sentence)] == []
+    assert not accepts.fullmatch("what is two plus")
+
+
+def sentence_pattern(jsgf: str) -> re.Pattern[str]:
+    """A regular expression for a JSGF grammar of rules that use earlier rules, alternatives and brackets only."""
+    rules = dict(re.findall(r"^(?:public )?<(\w+)> = (.*);$", jsgf, re.MULTILINE))
+    pattern = rules.pop("sentence")
+    for name, words in rules.items():
+        pattern = pattern.replace(f"<{name}>", f"({words})")
+    return re.compile(re.sub(r" ?([|()]) ?", lambda m: {"|": "|", "(": " ?(", ")": ") ?"}[m[1]], pattern))
+
+
+def test_the_same_seed_is_the_same_world() -> None:
+    assert make_text(3, {"train": 50, "dev": 5, "test": 5}, 40) == make_text(3, {"train": 50, "dev": 5, "test": 5}, 40)
+    assert toy_text(0).questions["test"] != toy_text(1).questions["test"]
+    config = ToyConfig(fact_renditions=1, facts=20, say_questions=10, spoken_statements=5, answer_voice_statements=5,
+                       answer_renditions=1)  # fmt: skip
+    assert training_lines(toy_text(0), config) == training_lines(toy_text(0), config)
+    assert len(training_lines(toy_text(0), config)) < 150
+    asked = question_lines("test", toy_text(0).questions["test"], QUESTION_VOICES, 0)
+    assert Counter(line.voice for line in asked).keys() == set(QUESTION_VOICES)
+
+
+# --- speaking
+
+
+class Tone:
+    """A voice of one tone; it cannot say the word bad."""
+
+    def __init__(self, spoken: list[str]) -> None:
+        self.spoken = spoken
+
+    def speak(self, sentence: str):
+        if "bad" in sentence:
+            raise VoiceError("cannot say bad")
+        self.spoken.append(sentence)
+        return tones(0.2) if sentence != "..." else 0.005 * tones(0.2)
+
+
+def test_speaking_resumes_and_counts_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken: list[str] = []
+    monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
+    wanted = [Line("a", "one", "tone:x"), Line("b", "bad word", "tone:x"), Line("c", "two", "tone:y")]
+    manifest = speak_lines(wanted, tmp_path, "train", workers=1)
+    assert [(u.id, u.text, u.speaker) for u in read_manifest(manifest)] == [
+        ("a", "one", "tone:x"),
+        ("c", "two", "tone:y"),
+    ]
+    refused = (tmp_path / "train.refused.jsonl").read_text().splitlines()
+    assert list(map(json.loads, refused)) == [{"where": "b", "reason": "cannot say bad"}]
+    first = manifest.read_bytes()
+    read_manifest(manifest)[1].audio.unlink()
+    assert speak_lines(wanted, tmp_path, "train", workers=1).read_bytes() == first
+    assert spoken == ["one", "two", "two"]  # what was there is not spoken again
+    with pytest.raises(VoiceError, match="the first reason: cannot say bad"):
+        speak_lines(wanted[1:2], tmp_path, "none", workers=1)
+
+
+def test_other_lines_of_the_same_names_do_not_take_the_sounds_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: list[str] = []
+    monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
+    for line in (Line("a", "one", "tone:x"), Line("a", "two", "tone:x"), Line("a", "two", "tone:y"),
+                 Line("a", "two", "tone:y", {"speed": 2})):  # fmt: skip
+        speak_lines([line], tmp_path, "train", workers=1)
+    assert spoken == ["one", "two", "two", "two"]
+
+
+def test_noise_is_not_brought_to_the_loudness_of_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone([]))
+    lines = [Line("a", "one", "tone:x"), Line("b", "...", "tone:x")]
+    assert [u.id for u in read_manifest(speak_lines(lines, tmp_path, "train", workers=1))] == ["a"]
+    assert "said nothing: '...'" in (tmp_path / "train.refused.jsonl").read_text()
+
+
+@pytest.mark.parametrize("voice", ["espeak:en-us", "flite:slt"])
+def test_a_text_that_an_engine_would_cut_is_refused(voice: str) -> None:
+    for broken in ("one\0two", "one \ud83d"):
+        with pytest.raises(VoiceError, match="a NUL or half a character|not installed"):
+            open_voice(voice).speak(broken)
+
+
+def test_espeak_speaks_and_unknown_voices_are_refused() -> None:
+    voice = open_voice("espeak:en-us", speed=180)
+    assert voice.name == "espeak:en-us"
+    assert 4000 < len(voice.speak("the small red dog jumps")) < 80_000
+    for name, reason in (
+        ("espeak:nobody", "no voice 'nobody'"),
+        ("flite:nobody", "it has slt"),
+        ("siri:x", "unknown engine"),
+    ):
+        with pytest.raises(VoiceError, match=reason):
+            open_voice(name).speak("hello")

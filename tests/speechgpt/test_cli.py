@@ -1,0 +1,334 @@
+"""speechgpt-cli: answers a file, chats, and meets every bad input with one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_parts
+from tiny_parts import K, tiny_vocoder, tones
+
+from speechgpt import cli as command
+from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.inference import SpeechGPT
+from speechgpt.sound_card import record
+from units.audio import HOP, SAMPLE_RATE, save_wav
+from units.encoder.unit_encoder import UnitEncoder
+
+REPOSITORY = Path(__file__).parents[2]
+BRIEF = ("--sampling.max_new_tokens", "250", "--sampling.temperature", "1", "--sampling.seed", "3")
+
+
+@pytest.fixture
+def question(tmp_path: Path) -> Path:
+    return save_wav(tmp_path / "q.wav", tones(0.3))
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Call the command in this process, in an empty working folder."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+
+    def call(*args: object) -> None:
+        monkeypatch.setattr("sys.argv", ["speechgpt-cli", *map(str, args)])
+        command.cli()
+
+    return call
+
+
+@pytest.fixture
+def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the random model end its sections."""
+    opened = command.chat_model
+    monkeypatch.setattr(command, "chat_model", lambda *args: tiny_parts.talkative(opened(*args)))
+
+
+def one_line(call: Callable[[], None], capsys) -> str:
+    """The one line on stderr with which a call ends, after exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        call()
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("speechgpt-cli: ")
+    return lines[0]
+
+
+# --- one question
+
+
+@pytest.mark.usefixtures("talkative")
+def test_a_question_is_answered(cli, model_folder: Path, question: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "new" / "a.wav"
+    cli("--model", model_folder, "--ask", question, "--out", out, "--json", *BRIEF)
+    said = json.loads(capsys.readouterr().out)
+    assert set(said) == {"question", "transcript", "answer", "units", "finished", "wav"}
+    assert (said["question"], said["wav"]) == (str(question), str(out))
+    assert said["units"] and all(0 <= unit < K for unit in said["units"])
+    assert soundfile.info(out).frames >= len(said["units"]) * HOP
+    cli("--model", model_folder, "--ask", question, "--out", out, *BRIEF)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed] == ["heard", "answer", "spoken"]
+    assert printed[2] == f"spoken: {out}"
+    cli("--model", model_folder, "--ask", question, *BRIEF)
+    assert Path("q.answer.wav").is_file()  # in the working folder, when nothing else is said
+
+
+def test_the_command_runs_as_a_process(model_folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-m", "speechgpt.cli", "--model", str(model_folder), "--ask", str(tmp_path / "no.wav")]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [f"speechgpt-cli: no audio file at {tmp_path / 'no.wav'}"]
+
+
+# --- bad input
+
+
+def write_text(path: Path) -> None:
+    path.write_text("what is two plus two")
+
+
+def write_short(path: Path) -> None:
+    soundfile.write(path, tones(0.01), SAMPLE_RATE)
+
+
+def write_silence(path: Path) -> None:
+    soundfile.write(path, np.zeros(SAMPLE_RATE, np.float32), SAMPLE_RATE)
+
+
+def write_ten_minutes(path: Path) -> None:
+    soundfile.write(path, np.tile(tones(10.0), 60), SAMPLE_RATE)
+
+
+@pytest.mark.parametrize("make, says", [
+    (lambda path: None, "no audio file at"), (Path.mkdir, "is a folder, not an audio file"),
+    (write_text, "cannot be read as audio"), (Path.touch, "cannot be read as audio"), (write_silence, "is silent"),
+    (write_short, "is 0.010 s long; at least 0.025 s"), (write_ten_minutes, "is 600 s long; this model's context"),
+])  # fmt: skip
+def test_what_cannot_be_heard_is_one_line(cli, model_folder: Path, tmp_path: Path, capsys, make, says: str) -> None:
+    path = tmp_path / "q.wav"
+    make(path)
+    began = time.monotonic()
+    line = one_line(lambda: cli("--model", model_folder, "--ask", path, *BRIEF), capsys)
+    assert says in line
+    assert str(path) in line
+    assert time.monotonic() - began < 10
+
+
+def test_audio_that_fills_the_context_is_one_line(cli, model_folder: Path, tmp_path: Path, capsys) -> None:
+    path = save_wav(tmp_path / "q.wav", tones(20.0))
+    line = one_line(lambda: cli("--model", model_folder, "--ask", path), capsys)
+    assert "this model's context is 256; give less audio" in line
+
+
+@pytest.mark.parametrize("part, says", [("vocoder", "has no vocoder/, so the model cannot speak"), ("unit_encoder", "cannot hear"),
+                                        ("speechgpt.json", "has no speechgpt.json"), ("config.json", "config.json"),
+                                        ("model.safetensors", "model.safetensors")])  # fmt: skip
+def test_a_model_folder_without_a_part_is_one_line(
+    cli, model_folder: Path, question: Path, tmp_path: Path, capsys, part: str, says: str
+) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    shutil.rmtree(copy / part) if (copy / part).is_dir() else (copy / part).unlink()
+    assert says in one_line(lambda: cli("--model", copy, "--ask", question, *BRIEF), capsys)
+
+
+def test_another_codebooks_vocoder_is_one_line(
+    cli, model_folder: Path, hubert_encoder: UnitEncoder, question: Path, tmp_path: Path, capsys
+) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    tiny_vocoder(hubert_encoder).save_pretrained(copy / "vocoder")
+    line = one_line(lambda: cli("--model", copy, "--ask", question, *BRIEF), capsys)
+    assert "its vocoder speaks the codebook 'tiny-tiny-0'" in line
+
+
+@pytest.mark.usefixtures("talkative")
+def test_no_model_and_no_place_for_the_answer_are_one_line(cli, model_folder, question, tmp_path, capsys) -> None:
+    line = one_line(lambda: cli("--model", tmp_path / "none", "--ask", question), capsys)
+    assert "is no folder, so it is no finished SpeechGPT checkpoint" in line
+    assert "make demo" in line
+    line = one_line(
+        lambda: cli("--model", model_folder, "--ask", question, "--out", question / "a.wav", *BRIEF), capsys
+    )
+    assert str(question) in line
+
+
+# --- the chat
+
+
+@pytest.mark.usefixtures("talkative")
+def test_a_chat(
+    cli, model_folder: Path, question: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work" / "hello").mkdir()  # a folder of that name does not turn the word into a path
+    typed = ["/save early.wav", "", "/help", "what is two plus two", "hello", "x" * 5000, str(question), "/save kept.wav",
+             "/hear", f"/hear {question}", "/say", "/say hello", "/dance", str(tmp_path / "no.wav"), "/no/where.wav",
+             str(tmp_path), "/record soon", "/reset", "/save late.wav", "/quit", "never read"]  # fmt: skip
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
+    cli("--model", model_folder, "--folder", tmp_path / "answers", *BRIEF)
+    caught = capsys.readouterr()
+    assert "Traceback" not in caught.out + caught.err
+    replies = caught.out.split("> ")
+    expected = {0: "stage3", 1: "no spoken answer to save", 3: "`/say TEXT`", 6: "256", 7: "answer_1.wav", 8: "saved kept.wav",
+                9: "hear what?", 11: "say what?", 12: "answer_2.wav", 13: "unknown command /dance", 14: "no audio file at",
+                15: "no audio file at", 16: "is a folder", 17: "record for 'soon' seconds?", 18: "forgotten", 19: "no spoken answer"}  # fmt: skip
+    for turn, words in expected.items():
+        assert words in replies[turn], (turn, typed[turn - 1][:60], replies[turn])
+    assert len(replies) == 21
+    assert "a folder" not in replies[5]
+    assert replies[7].startswith("heard:")
+    assert Path("kept.wav").read_bytes() == (tmp_path / "answers" / "answer_1.wav").read_bytes()
+    assert {path.name for path in (tmp_path / "answers").iterdir()} == {"answer_1.wav", "answer_2.wav", "chat.jsonl"}
+    noted = [json.loads(line) for line in (tmp_path / "answers" / "chat.jsonl").read_text().splitlines()]
+    assert [line["asked"] for line in noted] == ["what is two plus two", "hello", str(question), "hello"]
+    assert [line["wav"] for line in noted] == [None, None, "answer_1.wav", "answer_2.wav"]
+
+
+def chat(cli, monkeypatch: pytest.MonkeyPatch, capsys, *typed: str, args: tuple = ()) -> list[str]:
+    """What a chat prints for each line; first its greeting."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
+    cli(*args, *BRIEF)
+    return capsys.readouterr().out.split("> ")
+
+
+@pytest.mark.usefixtures("talkative")
+def test_a_later_chat_overwrites_nothing(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ("--model", model_folder, "--folder", "kept")
+    assert "spoken: kept/answer_1.wav" in chat(cli, monkeypatch, capsys, "/say one", args=args)[1]
+    first = Path("kept/answer_1.wav").read_bytes()
+    later = chat(cli, monkeypatch, capsys, "/ask one", "/reset", "/say three", args=args)
+    assert "spoken: kept/answer_2.wav" in later[1] and "spoken: kept/answer_3.wav" in later[3]
+    assert Path("kept/answer_1.wav").read_bytes() == first
+    assert len(Path("kept/chat.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("talkative")
+def test_paths_are_understood_as_terminals_give_them(
+    cli, model_folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    home = tmp_path / "a home"
+    save_wav(home / "q.wav", tones(0.3))
+    monkeypatch.setenv("HOME", str(home))
+    typed = [f"'{home}/q.wav'", f'"{home}/q.wav"', "~/q.wav", "/hear ~/q.wav", "~/none.m4a", "/save ~/kept.wav"]
+    said = chat(cli, monkeypatch, capsys, *typed, args=("--model", model_folder))
+    assert all(reply.startswith("heard:") for reply in said[1:4])
+    assert "heard" not in said[4] and "no audio file" not in said[4]
+    assert said[5].startswith(f"no audio file at {home}/none.m4a")
+    assert (home / "kept.wav").read_bytes() == Path("answers/answer_3.wav").read_bytes()
+
+
+@pytest.mark.usefixtures("talkative")
+def test_memory_is_what_the_model_is_given(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+    given: list[int] = []
+    prompt = SpeechGPT._prompt
+    monkeypatch.setattr(SpeechGPT, "_prompt", lambda self, message, history=(): given.append(len(history))
+                        or prompt(self, message, history))  # fmt: skip
+    typed = ["one", str(question), "three", "/reset", "four"]
+    for memory, expected in ((0, [0, 0, 0, 0]), (1, [0, 2, 2, 0]), (9, [0, 2, 4, 0])):
+        given.clear()
+        chat(cli, monkeypatch, capsys, *typed, args=("--model", model_folder, "--memory", memory))
+        assert given == expected
+
+
+@pytest.mark.usefixtures("talkative")
+def test_an_answer_can_be_stopped(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+    def stopped(self, *args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SpeechGPT, "stream", stopped)
+    said = chat(cli, monkeypatch, capsys, str(question), "/say on", args=("--model", model_folder))
+    assert "(stopped)" in said[1]
+    assert "spoken: answers/answer_1.wav" in said[2]
+
+
+@pytest.mark.usefixtures("talkative")
+def test_what_is_cut_off_is_told(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+    args = ("--model", model_folder, "--ask", question, "--sampling.max_new_tokens", "3", "--sampling.takes", "1")
+    cli(*args)
+    assert "(cut off)" in capsys.readouterr().out
+    cli(*args, "--json")
+    assert json.loads(capsys.readouterr().out)["finished"] is False
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{question}\n"))
+    cli(*args[:2], *args[4:])
+    assert "(cut off:" in capsys.readouterr().out
+
+
+def test_flags_that_would_do_nothing_are_refused(cli, model_folder: Path, capsys) -> None:
+    for flag in (("--json",), ("--out", "a.wav")):
+        assert "are of --ask FILE" in one_line(lambda flag=flag: cli("--model", model_folder, *flag), capsys)
+    assert "memory is -1" in one_line(lambda: cli("--model", model_folder, "--memory", "-1"), capsys)
+    assert "no device 'gpu' here" in one_line(lambda: cli("--model", model_folder, "--device", "gpu"), capsys)
+
+
+@pytest.mark.usefixtures("talkative")
+def test_an_answer_is_played(cli, model_folder: Path, question: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cli("--model", model_folder, "--ask", question, "--play", *BRIEF)
+    assert "there is no player to play it: install one of ffplay, aplay" in capsys.readouterr().err
+    player = tmp_path / "aplay"
+    player.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/played"\n')
+    player.chmod(0o755)
+    cli("--model", model_folder, "--ask", question, "--play", *BRIEF)
+    assert (tmp_path / "played").read_text() == "-q q.answer.wav\n"
+
+
+def test_the_microphone_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Card:
+        """sounddevice, as far as it is used."""
+
+        class PortAudioError(Exception):
+            pass
+
+        def rec(self, frames, samplerate, channels, dtype):
+            assert (samplerate, channels, dtype) == (SAMPLE_RATE, 1, "float32")
+            return np.full((frames, 1), 0.5, np.float32)
+
+        def wait(self) -> None:
+            pass
+
+    card = Card()
+    monkeypatch.setitem(sys.modules, "sounddevice", card)
+    assert np.array_equal(record("0.5"), np.full(SAMPLE_RATE // 2, 0.5, np.float32))
+
+    def broken(**settings):
+        raise Card.PortAudioError("no device")
+
+    card.rec = lambda *args, **settings: broken()
+    with pytest.raises(ValueError, match="nothing was recorded .no device."):
+        record("0.5")
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    with pytest.raises(ValueError, match="pip install sounddevice"):
+        record("4")
+    for seconds in ("inf", "nan", "-1", "0", "soon", "601"):
+        with pytest.raises(ValueError, match="at most 600"):
+            record(seconds)
+
+
+@pytest.mark.parametrize("stage, warned", [("stage1", True), ("stage2", True), ("stage3", False), ("mine", False)])
+def test_a_model_that_cannot_answer_yet_says_so(
+    cli, model_folder, tmp_path, capsys, monkeypatch, stage, warned
+) -> None:
+    copy = shutil.copytree(model_folder, tmp_path / "model")
+    replace(CheckpointFacts.load(copy), stage=stage).save(copy)
+    greeting = chat(cli, monkeypatch, capsys, args=("--model", copy))[0]
+    assert ("it has not learned to answer" in greeting) == warned
+
+
+def test_a_chat_ends_with_its_input(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    cli("--model", model_folder)
+    assert "/help" in capsys.readouterr().out

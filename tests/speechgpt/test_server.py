@@ -1,0 +1,181 @@
+"""speechgpt-server: every door of it over a real socket, what is wrong told in one line, and a page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_parts import talkative, tones
+
+from speechgpt.answers import Piece
+from speechgpt.generate import Sampling
+from speechgpt.inference import SpeechGPT
+from speechgpt.serve import server as command
+from speechgpt.serve.server import PAGE, Server
+from units.audio import SAMPLE_RATE
+
+SAMPLING = Sampling(temperature=1.0, seed=3, max_new_tokens=200, takes=1)
+
+
+@pytest.fixture(scope="module")
+def gpt(model_folder: Path) -> SpeechGPT:
+    return talkative(SpeechGPT.from_pretrained(model_folder))
+
+
+@pytest.fixture(scope="module")
+def server(gpt: SpeechGPT) -> Iterator[Server]:
+    with Server(gpt, SAMPLING, ("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def ask(server: Server, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, bytes]:
+    """Status, kind and content of a reply."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
+    connection.request(method, path, body, headers)
+    reply = connection.getresponse()
+    return reply.status, reply.headers["Content-Type"], reply.read()
+
+
+def audio(wav: np.ndarray, kind: str = "WAV") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wav, SAMPLE_RATE, format=kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
+def test_an_answer_comes_in_lines(server: Server, gpt: SpeechGPT, kind: str) -> None:
+    status, type_, content = ask(server, "POST", "/answer", audio(tones(0.4), kind))
+    assert (status, type_) == (200, "application/x-ndjson")
+    lines = [json.loads(line) for line in content.splitlines()]
+    heard, _ = soundfile.read(io.BytesIO(audio(tones(0.4), kind)), dtype="float32")
+    whole = gpt.answer(heard, SAMPLING)
+    assert "".join(line.get("transcript", "") for line in lines) == whole.transcript
+    assert "".join(line.get("text", "") for line in lines) == whole.text
+    samples = np.frombuffer(b"".join(base64.b64decode(line.get("wav", "")) for line in lines), "<i2")
+    np.testing.assert_allclose(samples / 32767, np.clip(whole.wav, -1, 1), atol=1e-4)
+    assert lines[-1]["finished"] is True and lines[-1]["understood"] is None
+    assert not any("finished" in line for line in lines[:-1])
+
+
+def test_takes_can_be_asked_for(server: Server) -> None:
+    _, _, content = ask(server, "POST", "/answer?takes=2", audio(tones(0.4)))
+    assert json.loads(content.splitlines()[-1])["understood"] in (True, False)
+
+
+def test_texts_are_answered_and_said(server: Server, gpt: SpeechGPT) -> None:
+    question = "what is two plus two"
+    assert json.loads(ask(server, "POST", "/chat", question.encode())[2]) == {"text": gpt.chat(question, SAMPLING)}
+    status, kind, content = ask(server, "POST", "/say", question.encode())
+    assert (status, kind) == (200, "audio/wav")
+    wav, rate = soundfile.read(io.BytesIO(content))
+    assert rate == SAMPLE_RATE
+    np.testing.assert_allclose(wav, np.clip(gpt.say_batch([question], SAMPLING)[0].wav, -1, 1), atol=1e-4)
+    heard = json.loads(ask(server, "POST", "/transcribe", audio(tones(0.4)))[2])
+    assert heard == {"text": gpt.transcribe_batch([tones(0.4)], SAMPLING)[0]}
+    told = json.loads(ask(server, "GET", "/model")[2])
+    assert told == {"codebook": gpt.codebook.name, "stage": "stage3", "sample_rate": SAMPLE_RATE}
+
+
+@pytest.mark.parametrize("method, path, body, status, says", [
+    ("POST", "/answer", b"no audio", 400, "what was sent cannot be read as audio (Error opening it"),
+    ("POST", "/answer", audio(np.zeros(SAMPLE_RATE)), 400, "is silent"), ("POST", "/answer", audio(tones(0.01)), 400, "at least 0.025 s"),
+    ("POST", "/answer?takes=0", audio(tones(0.4)), 400, "takes is 0"), ("POST", "/answer?takes=x", audio(tones(0.4)), 400, "invalid literal"),
+    ("POST", "/answer", None, 400, "has a body"), ("POST", "/chat", b"", 400, "has a body"), ("POST", "/chat", b"  ", 400, "an empty text"),
+    ("POST", "/say", b"\xff\xfe", 400, "not UTF-8"), ("POST", "/chat", b"x" * 5000, 400, "this model's context is 256"),
+    ("POST", "/sing", b"x", 404, "there is no /sing; POST to /answer"), ("GET", "/etc/passwd", None, 404, "there is no /etc/passwd"),
+])  # fmt: skip
+def test_what_is_wrong_is_told(server: Server, method: str, path: str, body, status: int, says: str) -> None:
+    found, kind, content = ask(server, method, path, body)
+    assert (found, kind) == (status, "application/json")
+    assert says in json.loads(content)["error"]
+    assert "/tmp" not in json.loads(content)["error"]
+
+
+def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
+    status, _, content = ask(server, "POST", "/answer", **{"Content-Length": str(command.MOST + 1)})
+    assert status == 400 and str(command.MOST) in json.loads(content)["error"]
+
+
+def test_pages_of_others_may_not_ask(server: Server) -> None:
+    status, _, content = ask(server, "POST", "/chat", b"x", Origin="http://evil.example")
+    assert status == 403 and "may not ask" in json.loads(content)["error"]
+    port = server.server_address[1]
+    for host, status in ((f"evil.example:{port}", 403), (f"localhost:{port}", 200)):
+        assert ask(server, "POST", "/chat", b"x", Host=host, Origin=f"http://{host}")[0] == status
+    own = f"http://127.0.0.1:{server.server_address[1]}"
+    assert ask(server, "POST", "/chat", b"x", Origin=own)[0] == 200
+
+
+def test_an_error_in_the_midst_is_the_last_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(self, *args):
+        yield Piece(transcript="so far")
+        raise ValueError("and no further")
+
+    monkeypatch.setattr(SpeechGPT, "stream", stream)
+    _, _, content = ask(server, "POST", "/answer", audio(tones(0.4)))
+    assert [json.loads(line) for line in content.splitlines()] == [
+        {"transcript": "so far"},
+        {"error": "and no further"},
+    ]
+
+
+def test_who_leaves_stops_the_answer_and_blocks_nobody(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = threading.Event()
+
+    def stream(self, *args):
+        try:
+            for _ in range(1000):
+                yield Piece(text="x" * 10000)
+                time.sleep(0.01)
+        finally:
+            left.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SpeechGPT, "stream", stream)
+        body = audio(tones(0.4))
+        gone = socket.create_connection(server.server_address)
+        gone.sendall(b"POST /answer HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert gone.recv(100)
+        gone.close()
+        assert left.wait(10)
+    assert ask(server, "POST", "/chat", b"still there")[0] == 200
+
+
+def test_the_page_stands_alone(server: Server) -> None:
+    status, kind, content = ask(server, "GET", "/")
+    assert (status, kind) == (200, "text/html; charset=utf-8")
+    page = content.decode()
+    assert page == PAGE.read_text(encoding="utf-8")
+    assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", page)  # nothing from elsewhere
+    for door in ('fetch("model")', 'fetch("answer"', 'fetch("chat"', 'fetch("say"'):
+        assert door in page
+
+
+def test_the_command_serves_until_it_is_stopped(model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", stop)
+    monkeypatch.setattr("sys.argv", ["speechgpt-server", "--model", str(model_folder), "--port", "0"])
+    command.cli()
+    assert re.search(r"stage3: talk to it at http://127.0.0.1:\d+\n", capsys.readouterr().out)
+    monkeypatch.setattr("sys.argv", ["speechgpt-server", "--model", str(model_folder / "none")])
+    with pytest.raises(SystemExit) as ended:
+        command.cli()
+    assert ended.value.code == 2
+    assert "speechgpt-server: " in capsys.readouterr().err

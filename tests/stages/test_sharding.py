@@ -1,0 +1,311 @@
+"""Several processes on CPU under DeepSpeed or FSDP (gloo), on one machine or as two, train what one process trains, and
+write the same plain folder; any number of them goes on from a checkpoint of another number."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tiny_run import make_run, stage_config
+from transformers import AutoModelForCausalLM
+
+from speechgpt.checkpoint import CheckpointFacts
+from stages.checkpoints import checkpoints, damage, processes_of
+from stages.config import Lora, Source, StageConfig, Widening
+from stages.train import train
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("deepspeed")
+
+# `python -m stages.train`, without the minute in which DeepSpeed compiles its all-reduce in shared memory: gloo does it
+START = """
+import deepspeed.ops
+deepspeed.ops.__compatible_ops__ = {}
+from stages.train import main
+main()
+"""
+
+# On CPUs accelerate leaves FSDP out and keeps whole copies; told that these are GPUs it shards them, on gloo
+START_FSDP = """
+from accelerate.state import DistributedType, PartialState
+from stages import train
+
+def as_on_gpus(config, made=train.training_arguments):
+    arguments = made(config)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return arguments
+
+train.training_arguments = as_on_gpus
+train.main()
+"""
+
+# Each process has a run folder of its own, as where no file system is shared
+START_APART = """
+import os, sys
+from stages import checkpoints
+from stages.train import main
+checkpoints.SEEN = 0
+main([sys.argv[1], "--run", os.path.join(os.path.dirname(sys.argv[1]), "machine" + os.environ["RANK"])])
+"""
+
+# The first process prepares data for longer than processes that train wait for one another
+START_WAITING = """
+import datetime, os, time
+import deepspeed.ops, torch
+deepspeed.ops.__compatible_ops__ = {}
+torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
+from stages import train
+load = train.load_blocks
+def slowly(*args, **named):
+    time.sleep(0 if int(os.environ["RANK"]) else 30)
+    return load(*args, **named)
+train.load_blocks = slowly
+train.main()
+"""
+
+STEPS = 20
+PLAN = {"max_steps": STEPS, "learning_rate": 2e-3, "save_steps": 10, "eval_steps": 10, "lr_scheduler_type": "cosine"}
+
+
+def planned(run: Path, sharding: str | None, each: int = 2, training: dict | None = None, **changes) -> StageConfig:
+    """A stage of a global batch of 4, `each` blocks of it a pass."""
+    sharded = {"fsdp": True} if sharding == "fsdp" else {"deepspeed": sharding} if sharding else {}
+    each_of = {"per_device_train_batch_size": each}
+    return stage_config(run, batch=4, training={**PLAN, **sharded, **each_of, **(training or {})}, **changes)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory) -> Path:
+    """A tiny run folder, and stage 1 trained in it by one process, at once."""
+    run = make_run(tmp_path_factory.mktemp("built"))
+    train(planned(run, None, each=4))
+    return run
+
+
+def start(config: StageConfig, *launcher: str, text: str | None = None) -> subprocess.Popen:
+    """Start a stage as on a cluster: torchrun, its config in a yaml file. text: of the program."""
+    file = config.run / f"{config.out}.yaml"
+    given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
+    program = config.run / "start.py"
+    program.write_text(text or (START_FSDP if config.training.get("fsdp") else START))
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
+                   "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, str(program), str(file)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(*agents: subprocess.Popen) -> str:
+    """What was printed when all have ended well."""
+    try:
+        with ThreadPoolExecutor() as readers:  # at once: an agent whose output nobody reads would stop, and all with it
+            told = list(readers.map(lambda agent: agent.communicate(timeout=300), agents))
+        for agent, (_, errors) in zip(agents, told):
+            assert agent.returncode == 0, errors[-4000:]
+            assert errors.count("is deprecated") < 10, errors[:4000]  # once told is enough
+    finally:
+        for agent in agents:
+            agent.kill()
+    return "".join(out for out, _ in told)
+
+
+def processes(config: StageConfig, count: int = 2, text: str | None = None) -> str:
+    """Run a stage on this machine by some processes."""
+    return ended(start(config, "--standalone", "--nproc_per_node", str(count), text=text))
+
+
+def two_machines(config: StageConfig) -> str:
+    """Run a stage by two torchrun agents that know each other by address only, one process each."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ["--nnodes", "2", "--nproc_per_node", "1", "--master_addr", "127.0.0.1", "--master_port", str(port)]
+    return ended(*(start(config, *place, "--node_rank", str(rank)) for rank in (0, 1)))
+
+
+def curve(folder: Path, name: str = "loss") -> dict[int, float]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {record["step"]: record[name] for record in records if name in record}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def check_same(alone: Path, together: Path) -> None:
+    assert curve(together) == pytest.approx(curve(alone), abs=1e-4)
+    assert len(curve(together)) == len(curve(alone)) == STEPS
+    assert curve(together, "dev_units_loss") == pytest.approx(curve(alone, "dev_units_loss"), abs=2e-4)  # 4 digits
+    expected, found = load_file(alone / "model.safetensors"), load_file(together / "model.safetensors")
+    assert expected.keys() == found.keys()
+    worst = max((found[name].float() - expected[name]).abs().max().item() for name in expected)
+    assert worst < 2e-3, worst  # Adam's first steps turn rounding into steps of the learning rate
+    assert CheckpointFacts.load(together).codebook == CheckpointFacts.load(alone).codebook
+    assert type(AutoModelForCausalLM.from_pretrained(together)).__name__ == "LlamaForCausalLM"
+
+
+def test_two_machines_under_zero2_equal_one_process(built) -> None:
+    told = two_machines(planned(built, "zero2", out="machines"))
+    check_same(built / "stage1", built / "machines")
+    assert told.count("longer than a block") == 2  # two sources, told once
+    shards = {path.name for path in (built / "machines/checkpoint-20/global_step20").iterdir()}
+    assert {f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1)} <= {
+        n.removeprefix("bf16_") for n in shards
+    }
+
+
+@pytest.mark.slow
+def test_two_machines_under_zero3_equal_one_process(built) -> None:
+    two_machines(planned(built, "zero3", out="machines3"))
+    check_same(built / "stage1", built / "machines3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero1", "zero2", "zero3", "zero3_offload"])
+def test_two_processes_equal_one(built, sharding: str | None) -> None:
+    processes(planned(built, sharding, each=1, out=f"two_{sharding}"))  # and two passes a step
+    check_same(built / "stage1", built / f"two_{sharding}")
+    in_shards = any((built / f"two_{sharding}/checkpoint-20").glob("pytorch_model_fsdp*"))
+    assert in_shards == (sharding == "fsdp")
+    samples = [json.loads(line) for line in (built / f"two_{sharding}/samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {10, 20}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("init", ["mean", "centres"])
+def test_sharded_matrices_are_widened_whole(built, init: str) -> None:
+    still = {"max_steps": 1, "eval_steps": 1, "learning_rate": 0.0}
+    changes = {"widen": Widening("unit_encoder", init), "training": still}
+    alone = weights(train(planned(built, None, each=4, out=f"{init}_alone", **changes)))
+    processes(planned(built, "zero3", out=f"{init}_zero3", **changes))
+    found = weights(built / f"{init}_zero3")
+    for name, expected in alone.items():
+        if init == "centres" or "embed" not in name:  # the spread of new rows around the mean is drawn after sharding
+            torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero2", "zero3"])
+def test_embeddings_learn_first_under_sharding(built, sharding: str | None) -> None:
+    first = {"trainable": "embeddings_then_all", "embeddings_steps": 10}
+    alone = train(planned(built, None, each=4, out="first_alone", **first))
+    processes(planned(built, sharding, out=f"first_{sharding}", **first))
+    check_same(alone, built / f"first_{sharding}")
+    assert curve(alone) != pytest.approx(curve(built / "stage1"), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_embeddings_alone_learn_in_two_processes(built) -> None:
+    alone = train(planned(built, None, each=4, out="rows_alone", trainable="embeddings"))
+    processes(planned(built, None, out="rows", trainable="embeddings"))
+    check_same(alone, built / "rows")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["fsdp", "zero2", "zero3"])
+def test_half_precision_is_near(built, sharding: str) -> None:
+    processes(planned(built, sharding, out=f"half_{sharding}", training={"bf16": True}))
+    assert curve(built / f"half_{sharding}") == pytest.approx(curve(built / "stage1"), abs=0.05)
+    kept = torch.float32 if sharding == "fsdp" else torch.bfloat16  # FSDP keeps whole weights, and computes in half
+    assert {weight.dtype for weight in weights(built / f"half_{sharding}").values()} == {kept}
+    AutoModelForCausalLM.from_pretrained(built / f"half_{sharding}")
+
+
+@pytest.mark.slow
+def test_a_run_folder_that_is_not_shared_is_refused_before_anything_is_deleted(built) -> None:
+    parts = [built / f"machine{rank}/apart/checkpoint-10/shard.pt" for rank in (0, 1)]
+    for part in parts:
+        part.parent.mkdir(parents=True)
+        part.touch()
+    agent = start(planned(built, None, out="apart"), "--standalone", "--nproc_per_node", "2", text=START_APART)
+    _, errors = agent.communicate(timeout=120)
+    assert agent.returncode != 0 and all(part.exists() for part in parts)
+    for word in ("another one does", "this one does"):
+        assert f"{word} not see. The run folder must be one that all machines see" in errors, errors[-4000:]
+    assert [path.name for path in parts[0].parents[1].iterdir()] == ["checkpoint-10"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [None, "zero3"])
+def test_the_others_wait_for_the_first_as_long_as_its_work_takes(built, sharding: str | None) -> None:
+    config = planned(built, sharding, out=f"waits_{sharding}", training={"max_steps": 2})
+    processes(config, text=START_WAITING)
+    assert (built / config.out / "speechgpt.json").exists()
+
+
+def unfinish(folder: Path) -> None:
+    """As if it had been killed after its tenth step."""
+    for path in folder.iterdir():
+        if path.is_file() and path.name not in ("log.jsonl", "stage.yaml"):
+            path.unlink()
+    shutil.rmtree(folder / "checkpoint-20")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero2", "zero3"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_goes_on(built, sharding: str | None, before: int, after: int) -> None:
+    config = planned(built, sharding, out=f"from{before}to{after}_{sharding}", training={"weight_decay": 0.1})
+    folder = built / config.out
+    processes(config, before)
+    unfinish(folder)
+    told = processes(config, after)
+    if sharding in ("zero2", "zero3"):  # FSDP's checkpoints fit any number
+        assert f"checkpoint-10 is of {before} processes, going on with {after}" in told
+    alone = train(planned(built, None, each=4, out="decayed", training={"weight_decay": 0.1}))
+    check_same(alone, folder)
+
+
+@pytest.mark.slow
+def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
+    longer = {"max_steps": 80, "save_steps": 1000}
+    alone = train(planned(built, None, each=4, out="longer", training=longer))
+    config = planned(built, "zero2", out="told", training=longer)
+    folder = built / "told"
+    agent = start(config, "--standalone", "--nproc_per_node", "2")
+    end = time.monotonic() + 120
+    while not ((folder / "log.jsonl").exists() and len(curve(folder)) > 3) and time.monotonic() < end:
+        time.sleep(0.01)
+    agent.send_signal(signal.SIGTERM)
+    out, errors = agent.communicate(timeout=120)
+    assert agent.returncode != 0 and "all saved; the same command goes on" in out, errors[-4000:]
+    (saved,) = checkpoints(folder)
+    assert damage(saved) is None and processes_of(saved) == 2
+    processes(config)
+    assert curve(folder) == pytest.approx(curve(alone), abs=1e-4) and len(curve(folder)) == 80
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sharding", "half"),
+    [(None, False), ("fsdp", False), ("zero2", False), ("zero3", False), ("zero2", True), ("zero3", True)],
+)
+def test_adapters_merge_and_resume_under_sharding(built, sharding: str | None, half: bool) -> None:
+    out, near = f"lora_{sharding}_{half}", 0.05 if half else 1e-3
+    training = {"bf16": True, "gradient_checkpointing": True} if half else {}  # as the presets of 7b and 13b
+    lora = {"stage": "stage3", "model": "stage1", "widen": None, "lora": Lora(dropout=0.0),
+            "data": [Source("data/chat.jsonl.gz")], "training": training}  # fmt: skip
+    alone = train(planned(built, None, each=4, out=f"{out}_alone", **lora))
+    processes(planned(built, sharding, out=out, **lora))
+    assert curve(built / out) == pytest.approx(curve(alone), abs=near)
+    finished = load_file(built / out / "model.safetensors")
+    assert finished.keys() == load_file(alone / "model.safetensors").keys()
+    unfinish(built / out)
+    processes(planned(built, sharding, out=out, **lora))
+    again = load_file(built / out / "model.safetensors")
+    assert max((again[name] - weight).abs().max().item() for name, weight in finished.items()) < 1e-5

@@ -1,0 +1,153 @@
+"""The cache of tokens: its key follows all that decides them, and data that has not changed is not read again."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from pathlib import Path
+
+import pytest
+from tiny_run import CODEBOOK, chats, make_run, stage_config
+from tokenizers import normalizers
+from transformers import AutoTokenizer
+
+from instruct_data.build.records import write_conversations
+from speechgpt.vocab import new_words
+from stages import tokens
+from stages.config import Interleaving, Source
+from stages.tokens import DIGESTS, tokenise
+from units.dataset.unit_set import read_unit_set
+
+TEXT = "red blue green\nmy dog is blue\n"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A tiny run whose unit set is aligned with words."""
+    run = make_run(tmp_path_factory.mktemp("run"))
+    rows = [f"{record.id}\t{start:.2f}\t{start + 0.02:.2f}\t{word}\n"
+            for record in read_unit_set(run / "units/train") for start, word in ((0.0, "red"), (0.02, "dog"))]  # fmt: skip
+    (run / "words.tsv").write_text("id\tstart\tend\tlabel\n" + "".join(rows))
+    return run
+
+
+@pytest.fixture
+def widened(run):
+    """The tokenizer after stage 1."""
+    tokenizer = AutoTokenizer.from_pretrained(run / "text_llm")
+    tokenizer.add_tokens(new_words(CODEBOOK.size), special_tokens=True)
+    return tokenizer
+
+
+@pytest.fixture
+def made(run, widened, tmp_path):
+    """Tokenise a source, and count the caches there are."""
+
+    def made(source: Source, tokenizer=widened) -> int:
+        tokenise(source, tokenizer, stage_config(run), CODEBOOK, tmp_path / "cache")
+        return caches(tmp_path / "cache")
+
+    return made
+
+
+def caches(folder: Path) -> int:
+    """How many tokenised sources a cache folder holds."""
+    return sum(path.is_dir() for path in folder.iterdir())
+
+
+def rewritten(path: Path, text: str, like: os.stat_result) -> None:
+    """Other content that nobody can tell by size and time."""
+    path.write_text(text)
+    os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
+
+
+def test_cache_follows_the_content_of_all_that_went_in(tmp_path, run, widened, monkeypatch) -> None:
+    source, cache = Source(str(tmp_path / "chat.jsonl")), tmp_path / "cache"
+    write_conversations(source.path, chats(6), CODEBOOK, 0)
+
+    def made(tokenizer=widened, **changes) -> int:
+        tokenise(source, tokenizer, stage_config(run, **changes), CODEBOOK, cache)
+        return caches(cache)
+
+    assert made() == 1
+    monkeypatch.setattr(tokens, "documents", None)  # a second look must not tokenise
+    assert made() == 1
+    assert made(block_size=32, too_long="cut", training={"max_steps": 9}) == 1  # these do not change tokens
+    monkeypatch.undo()
+    assert made(train_on_prompt=True) == 2
+    assert made(prefix="Be kind.") == 3
+    write_conversations(source.path, chats(6, seed=1), CODEBOOK, 0)
+    assert made() == 4
+    widened.add_tokens(["new"])
+    assert made() == 5
+    assert not list(cache.glob("*.part"))
+
+
+def test_data_that_did_not_change_is_not_read_again(made, tmp_path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    facts = path.stat()
+    assert made(source := Source(str(path))) == 1
+    rewritten(path, TEXT.upper(), facts)  # so whoever read it would know
+    assert made(source) == 1
+    os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
+    assert made(source) == 2
+    rewritten(path, TEXT + "one two\n", facts)
+    assert made(source) == 3
+    rewritten(path, TEXT, facts)  # as it was at first
+    assert made(source) == 3
+
+
+@pytest.mark.parametrize("broken", ["", "{", "[1]", "null", "7", '{"a": 1}', "\udcff"])
+def test_digests_that_cannot_be_read_are_made_anew(made, tmp_path, broken: str) -> None:
+    path, kept = tmp_path / "text.txt", tmp_path / "cache" / DIGESTS
+    path.write_text(TEXT)
+    assert made(source := Source(str(path))) == 1
+    kept.write_bytes(broken.encode(errors="surrogateescape"))
+    facts = path.stat()
+    assert made(source) == 1  # the data, read again, is what it was
+    rewritten(path, TEXT.upper(), facts)
+    assert made(source) == 1  # and its digest is known again
+    kept.unlink()
+    assert made(source) == 2
+
+
+def test_digests_that_cannot_be_written_are_done_without(made, tmp_path) -> None:
+    path, kept = tmp_path / "text.txt", tmp_path / "cache" / DIGESTS
+    path.write_text(TEXT)
+    kept.mkdir(parents=True)  # nothing can be renamed to it
+    assert made(source := Source(str(path))) == 2  # caches, and the folder in the way
+    facts = path.stat()
+    assert made(source) == 2
+    rewritten(path, TEXT.upper(), facts)
+    assert made(source) == 3
+    assert not list(kept.parent.glob(".*"))
+
+
+def test_another_start_or_end_of_documents_is_another_cache(made, widened) -> None:
+    source = Source("corpus/text.txt")
+    assert made(source) == 1
+    widened.bos_token = "red"
+    assert made(source) == 2
+    widened.eos_token = "blue"
+    assert made(source) == 3
+
+
+def test_another_way_to_cut_words_is_another_cache(made, widened) -> None:
+    source = Source("corpus/text.txt")
+    widened.pad_token = widened.eos_token
+    assert made(source) == 1
+    words = widened.get_vocab()
+    widened(["red", "my dog is blue"], padding=True, truncation=True, max_length=3)  # leaves its mark in the tokenizer
+    assert made(source) == 1
+    widened.backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert widened.get_vocab() == words
+    assert made(source) == 2
+
+
+def test_another_way_to_mix_is_another_cache_of_what_is_mixed(made, monkeypatch) -> None:
+    plain, mixed = Source("units/train"), Source("units/train", interleave=Interleaving("words.tsv", span=1))
+    assert (made(plain), made(mixed)) == (1, 2)
+    source_of = inspect.getsource
+    monkeypatch.setattr(inspect, "getsource", lambda part: source_of(part) + "#" * (part is tokens.interleave))
+    assert made(plain) == 2 and made(mixed) == 3

@@ -1,0 +1,37 @@
+"""Utterances whose units are tones."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+from units.audio import HOP, num_frames, save_wav
+from units.codebook import Codebook, Units
+from units.corpus.manifest import Utterance
+
+K = 12
+
+
+CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "utterance", "0123abcd")
+
+
+def draw_units(draw: random.Random, longest: int = 30) -> Units:
+    count = draw.randint(1, longest)
+    ids, durations = (tuple(draw.choices(values, k=count)) for values in (range(K), (1, 1, 2, 3, 5, 9)))
+    return Units(ids, durations, CODEBOOK)
+
+
+def make_pairs(folder: Path, count: int = 6) -> list[tuple[Utterance, Units]]:
+    """Utterances in which unit u is a tone of 200 + 150 u Hz; the first is shorter than a crop."""
+    draw, pairs = random.Random(3), []
+    for i in range(count):
+        units = Units.from_frames([0, 0, 5, 5, 5], CODEBOOK) if i == 0 else draw_units(draw)
+        frequency = np.repeat([200 + 150 * unit for unit in units.frames()], HOP)
+        wav = np.sin(2 * np.pi * np.cumsum(frequency) / 16_000).astype(np.float32) * 0.5
+        wav = np.concatenate([wav, wav[: 400 - HOP]])
+        path = save_wav(folder / f"{i}.wav", wav)
+        pairs.append((Utterance(id=f"u{i}", audio=path, speaker="tone"), units))
+        assert num_frames(len(wav)) == sum(units.durations)
+    return pairs

@@ -1,0 +1,123 @@
+"""The doors of units/ for text: manifests and spelled units, property-based and with hostile input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from units import notation
+from units.codebook import expand, reduce
+from units.corpus.manifest import ManifestError, Utterance, is_plain_text, read_manifest, write_manifest
+from units.runtime.atomic import check_begun
+
+plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+seconds = st.floats(0, 1e6)
+in_tmp_path = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@in_tmp_path
+@given(
+    rows=st.lists(
+        st.builds(dict, id=plain, start=seconds, duration=st.none() | seconds, text=st.none() | plain, lang=st.none() | plain),
+        max_size=5, unique_by=lambda row: row["id"],
+    )
+)  # fmt: skip
+def test_a_manifest_is_read_as_it_was_written(rows: list[dict], tmp_path: Path) -> None:
+    written = [Utterance(audio=tmp_path / f"{i}.wav", **row) for i, row in enumerate(rows)]
+    assert read_manifest(write_manifest(tmp_path / "m.jsonl", written)) == written
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not Unicode")
+@in_tmp_path
+@given(name=st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & set(b"\0/") and name.strip(b".")))
+def test_any_name_of_a_file_survives(name: bytes, tmp_path: Path) -> None:
+    audio = tmp_path / os.fsdecode(name)
+    (read,) = read_manifest(write_manifest(tmp_path / "m.jsonl", [Utterance("a", audio)]))
+    assert os.fsencode(read.audio) == os.fsencode(audio)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([10**400, "\0", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2), max_leaves=4,
+)  # fmt: skip
+records = st.fixed_dictionaries(
+    {"id": st.just("a") | values, "audio": st.just("a.wav") | values},
+    optional=dict.fromkeys(("start", "duration", "text", "speaker", "lang"), values),
+)
+
+
+@in_tmp_path
+@given(line=st.one_of(st.binary(max_size=60), records.map(json.dumps).map(str.encode), st.just(b"[" * 100_000),
+                      st.just(b'{"id": ' + b"1" * 5000 + b', "audio": "a"}')))  # fmt: skip
+def test_a_hostile_line_is_named_or_sound(line: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b'{"id": "first", "audio": "f.wav"}\n' + line)
+    try:
+        found = read_manifest(path)
+    except ManifestError as error:
+        assert str(error).startswith(f"{path}:")
+        return
+    assert found[0].id == "first"
+    for utterance in found:  # whatever is let in can be used: cut out, written, and put into a parquet file
+        assert 0 <= utterance.start < float("inf") and 0 <= (utterance.duration or 0) < float("inf")
+        assert all(is_plain_text(text) for text in (utterance.id, utterance.text or "", utterance.speaker or ""))
+        assert utterance.audio.exists() is False
+
+
+@pytest.mark.parametrize("fields, reason", [
+    ({"start": 1e999}, "start is inf"), ({"duration": 10**400}, "number of seconds"), ({"id": ["a"]}, "id is"),
+    ({"audio": "a\0.wav"}, "audio is"), ({"text": "\ud800"}, "text is"), ({"id": "\udce9"}, "id is"),
+])  # fmt: skip
+def test_what_would_fail_later_is_refused_at_the_door(fields: dict, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", **fields}))
+    with pytest.raises(ManifestError, match=f"m.jsonl:1: .*{reason}"):
+        read_manifest(tmp_path / "m.jsonl")
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5))))
+def test_reduce_is_the_inverse_of_expand_where_neighbours_differ(drawn: list[tuple[int, int]]) -> None:
+    runs = [run for run, before in zip(drawn, [(-1, 0), *drawn]) if run[0] != before[0]]
+    ids, durations = tuple(run[0] for run in runs), tuple(run[1] for run in runs)
+    assert reduce(expand(ids, durations)) == (ids, durations)
+
+
+spelling = st.lists(st.sampled_from([*"<>sope0123456789 ", "<sosp>", "<eosp>", "<7>", "<07>", "<\u0663>", "\n"])).map(
+    "".join
+)
+
+
+words = st.lists(st.sampled_from(["<7>", "<12>", "<07>", "<\u0663>"]), max_size=3).map("".join)
+
+
+@given(spelling | words.map(lambda text: f"<sosp>{text}<eosp>"))
+def test_what_is_read_is_what_was_spelled(text: str) -> None:
+    """There is one spelling of every sequence: leading zeros and the digits of other scripts are none."""
+    try:
+        ids = notation.read(text)
+    except ValueError:
+        assert notation.spell([int(number) for number in re.findall(r"\d+", text)]) != text.strip()
+    else:
+        assert notation.spell(ids) == text.strip()
+
+
+def test_a_run_begun_otherwise_is_told_what_differs(tmp_path: Path) -> None:
+    plan = tmp_path / "out" / "plan.json"
+    check_begun(plan, {"speaker": 1, "rows": [1, 2]})
+    check_begun(plan, {"speaker": 1, "rows": [1, 2]})
+    for other, told in (
+        (
+            {"speaker": 2, "rows": [1, 2]},
+            r"out was begun with other speaker: {'speaker': 1}, this run has {'speaker': 2}",
+        ),
+        ({"speaker": 1, "rows": [1, 2], "dtype": "float32"}, "begun with other dtype: {'dtype': None}"),
+        ({"speaker": 1}, r"begun with other rows: {'rows': \[1, 2\]}, this run has {'rows': None}"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            check_begun(plan, other)

@@ -1,0 +1,129 @@
+"""The one manner of all commands: options, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL, command
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of a made command."""
+
+    size: int = 3
+    """how many"""
+    durations: bool = True
+    """whether there are any"""
+    dry_run: bool = False
+    """say what would be done"""
+
+
+calls: list[tuple] = []
+
+
+@command("try-it", optional=("out",), flat=True)
+def try_it(source: str, out: Path | None = None, settings: Settings = Settings()) -> int | None:
+    """Try a command.
+
+    Args:
+        source: what to read
+        out: where to write
+        settings: how
+    """
+    calls.append((source, out, settings))
+    match source:
+        case "missing":
+            raise FileNotFoundError("no such file:\n  missing")
+        case "wrong":
+            raise ValueError("wrong")
+        case "fault":
+            raise KeyError("a fault of the program")
+        case "stop":
+            raise KeyboardInterrupt
+        case "some":
+            return SOME_REFUSED
+    return None
+
+
+def called(*args: str) -> tuple:
+    calls.clear()
+    try_it.cli(args)
+    return calls[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("a", ("a", None, Settings())),
+        ("-", ("-", None, Settings())),
+        ("a b", ("a", Path("b"), Settings())),
+        ("a --out b", ("a", Path("b"), Settings())),
+        ("a b --size 7", ("a", Path("b"), Settings(7))),
+        ("--size=7 a", ("a", None, Settings(7))),
+        ("a --dry-run", ("a", None, Settings(dry_run=True))),
+        ("a --dry_run --size 4", ("a", None, Settings(4, dry_run=True))),
+        ("a --dry-run false", ("a", None, Settings())),
+        ("a --no-durations", ("a", None, Settings(durations=False))),
+        ("a --durations=false", ("a", None, Settings(durations=False))),
+    ],
+)
+def test_options_are_spelled_as_people_type_them(args: str, expected: tuple) -> None:
+    assert called(*args.split()) == expected
+
+
+def test_a_yaml_file_gives_options(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("size: 9\n")
+    assert called("a", "--config", str(tmp_path / "c.yaml"), "--no-durations") == ("a", None, Settings(9, False))
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        ("missing", WRONG_CALL, "try-it: no such file: missing"),
+        ("wrong", WRONG_CALL, "try-it: wrong"),
+        ("a --size seven", WRONG_CALL, "seven"),
+        ("a --sizes 7", WRONG_CALL, "--sizes"),
+        ("", WRONG_CALL, "source"),
+        ("a b c", WRONG_CALL, "unrecognized arguments: c"),
+        ("some", SOME_REFUSED, ""),
+        ("stop", INTERRUPTED, ""),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(
+    args: str, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        try_it.cli(args.split())
+    assert ended.value.code == code
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == bool(says)
+    assert not says or told.startswith("try-it: ")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    with pytest.raises(KeyError):
+        try_it.cli(["fault"])
+
+
+def test_a_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECHGPT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="wrong"):
+        try_it.cli(["wrong"])
+
+
+def test_the_help_tells_all_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        try_it.cli(["--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(text in told for text in ("Try a command.", "what to read", "where to write", "how many", "--dry_run"))
+
+
+def test_the_function_stays_a_function() -> None:
+    calls.clear()
+    assert try_it("some", settings=Settings(5)) == SOME_REFUSED
+    assert calls == [("some", None, Settings(5))]

@@ -1,0 +1,260 @@
+"""Adversarial training of the waveform heads: it learns, it resumes to the digit, and it shows itself on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import torch
+from tiny_vocoders import CODEBOOK
+from tiny_voice_corpus import make_pairs
+from transformers import TrainingArguments
+
+from units.corpus.manifest import read_manifest
+from units.dataset.unit_set import read_unit_set
+from units.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
+from units.vocoder.gan_training import GanTraining
+from units.vocoder.hifigan import HifiGan, HifiGanConfig
+from units.vocoder.mel import LogMel
+from units.vocoder.train_vocoder import train
+from units.vocoder.unit_vocoder import UnitVocoder, train_vocoder
+from units.vocoder.vocoder_recipe import GanRecipe, VocoderRecipe
+from units.vocoder.vocos import VocosConfig
+from units.vocoder.voice_corpus import VoiceCorpus, match, wav_frames
+
+TOY = Path(train_vocoder.__file__).parents[2] / "runs" / "toy"
+SMALL = {"embedding_dim": 8, "duration_width": 8}
+RECIPE = VocoderRecipe(
+    head="vocos", steps=6, batch_size=2, crop_frames=16, log_every=1, save_every=2,
+    vocos=VocosConfig(width=16, blocks=1, **SMALL), hifigan=HifiGanConfig(upsample_initial_channel=32, **SMALL),
+    gan=GanRecipe(discriminator_divisor=16, sample_every=4, samples=1),
+)  # fmt: skip
+
+
+def _within(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    return any(whole[i : i + len(part)] == part for i in range(len(whole)))
+
+
+def lines(folder: Path) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in found]
+
+
+@pytest.mark.parametrize("head", ["vocos", pytest.param("hifigan", marks=pytest.mark.slow)])
+def test_a_killed_training_ends_as_one_that_was_not(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, pairs = dataclasses.replace(RECIPE, head=head), make_pairs(tmp_path)
+    whole = train(pairs, recipe, tmp_path / "whole")
+    advance = GanTraining.advance
+
+    def killed_at_5(self: GanTraining, batch):
+        if self.step == 5:
+            raise KeyboardInterrupt
+        return advance(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GanTraining, "advance", killed_at_5)
+        train(pairs, recipe, tmp_path / "killed")
+    assert [line["step"] for line in lines(tmp_path / "killed")] == [1, 2, 3, 4, 5]
+    torch.rand(7)  # another process would find torch's generator in another state
+    resumed = train(pairs, recipe, tmp_path / "killed")
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (TOY / "units" / "train" / "unit_set.json").exists(), reason=f"no toy corpus in {TOY}; make vocoder"
+)
+@pytest.mark.parametrize("head", ["vocos", "hifigan"])
+def test_the_toy_corpus_resumed_in_the_middle(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From scratch on real speech: the same losses as without the interruption, and falling ones."""
+    pairs = match(read_unit_set(TOY / "units" / "train"), read_manifest(TOY / "corpus" / "train.jsonl"), "flite:slt")[
+        :200
+    ]
+    recipe = dataclasses.replace(
+        RECIPE, head=head, steps=60, save_every=20, batch_size=4, crop_frames=32, seed=3,
+        vocos=VocosConfig(width=64, blocks=3), hifigan=HifiGanConfig(upsample_initial_channel=64),
+        gan=GanRecipe(learning_rate=1e-3, discriminator_divisor=16, sample_every=30, samples=1),
+    )  # fmt: skip
+    train(pairs, recipe, tmp_path / "whole")
+    advance = GanTraining.advance
+
+    def killed_at_33(self: GanTraining, batch):
+        if self.step == 33:
+            raise KeyboardInterrupt
+        return advance(self, batch)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GanTraining, "advance", killed_at_33)
+        train(pairs, recipe, tmp_path / "killed")
+    train(pairs, recipe, tmp_path / "killed")
+    log = lines(tmp_path / "whole")
+    assert lines(tmp_path / "killed") == log
+    for name in ("mel", "duration"):
+        first, last = (np.mean([line[name] for line in part]) for part in (log[:8], log[-8:]))
+        assert last < 0.8 * first, name
+
+
+def test_training_shows_itself_and_leaves_a_vocoder(tmp_path: Path) -> None:
+    recipe, pairs = dataclasses.replace(RECIPE, head="hifigan", multi_speaker=True), make_pairs(tmp_path)
+    pairs = [(dataclasses.replace(u, speaker="anna" if i % 2 else "ben"), units) for i, (u, units) in enumerate(pairs)]
+    trained = train(pairs, recipe, tmp_path / "v")
+    found = {str(path.relative_to(tmp_path / "v")).split("/events")[0] for path in (tmp_path / "v").rglob("*.*")}
+    samples = {f"samples/step-{step:08d}/u0.{suffix}" for step in (4, 6) for suffix in ("wav", "png")}
+    folders = {"samples/step-00000004", "samples/step-00000006"}
+    files = {"config.json", "model.safetensors", "vocoder.pt", "log.jsonl", "training.pt", "tensorboard"}
+    assert found | {"tensorboard"} | folders == samples | files | folders
+    config = json.loads((tmp_path / "v" / "config.json").read_text())
+    assert (config["num_speakers"], config["multispkr"], config["speakers"]) == (2, "from_input_file", ["anna", "ben"])
+    opened = UnitVocoder.from_pretrained(tmp_path / "v")
+    units = pairs[1][1]
+    anna, ben = (opened.decode(units, speaker=name) for name in ("anna", "ben"))
+    np.testing.assert_array_equal(anna, trained.decode(units, speaker=0))
+    assert ben.shape == anna.shape
+    published = UnitVocoder.from_pretrained(tmp_path / "v" / "vocoder.pt")
+    np.testing.assert_allclose(published.decode(units, speaker="anna"), anna, atol=1e-6)
+
+
+def test_several_speakers_are_told_apart(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path)
+    pairs = [(dataclasses.replace(u, speaker="anna" if i % 2 else "ben"), units) for i, (u, units) in enumerate(pairs)]
+    corpus = VoiceCorpus(pairs, RECIPE, wav_frames, ("anna", "ben"))
+    whose = {units.ids: i % 2 for i, (_, units) in enumerate(pairs)}
+    for step in range(4):
+        batch = corpus.batch(step)
+        for ids, mask, speaker in zip(batch.ids, batch.unit_mask, batch.speakers):
+            said = tuple(ids[mask].tolist())
+            assert 1 - int(speaker) in {odd for known, odd in whose.items() if _within(said, known)}
+    vocoder = train(pairs, dataclasses.replace(RECIPE, steps=2, multi_speaker=True), tmp_path / "v")
+    units = pairs[1][1]
+    assert np.abs(vocoder.decode(units, speaker="anna") - vocoder.decode(units, speaker="ben")).max() > 1e-3
+
+
+def test_training_lowers_the_mel_loss_and_the_duration_loss(tmp_path: Path) -> None:
+    gan = dataclasses.replace(RECIPE.gan, learning_rate=0.02, sample_every=1000)
+    sizes = VocosConfig(width=32, blocks=1, duration_dropout=0.0, **SMALL)
+    recipe = dataclasses.replace(RECIPE, steps=20, save_every=1000, vocos=sizes, gan=gan)
+    train(make_pairs(tmp_path), recipe, tmp_path / "v")
+    log = lines(tmp_path / "v")
+    for name in ("mel", "duration", "discriminator"):
+        first, last = (np.mean([line[name] for line in part]) for part in (log[:4], log[-4:]))
+        assert last < 0.7 * first, name
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    pairs = make_pairs(tmp_path)
+    train(pairs, dataclasses.replace(RECIPE, steps=2), tmp_path / "v")
+    with pytest.raises(ValueError, match="another recipe"):
+        train(pairs, dataclasses.replace(RECIPE, steps=2, seed=1), tmp_path / "v")
+
+
+def test_the_device_that_is_named_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate takes the current GPU, so that has to be it."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device)))
+    for device in ("cpu", "cuda", "cuda:3"):
+        GanTraining(CODEBOOK, RECIPE, device)
+    assert chosen == [torch.device("cuda:3")]
+
+
+@pytest.mark.parametrize("first", ["no", "bf16"])
+def test_a_process_trains_again_in_another_precision(tmp_path: Path, first: str) -> None:
+    """accelerate's state is the process's: a training before this one must not decide its precision."""
+    TrainingArguments(str(tmp_path), bf16=first == "bf16", use_cpu=True).device  # noqa: B018  # as a stage starts
+    for precision in ("no", "bf16", "no"):
+        recipe = dataclasses.replace(RECIPE, gan=dataclasses.replace(RECIPE.gan, mixed_precision=precision))
+        assert GanTraining(CODEBOOK, recipe, "cpu").accelerator.mixed_precision == precision
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_trains_every_head(tmp_path: Path) -> None:
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    for head in ("mel", "vocos", "hifigan"):
+        made = train(make_pairs(tmp_path), dataclasses.replace(RECIPE, head=head), tmp_path / head, last)
+        assert np.isfinite(made.decode(make_pairs(tmp_path)[1][1])).all()
+    assert torch.cuda.current_device() == torch.cuda.device_count() - 1
+
+
+def test_crops_of_sound_belong_to_their_units(tmp_path: Path) -> None:
+    """Unit u of the test corpus is a tone of 200 + 150 u Hz: it must be the loudest where the unit is."""
+    corpus = VoiceCorpus(make_pairs(tmp_path), RECIPE, wav_frames)
+    for step in range(4):
+        batch = corpus.batch(step)
+        assert batch.target.shape == (2, 16, 320)
+        spectrum = torch.fft.rfft(batch.target, n=3200).abs()  # 5 Hz a bin
+        frequency = spectrum.argmax(-1) * 5
+        wanted = 200 + 150 * batch.frames.ids
+        inside = batch.frames.mask
+        assert inside.any() and ((frequency - wanted).abs()[inside] < 75).all()
+
+
+def test_the_judges_are_the_papers(tmp_path: Path) -> None:
+    """70.7 million weights are HiFi-GAN's: 41.1 of periods and 29.6 of scales, weight norm's lengths included."""
+    judges = Discriminators()
+    periods, scales = (sum(p.numel() for p in part.parameters()) for part in (judges.periods, judges.scales))
+    assert (round(periods / 1e5) / 10, round(scales / 1e5) / 10) == (41.1, 29.6)
+    small = Discriminators(16).eval().requires_grad_(False)
+    wav = torch.randn(2, 2000)
+    verdicts = small(wav, wav)
+    assert len(verdicts) == 8
+    for real, fake in verdicts:
+        torch.testing.assert_close(real.score, fake.score)
+    assert float(feature_loss(verdicts)) < 1e-5
+    real, fake = verdicts[0]
+    expected = ((1 - real.score).square().mean() + fake.score.square().mean()).item()
+    assert discriminator_loss(verdicts[:1]).item() == pytest.approx(expected)
+    assert generator_loss(verdicts[:1]).item() == pytest.approx((1 - fake.score).square().mean().item())
+
+
+def test_weight_norm_changes_nothing_until_it_is_trained() -> None:
+    torch.manual_seed(0)
+    network = HifiGan(12, RECIPE.hifigan).eval()
+    ids, speakers = torch.randint(12, (1, 9)), torch.zeros(1, dtype=torch.long)
+    before = network(ids, speakers)
+    network.normalise_weights()
+    torch.testing.assert_close(network(ids, speakers), before)
+    folded = network.folded()
+    torch.testing.assert_close(folded(ids, speakers), before)
+    assert not any("parametrizations" in name for name in folded.state_dict())
+    assert any("parametrizations" in name for name in network.state_dict())  # the original still trains with it
+
+
+def test_log_mels_are_as_defined() -> None:
+    import librosa
+
+    wav = np.random.default_rng(0).standard_normal(4096).astype(np.float32) * 0.1
+    padded = np.pad(wav, 384, mode="reflect")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 1024)[::256] * scipy.signal.get_window("hann", 1024)
+    basis = librosa.filters.mel(sr=16_000, n_fft=1024, n_mels=80, fmin=0, fmax=8000)
+    expected = np.log(np.maximum(basis @ np.abs(np.fft.rfft(windows)).T, 1e-5))
+    np.testing.assert_allclose(LogMel()(torch.from_numpy(wav)[None])[0].numpy(), expected, atol=1e-4)
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match='"mel" has one voice'):
+        VocoderRecipe(multi_speaker=True)
+    with pytest.raises(ValueError, match="discriminator_divisor is 3"):
+        GanRecipe(discriminator_divisor=3)
+    assert RECIPE.learning_rate(0) == 2e-4 and RECIPE.learning_rate(2500) == pytest.approx(2e-4 * 0.999**2)
+    assert CODEBOOK.size == 12
+
+
+@pytest.mark.parametrize("name, head", [("hifigan", "hifigan"), ("vocos", "vocos"), ("toy", "mel")])
+def test_the_recipes_that_ship_are_read(name: str, head: str) -> None:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_function_arguments(train_vocoder.main)
+    config = Path(train_vocoder.__file__).parent / "configs" / f"{name}_vocoder.yaml"
+    args = parser.parse_args(["--config", str(config), "--units=u", "--manifest=m", "--out=o"])
+    recipe = parser.instantiate(args).recipe
+    assert isinstance(recipe, VocoderRecipe)
+    assert (recipe.head, recipe.settings.head) == (head, head)
+    assert head == "mel" or (recipe.workers > 0 and recipe.settings == type(recipe.settings)())

@@ -1,0 +1,208 @@
+"""The published CodeHiFiGAN: the same sound as fairseq's, from the same files, and clear refusals of all others."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference import DATA
+from tiny_vocoders import CODEBOOK, HIFIGAN, ODD_HIFIGAN, loud_vocoder
+
+from units.codebook import Codebook, CodebookMismatch, Units
+from units.vocoder import published as upstream_vocoder
+from units.vocoder.hifigan import HifiGanConfig, receptive_field
+from units.vocoder.unit_network import Context
+from units.vocoder.unit_vocoder import UnitVocoder
+
+SETS = {"fairseq_base": 0, "fairseq_large": 2}  # speaker of the reference audio
+# A hundred times stricter than promised: one frame more or less of a unit moves the base set's sound by 5e-5 only.
+EXACT = 1e-6
+
+
+def published(name: str, **options) -> UnitVocoder:
+    folder = DATA / name
+    return UnitVocoder.from_pretrained(folder / "vocoder.pt", config=folder / "vocoder_config.json", **options)
+
+
+def references(name: str) -> list[tuple[str, list[int], np.ndarray]]:
+    """(kind, units a frame, audio) of every reference; kind "dur" is de-duplicated with durations predicted."""
+    lines = (DATA / name / "units.tsv").read_text().splitlines()
+    frames = {key: [int(unit) for unit in row.split()] for key, row in (line.split("\t") for line in lines)}
+    with np.load(DATA / name / "vocoder_out.npz") as audio:
+        return [(key.split(":")[1], frames[key.split(":")[0]], audio[key]) for key in audio]
+
+
+# --- parity
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_sound_is_fairseqs(name: str) -> None:
+    vocoder = published(name)
+    found = references(name)
+    assert {kind for kind, _, _ in found} == {"dur", "nodur"}
+    for kind, frames, audio in found:
+        units = Units.from_frames(frames, vocoder.codebook)
+        wav = vocoder.decode(units, predict_durations=kind == "dur", speaker=SETS[name])
+        assert wav.shape == audio.shape
+        np.testing.assert_allclose(wav, audio, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_durations_are_fairseqs(name: str) -> None:
+    """The reference audio fixes them: with any unit a frame longer and its neighbour shorter, the sound is another."""
+    vocoder = published(name)
+    _, frames, audio = next(one for one in references(name) if one[0] == "dur")
+    ids = Units.from_frames(frames, vocoder.codebook).ids
+    durations = vocoder._timed(Units(ids, None, vocoder.codebook), predict_durations=True)[1].tolist()
+    assert sum(durations) * 320 == len(audio)
+    draw = random.Random(0)
+    for _ in range(5):
+        i = draw.choice([i for i in range(len(ids) - 1) if durations[i] > 1 and ids[i] != ids[i + 1]])
+        moved = durations.copy()
+        moved[i], moved[i + 1] = moved[i] - 1, moved[i + 1] + 1
+        wav = vocoder.decode(Units(ids, tuple(moved), vocoder.codebook), speaker=SETS[name])
+        assert np.abs(wav - audio).max() > 4 * EXACT
+
+
+def test_every_speaker_sounds_different() -> None:
+    vocoder = published("fairseq_large")
+    units = Units.from_frames(references("fairseq_large")[0][1], vocoder.codebook)
+    wavs = vocoder.decode_batch([units] * 5, speaker=range(5))
+    assert min(np.abs(a - b).max() for i, a in enumerate(wavs) for b in wavs[:i]) > 1e-3
+    for wrong in (5, -1, "nobody"):
+        with pytest.raises(ValueError, match="no speaker|out of range.*0 to 4"):
+            vocoder.decode(units, speaker=wrong)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_we_write_the_old_tools_can_read(name: str, tmp_path: Path) -> None:
+    vocoder = published(name)
+    vocoder.save_pretrained(tmp_path)
+    theirs, ours = (
+        torch.load(folder / "vocoder.pt", weights_only=True)["generator"] for folder in (DATA / name, tmp_path)
+    )
+    assert ours.keys() == theirs.keys()
+    assert {key: value.shape for key, value in ours.items()} == {key: value.shape for key, value in theirs.items()}
+    theirs_config = json.loads((DATA / name / "vocoder_config.json").read_text())
+    ours_config = json.loads((tmp_path / "config.json").read_text())
+    read_by_old_trainers = {"segment_size", "num_freq"}
+    assert {key: ours_config[key] for key in theirs_config.keys() - read_by_old_trainers} == {
+        key: value for key, value in theirs_config.items() if key not in read_by_old_trainers
+    }
+    units = Units.from_frames(references(name)[0][1], vocoder.codebook)
+    for source in (tmp_path, tmp_path / "vocoder.pt"):
+        again = UnitVocoder.from_pretrained(source)
+        assert again.codebook == vocoder.codebook
+        np.testing.assert_allclose(again.decode(units), vocoder.decode(units), atol=EXACT, rtol=0)
+
+
+# --- refusals
+
+
+def write_pair(folder: Path, settings: HifiGanConfig = HIFIGAN, **changes) -> tuple[Path, Path]:
+    """A published pair of files, its config changed."""
+    vocoder = loud_vocoder(settings)
+    weights = upstream_vocoder.write_weights(folder / "vocoder.pt", vocoder.network)
+    config = upstream_vocoder.config_of(settings, CODEBOOK.size) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
+    return weights, folder / "config.json"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"f0": True}, r"asks for \['f0'\]"),
+        ({"f0_quant_num_bin": 32}, r"asks for \['f0_quant_num_bin'\]"),
+        ({"embedder_params": {"a": 1}}, r"asks for \['embedder_params'\]"),
+        ({"multistyle": "x", "f0": True}, r"asks for \['f0', 'multistyle'\]"),
+        ({"model_in_dim": 16}, "model_in_dim 16.*reads something else"),
+        ({"resblock": "2"}, "resblock '2'"),
+        ({"sampling_rate": 22050}, "sampling_rate 22050.*16000"),
+        ({"code_hop_size": 640}, "code_hop_size 640.*320"),
+        ({"upsample_rates": [5, 4, 4, 2, 4]}, r"\[5, 4, 4, 2, 4\] multiply to 640.*320"),
+        ({"upsample_kernel_sizes": [11, 8, 8, 4, 5]}, "upsample_kernel_sizes"),
+        ({"resblock_kernel_sizes": [3, 7]}, "2 resblock_kernel_sizes, but 3"),
+        ({"upsample_initial_channel": 64}, "does not hold the weights"),
+        ({"dur_predictor_params": None}, "does not hold the weights"),
+        ({"upsample_rates": "absent"}, r"lacks \['upsample_rates'\]"),
+        ({"dur_predictor_params": {"encoder_embed_dim": 9}}, "reads 9 channels.*embedding_dim is 8"),
+    ],
+)
+def test_a_network_we_cannot_be_is_refused_by_name(tmp_path: Path, changes: dict, message: str) -> None:
+    weights, config = write_pair(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        UnitVocoder.from_pretrained(weights, config=config)
+
+
+def test_weights_without_a_duration_predictor_speak_timed_units_only(tmp_path: Path) -> None:
+    settings = HifiGanConfig(upsample_initial_channel=32, embedding_dim=8, duration_width=0)
+    vocoder = UnitVocoder.from_pretrained(write_pair(tmp_path, settings)[0], codebook=CODEBOOK)
+    assert len(vocoder.decode(Units((1, 2), (3, 4), CODEBOOK))) == 7 * 320
+    with pytest.raises(ValueError, match="no duration predictor.*with durations"):
+        vocoder.decode(Units((1, 2), None, CODEBOOK))
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+@pytest.mark.parametrize("content", [{"generator": _Bomb()}, {"model": {}}, [1], {"generator": {"a": 1}}, b"noise"])
+def test_a_hostile_or_foreign_file_is_refused_unopened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights, config = write_pair(tmp_path)
+    if isinstance(content, bytes):
+        weights.write_bytes(content)
+    else:
+        torch.save(content, weights)
+    with pytest.raises(ValueError, match="vocoder.pt .*(tensors only|'generator')"):
+        UnitVocoder.from_pretrained(weights, config=config)
+    assert not Path("exploded").exists()
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    weights, config = write_pair(tmp_path)
+    with pytest.raises(FileNotFoundError, match="other.json"):
+        UnitVocoder.from_pretrained(weights, config=tmp_path / "other.json")
+    config.write_text("{")
+    with pytest.raises(ValueError, match="config.json is not json"):
+        UnitVocoder.from_pretrained(weights)
+
+
+def test_a_published_vocoder_speaks_the_codebook_it_is_given(tmp_path: Path) -> None:
+    weights, _ = write_pair(tmp_path)
+    units = Units((1, 2, 3), (2, 2, 2), CODEBOOK)
+    with pytest.raises(CodebookMismatch, match="'tiny'.*'vocoder-km12'"):
+        UnitVocoder.from_pretrained(weights).decode(units)
+    assert len(UnitVocoder.from_pretrained(weights, codebook=CODEBOOK).decode(units)) == 6 * 320
+    larger = Codebook("larger", "mfcc", 0, 100, 50.0, "utterance", "ffff")
+    with pytest.raises(ValueError, match="12 units.*'larger' has 100"):
+        UnitVocoder.from_pretrained(weights, codebook=larger)
+
+
+# --- how far it looks
+
+
+@pytest.mark.parametrize("settings", [HIFIGAN, ODD_HIFIGAN])
+def test_the_receptive_field_is_what_the_network_depends_on(settings: HifiGanConfig) -> None:
+    """Change each frame around the middle one: its 320 samples hear exactly the frames of the context."""
+    network = loud_vocoder(settings).network.double()
+    context = network.context
+    middle, count = context.left + 3, context.left + context.right + 7
+    embedded = network.embed(torch.randint(12, (1, count)), torch.zeros(1, dtype=torch.long)).detach().requires_grad_()
+    network.embed = lambda ids, speakers: embedded  # type: ignore[method-assign]
+    wav = network(torch.zeros(1, count, dtype=torch.long), torch.zeros(1, dtype=torch.long))
+    (gradient,) = torch.autograd.grad(wav[0, middle * 320 : (middle + 1) * 320].abs().sum(), embedded)
+    heard = gradient[0].abs().sum(0).nonzero()[:, 0]
+    assert (int(heard.min()), int(heard.max())) == (middle - context.left, middle + context.right)
+
+
+def test_the_published_sizes_look_21_frames_to_both_sides() -> None:
+    assert receptive_field(HifiGanConfig()) == Context(21, 21)
+    assert loud_vocoder(HIFIGAN).delay_ms == 420

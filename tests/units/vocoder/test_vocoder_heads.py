@@ -1,0 +1,232 @@
+"""Every waveform head: a batch is its rows, a stream is the whole, and sound depends on all that it should."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_vocoders import CODEBOOK, HEADS, HIFIGAN, VOCOS, K, draw_units, loud_vocoder
+
+from units.codebook import Codebook, CodebookMismatch, Units
+from units.vocoder.generator import MelGeneratorConfig
+from units.vocoder.hifigan import HifiGanConfig
+from units.vocoder.streaming import FADE
+from units.vocoder.unit_vocoder import AT_ONCE, UnitVocoder, _groups
+from units.vocoder.vocos import VocosConfig
+
+MEL = MelGeneratorConfig(width=16, slow_blocks=1, fast_blocks=1, kernel=5, griffin_lim_iterations=2)
+each_head = pytest.mark.parametrize("head", HEADS)
+
+
+def pieces(units: Units, sizes: list[int]) -> list[Units]:
+    """Consecutive units, the sizes in turn."""
+    cut, found = 0, []
+    while cut < len(units.ids):
+        stop = cut + sizes[len(found) % len(sizes)]
+        known = None if units.durations is None else units.durations[cut:stop]
+        found.append(Units(units.ids[cut:stop], known, units.codebook))
+        cut = stop
+    return found
+
+
+@each_head
+def test_sound_is_as_long_as_its_units_and_hears_each_of_them(head: str) -> None:
+    vocoder = loud_vocoder(HEADS[head])
+    units = draw_units(random.Random(0))
+    wav = vocoder.decode(units)
+    assert wav.dtype == np.float32 and wav.shape == (sum(units.durations or ()) * 320,)
+    assert np.isfinite(wav).all() and np.std(wav) > 0.02
+    starts = np.cumsum((0, *(units.durations or ()))) * 320
+    for i in range(len(units.ids)):
+        other = (*units.ids[:i], (units.ids[i] + 1) % K, *units.ids[i + 1 :])
+        changed = np.abs(vocoder.decode(Units(other, units.durations, CODEBOOK)) - wav)
+        assert changed[starts[i] : starts[i + 1]].max() > 1e-3
+
+
+@each_head
+@pytest.mark.parametrize("known", [True, False])
+def test_a_batch_is_its_rows_one_by_one(head: str, known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(1)
+    vocoder = loud_vocoder(HEADS[head])
+    batch = [draw_units(draw, known=known) for _ in range(10)]
+    voices = [draw.randrange(max(1, HEADS[head].num_speakers)) for _ in batch]
+    alone = [vocoder.decode(units, speaker=voice) for units, voice in zip(batch, voices)]
+    torch.set_num_threads(2)
+    beside = vocoder.decode_batch(batch, speaker=voices)  # on a CPU: rows in threads of their own
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
+    monkeypatch.setattr("units.vocoder.unit_vocoder._groups", lambda lengths, at_once: _groups(lengths, AT_ONCE))
+    padded = vocoder.decode_batch(batch, speaker=voices)  # as on an accelerator
+    for one, other, wav in zip(beside, padded, alone):
+        np.testing.assert_allclose(one, wav, atol=1e-5, rtol=0)
+        np.testing.assert_allclose(other, wav, atol=1e-5, rtol=0)
+
+
+@each_head
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("sizes", [[1], [10], [40], [100], [3, 1, 17]])
+def test_a_stream_is_the_whole(head: str, known: bool, sizes: list[int]) -> None:
+    draw = random.Random(len(sizes))
+    vocoder = loud_vocoder(HEADS[head])
+    voice = HEADS[head].num_speakers and 2
+    for longest in (3, 120):
+        units = draw_units(draw, longest, known)
+        whole = vocoder.decode(units, speaker=voice)
+        said = list(vocoder.stream(pieces(units, sizes), speaker=voice))
+        assert all(len(wav) for wav in said)
+        np.testing.assert_allclose(np.concatenate(said), whole, atol=1e-5, rtol=0)
+
+
+@each_head
+def test_a_stream_says_all_it_can_at_once_and_no_more(head: str) -> None:
+    """After n frames it has said n - right context: the delay that is stated is the delay there is."""
+    vocoder = loud_vocoder(HEADS[head])
+    units = Units((1, 2, 3, 4, 5) * 8, (5,) * 40, CODEBOOK)
+    said, heard = 0, 0
+    wait = round(vocoder.delay_ms / 20)
+    stream = vocoder.stream(piece for piece in pieces(units, [2]))
+    for piece in range(20):
+        heard += 10
+        if heard <= wait:
+            continue
+        said += len(next(stream))
+        assert said == (heard - wait) * 320, piece
+    assert said + len(next(stream)) == 200 * 320
+
+
+def test_less_lookahead_speaks_sooner_and_without_clicks() -> None:
+    vocoder = loud_vocoder(VOCOS)
+    units = draw_units(random.Random(3), 100)
+    whole = vocoder.decode(units)
+    steps = np.abs(np.diff(whole)).max()
+    errors = []
+    for lookahead in (0, 2, 5, None):
+        said = list(vocoder.stream(pieces(units, [10]), lookahead=lookahead))
+        wav = np.concatenate(said)
+        assert wav.shape == whole.shape
+        errors.append(float(np.abs(wav - whole).mean()))
+        joins = np.cumsum([len(one) for one in said])[:-1]
+        if lookahead:
+            assert max(abs(wav[join] - wav[join - 1]) for join in joins) <= 1.5 * steps
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 1e-6 < errors[-2]
+    with pytest.raises(ValueError, match="lookahead is -1"):
+        list(vocoder.stream([units], lookahead=-1))
+
+
+def test_a_join_slides_from_the_first_guess_to_the_better_one() -> None:
+    """With too little lookahead the sample before a join and the one after come from two guesses; they must meet."""
+    vocoder = loud_vocoder(HIFIGAN)
+    units = draw_units(random.Random(5), 90)
+    first, second = list(vocoder.stream(pieces(units, [45]), lookahead=3))[:2]
+    known = Units(units.ids[:45], (units.durations or ())[:45], CODEBOOK)
+    guess = vocoder.decode(known)[len(first) : len(first) + FADE]
+    assert abs(second[0] - guess[0]) < 0.01 * np.abs(guess).max() + np.abs(second[0] - second[1])
+    whole = vocoder.decode(units)[len(first) : len(first) + FADE]
+    np.testing.assert_allclose(second[FADE - 1], whole[-1], atol=0.05)
+
+
+def test_the_mel_head_streams_everything_at_the_end() -> None:
+    vocoder = UnitVocoder(CODEBOOK, MEL).eval()
+    assert vocoder.delay_ms == math.inf
+    for known in (True, False):
+        units = draw_units(random.Random(4), 20, known)
+        (wav,) = vocoder.stream(pieces(units, [3]))
+        np.testing.assert_array_equal(wav, vocoder.decode(units))
+
+
+@each_head
+def test_foreign_units_and_no_units_are_refused_by_a_stream_too(head: str) -> None:
+    vocoder = loud_vocoder(HEADS[head])
+    foreign = Codebook("other", "mfcc", 0, K, 50.0, "utterance", "ffff0000")
+    with pytest.raises(CodebookMismatch, match="'other'.*'tiny'"):
+        list(vocoder.stream([Units((1,), (1,), foreign)]))
+    for nothing in ([], [Units((), (), CODEBOOK)]):
+        with pytest.raises(ValueError, match="at least one unit"):
+            list(vocoder.stream(nothing))
+    with pytest.raises(ValueError, match="12 to 12.*0 to 11"):
+        Units((12,), (1,), CODEBOOK)
+    with pytest.raises(ValueError, match="out of range"):
+        vocoder.decode(Units((1,), (1,), CODEBOOK), speaker=7)
+    with pytest.raises(ValueError, match="2 utterances but 1 speakers"):
+        vocoder.decode_batch([Units((1,), (1,), CODEBOOK)] * 2, speaker=[0])
+
+
+@each_head
+def test_what_is_saved_is_what_is_loaded(head: str, tmp_path: Path) -> None:
+    vocoder = loud_vocoder(HEADS[head])
+    names = tuple("abc")[: HEADS[head].num_speakers]
+    vocoder.speakers = names
+    vocoder.save_pretrained(tmp_path)
+    loaded = UnitVocoder.from_pretrained(tmp_path)
+    assert (loaded.codebook, loaded.settings, loaded.speakers, loaded.head) == (
+        CODEBOOK, HEADS[head], names, vocoder.head,
+    )  # fmt: skip
+    units = draw_units(random.Random(6))
+    last = names[-1] if names else 0
+    np.testing.assert_array_equal(loaded.decode(units, speaker=last), vocoder.decode(units, speaker=last))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"speakers": ["one"] * 5}))
+    with pytest.raises(ValueError, match="5 names"):
+        UnitVocoder.from_pretrained(tmp_path)
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="odd"):
+        VocosConfig(kernel=4)
+    with pytest.raises(ValueError, match="odd"):
+        HifiGanConfig(resblock_kernel_sizes=(3, 4, 11))
+    with pytest.raises(ValueError, match="halved 5 times"):
+        HifiGanConfig(upsample_initial_channel=48)
+
+
+@pytest.mark.parametrize("head", ["vocos", "hifigan"])
+def test_bfloat16_is_close(head: str, tmp_path: Path) -> None:
+    vocoder = loud_vocoder(HEADS[head])
+    units = draw_units(random.Random(7))
+    vocoder.save_pretrained(tmp_path)
+    half = UnitVocoder.from_pretrained(tmp_path, precision=torch.bfloat16)
+    exact, close = vocoder.decode(units), half.decode(units)
+    assert 0 < np.abs(exact - close).max() < 0.2 * np.abs(exact).max()
+    assert len(half.decode(units, predict_durations=True)) == len(vocoder.decode(units, predict_durations=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@each_head
+def test_an_accelerator_says_what_a_cpu_says(head: str) -> None:
+    draw = random.Random(9)
+    batch = [draw_units(draw, 60) for _ in range(40)]
+    here, there = loud_vocoder(HEADS[head]), loud_vocoder(HEADS[head]).to("cuda")
+    for units, wav in zip(batch, there.decode_batch(batch)):
+        np.testing.assert_allclose(wav, here.decode(units), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(wav, there.decode(units), atol=1e-4, rtol=0)
+        np.testing.assert_allclose(np.concatenate(list(there.stream(pieces(units, [10])))), wav, atol=1e-4, rtol=0)
+
+
+# --- durations
+
+
+@pytest.mark.parametrize("settings", [MEL, HIFIGAN, VOCOS], ids=["mel", "hifigan", "vocos"])
+def test_calibrated_durations_add_up_to_the_true_ones(settings: object, tmp_path: Path) -> None:
+    draw = random.Random(8)
+    torch.manual_seed(0)
+    vocoder = UnitVocoder(CODEBOOK, settings).eval()  # type: ignore[arg-type]
+    corpus = [draw_units(draw) for _ in range(40)]
+    true = sum(sum(units.durations or ()) for units in corpus)
+
+    def predicted(voice: UnitVocoder) -> int:
+        return sum(int(voice._timed(units, predict_durations=True)[1].sum()) for units in corpus)
+
+    short = predicted(vocoder)
+    factor = vocoder.calibrate_durations(corpus)
+    assert abs(short / true - 1) > 0.1
+    assert (factor > 1) == (short < true)
+    assert abs(predicted(vocoder) / true - 1) < 0.01
+    assert abs(vocoder.calibrate_durations(corpus) - 1) < 0.02  # a second time there is nothing left to do
+    vocoder.save_pretrained(tmp_path)
+    assert predicted(UnitVocoder.from_pretrained(tmp_path)) == predicted(vocoder)

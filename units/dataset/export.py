@@ -1,0 +1,128 @@
+"""The `units-export` command: a unit set as the text files that other programs read.
+
+    units-export units/train train.txt                      # q1|12 12 12 7    GSLM, speech-resynthesis
+    units-export units/train train.km --format km           # 12 12 12 7       fairseq's HuBERT labels
+    units-export units/train train.txt --format spelled     # <sosp><12><7><eosp>    SpeechGPT's stage 1
+    units-export units/train features.jsonl --format slamkit
+
+Lines stand in the order of the set. Where a format holds no ids, they are in OUT.ids, one for each line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from units.dataset.unit_set import UnitRecord, read_unit_set
+from units.notation import spell
+from units.runtime.atomic import written_whole
+from units.runtime.progress import progress
+
+Rate = Literal["full", "reduced"]
+
+
+@dataclass(frozen=True)
+class ExportFormat:
+    """How one program wants units.
+
+    line: (record, units at the chosen rate) -> one line of text.
+    rates: the rates it can hold, its usual one first: "full" is a unit a frame, "reduced" has runs collapsed.
+    holds_id: whether the line names the utterance.
+    """
+
+    line: Callable[[UnitRecord, Sequence[int]], str]
+    rates: tuple[Rate, ...]
+    holds_id: bool
+
+
+def lines_line(record: UnitRecord, units: Sequence[int]) -> str:
+    """`id|12 12 7`, as GSLM's quantize_with_kmeans.py writes it (a unit a frame) and its later steps read it."""
+    if "|" in record.id or len(record.id.splitlines()) > 1:
+        raise ValueError(f"id {record.id!r} has a | or a line break, which id|units cannot hold; use --format slamkit")
+    return f"{record.id}|{km_line(record, units)}"
+
+
+def km_line(record: UnitRecord, units: Sequence[int]) -> str:
+    """`12 12 7`, as fairseq's simple_kmeans/dump_km_label.py writes it: always a unit a frame."""
+    return " ".join(map(str, units))
+
+
+def spelled_line(record: UnitRecord, units: Sequence[int]) -> str:
+    """`<sosp><12><7><eosp>`, as the lines of SpeechGPT's data/stage1/train.txt."""
+    return spell(units)
+
+
+def slamkit_line(record: UnitRecord, units: Sequence[int]) -> str:
+    """A line of slamkit's features.jsonl (cli/extract_features.py): units with runs collapsed, their durations, a name."""
+    return json.dumps({"units": units, "duration": record.units.durations, "file_name": record.id})
+
+
+FORMATS = {
+    "lines": ExportFormat(lines_line, ("full", "reduced"), holds_id=True),
+    "km": ExportFormat(km_line, ("full",), holds_id=False),
+    "spelled": ExportFormat(spelled_line, ("reduced", "full"), holds_id=False),
+    "slamkit": ExportFormat(slamkit_line, ("reduced",), holds_id=True),
+}
+
+
+def export(units: str | Path, out: str | Path, format: str = "lines", rate: Rate | None = None) -> int:
+    """Write a unit set as text; the file appears whole or not at all.
+
+    Args:
+        units: a complete unit set.
+        out: the file to write.
+        format: a key of FORMATS.
+        rate: "full" or "reduced"; the usual one of the format if None.
+
+    Returns: how many lines were written.
+
+    Raises: ValueError for a format, a rate or an id that cannot be; FileNotFoundError if the set is not complete.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"no format is called {format!r}; known are {', '.join(FORMATS)}")
+    chosen, unit_set = FORMATS[format], read_unit_set(units)
+    if rate and rate not in chosen.rates:
+        raise ValueError(f"{format} holds {' or '.join(chosen.rates)} units only, not {rate}")
+    full = (rate or chosen.rates[0]) == "full"
+    out = Path(out)
+    with contextlib.ExitStack() as files:
+        text = files.enter_context(written_whole(out))
+        ids = None if chosen.holds_id else files.enter_context(written_whole(out.with_name(out.name + ".ids")))
+        for record in progress(unit_set, desc=f"{format} of {unit_set.folder.name}", unit="utterances"):
+            text.write(chosen.line(record, record.units.frames() if full else record.units.ids) + "\n")
+            if ids:
+                ids.write(record.id + "\n")
+    return len(unit_set)
+
+
+def main(units: Path, out: Path, format: str = "lines", rate: Rate | None = None) -> None:
+    """Write a unit set as text for other programs.
+
+    Args:
+        units: a unit set, made by units-extract
+        out: the file to write
+        format: lines (id|12 7 7), km (12 7 7), spelled (<sosp><12><7><eosp>) or slamkit (its features.jsonl)
+        rate: full is a unit a frame, reduced has runs collapsed; what the format is used with if not given
+    """
+    count = export(units, out, format, rate)
+    print(f"{count} utterances of {read_unit_set(units).codebook.name} -> {out}")
+
+
+def cli() -> None:
+    """Entry point: `units-export SET OUT [--format NAME]`; user errors end in one line and exit code 2."""
+    from jsonargparse import auto_cli
+
+    try:
+        auto_cli(main)
+    except (OSError, ValueError) as error:
+        print(f"units-export: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,112 @@
+"""What units tell of the speaker: information in single frames, and how alike one sentence is in two voices."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from units.dataset.information import edit_distance, entropy, mutual_information
+from units.dataset.unit_set import UnitRecord, UnitSet
+from units.runtime.progress import progress
+
+
+@dataclass(frozen=True)
+class SpeakerInformation:
+    """What one frame's unit tells of the speaker, I(unit; speaker), beside H(speaker); bits.
+
+    by_chance: the same with the speakers dealt out to the utterances anew. Where speakers say different things, part of
+    the rest is what they said and not how.
+    """
+
+    speakers: int
+    information: float
+    speaker_entropy: float
+    by_chance: float
+
+
+@dataclass(frozen=True)
+class SentenceDistance:
+    """Mean unit edit distance, over the longer of the two, of sampled pairs of utterances; 0 is equal units."""
+
+    of: str
+    pairs: int
+    mean: float
+    standard_error: float
+
+
+def frames_by_unit(record: UnitRecord, size: int) -> np.ndarray:
+    """How many frames of an utterance are of each unit, (K,)."""
+    return np.bincount(record.units.ids, record.units.durations, size).astype(np.int64)
+
+
+def sentence_of(text: str | None) -> str | None:
+    """A text without case and punctuation: what must be equal for two texts to be one sentence."""
+    return " ".join(re.findall(r"\w+", text.lower())) or None if text else None
+
+
+def compare_speakers(
+    unit_set: UnitSet, rows: list[tuple[str | None, str | None]], most: int, draw: random.Random
+) -> tuple[SpeakerInformation | None, tuple[SentenceDistance, ...]]:
+    """Read a unit set once, to count units by speaker and to compare chosen pairs of utterances.
+
+    Args:
+        rows: (sentence, speaker) of each utterance, in the order of the set; None where the set does not say.
+        most: pairs of a kind that are compared at most.
+
+    Returns: None and () where fewer than two speakers are named.
+    """
+    named = sorted({speaker for _, speaker in rows if speaker is not None})
+    if len(named) < 2:
+        return None, ()
+    pairs = sample_pairs(rows, most, draw)
+    dealt = [speaker for _, speaker in rows]
+    draw.shuffle(dealt)
+    chosen = {i for kind in pairs.values() for pair in kind for i in pair}
+    ids: dict[int, tuple[int, ...]] = {}
+    number = {speaker: i for i, speaker in enumerate(named)}
+    true, chance = (np.zeros((len(named), unit_set.codebook.size), np.int64) for _ in range(2))
+    for i, record in enumerate(progress(unit_set, desc="comparing", unit="utterances", total=len(rows))):
+        heard = frames_by_unit(record, unit_set.codebook.size)
+        for joint, speaker in ((true, record.speaker), (chance, dealt[i])):
+            if speaker is not None:
+                joint[number[speaker]] += heard
+        if i in chosen:
+            ids[i] = record.units.ids
+    told = SpeakerInformation(len(named), mutual_information(true), entropy(true.sum(1)), mutual_information(chance))
+    return told, tuple(_distance(kind, [(ids[i], ids[j]) for i, j in found]) for kind, found in pairs.items() if found)
+
+
+def sample_pairs(
+    rows: list[tuple[str | None, str | None]], most: int, draw: random.Random
+) -> dict[str, list[tuple[int, int]]]:
+    """Draw pairs of rows (sentence, speaker): one sentence in two voices or in one, and two sentences in two voices."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, (sentence, speaker) in enumerate(rows):
+        if sentence is not None and speaker is not None:
+            groups[sentence].append(i)
+    told_twice = [group for group in groups.values() if len(group) > 1]
+    everything = [i for group in groups.values() for i in group]
+    found: dict[str, set[tuple[int, int]]] = {
+        name: set() for name in ("one sentence, two voices", "one sentence, one voice", "two sentences, two voices")
+    }
+    for group in [draw.choice(told_twice) for _ in range(4 * most)] if told_twice else []:
+        i, j = sorted(draw.sample(group, 2))
+        kind = "one sentence, one voice" if rows[i][1] == rows[j][1] else "one sentence, two voices"
+        found[kind].add((i, j))
+    for _ in range(4 * most if len(everything) > 1 else 0):
+        i, j = sorted(draw.sample(everything, 2))
+        if rows[i][0] != rows[j][0] and rows[i][1] != rows[j][1]:
+            found["two sentences, two voices"].add((i, j))
+    return {kind: draw.sample(sorted(chosen), min(most, len(chosen))) for kind, chosen in found.items()}
+
+
+def _distance(kind: str, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> SentenceDistance:
+    found = [
+        edit_distance(one, two) / max(len(one), len(two), 1) for one, two in progress(pairs, desc=kind, unit="pairs")
+    ]
+    return SentenceDistance(kind, len(found), float(np.mean(found)), float(np.std(found) / math.sqrt(len(found))))

@@ -1,0 +1,211 @@
+"""UnitEncoder: wav -> units. Features, centred if the codebook says so, then the nearest of K centres for every frame.
+
+encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")           # a unit encoder folder
+encoder = UnitEncoder.join("hubert_base_ls960.pt", "hubert_base_ls960_L9_km500.bin")   # what people have
+units = encoder.encode(load_wav("question.wav"))
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from units.audio import SAMPLE_RATE, FrameGrid, check_wav
+from units.codebook import Codebook, CodebookMismatch, Units
+from units.encoder import kmeans
+from units.encoder.hubert import HubertFeatures
+from units.encoder.mfcc import MfccFeatures
+from units.encoder.published import published_layer, read_centres
+from units.runtime.atomic import written_whole
+
+Backend = Literal["torch", "fairseq"]
+STARTER = Path(__file__).parents[1] / "starter"  # the unit encoder that comes with the package
+HELD = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
+MFCC = "mfcc"  # the name that stands for MfccFeatures wherever an encoder is asked for
+
+
+class Features(Protocol):
+    """What turns wavs into frames: units.hubert.HubertFeatures, units.mfcc.MfccFeatures, or fairseq's own code."""
+
+    name: str
+    layer: int
+    dim: int
+    grid: FrameGrid
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def manner(self) -> str:
+        """How it computes, as far as units depend on it: "float32", "bfloat16", "fairseq" and the like."""
+
+    def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
+        """One float32 (N, D) for each wav (T,), N = grid.num_frames(T)."""
+
+
+class UnitEncoder:
+    """A unit encoder is a folder: `codebook.json`, `centres.safetensors`, and `encoder/` (a plain transformers HuBERT)."""
+
+    def __init__(self, features: Features, centres: Tensor, codebook: Codebook) -> None:
+        if centres.shape != (codebook.size, features.dim):
+            raise ValueError(
+                f"centres are {tuple(centres.shape)}; the codebook {codebook.name!r} on features of width {features.dim} "
+                f"needs {(codebook.size, features.dim)}. Fit the centres again on this encoder and layer."
+            )
+        self.features, self.codebook = features, codebook
+        self.centres = centres.to(features.device)
+        self._squares = kmeans.squares(self.centres)
+
+    @classmethod
+    def from_features(cls, features: Features, centres: Tensor, name: str, centring: str) -> UnitEncoder:
+        """Join features and centres; the codebook, fingerprint included, follows from them."""
+        codebook = Codebook(
+            name,
+            features.name,
+            features.layer,
+            len(centres),
+            features.grid.rate,
+            centring,
+            _fingerprint(features, centres, centring),
+        )
+        return cls(features, centres, codebook)
+
+    @classmethod
+    def join(
+        cls, encoder: str | Path, centres: str | Path, layer: int | None = None, device: str = "cpu",
+        dtype: torch.dtype = torch.float32, backend: Backend = "torch",
+    ) -> UnitEncoder:  # fmt: skip
+        """An encoder and a k-means file of any origin (units.upstream.read_centres).
+
+        Args:
+            layer: where the centres were fitted; not needed for the published pairs that units.upstream names.
+
+        Raises: ValueError where the layer is not known, or the centres are of another width.
+        """
+        found = read_centres(centres)
+        layer = layer or published_layer(str(encoder), len(found))
+        if layer is None:
+            raise ValueError(
+                f"on which layer of {encoder} was {centres} fitted? Say it (--layer N); it is not in the file"
+            )
+        features = open_features(encoder, layer, device, dtype, backend)
+        return cls.from_features(features, found, f"{Path(encoder).stem}-L{layer}-km{len(found)}", "none")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> UnitEncoder:  # fmt: skip
+        """Open a unit encoder folder.
+
+        Raises: FileNotFoundError naming what the folder lacks; CodebookMismatch if its files are of two encoders.
+        """
+        folder = Path(folder)
+        missing = [name for name in ("codebook.json", "centres.safetensors") if not (folder / name).exists()]
+        if missing:
+            raise FileNotFoundError(
+                f"{folder} is no unit encoder: it lacks {' and '.join(missing)}. Make one with: "
+                f"python -m units.encoder.fit --manifest M --out {folder}, or join a HuBERT and its k-means: --kmeans FILE"
+            )
+        codebook = Codebook.load(folder / "codebook.json")
+        if codebook.encoder == MFCC:
+            features: Features = MfccFeatures()
+        else:
+            hubert = HubertFeatures.from_pretrained(folder / "encoder", codebook.layer, codebook.encoder, dtype)
+            features = hubert.to(device)
+        centres = kmeans.load_centres(folder / "centres.safetensors")
+        encoder = cls(features, centres, codebook)
+        if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
+            raise CodebookMismatch(
+                f"the weights in {folder} are not those that its codebook.json names ({codebook.fingerprint}); files of "
+                "two encoders were mixed. Fit the codebook again, or copy the folder again, whole."
+            )
+        return encoder
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the folder that from_pretrained opens; `codebook.json` comes last."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(self.features, HubertFeatures):
+            self.features.save_pretrained(folder / "encoder")
+        kmeans.save_centres(folder / "centres.safetensors", self.centres)
+        with written_whole(folder / "codebook.json") as file:
+            file.write(self.codebook.to_json() + "\n")
+        return folder
+
+    def encode(self, wav: np.ndarray) -> Units:
+        """Units of one wav (T,); their durations sum to the number of its frames, features.grid.num_frames(T).
+
+        Raises: units.audio.AudioError if the wav is too short or not finite.
+        """
+        return self.encode_batch([wav])[0]
+
+    def encode_batch(self, wavs: list[np.ndarray]) -> list[Units]:
+        """Units of several wavs, equal to encoding them one at a time. Features of at most HELD seconds of a wav are held."""
+        wavs = [check_wav(wav, grid=self.features.grid) for wav in wavs]
+        long = [isinstance(self.features, HubertFeatures) and self.features.is_long(wav) for wav in wavs]
+        batch = iter(self._assign(self.features([wav for wav, is_long in zip(wavs, long) if not is_long])))
+        frames = [self._assign_long(wav) if is_long else next(batch) for wav, is_long in zip(wavs, long)]
+        return [Units.from_frames(ids, self.codebook) for ids in frames]
+
+    def _assign(self, features: list[Tensor]) -> list[list[int]]:
+        """Of several wavs, wav by wav so that none changes another's rounding; a GPU is waited for once."""
+        if not features:
+            return []
+        if self.codebook.centring == "utterance":
+            features = [one - one.mean(0) for one in features]
+        ids = torch.cat([kmeans.assign(one, self.centres, self._squares) for one in features]).cpu()
+        return [own.tolist() for own in ids.split([len(one) for one in features])]
+
+    def _assign_long(self, wav: np.ndarray) -> list[int]:
+        """Window by window. Where its utterance's mean is taken off each frame, that is known at the end only: then a wav of
+        more than HELD seconds is heard twice."""
+        assert isinstance(self.features, HubertFeatures)
+        windows: Iterable[Tensor] = self.features.windows(wav)
+        mean: Tensor | float = 0.0
+        if self.codebook.centring == "utterance":
+            if held := len(wav) <= HELD * SAMPLE_RATE:
+                windows = list(windows)
+            sums, counts = zip(*((window.double().sum(0), len(window)) for window in windows))
+            mean = (torch.stack(sums).sum(0) / sum(counts)).float()
+            windows = windows if held else self.features.windows(wav)
+        return [
+            unit for window in windows for unit in kmeans.assign(window - mean, self.centres, self._squares).tolist()
+        ]
+
+
+def open_features(
+    encoder: str | Path, layer: int, device: str = "cpu", dtype: torch.dtype = torch.float32, backend: Backend = "torch"
+) -> Features:
+    """Features of `mfcc`, of a transformers HuBERT folder or hub id, or of a fairseq checkpoint (.pt).
+
+    Args:
+        backend: "fairseq" runs fairseq's own code on its checkpoint, one wav at a time.
+    """
+    if backend == "fairseq":
+        from units.encoder.fairseq_backend import FairseqFeatures
+
+        return FairseqFeatures.from_pretrained(encoder, layer, device)
+    if str(encoder) == MFCC:
+        return MfccFeatures()
+    return HubertFeatures.from_pretrained(encoder, layer, dtype=dtype).to(device)
+
+
+def _fingerprint(features: Features, centres: Tensor, centring: str) -> str:
+    """16 hex digits over everything that decides a unit: weights up to the layer, centring, centres."""
+    digest = hashlib.sha256(f"{features.layer} {centring} ".encode())
+    if not isinstance(features, MfccFeatures):
+        hubert: Any = getattr(features, "same_as", features)  # fairseq's code has the weights of a HubertFeatures
+        digest.update(f"normalise {hubert.normalise} ".encode())
+        weights = hubert.model.state_dict()
+        for name in sorted(weights):
+            if not (hubert.pre_norm and name.startswith("encoder.layer_norm.")):  # stands after the last layer
+                digest.update(name.encode())
+                digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())
+    digest.update(centres.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

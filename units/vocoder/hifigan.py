@@ -1,0 +1,169 @@
+"""The published unit vocoder's network: HiFi-GAN's generator (Kong et al. 2020, arXiv 2010.05646) over unit embeddings.
+
+Weights and names are those of fairseq's `hifigan.py` and `codehifigan.py` with weight norm folded away. With the
+published sizes a second of sound costs some 8 billion multiply-adds, nearly all in the residual blocks.
+
+B batch, N frames (50 a second), C channels, S steps of time at some layer's rate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
+
+from units.audio import HOP
+from units.vocoder.unit_network import Context, UnitNetwork, UnitNetworkConfig
+
+SLOPE = 0.1  # of the leaky ReLUs, but for the last one, which has torch's default in every published version
+END_KERNEL = 7  # of the first and the last convolution
+
+
+@dataclass(frozen=True)
+class HifiGanConfig(UnitNetworkConfig):
+    """Sizes under their published names; the defaults are the published English vocoder's."""
+
+    head: ClassVar[str] = "hifigan"
+
+    upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
+    """Strides of the transposed convolutions; they multiply to 320 samples, one unit frame."""
+    upsample_kernel_sizes: tuple[int, ...] = (11, 8, 8, 4, 4)
+    """Their kernels, each longer than its stride by an even number."""
+    upsample_initial_channel: int = 512
+    """Channels at 50 frames a second; each upsampling halves them."""
+    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
+    """Kernels of the residual blocks that are averaged after each upsampling."""
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    """Dilations of each block's convolutions."""
+
+    def __post_init__(self) -> None:
+        if math.prod(self.upsample_rates) != HOP:
+            raise ValueError(
+                f"upsample_rates {list(self.upsample_rates)} multiply to {math.prod(self.upsample_rates)} samples a unit "
+                f"frame; a frame of 20 ms at 16 kHz has {HOP}"
+            )
+        pairs = list(zip(self.upsample_rates, self.upsample_kernel_sizes))
+        if len(pairs) != len(self.upsample_kernel_sizes) or any(k < u or (k - u) % 2 for u, k in pairs):
+            raise ValueError(
+                f"upsample_kernel_sizes {list(self.upsample_kernel_sizes)} do not suit upsample_rates "
+                f"{list(self.upsample_rates)}: each rate needs a kernel longer by 0, 2, 4, ..."
+            )
+        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
+            raise ValueError(
+                f"{len(self.resblock_kernel_sizes)} resblock_kernel_sizes, but {len(self.resblock_dilation_sizes)} "
+                "resblock_dilation_sizes; each block has one of both"
+            )
+        if any(kernel % 2 == 0 for kernel in (*self.resblock_kernel_sizes, self.duration_kernel)):
+            raise ValueError("kernels of residual blocks and of the duration predictor are odd numbers")
+        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
+            raise ValueError(
+                f"upsample_initial_channel is halved {len(self.upsample_rates)} times; it has to be divisible"
+            )
+
+
+class ResBlock(nn.Module):
+    """Pairs of a dilated and a plain convolution, each pair added to what it read (arXiv 2010.05646, appendix A.1)."""
+
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel, dilation=d, padding=d * (kernel // 2)) for d in dilations
+        )
+        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, C, S), zero where the mask (B, 1, S) is, and so is what returns."""
+        for dilated, plain in zip(self.convs1, self.convs2):
+            inner = _hidden(leaky_relu(dilated(leaky_relu(x, SLOPE)), SLOPE), mask)
+            x = x + _hidden(plain(inner), mask)
+        return x
+
+
+def _hidden(x: Tensor, mask: Tensor | None) -> Tensor:
+    """A row in a batch must see zeros beyond its end, as it does alone."""
+    return x if mask is None else x * mask
+
+
+class HifiGan(UnitNetwork):
+    """Transposed convolutions up to 16 kHz, after each the mean of several residual blocks."""
+
+    def __init__(self, num_units: int, config: HifiGanConfig) -> None:
+        super().__init__(num_units, config)
+        self.config = config
+        width = config.upsample_initial_channel
+        self.conv_pre = nn.Conv1d(config.input_dim, width, END_KERNEL, padding=END_KERNEL // 2)
+        self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
+        for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes):
+            self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2))
+            width //= 2
+            for block_kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes):
+                self.resblocks.append(ResBlock(width, block_kernel, tuple(dilations)))
+        self.conv_post = nn.Conv1d(width, 1, END_KERNEL, padding=END_KERNEL // 2)
+        for layer in self.convolutions():
+            if layer is not self.conv_pre:
+                nn.init.normal_(layer.weight, std=0.01)
+        self.context = receptive_field(config)
+
+    def convolutions(self) -> list[nn.Module]:
+        """Every layer that is trained with weight norm."""
+        inner = [layer for block in self.resblocks for layer in (*block.convs1, *block.convs2)]
+        return [self.conv_pre, *self.ups, *inner, self.conv_post]
+
+    def normalise_weights(self) -> None:
+        """Put weight norm on, for training."""
+        for layer in self.convolutions():
+            weight_norm(layer)
+
+    def folded(self) -> HifiGan:
+        """A copy without weight norm, for use; inverse of normalise_weights."""
+        state = {name: value for name, value in self.state_dict().items() if ".parametrizations." not in name}
+        for name, layer in self.named_modules():
+            if is_parametrized(layer, "weight"):
+                state[f"{name}.weight"] = layer.weight.detach()
+        # removing the parametrisations of a deep copy would remove the original's as well: they share a class
+        plain = HifiGan(self.dict.num_embeddings, self.config)
+        plain.load_state_dict(state)
+        return plain
+
+    def forward(self, ids: Tensor, speakers: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As UnitNetwork.forward says."""
+        inside = None if mask is None else mask[:, None].to(self.dict.weight.dtype)
+        x = self.conv_pre(_hidden(self.embed(ids, speakers), inside))
+        for i, (up, rate) in enumerate(zip(self.ups, self.config.upsample_rates)):
+            x = up(leaky_relu(_hidden(x, inside), SLOPE))
+            inside = None if inside is None else inside.repeat_interleave(rate, dim=2)
+            x = _hidden(x, inside)
+            count = len(self.config.resblock_kernel_sizes)
+            x = _mean(self.resblocks[i * count : (i + 1) * count], x, inside)
+        return _hidden(torch.tanh(self.conv_post(leaky_relu(x))), inside)[:, 0]
+
+
+def _mean(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of the blocks' results, added up in place: at 16 kHz a stack of them would not fit into a CPU's caches."""
+    total = blocks[0](x, mask)
+    for block in blocks[1:]:
+        total += block(x, mask)
+    return total.div_(len(blocks))
+
+
+def receptive_field(config: HifiGanConfig) -> Context:
+    """Frames before and after a frame that its 320 samples depend on, walked backwards through the layers."""
+    first, last = 0, HOP - 1  # steps of time of the layer at hand that matter
+    reach = END_KERNEL // 2
+    first, last = first - reach, last + reach
+    widest = max(
+        (kernel // 2) * (sum(dilations) + len(dilations))
+        for kernel, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes)
+    )
+    for rate, kernel in reversed(list(zip(config.upsample_rates, config.upsample_kernel_sizes))):
+        first, last = first - widest, last + widest
+        # an output o reads the inputs i with 0 <= o + padding - i * rate < kernel
+        padding = (kernel - rate) // 2
+        first, last = -((kernel - 1 - padding - first) // rate), (last + padding) // rate
+    return Context(left=reach - first, right=last + reach)

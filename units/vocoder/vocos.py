@@ -1,0 +1,79 @@
+"""A faster head: ConvNeXt blocks at 50 frames a second and an inverse STFT (Vocos, Siuzdak 2023, arXiv 2306.00814).
+
+Vocos reads mels; this one reads units, and its frames are the units' own, so no layer ever works above 50 Hz and sound
+comes out of one matrix product and one FFT a frame.
+
+B batch, N frames (50 a second), C channels, D width, S spectrum bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from units.audio import HOP
+from units.vocoder.generator import ConvNeXtBlock
+from units.vocoder.mel import overlap_add
+from units.vocoder.unit_network import Context, UnitNetwork, UnitNetworkConfig
+
+WINDOW = 4 * HOP  # samples: 80 ms, each frame's sinusoids overlap with three others'
+LOUDEST = 100.0  # magnitude of a bin; keeps exp() finite, as in Vocos
+
+
+@dataclass(frozen=True)
+class VocosConfig(UnitNetworkConfig):
+    """Sizes of the Vocos-style head. The defaults are about as many weights as the published HiFi-GAN's."""
+
+    head: ClassVar[str] = "vocos"
+
+    width: int = 512
+    """Hidden width D."""
+    blocks: int = 8
+    """ConvNeXt blocks."""
+    kernel: int = 7
+    """Frames of each convolution, odd."""
+    expansion: int = 3
+    """Width of a block's MLP over D."""
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0 or self.duration_kernel % 2 == 0:
+            raise ValueError("kernels of the blocks and of the duration predictor are odd numbers")
+
+
+class Vocos(UnitNetwork):
+    """Units in time -> magnitudes and phases of overlapping windows -> wav."""
+
+    def __init__(self, num_units: int, config: VocosConfig) -> None:
+        super().__init__(num_units, config)
+        self.config = config
+        reach = config.kernel // 2
+        self.enter = nn.Conv1d(config.input_dim, config.width, config.kernel, padding=reach)
+        self.enter_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(config.width, config.kernel, config.expansion) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.head = nn.Linear(config.width, WINDOW + 2)
+        self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
+        # a sample lies in the windows of four frames: at most two before and two after its own
+        frames = reach * (config.blocks + 1) + WINDOW // HOP // 2
+        self.context = Context(left=frames, right=frames)
+
+    def forward(self, ids: Tensor, speakers: Tensor, mask: Tensor | None = None) -> Tensor:
+        """As UnitNetwork.forward says."""
+        if mask is None:
+            mask = torch.ones_like(ids, dtype=torch.bool)
+        inside = mask[..., None]
+        x = self.enter(self.embed(ids, speakers) * mask[:, None]).transpose(1, 2)
+        x = self.enter_norm(x) * inside
+        for block in self.blocks:
+            x = block(x, inside)
+        magnitude, phase = self.head(self.norm(x)).float().chunk(2, dim=-1)  # (B, N, S) each
+        spectrum = torch.polar(magnitude.exp().clamp(max=LOUDEST), phase) * inside
+        frames = torch.fft.irfft(spectrum, n=WINDOW) * self.window
+        envelope = overlap_add(inside * self.window.square(), HOP)
+        wav = overlap_add(frames, HOP) / envelope.clamp(min=1e-8)
+        return wav * mask.repeat_interleave(HOP, dim=1)
