@@ -20,8 +20,8 @@ import speechgpt.bundle
 import stages.text_llm
 import stages.train
 import units.dataset.extract
-import units.encoder.unit_encoder.fit
-import units.vocoder.unit_vocoder.train_vocoder
+import units.encoder.fit
+import units.vocoder.train_vocoder
 from instruct_data.speech.voices import VoiceError, open_voice
 from instruct_data.toy.world import ToyConfig
 from speechgpt.inference import SpeechGPT

@@ -140,7 +140,7 @@ def test_the_next_shard_is_decoded_while_one_is_written(
     corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = [threading.Event() for _ in range(COUNT)]
-    load, write = extraction.load_wav, extraction.write_shard
+    load, write = decoding.load_wav, extraction.write_shard
 
     def loading(path: Path, *rest: object):
         opened[int(path.stem[1:])].set()
@@ -164,7 +164,7 @@ def test_long_files_are_not_decoded_all_at_once(
     seconds = {u.audio: len(load_wav(u.audio)) / 16_000 for u in rows}
     taken: list[Path] = []
     ahead: list[float] = []
-    load = extraction.load_wav
+    load = decoding.load_wav
 
     def loading(path: Path, *rest: object):
         begun.append(path)

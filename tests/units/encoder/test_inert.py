@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 import units.encoder.inert
 import units.encoder.pickles
 from units.encoder.inert import Inert, UnreadableFile, plain, read_joblib, read_torch
-from units.encoder.unit_encoder.published import read_centres
+from units.encoder.published import read_centres
 
 ROOT = Path(__file__).parents[3]
 SECONDS = 60  # for one file, the import of torch included

@@ -19,9 +19,10 @@ from units import notation
 from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames, save_wav
 from units.codebook import Codebook, CodebookMismatch, Units, expand, reduce
 from units.corpus.manifest import ManifestError, Utterance, read_manifest, write_manifest
+from units.encoder import hubert, kmeans
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
-from units.encoder.unit_encoder import UnitEncoder, hubert, kmeans
+from units.encoder.unit_encoder import UnitEncoder
 
 CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "none", "0123abcd")
 frames = st.lists(st.integers(0, K - 1), max_size=60)

@@ -16,12 +16,13 @@ from transformers import TrainingArguments
 
 from units.corpus.manifest import read_manifest
 from units.dataset.unit_set import read_unit_set
+from units.vocoder import train_vocoder
 from units.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from units.vocoder.gan_training import GanTraining
 from units.vocoder.hifigan import HifiGan, HifiGanConfig
 from units.vocoder.mel import LogMel
 from units.vocoder.train_vocoder import train
-from units.vocoder.unit_vocoder import UnitVocoder, train_vocoder
+from units.vocoder.unit_vocoder import UnitVocoder
 from units.vocoder.vocoder_recipe import GanRecipe, VocoderRecipe
 from units.vocoder.vocos import VocosConfig
 from units.vocoder.voice_corpus import VoiceCorpus, match, wav_frames
@@ -252,7 +253,7 @@ def test_the_recipes_that_ship_are_read(name: str, head: str) -> None:
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(train_vocoder.main)
-    config = Path(train_vocoder.__file__).parent / "configs" / f"{name}_vocoder.yaml"
+    config = Path(train_vocoder.__file__).parents[1] / "configs" / f"{name}_vocoder.yaml"
     args = parser.parse_args(["--config", str(config), "--units=u", "--manifest=m", "--out=o"])
     recipe = parser.instantiate(args).recipe
     assert isinstance(recipe, VocoderRecipe)

@@ -16,10 +16,11 @@ from units.audio import HOP, load_wav
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.corpus.manifest import Utterance, write_manifest
 from units.dataset.unit_set import UnitRecord
+from units.vocoder import train_vocoder
 from units.vocoder.generator import DurationPredictor, Frames, MelGenerator, MelGeneratorConfig, run_frames
 from units.vocoder.mel import MEL_HOP, MelSpectrogram
 from units.vocoder.train_vocoder import Training, VocoderRecipe, VoiceCorpus, match, train
-from units.vocoder.unit_vocoder import UnitVocoder, train_vocoder
+from units.vocoder.unit_vocoder import UnitVocoder
 
 TINY = MelGeneratorConfig(width=16, slow_blocks=2, fast_blocks=1, kernel=5, griffin_lim_iterations=8)
 RECIPE = VocoderRecipe(TINY, steps=12, batch_size=4, crop_frames=24, warmup=2, save_every=5, log_every=3)
@@ -141,7 +142,7 @@ def test_a_folder_that_lacks_a_file_says_which_and_what_to_do(
 ) -> None:
     vocoder.save_pretrained(tmp_path)
     (tmp_path / missing).unlink()
-    with pytest.raises(FileNotFoundError, match=f"no {missing} in .*units.train_vocoder"):
+    with pytest.raises(FileNotFoundError, match=f"no {missing} in .*units.vocoder.train_vocoder"):
         UnitVocoder.from_pretrained(tmp_path)
 
 
@@ -316,7 +317,7 @@ def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path, monkeyp
         "refused": 0,
     }
     (tmp_path / unit_set.MARKER).write_text(json.dumps(facts))
-    config = Path(train_vocoder.__file__).parent / "configs" / "toy_vocoder.yaml"
+    config = Path(train_vocoder.__file__).parents[1] / "configs" / "toy_vocoder.yaml"
     small = ["--recipe.steps=2", "--recipe.generator.width=16", "--recipe.batch_size=2", "--threads=1"]
     where = [f"--units={tmp_path}", f"--manifest={manifest}", "--speaker=tone", f"--out={tmp_path / 'v'}"]
     auto_cli(train_vocoder.main, as_positional=False, args=["--config", str(config), *where, *small])
