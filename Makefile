@@ -28,6 +28,8 @@ ARGS ?=
 # For make plan: how many GPUs, of which kind.
 GPUS ?= 8
 GPU  ?= A100-80G
+# Processes that run the fast tests.
+TEST_JOBS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$(( cores < 8 ? cores : 8 )))
 # For pip, for example PIP_ARGS="--index-url ..." to take another build of torch 2.13.0.
 PIP_ARGS ?=
 
@@ -77,7 +79,7 @@ endif
 endif
 
 .PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval page chat starter-encoder \
-        test test-all check bench clean
+        test test-all check docs bench clean
 
 ##@ Start here
 help: ## this list
@@ -133,12 +135,16 @@ bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the voco
 ##@ Work on it
 test: $(INSTALLED) ## fast tests: no network, no accelerator
 	@$(MAKE) --no-print-directory -s $(SPEAKS) || echo "going on without flite"
-	@$(PYTHON) -m pytest -q
+	@$(PYTHON) -m pytest -q -n $(TEST_JOBS)
 
 test-all: $(INSTALLED) $(SPEAKS) ## slow tests as well
 	@$(PYTHON) -m pytest -q -m ""
 
-check: $(INSTALLED) ## ruff format --check, ruff check, mypy on the public surface
+docs: $(INSTALLED) ## the documentation into build/site; a dead link fails
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo "the documentation is in build/site/index.html"
+
+check: $(INSTALLED) ## ruff format --check, ruff check, mypy
 	@$(PYTHON) -m ruff format --check .
 	@$(PYTHON) -m ruff check .
 	@$(PYTHON) -m mypy
@@ -161,7 +167,7 @@ clean: ## delete this preset's run folder
 # ---------------------------------------------------------------------------------------------------------------------
 # install
 
-EXTRAS := .[train,eval,dev]
+EXTRAS := .[train,eval,docs,dev]
 # $(call pip,WHAT): the lines that show progress on the screen, everything in the log. Python compiles what it imports;
 # compiling all 18,000 files beforehand would take a minute.
 # pipefail here too: the make 3.81 of macOS knows no .SHELLFLAGS.

@@ -5,64 +5,100 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 README = Path(__file__).with_name("README.md")
-
 PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval")
+
 CORE = [
-    "torch==2.13.0",
+    "torch>=2.9",  # constraints.txt has the version that was run
     "transformers>=5.2,<6",
     "numpy>=1.26",
     "soundfile>=0.12",
     "soxr>=0.5",
     "librosa>=0.10",
     "scikit-learn>=1.4",
-    "joblib>=1.3",
     "safetensors>=0.5",
     "sentencepiece>=0.2",
     "pyarrow>=17",
-    "ijson>=3.3",
     "tqdm>=4.66",
-    "jsonargparse[signatures]>=4.40",
-    "espeakng-loader>=0.2.4",
+    "jsonargparse[signatures]>=4.49",
 ]
-DATA = ["num2words>=0.5.14", "py3langid>=0.3"]
-TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18", "matplotlib>=3.8"]
-EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "matplotlib>=3.8"]
+# Texts and TTS voices: numbers as words, languages, large JSON files, language models over HTTP, espeak-ng.
+DATA = ["num2words>=0.5.14", "py3langid>=0.3", "ijson>=3.3", "openai>=1.60", "espeakng-loader>=0.2.4"]
+REPORTS = ["jinja2>=3.1", "matplotlib>=3.8"]
+TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
+EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4"]
 MICROPHONE = ["sounddevice>=0.5"]
 FAIRSEQ = ["fairseq==0.12.2"]
-DEV = ["pytest>=8", "pytest-randomly>=3.16", "hypothesis>=6.100", "ruff>=0.14", "mypy>=1.15"]
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
+DEV = [
+    "pytest>=8",
+    "pytest-randomly>=3.16",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "joblib>=1.3",
+    "ruff>=0.14",
+    "mypy>=1.15",
+    "pre-commit>=4",
+]
+
+COMMANDS = {
+    "units-corpus": "units.corpus.corpora",
+    "units-extract": "units.dataset.extract",
+    "units-export": "units.dataset.export",
+    "units-quality": "units.dataset.quality",
+    "units-fit": "units.encoder.fit",
+    "units-pretrain": "units.encoder.pretrain",
+    "units-adopt-encoder": "units.encoder.adopt",
+    "units-vocode": "units.vocoder.vocode",
+    "units-train-vocoder": "units.vocoder.train_vocoder",
+    "units-adopt-vocoder": "units.vocoder.adopt",
+    "instruct-toy": "instruct_data.toy.world",
+    "instruct-sources": "instruct_data.text.sources",
+    "instruct-rewrite": "instruct_data.text.rewrite",
+    "instruct-speak": "instruct_data.speech.speak",
+    "instruct-speak-units": "instruct_data.speech.unit_voice",
+    "instruct-build": "instruct_data.build.sets",
+    "instruct-describe": "instruct_data.build.describe",
+    "instruct-speech-instruct": "instruct_data.released.speech_instruct",
+    "instruct-stage1-text": "instruct_data.released.stage1_text",
+    "stages-train": "stages.train",
+    "stages-text-llm": "stages.text_llm",
+    "speechgpt-cli": "speechgpt.cli",
+    "speechgpt-server": "speechgpt.serve.server",
+    "speechgpt-bundle": "speechgpt.bundle",
+    "eval-run": "eval.run",
+    "eval-resynthesis": "eval.resynthesis",
+    "eval-report": "eval.report.card",
+}
 
 setup(
     name="speechgpt-trainer",
-    version="0.1.0",
+    version="0.2.0",
     description="From a folder of audio to a language model that hears and speaks in discrete units",
     long_description=README.read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=[f"{package}{inner}" for package in PACKAGES for inner in ("", ".*")]),
+    packages=find_packages(include=[f"{package}{inside}" for package in PACKAGES for inside in ("", ".*")]),
     package_data={
-        "units": ["starter/**/*", "configs/*.yaml"],
-        "speechgpt": ["serve/page.html"],
-        "instruct_data": ["instructions/**/*.txt", "prompts/*.txt"],
-        "stages": ["configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
+        "units": ["py.typed", "starter/**/*", "configs/*.yaml"],
+        "speechgpt": ["py.typed", "serve/page.html"],
+        "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "build/*.jinja", "build/*.css"],
+        "stages": ["py.typed", "configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
+        "eval": ["py.typed", "report/*.jinja", "report/*.css"],
     },
     install_requires=CORE,
     extras_require={
-        "data": DATA,
-        "train": TRAIN + DATA,
-        "eval": EVAL,
+        "data": DATA + REPORTS,
+        "train": TRAIN + DATA + REPORTS,
+        "eval": EVAL + REPORTS,
         "microphone": MICROPHONE,
         "fairseq": FAIRSEQ,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={
-        "console_scripts": [
-            "units-extract=units.dataset.extract:cli",
-            "units-export=units.dataset.export:cli",
-            "units-vocode=units.vocoder.vocode:cli",
-            "speechgpt-cli=speechgpt.cli:cli",
-            "speechgpt-server=speechgpt.serve.server:cli",
-        ]
+        "console_scripts": [f"{command}={module}:main.cli" for command, module in COMMANDS.items()],
+        "speechgpt.systems": ["speechgpt=speechgpt.inference:SpeechGPT"],
     },
 )

@@ -95,3 +95,10 @@ def make_bundle(widened: Path, tmp_path_factory: pytest.TempPathFactory) -> Call
 def model_folder(make_bundle: Callable[[UnitEncoder, UnitEncoder], Path], mfcc_encoder: UnitEncoder) -> Path:
     """A whole model folder, as speechgpt-cli opens it. Tests that change it copy it first."""
     return make_bundle(mfcc_encoder, mfcc_encoder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The order of the tests is random: say how to repeat it."""
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f"random order; the same order again: pytest --randomly-seed={seed}")
