@@ -54,8 +54,6 @@ class Part(Protocol):
         ...
 
 
-
-
 @dataclass(frozen=True)
 class Built:
     """What came of some parts: conversations by side and task, refusals by reason."""
@@ -153,8 +151,6 @@ class Untold:
 
     def conversations(self, _: Refusals) -> Iterator[tuple[str, Conversation]]:
         return self.part.conversations(Refusals())
-
-
 
 
 def together(several: Iterable[Built]) -> Built:

@@ -151,9 +151,3 @@ def _part(part: Any, codebook: Codebook | None) -> Part:
             raise ValueError(f"units must be whole numbers from 0 to {codebook.size - 1}")
         return units
     raise ValueError(f'a part is {{"text": ".."}} or {{"units": [..]}}, not {str(part)[:60]}')
-
-
-
-
-
-

@@ -20,7 +20,6 @@ from units.runtime.refusals import Refusals
 PART_LINES = 10_000
 
 
-
 def family_copies(families: Iterable[tuple[int, str]], least: int, most: int | None, seed: int) -> dict[int, int]:
     """Let no family of questions drown and none drown the others.
 

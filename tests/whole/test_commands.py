@@ -12,7 +12,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "sklearn", "scipy", "pyarrow", "librosa", "soundfile", "matplotlib", "pocketsphinx", "deepspeed")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sklearn",
+    "scipy",
+    "pyarrow",
+    "librosa",
+    "soundfile",
+    "matplotlib",
+    "pocketsphinx",
+    "deepspeed",
+)
 # Each command in a process of its own, forked from one that has imported what all of them need.
 PROGRAM = f"""
 import contextlib, importlib, io, json, os, sys

@@ -43,7 +43,9 @@ def test_make_targets_exist() -> None:
     assert make_targets(TEXTS) <= declared
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"-m ((?:%s)[a-z_.0-9]*)" % "|".join(PACKAGES), TEXTS + MAKEFILE))))
+@pytest.mark.parametrize(
+    "module", sorted(set(re.findall(r"-m ((?:%s)[a-z_.0-9]*)" % "|".join(PACKAGES), TEXTS + MAKEFILE)))
+)
 def test_modules_to_run_exist(module: str) -> None:
     assert importlib.util.find_spec(module) is not None
 
@@ -66,7 +68,9 @@ def test_every_command_is_in_the_texts(command: str) -> None:
     assert command in TEXTS
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:%s|docs|tests)/[\w./-]+\.\w+)`" % "|".join(PACKAGES), TEXTS))))
+@pytest.mark.parametrize(
+    "path", sorted(set(re.findall(r"`((?:%s|docs|tests)/[\w./-]+\.\w+)`" % "|".join(PACKAGES), TEXTS)))
+)
 def test_files_that_the_texts_name_exist(path: str) -> None:
     assert (ROOT / path).exists()
 

@@ -30,11 +30,6 @@ from units.dataset.unit_set import UnitRecord, write_unit_set
 from tiny_spoken_set import NUMBERS, VOICE, corpus, text_set
 
 
-
-
-
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("made")

@@ -35,7 +35,6 @@ from tiny_conversations import CODEBOOK, conversations, text, units
 VOICE = "tone:low"
 
 
-
 def made(count: int = 5) -> list[Conversation]:
     return [
         Conversation(
