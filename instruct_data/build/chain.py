@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from units.runtime.refusals import Refusals
 from instruct_data.build.spoken import SetSplits, spoken_index
-from instruct_data.text.chats import TextChat, TextPair
 from instruct_data.build.text_parts import ChatPart
+from instruct_data.text.chats import TextChat, TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
 from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
+from units.runtime.refusals import Refusals
 
 TASKS = {  # kind -> what a conversation of it is called
     "speech_to_speech": "chain", "speech_to_text": "chain_speech_to_text",

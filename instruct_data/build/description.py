@@ -22,8 +22,8 @@ from instruct_data.build.splits import SIDES
 from speechgpt.dialogue import Conversation
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook
-from units.runtime.progress import progress
 from units.dataset.unit_set import UnitSet
+from units.runtime.progress import progress
 
 
 @dataclass(frozen=True)

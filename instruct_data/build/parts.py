@@ -10,27 +10,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from instruct_data.build.records import conversation_line, header_line
-from units.runtime.gzipped import compressed
-from units.runtime.refusals import Refusals
 from speechgpt.dialogue import Conversation
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
+from units.runtime.gzipped import compressed
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.provenance import as_it_lies
+from units.runtime.refusals import Refusals
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")

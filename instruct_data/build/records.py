@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import shutil
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from speechgpt.dialogue import Conversation, Message, Part
 from units.codebook import Codebook

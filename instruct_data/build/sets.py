@@ -22,13 +22,13 @@ from typing import Literal
 from instruct_data.build.chain import ChainChatPart, ChainOptions, ChainPart, ChainSettings
 from instruct_data.build.cross_modal import INSTRUCTIONS, read_instructions, shard_parts
 from instruct_data.build.parts import Built, Part, PartFolder, Untold, together
-from units.runtime.pool import Workers
 from instruct_data.build.splits import Splits
 from instruct_data.build.spoken import SetSplits, index_questions, index_spoken
 from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
-from units.runtime.atomic import written_whole
 from units.dataset.unit_set import MARKER, UnitSet, read_unit_set
+from units.runtime.atomic import written_whole
+from units.runtime.pool import Workers
 
 
 @dataclass

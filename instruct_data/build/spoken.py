@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from units.runtime.refusals import Refusals
 from instruct_data.build.splits import SIDES, Splits
 from instruct_data.text.chats import TextChat, read_chats
+from units.dataset.unit_set import MARKER, UnitRecord, UnitSet
 from units.runtime.progress import progress
 from units.runtime.provenance import as_it_lies
-from units.dataset.unit_set import MARKER, UnitRecord, UnitSet
+from units.runtime.refusals import Refusals
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
 PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval", "bench")
+ANY = "|".join(PACKAGES)
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 
 
@@ -43,9 +44,7 @@ def test_make_targets_exist() -> None:
     assert make_targets(TEXTS) <= declared
 
 
-@pytest.mark.parametrize(
-    "module", sorted(set(re.findall(r"-m ((?:%s)[a-z_.0-9]*)" % "|".join(PACKAGES), TEXTS + MAKEFILE)))
-)
+@pytest.mark.parametrize("module", sorted(set(re.findall(rf"-m ((?:{ANY})[a-z_.0-9]*)", TEXTS + MAKEFILE))))
 def test_modules_to_run_exist(module: str) -> None:
     assert importlib.util.find_spec(module) is not None
 
@@ -68,9 +67,7 @@ def test_every_command_is_in_the_texts(command: str) -> None:
     assert command in TEXTS
 
 
-@pytest.mark.parametrize(
-    "path", sorted(set(re.findall(r"`((?:%s|docs|tests)/[\w./-]+\.\w+)`" % "|".join(PACKAGES), TEXTS)))
-)
+@pytest.mark.parametrize("path", sorted(set(re.findall(rf"`((?:{ANY}|docs|tests)/[\w./-]+\.\w+)`", TEXTS))))
 def test_files_that_the_texts_name_exist(path: str) -> None:
     assert (ROOT / path).exists()
 

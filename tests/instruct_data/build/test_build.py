@@ -13,21 +13,20 @@ from pathlib import Path
 
 import pytest
 from tiny_conversations import CODEBOOK, K
+from tiny_spoken_set import NUMBERS, VOICE, corpus, text_set
 
 from instruct_data.build import sets as build
-from instruct_data.build.sets import describe
-from instruct_data.build.sets import UnitSource
 from instruct_data.build.chain import PAPER, TASKS, ChainOptions, Exchange, asked, exchange_messages
 from instruct_data.build.cross_modal import CrossModalPart
-from units.runtime.pool import Workers
 from instruct_data.build.records import read_conversations
-from units.runtime.refusals import Refusals
+from instruct_data.build.sets import UnitSource, describe
 from instruct_data.build.splits import Splits, copies, drawn
 from instruct_data.text.chats import TextChat, TextPair, chat_line, parse_chat
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.dataset.unit_set import UnitRecord, write_unit_set
-from tiny_spoken_set import NUMBERS, VOICE, corpus, text_set
+from units.runtime.pool import Workers
+from units.runtime.refusals import Refusals
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_parts import K
 from hypothesis import given
-from hypothesis import strategies as st
+from tiny_conversations import CODEBOOK, conversations
+from tiny_parts import K
 from transformers import AutoTokenizer
 
 from instruct_data.build import sets as build
@@ -22,15 +22,14 @@ from instruct_data.build.records import (
     read_conversations,
     write_conversations,
 )
-from units.runtime.refusals import Refusals
 from instruct_data.build.splits import Splits
 from instruct_data.text.chats import TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from stages.config import Source, StageConfig
 from stages.tokens import documents
-from units.codebook import Codebook, CodebookMismatch, Units
+from units.codebook import CodebookMismatch, Units
 from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard, write_unit_set
-from tiny_conversations import CODEBOOK, conversations, text, units
+from units.runtime.refusals import Refusals
 
 VOICE = "tone:low"
 
