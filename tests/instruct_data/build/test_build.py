@@ -15,11 +15,12 @@ import pytest
 from tiny_conversations import CODEBOOK, K
 from tiny_spoken_set import NUMBERS, VOICE, corpus, text_set
 
+from instruct_data.build import describe
 from instruct_data.build import sets as build
 from instruct_data.build.chain import PAPER, TASKS, ChainOptions, Exchange, asked, exchange_messages
 from instruct_data.build.cross_modal import CrossModalPart
 from instruct_data.build.records import read_conversations
-from instruct_data.build.sets import UnitSource, describe
+from instruct_data.build.sets import UnitSource
 from instruct_data.build.splits import Splits, copies, drawn
 from instruct_data.text.chats import TextChat, TextPair, chat_line, parse_chat
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply

@@ -9,11 +9,11 @@ import pytest
 from tiny_conversations import CODEBOOK, K
 from tiny_spoken_set import VOICE, corpus, text_set
 
+from instruct_data.build import describe
 from instruct_data.build import sets as build
 from instruct_data.build.description import Durations, find_sets
 from instruct_data.build.description import describe as describe_sets
 from instruct_data.build.records import write_conversations
-from instruct_data.build.sets import describe
 from instruct_data.build.splits import Splits
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.codebook import Codebook, CodebookMismatch
