@@ -1,14 +1,15 @@
-"""Audio files in and out. A *wav* here is float32 (T,), mono, 16 kHz, in [-1, 1].
+"""Reading and writing audio files. A *wav* is float32 (T,), mono, 16 kHz, in [-1, 1].
 
-wav = load_wav("question.flac")
-save_wav("answer.wav", wav)
+    wav = load_wav("question.flac")
+    save_wav("answer.wav", wav)
+
+Whatever cannot be used raises AudioError, with an AudioReason as its code.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +17,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from units.runtime.atomic import path_written_whole
+from units.runtime.refusals import Reason, RefusedError
+
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
 SAMPLE_RATE = 16_000  # Hz
-ENDLESS = 2**63 - 1  # what libsndfile calls a length that the header leaves open
-WRITTEN = {".wav": "WAV", ".flac": "FLAC"}  # what save_wav writes, and what libsndfile calls it
+UNKNOWN_LENGTH = 2**63 - 1  # samples: libsndfile's value where the header leaves the length open
+WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # suffixes that save_wav writes, with libsndfile's names
 BLOCK = 1 << 20  # samples of each channel that are decoded at once
 
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Where an encoder's frames lie: one every `hop` samples, each seeing `receptive_field` samples."""
+    """The frames of an encoder: one every `hop` samples, each computed from `receptive_field` samples."""
 
     hop: int
     receptive_field: int
@@ -43,7 +47,7 @@ class FrameGrid:
 
     @property
     def rate(self) -> float:
-        """Frames a second."""
+        """Frames per second."""
         return SAMPLE_RATE / self.hop
 
     def num_frames(self, num_samples: int) -> int:
@@ -53,12 +57,43 @@ class FrameGrid:
 
 HUBERT_GRID = FrameGrid.of([(10, 5), *4 * [(3, 2)], *2 * [(2, 2)]])
 HOP = HUBERT_GRID.hop  # 320 samples between unit frames: 20 ms
-RECEPTIVE_FIELD = HUBERT_GRID.receptive_field  # 400 samples seen by one frame: 25 ms
-FRAME_RATE = HUBERT_GRID.rate  # 50 frames a second
+RECEPTIVE_FIELD = HUBERT_GRID.receptive_field  # 400 samples that one frame is computed from: 25 ms
+FRAME_RATE = HUBERT_GRID.rate  # 50 frames per second
 
 
-class AudioError(ValueError):
-    """A file that is not usable audio; the message says which file and why."""
+class AudioReason(Reason):
+    """Why audio is refused."""
+
+    NOT_FOUND = "not_found"
+    """there is no such file"""
+    FOLDER = "folder"
+    """a folder stands where an audio file is expected"""
+    NO_FILES = "no_audio_files"
+    """a folder or a glob holds no audio file"""
+    UNREADABLE = "unreadable"
+    """the file is not audio, is damaged, or may not be read"""
+    UNKNOWN_LENGTH = "unknown_length"
+    """the header leaves the length open, as in a file that was written into a pipe"""
+    OUTSIDE_FILE = "outside_file"
+    """the segment begins at or after the end of the file"""
+    TOO_SHORT = "too_short"
+    """shorter than one frame of the unit encoder"""
+    NOT_FINITE = "not_finite"
+    """samples that are NaN or infinite"""
+    NOT_FLOAT = "not_float"
+    """an array of another kind than floats"""
+    NOT_MONO = "not_mono"
+    """an array with more than one axis"""
+    UNKNOWN_FORMAT = "unknown_format"
+    """a file to write whose suffix is neither .wav nor .flac"""
+
+
+class AudioError(RefusedError):
+    """Audio that cannot be used. `reason` is an AudioReason; the message names the file."""
+
+
+class AudioNotFoundError(AudioError, FileNotFoundError):
+    """There is no such audio file."""
 
 
 def num_frames(num_samples: int) -> int:
@@ -69,47 +104,68 @@ def num_frames(num_samples: int) -> int:
 def load_wav(
     path: str | Path, start: float = 0.0, duration: float | None = None, grid: FrameGrid = HUBERT_GRID
 ) -> np.ndarray:
-    """Read any audio file, or a stretch of it, as a wav.
+    """Read an audio file, or a segment of it, as a wav.
 
-    Channels are averaged; other rates are resampled by soxr (high quality).
+    Channels are averaged. Other sample rates are resampled by soxr (high quality).
 
     Args:
-        path: anything libsndfile reads (wav, flac, ogg, opus, mp3).
+        path: any format that libsndfile reads (wav, flac, ogg, opus, mp3).
         start: seconds to skip.
-        duration: seconds to read; None reads to the end.
-        grid: of the encoder that is to hear it.
+        duration: seconds to read; None reads to the end, and a longer segment than the file ends with the file.
+        grid: the frames of the encoder that will read the wav.
 
     Returns: float32 (T,), of at least one frame: T >= 400 for HuBERT.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        AudioError: not audio, not finite, or shorter than one frame (25 ms for HuBERT).
+        AudioNotFoundError: there is no such file (also a FileNotFoundError).
+        AudioError: not audio, not finite, shorter than one frame (25 ms for HuBERT), or a segment outside the file.
     """
     import soundfile
 
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"no audio file at {path}")
+        raise AudioNotFoundError(AudioReason.NOT_FOUND, f"no audio file at {path}")
     if path.is_dir():
-        raise AudioError(f"{path} is a folder, not an audio file; give one file, or use units-extract for a folder")
+        raise AudioError(
+            AudioReason.FOLDER,
+            f"{path} is a folder, not an audio file; give one file, or use units-extract for a folder",
+        )
     try:
         # as bytes: a file's name need not be UTF-8
         with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
             rate = file.samplerate
-            if file.frames >= ENDLESS:
-                raise ValueError("it does not say how long it is, as if written into a pipe; write it as a file")
-            file.seek(min(round(start * rate), file.frames))
+            _seek(file, path, start)
             wav = _mono(file, None if duration is None else round(duration * rate))
+    except AudioError:
+        raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        raise AudioError(f"{path} cannot be read as audio ({error}); wav, flac, ogg, opus and mp3 are") from error
+        raise AudioError(
+            AudioReason.UNREADABLE, f"{path} cannot be read as audio ({error}); wav, flac, ogg, opus and mp3 can"
+        ) from error
     return check_wav(resample(wav, rate), path, grid)
 
 
-def _mono(file: SoundFile, frames: int | None) -> np.ndarray:
-    """The next so many samples of an open file, or all, channels averaged: float32 (T',).
+def _seek(file: SoundFile, path: Path, start: float) -> None:
+    """Go to `start` seconds."""
+    if file.frames >= UNKNOWN_LENGTH:
+        raise AudioError(
+            AudioReason.UNKNOWN_LENGTH,
+            f"{path} does not state its length, as if it was written into a pipe; write it as a file",
+        )
+    first = round(start * file.samplerate)
+    if first and first >= file.frames:
+        raise AudioError(
+            AudioReason.OUTSIDE_FILE,
+            f"{path} is {file.frames / file.samplerate:.3f} s long; a segment cannot begin at {start:.3f} s",
+        )
+    file.seek(first)
 
-    In blocks, so that what a damaged header claims is not what is allocated, and a long file's channels are never in memory
-    at once.
+
+def _mono(file: SoundFile, frames: int | None) -> np.ndarray:
+    """The next `frames` samples of an open file, or all that are left, channels averaged: float32 (T',).
+
+    The file is read in blocks, so that the length claimed by a damaged header is never allocated, and the channels of a
+    long file are never in memory at once.
     """
     blocks = [np.empty(0, np.float32)]
     left = sys.maxsize if frames is None else frames
@@ -123,22 +179,29 @@ def _mono(file: SoundFile, frames: int | None) -> np.ndarray:
 
 
 def check_wav(wav: np.ndarray, source: str | Path = "the wav", grid: FrameGrid = HUBERT_GRID) -> np.ndarray:
-    """Return `wav` as float32 if it is a finite float (T,) of at least one frame, else raise AudioError naming `source`."""
+    """Return `wav` as float32 if it is a wav of at least one frame.
+
+    Args:
+        wav: float (T,).
+        source: how error messages name it.
+        grid: the frames of the encoder that will read it.
+
+    Raises: AudioError if it is not float, not mono, too short or not finite.
+    """
     if wav.dtype.kind != "f":
-        raise AudioError(f"{source} holds {wav.dtype} samples; a wav is float32 in [-1, 1]")
+        raise AudioError(AudioReason.NOT_FLOAT, f"{source} holds {wav.dtype} samples; a wav is float32 in [-1, 1]")
     if wav.ndim != 1:
-        raise AudioError(f"{source} has shape {wav.shape}; a wav is mono, (T,)")
+        raise AudioError(AudioReason.NOT_MONO, f"{source} has shape {wav.shape}; a wav is mono, (T,)")
     if len(wav) < grid.receptive_field:
-        raise AudioError(
-            f"{source} is {len(wav) / SAMPLE_RATE:.3f} s long; at least {grid.receptive_field / SAMPLE_RATE:.3f} s are needed"
-        )
+        seconds, needed = len(wav) / SAMPLE_RATE, grid.receptive_field / SAMPLE_RATE
+        raise AudioError(AudioReason.TOO_SHORT, f"{source} is {seconds:.3f} s long; at least {needed:.3f} s are needed")
     if not np.isfinite(wav).all():
-        raise AudioError(f"{source} holds NaN or infinite samples")
+        raise AudioError(AudioReason.NOT_FINITE, f"{source} holds NaN or infinite samples")
     return wav.astype(np.float32, copy=False)
 
 
 def resample(wav: np.ndarray, rate: float) -> np.ndarray:
-    """Bring float (T',) at `rate` Hz to 16 kHz float32."""
+    """Resample float (T',) at `rate` Hz to 16 kHz float32."""
     if rate != SAMPLE_RATE:
         import soxr
 
@@ -147,24 +210,35 @@ def resample(wav: np.ndarray, rate: float) -> np.ndarray:
 
 
 def save_wav(path: str | Path, wav: np.ndarray) -> Path:
-    """Write a wav as 16-bit PCM, 16 kHz, to a .wav or .flac; the file appears whole or not at all. Samples beyond [-1, 1] are
-    clipped.
+    """Write a wav as 16-bit PCM at 16 kHz. The file appears whole or not at all; samples beyond [-1, 1] are clipped.
 
-    Raises: AudioError for another suffix; OSError where it cannot be written, as on a full disk.
+    Args:
+        path: a .wav or .flac.
+        wav: float (T,).
+
+    Raises:
+        AudioError: another suffix.
+        OSError: the file cannot be written, as on a full disk.
     """
     import soundfile
 
     path = Path(path)
-    if path.suffix.lower() not in WRITTEN:
-        raise AudioError(f"{path} cannot be written: sound goes into {' or '.join(WRITTEN)}, by the file's name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+    if path.suffix.lower() not in WRITTEN_FORMATS:
+        raise AudioError(
+            AudioReason.UNKNOWN_FORMAT,
+            f"{path} cannot be written: the name of an audio file ends in {' or '.join(WRITTEN_FORMATS)}",
+        )
     try:
-        kind = WRITTEN[path.suffix.lower()]
-        soundfile.write(str(part), np.clip(wav, -1.0, 1.0), SAMPLE_RATE, subtype="PCM_16", format=kind)
-        part.replace(path)
+        with path_written_whole(path) as part:
+            soundfile.write(
+                str(part),
+                np.clip(wav, -1.0, 1.0),
+                SAMPLE_RATE,
+                subtype="PCM_16",
+                format=WRITTEN_FORMATS[path.suffix.lower()],
+            )
     except soundfile.LibsndfileError as error:
-        raise OSError(f"{path} cannot be written ({error}); is there room, and may you write there?") from error
-    finally:
-        part.unlink(missing_ok=True)
+        raise OSError(
+            f"{path} cannot be written ({error}); check the free space and the folder's permissions"
+        ) from error
     return path

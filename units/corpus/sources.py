@@ -1,4 +1,4 @@
-"""What units-extract can be pointed at: a manifest, fairseq's .tsv, a folder, a glob, one file, or paths on standard input.
+"""The sources that units-extract reads: a manifest, fairseq's .tsv, a folder, a glob, one file, or paths on standard input.
 
 listing = list_source("LibriSpeech/dev-clean")
 listing.utterances, listing.refused
@@ -7,29 +7,21 @@ listing.utterances, listing.refused
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from units.audio import AudioError
+from units.audio import AudioError, AudioReason
 from units.corpus import layouts
 from units.corpus.layouts import AUDIO_SUFFIXES
-from units.corpus.manifest import Utterance, read_manifest
+from units.corpus.manifest import CorpusReason, Utterance, read_manifest
+from units.runtime.refusals import Refusal, Refusals, refusal_of
 
 STANDARD_INPUT = "-"
 WILDCARDS = "*?["
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """An utterance that could not be read: its id, its audio file, and why."""
-
-    id: str
-    audio: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -43,60 +35,64 @@ class Listing:
 def list_source(source: str | Path) -> Listing:
     """List the utterances of a source.
 
-    Ids are those of the manifest; for files, the path below the folder (or below a glob's fixed part, or as given)
-    without the extension. Files that would share an id are refused, both.
+    The ids of a manifest are kept. The id of a file is its path without the suffix, below the folder, below the fixed
+    part of a glob, or as given on standard input. Files that share an id are all refused.
 
-    Raises: FileNotFoundError; units.manifest.ManifestError; AudioError when there is nothing to read.
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ManifestError: the manifest or .tsv cannot be used.
+        AudioError: the folder or glob holds no audio.
     """
     if str(source) == STANDARD_INPUT:
         lines = (line.rstrip(b"\r\n") for line in sys.stdin.buffer)  # as bytes: a file's name need not be text
-        return _listed(Path(os.fsdecode(line)) for line in lines if line.strip())
-    if any(character in str(source) for character in WILDCARDS) and not Path(source).exists():
-        found = [Path(name) for name in sorted(glob.glob(str(source), recursive=True))]
-        files = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]
-        if not files:
-            raise AudioError(f"{source} matches no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
-        return _listed(files, Path(*_fixed_part(Path(source))))
+        return _list_files(Path(os.fsdecode(line)) for line in lines if line.strip())
+    if _has_wildcard(str(source)) and not Path(source).exists():
+        return _list_glob(str(source))
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"no such file or folder: {source}")
     if source.suffix == ".jsonl":
         return Listing(read_manifest(source))
     refused: list[Refusal] = []
-
-    def skip(row: object, reason: str, detail: object = "") -> None:
-        name = str(row).encode("utf-8", "backslashreplace").decode()
-        refused.append(Refusal(Path(name).stem, name, f"{reason}{f' ({detail})' if detail else ''}"))
-
+    refusals = Refusals(rows=refused)
     if source.suffix == ".tsv":
-        return Listing(list(layouts.fairseq(source, "", skip)), refused)
+        return Listing(list(layouts.fairseq(source, "", refusals)), refused)
     if source.is_file():
         return Listing([Utterance(source.stem, source)])
-    files = list(layouts.audio_files(source, skip))
+    files = list(layouts.audio_files(source, refusals))
     if not files and not refused:
-        raise AudioError(f"no audio below {source}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}")
+        raise AudioError(
+            AudioReason.NO_FILES, f"no audio below {source}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}"
+        )
     return Listing([Utterance(layouts.file_id(path, source), path) for path in files], refused)
 
 
-def _fixed_part(pattern: Path) -> Iterable[str]:
-    """The folders before a pattern's first wildcard."""
-    for part in pattern.parts[:-1]:
-        if any(character in part for character in WILDCARDS):
-            return
-        yield part
+def _has_wildcard(text: str) -> bool:
+    return any(character in text for character in WILDCARDS)
 
 
-def _listed(files: Iterable[Path], root: Path = Path()) -> Listing:
-    """Files by name, in their order; without a root, ids are the paths as given."""
-    named = [(layouts.file_id(path, root) if path.is_relative_to(root) else layouts.file_id(path, Path(path.anchor)), path)
-             for path in files]  # fmt: skip
-    times = Counter(name for name, _ in named)
-    paths: dict[str, list[str]] = {name: [] for name, count in times.items() if count > 1}
+def _list_glob(pattern: str) -> Listing:
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    files = [path for path in found if path.suffix.lower() in AUDIO_SUFFIXES]
+    if not files:
+        raise AudioError(
+            AudioReason.NO_FILES, f"{pattern} matches no audio; looked for {', '.join(sorted(AUDIO_SUFFIXES))}"
+        )
+    folders = Path(pattern).parts[:-1]
+    fixed = itertools.takewhile(lambda part: not _has_wildcard(part), folders)
+    return _list_files(files, Path(*fixed))
+
+
+def _list_files(files: Iterable[Path], root: Path = Path()) -> Listing:
+    """Utterances of files, in their order. root: the folder below which ids begin; the id of a file elsewhere is its path."""
+    named = [(layouts.file_id(path, root if path.is_relative_to(root) else Path(path.anchor)), path) for path in files]
+    by_id: dict[str, list[Path]] = {}
     for name, path in named:
-        if name in paths:
-            paths[name].append(os.fsencode(path).decode("utf-8", "backslashreplace"))
-    refused = [
-        Refusal(name, path, f"another file would have the same id ({', '.join(p for p in found if p != path) or 'itself'})")
-        for name, found in paths.items() for path in found
-    ]  # fmt: skip
-    return Listing([Utterance(name, path) for name, path in named if name not in paths], refused)
+        by_id.setdefault(name, []).append(path)
+    refused = []
+    for name, paths in by_id.items():
+        if len(paths) > 1:
+            for path in paths:
+                others = ", ".join(str(other) for other in paths if other != path) or "a repetition"
+                refused.append(refusal_of(name, CorpusReason.SAME_ID, f"of {others}", audio=path))
+    return Listing([Utterance(name, path) for name, path in named if len(by_id[name]) == 1], refused)

@@ -26,7 +26,7 @@ import torch
 
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.decoding import decoded
-from units.corpus.sources import STANDARD_INPUT, Listing, Refusal, list_source
+from units.corpus.sources import STANDARD_INPUT, Listing, list_source
 from units.dataset.extraction import Pace, check_plan, extract, missing_shards
 from units.dataset.unit_set import MARKER, read_unit_set
 from units.encoder.hubert import HubertFeatures
@@ -35,6 +35,7 @@ from units.notation import spell
 from units.runtime.ahead import own_cores, spare_cores
 from units.runtime.precision import check_device
 from units.runtime.ranks import this_rank
+from units.runtime.refusals import Refusal, counted
 
 MOST_PROCESSES = 8  # on the CPUs of one machine, if the user does not say otherwise
 PROBE_FILES = 64  # that --dry-run decodes to tell how long the corpus is
@@ -160,7 +161,9 @@ def _report(out: Path, utterances: int, pace: Pace) -> int:
               f"when it holds {MARKER}")  # fmt: skip
         return 0
     made = read_unit_set(out)
-    refused = f"{made.refused} refused (listed in {out / 'refused.jsonl'})" if made.refused else "none refused"
+    refused = (
+        f"{counted(made.refused_by_reason())}, listed in {out / 'refused.jsonl'}" if made.refused else "none refused"
+    )
     print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {refused} -> {out}")
     return SOME_REFUSED if made.refused else 0
 

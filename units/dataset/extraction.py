@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from units.audio import SAMPLE_RATE, FrameGrid
-from units.corpus.decoding import decoded, refused_row
+from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
-from units.corpus.sources import Refusal
-from units.dataset.unit_set import LONGEST_RUN, MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
+from units.dataset.unit_set import (
+    LONGEST_RUN,
+    MARKER,
+    UnitRecord,
+    UnitSetReason,
+    join_shards,
+    refusals_path,
+    shard_path,
+    write_shard,
+)
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.ahead import one_ahead
 from units.runtime.atomic import check_begun, written_whole
 from units.runtime.progress import progress
+from units.runtime.refusals import Refusal, refusal_of
 
 SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # utterances are sorted by length within so many
 
@@ -74,9 +82,8 @@ def extract(
                 for (row, wav), units in zip(batch, encoder.encode_batch([wav for _, wav in batch])):
                     u = rows[row]
                     if units.durations and max(units.durations) > LONGEST_RUN:
-                        refused[row] = refused_row(
-                            u, f"one unit lasts for {max(units.durations)} frames; is it silent?"
-                        )
+                        detail = f"one unit lasts for {max(units.durations)} frames; the recording may be silent"
+                        refused[row] = refusal_of(u.id, UnitSetReason.LONG_RUN, detail, audio=u.audio)
                     else:
                         records[row] = UnitRecord(u.id, units, len(wav), u.text, u.speaker, u.lang)
                     heard += len(wav) / SAMPLE_RATE
@@ -85,13 +92,13 @@ def extract(
                 bar.set_postfix_str(f"{heard / 3600:.2f} h of audio, {rate:.0f} h an hour", refresh=False)
             if window.last:
                 with written_whole(refusals_path(out, window.shard)) as file:
-                    file.writelines(_line(refused[row]) for row in sorted(refused))
+                    file.writelines(refused[row].line() for row in sorted(refused))
                 in_order = [records[row] for row in sorted(records)]
                 write_shard(shard_path(out, window.shard), in_order, encoder.codebook)
                 records, refused = {}, {}
     count = -(-len(utterances) // pace.shard_size)
     if all(shard_path(out, i).exists() for i in range(count)):
-        join_shards(out, count, encoder.codebook, [_line(one) for one in listed or []])
+        join_shards(out, count, encoder.codebook, [one.line() for one in listed or []])
 
 
 def _rows(utterances: list[Utterance], shard: int, pace: Pace) -> list[Utterance]:
@@ -170,7 +177,3 @@ def _by_length(window: list[tuple[int, np.ndarray]], seconds: float) -> Iterator
         fits = max(1, int(seconds * SAMPLE_RATE / len(window[0][1])))
         yield window[:fits]
         window = window[fits:]
-
-
-def _line(refusal: Refusal) -> str:
-    return json.dumps(dataclasses.asdict(refusal)) + "\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook, Units
 from units.runtime.atomic import written_whole
+from units.runtime.refusals import Reason, read_refusals
 
 SCHEMA = pa.schema(
     [
@@ -30,6 +32,13 @@ SCHEMA = pa.schema(
 )  # fmt: skip
 MARKER = "unit_set.json"
 LONGEST_RUN = 2**16 - 1  # frames of one unit that the durations' type holds: 22 minutes at 50 a second
+
+
+class UnitSetReason(Reason):
+    """Why the units of an utterance are refused."""
+
+    LONG_RUN = "long_run"
+    """one unit lasts longer than a shard can hold, as in a long silence"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,14 @@ class UnitSet:
         """Everybody who speaks in it; utterances that name nobody are left out."""
         columns = (table["speaker"] for table in self.tables(["speaker"]))
         return {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
+
+    def refused_by_reason(self) -> Counter[str]:
+        """How many utterances were refused, by reason code."""
+        path = self.folder / "refused.jsonl"
+        if not path.exists():
+            return Counter()
+        with path.open(encoding="utf-8") as lines:
+            return Counter(reason for _, reason, _ in read_refusals(lines))
 
     def __len__(self) -> int:
         return self.utterances

@@ -20,11 +20,12 @@ from torch import Tensor
 from units.audio import SAMPLE_RATE
 from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
-from units.corpus.sources import Refusal, list_source
+from units.corpus.sources import list_source
 from units.encoder.unit_encoder import MFCC, STARTER, Features, UnitEncoder, kmeans, open_features
 from units.runtime.ahead import spare_cores, worked_ahead
 from units.runtime.precision import check_device
 from units.runtime.progress import progress
+from units.runtime.refusals import Refusal
 
 HEARD = 120.0  # seconds whose units are counted at the end
 

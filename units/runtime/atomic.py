@@ -1,48 +1,56 @@
-"""Files that appear whole or not at all, and runs that resume only as they were begun."""
+"""Files that appear whole or not at all, and runs that resume only with the plan they were begun with."""
 
 from __future__ import annotations
 
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 
 @contextmanager
-def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary neighbour of `path` and rename it to `path` when the block ends without an exception."""
+def path_written_whole(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to `path` if the block ends without an exception, and else deleted."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")  # process ids of two machines may agree
+    # a random name, since the process ids of two machines that share a folder may agree
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
-        with part.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the name without its bytes
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def check_begun(path: Path, plan: dict) -> None:
-    """A run goes on only as it was begun: leave its plan in the file `path`, or compare it with the one that lies there.
+@contextmanager
+def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
+    """Open a file to write. It appears under its name if the block ends without an exception, and else not at all."""
+    with path_written_whole(path) as part, part.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())  # else a power cut could leave the name without its bytes
+
+
+def check_begun(path: Path, plan: Mapping[str, object]) -> None:
+    """Compare the plan of a resumed run with the plan it was begun with; write it down if the run is new.
 
     Args:
-        plan: whatever decides the result, as JSON has it.
+        path: the file that holds the plan, in the run's folder.
+        plan: everything that decides the result, as JSON holds it.
 
-    Raises: ValueError saying what differs.
+    Raises: ValueError naming what differs.
     """
     if not path.exists():
         with written_whole(path) as file:
             json.dump(plan, file)
         return
     begun = json.loads(path.read_text(encoding="utf-8"))
-    if other := [name for name in {**plan, **begun} if plan.get(name) != begun.get(name)]:
-        was, now = ({name: told.get(name) for name in other} for told in (begun, plan))
+    if changed := [name for name in {**plan, **begun} if plan.get(name) != begun.get(name)]:
+        was, now = ({name: one.get(name) for name in changed} for one in (begun, plan))
         raise ValueError(
-            f"{path.parent} was begun with other {', '.join(other)}: {was}, this run has {now}. "
+            f"{path.parent} was begun with other {', '.join(changed)}: {was}, this run has {now}. "
             "Give another folder, or delete this one."
         )

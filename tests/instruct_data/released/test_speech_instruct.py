@@ -170,7 +170,7 @@ def test_a_compressed_file_cut_short_gives_what_it_has(tmp_path: Path) -> None:
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines)[:-50])
     refusals = Refusals()
     kept = list(read_released(tmp_path / "cut.jsonl.gz", K, refusals))
-    assert kept and refusals.counts == {"the file was cut short or damaged": 1}
+    assert kept and refusals.counts == {"damaged_file": 1}
 
 
 # --- what upstream's data and paper disagree on

@@ -1,10 +1,11 @@
-"""Corpora become manifests: small trees in the real layouts, every row either an utterance or listed with its reason."""
+"""Corpora become manifests: of small trees in the real layouts, every row is an utterance or a refusal with its reason."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from units.corpus import corpora
-from units.corpus.corpora import CORPORA, Summary, write_corpus
-from units.corpus.layouts import LONGEST_STRETCH, PUNCTUATION, speech_stretches
-from units.corpus.manifest import ManifestError, Utterance, read_manifest
+from units.corpus.corpora import READERS, Summary, write_corpus
+from units.corpus.layouts import LONGEST_SEGMENT, PUNCTUATION, join_segments
+from units.corpus.manifest import CorpusReason, ManifestError, Utterance, read_manifest
+from units.runtime.command import SOME_REFUSED, WRONG_CALL
+from units.runtime.refusals import Refusals
 
 COLUMNS = (
     "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale segment"
@@ -32,18 +35,20 @@ def plant(root: Path, files: dict[str, str | bytes]) -> Path:
 
 
 def read_back(name: str, root: Path, out: Path, **options) -> tuple[list[Utterance], list[dict], Summary]:
-    """The utterances and the skipped rows of a corpus, as the next program reads them."""
+    """The utterances and the refused rows of a corpus, as the next program reads them."""
     summary = write_corpus(name, root, out, **options)
     utterances = read_manifest(out)
-    skipped = [json.loads(line) for line in out.with_suffix(".skipped.jsonl").read_text().splitlines()]
+    refused = [json.loads(line) for line in out.with_suffix(".refused.jsonl").read_text().splitlines()]
     assert summary.utterances == len(utterances)
     assert summary.with_text == sum(one.text is not None for one in utterances)
-    assert sum(summary.skipped.values()) == len(skipped)
-    return utterances, skipped, summary
+    assert summary.refused == Counter(row["reason"] for row in refused)
+    assert {row["reason"] for row in refused} <= {reason.value for reason in CorpusReason}
+    return utterances, refused, summary
 
 
-def reasons(skipped: list[dict]) -> list[tuple[str, str]]:
-    return sorted((Path(row["row"]).name, row["reason"]) for row in skipped)
+def reasons(refused: list[dict]) -> list[tuple[str, str]]:
+    """(id, reason code) of refused rows; of FILE:LINE the name of the file."""
+    return sorted((Path(row["id"]).name if ":" in row["id"] else row["id"], row["reason"]) for row in refused)
 
 
 def test_a_folder(tmp_path: Path) -> None:
@@ -52,18 +57,22 @@ def test_a_folder(tmp_path: Path) -> None:
         "twice/c.wav": "", "twice/c.ogg": "", "dir.wav/in.opus": "", "bad.wav": "", "bad.txt": b"\xff\xfe\xfd",
     })  # fmt: skip
     (root / "link").symlink_to(root / "sub")
-    utterances, skipped, summary = read_back("folder", root, tmp_path / "m.jsonl")
+    utterances, refused, summary = read_back("folder", root, tmp_path / "m.jsonl")
     assert {one.id: one.text for one in utterances} == {
         "b": None, "sub/a": "two lines", "sub/deep/x.y": None, "dir.wav/in": None, "bad": None,
     }  # fmt: skip
     assert utterances[-1].audio == root / "sub" / "deep" / "x.y.MP3"  # relative in the file, resolved when read
-    same_id = "another file would have the same id"
-    assert reasons(skipped) == [
-        ("bad.txt", "transcript cannot be read"), ("c.ogg", same_id), ("c.wav", same_id),
-        ("dir.wav", "folder with the name of an audio file"), ("link", "link to a folder, which is not followed"),
-    ]  # fmt: skip
-    assert {row["detail"] for row in skipped if row["reason"] == same_id} == {"c.wav", "c.ogg"}
-    assert summary.skipped[same_id] == 2
+    assert reasons(refused) == [
+        (str(root / "bad.txt"), "unreadable_text"),
+        ("dir", "folder_named_as_audio"),
+        ("link", "linked_folder"),
+        ("twice/c", "same_id"),
+        ("twice/c", "same_id"),
+    ]
+    twins = [row for row in refused if row["reason"] == "same_id"]
+    assert [row["audio"] for row in twins] == [str(root / "twice" / name) for name in ("c.ogg", "c.wav")]
+    assert [row["detail"] for row in twins] == ["of c.wav", "of c.ogg"]
+    assert summary.refused["same_id"] == 2
     assert {one.speaker for one in utterances} == {None}
     own, _, _ = read_back("folder", root, tmp_path / "own.jsonl", speaker="anna")
     assert {one.speaker for one in own} == {"anna"}
@@ -90,9 +99,9 @@ def test_a_folder_that_is_shut_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         return original(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    utterances, skipped, _ = read_back("folder", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("folder", root, tmp_path / "m.jsonl")
     assert [one.id for one in utterances] == ["a"]
-    assert reasons(skipped) == [("shut", "folder cannot be read")]
+    assert reasons(refused) == [("shut", "unreadable_folder")]
 
 
 def test_librispeech(tmp_path: Path) -> None:
@@ -104,17 +113,19 @@ def test_librispeech(tmp_path: Path) -> None:
         "dev-other/116/288045/116-288045.trans.txt": b"116-288045-0000 AS I APPROACHED\n116-288045-0001 \xff\n",
         "dev-other/116/288045/116-288045-0000.flac": "", "SPEAKERS.TXT": "84 | F | dev-clean",
     })  # fmt: skip
-    utterances, skipped, _ = read_back("librispeech", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("librispeech", root, tmp_path / "m.jsonl")
     assert [(one.id, one.speaker, one.text, one.lang) for one in utterances] == [
         ("84-121123-0000", "84", "GO DO YOU HEAR", "en"),
         ("84-121123-0001", "84", None, "en"),
         ("116-288045-0000", "116", "AS I APPROACHED", "en"),
     ]
     assert all(one.audio.name == f"{one.id}.flac" and one.audio.exists() for one in utterances)
-    assert reasons(skipped) == [
-        ("116-288045.trans.txt:2", "not UTF-8"), ("84-121123-0009", "no audio file"),
-        ("84-121123.trans.txt:2", "no text on the line"), ("84-121550-0000", "no audio file"),
-    ]  # fmt: skip
+    assert reasons(refused) == [
+        ("116-288045.trans.txt:2", "not_text"),
+        ("84-121123-0009", "no_audio_file"),
+        ("84-121123.trans.txt:2", "no_text"),
+        ("84-121550-0000", "no_audio_file"),
+    ]
     lower, _, _ = read_back("librispeech", root / "dev-other", tmp_path / "l.jsonl", lower=True)
     assert [one.text for one in lower] == ["as i approached"]
 
@@ -130,28 +141,34 @@ def test_librilight(tmp_path: Path) -> None:
         "1/odd/seven.flac": "", "1/odd/seven.json": '{"speaker": "\\ud800", "voice_activity": [[1, 2]]}',
         "960/holland/six.flac": "", "960/holland/six.json": '{"speaker": 1, "voice_activity": [[1, 1' + "0" * 400 + "]]}",
     })  # fmt: skip
-    utterances, skipped, _ = read_back("librilight", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("librilight", root, tmp_path / "m.jsonl")
     assert [(one.id, one.start, one.duration, one.speaker) for one in utterances] == [
         ("960/holland/one_64kb_0000", 0.4, 29.5, "960"),
         ("960/holland/one_64kb_0001", 31.0, 4.5, "960"),
         ("960/holland/one_64kb_0002", 40.0, 50.0, "960"),
     ]
-    no_time, no_json = "voice activity that is no stretch of time", "not a Libri-Light .json"
-    assert reasons(skipped) == [
-        ("five.json", no_json), ("four.json", no_json), ("one_64kb.flac", no_time), ("one_64kb.flac", no_time),
-        ("seven.flac", "not plain text"), ("six.json", no_json), ("three.flac", "no .json beside the audio"), ("two_64kb.flac", "no voice activity"),
-    ]  # fmt: skip
+    book = "960/holland"
+    assert reasons(refused) == [
+        ("1/odd/seven_0000", "not_text"),
+        (f"{book}/five", "invalid_row"),
+        (f"{book}/four", "invalid_row"),
+        (f"{book}/one_64kb", "invalid_segment"),
+        (f"{book}/one_64kb", "invalid_segment"),
+        (f"{book}/six", "invalid_row"),
+        (f"{book}/three", "no_metadata"),
+        (f"{book}/two_64kb", "no_speech"),
+    ]
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 20), st.floats(0.01, 50)), max_size=30))
 def test_stretches_cover_the_speech_and_stay_short(drawn: list[tuple[float, float]]) -> None:
     ends = np.cumsum([gap + length for gap, length in drawn]).tolist()
     speech = [(end - length, end) for end, (_, length) in zip(ends, drawn)]
-    stretches = speech_stretches(speech, LONGEST_STRETCH)
+    stretches = join_segments(speech, LONGEST_SEGMENT)
     assert all(any(b <= onset and offset <= e for b, e in stretches) for onset, offset in speech)
     assert {begin for begin, _ in stretches} <= {onset for onset, _ in speech}
     assert {end for _, end in stretches} <= {offset for _, offset in speech}
-    assert all(e - b <= LONGEST_STRETCH or (b, e) in speech for b, e in stretches)
+    assert all(e - b <= LONGEST_SEGMENT or (b, e) in speech for b, e in stretches)
     assert all(e1 < b2 for (_, e1), (b2, _) in zip(stretches, stretches[1:]))
 
 
@@ -173,36 +190,41 @@ def test_gigaspeech(tmp_path: Path) -> None:
               {"aid": "gone", "path": "audio/gone.opus", "segments": [giga(sid="g0")]}, {"aid": "hollow"}]  # fmt: skip
     table = {"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": audios}
     root = plant(tmp_path, {path: "", "GigaSpeech.json": json.dumps(table)})
-    utterances, skipped, _ = read_back("gigaspeech", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("gigaspeech", root, tmp_path / "m.jsonl")
     assert utterances == [
         Utterance("POD0000000025_S0000103", root / path, 780.31, 2.82, "FOUR O'CLOCK, SAID WILLIAMS.", None, "en"),
         Utterance("s1", root / path, 780.31, 2.82, "WHY? <BR>", "SPK1", "en"),
     ]
-    assert sorted(row["reason"] for row in skipped) == [
-        "an audio without segments", "another row has the same id", "no audio file", "no speech",
-        "not a segment", "not a segment", "not a stretch of time",
-    ]  # fmt: skip
-    dev, skipped, _ = read_back("gigaspeech", root, tmp_path / "dev.jsonl", part="DEV", lower=True)
+    assert sorted(row["reason"] for row in refused) == [
+        "invalid_row",
+        "invalid_row",
+        "invalid_row",
+        "invalid_segment",
+        "no_audio_file",
+        "no_speech",
+        "same_id",
+    ]
+    dev, refused, _ = read_back("gigaspeech", root, tmp_path / "dev.jsonl", part="DEV", lower=True)
     assert [(one.id, one.text) for one in dev] == [("s6", "in the dev set!")]
-    assert sorted(row["reason"] for row in skipped) == [
-        "an audio without segments", "no speech", "not a segment", "not a segment",
-    ]  # fmt: skip
+    assert sorted(row["reason"] for row in refused) == ["invalid_row", "invalid_row", "invalid_row", "no_speech"]
     assert set(PUNCTUATION.values()) == set(",.?!")
     whole = (root / "GigaSpeech.json").read_bytes()
     (root / "GigaSpeech.json").write_bytes(whole[:-20])
-    with pytest.raises(ManifestError, match=r"GigaSpeech\.json is not whole"):
+    with pytest.raises(ManifestError, match=r"GigaSpeech\.json") as error:
         write_corpus("gigaspeech", root, tmp_path / "cut.jsonl")
-    assert not (tmp_path / "cut.jsonl").exists() and not (tmp_path / "cut.skipped.jsonl").exists()
+    assert error.value.reason is CorpusReason.DAMAGED
+    assert not (tmp_path / "cut.jsonl").exists() and not (tmp_path / "cut.refused.jsonl").exists()
 
 
 def test_gigaspeech_is_read_as_a_stream(tmp_path: Path) -> None:
     """The first utterance comes before the damage at the end of the file is seen: nothing reads it whole."""
     many = ",".join(json.dumps({"path": "a.opus", "segments": [giga(sid=f"s{i}")]}) for i in range(5000))
     root = plant(tmp_path, {"a.opus": "", "GigaSpeech.json": '{"audios": [' + many + ", oops"})
-    rows = CORPORA["gigaspeech"].read(root, "XL", lambda *row: None)
+    rows = READERS["gigaspeech"].read(root, "XL", Refusals())
     assert next(rows).id == "s0"
-    with pytest.raises(ManifestError, match="not whole"):
+    with pytest.raises(ManifestError) as error:
         list(rows)
+    assert error.value.reason is CorpusReason.DAMAGED
 
 
 def test_common_voice(tmp_path: Path) -> None:
@@ -218,21 +240,19 @@ def test_common_voice(tmp_path: Path) -> None:
     ]
     root = plant(tmp_path / "de", {"validated.tsv": "\n".join(rows) + "\n", "train.tsv": rows[0] + "\n" + rows[1],
                                    "clips/common_voice_de_1.mp3": "", "clips/common_voice_de_2.mp3": ""})  # fmt: skip
-    utterances, skipped, _ = read_back("commonvoice", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("commonvoice", root, tmp_path / "m.jsonl")
     assert [(one.id, one.text, one.speaker, one.lang) for one in utterances] == [
         ("common_voice_de_1", '"Halt!, sagte er.', "abc", "de"),
         ("common_voice_de_2", 'Ein "" und ein "', "abc", "de"),
     ]
-    assert reasons(skipped) == [
-        ("validated.tsv:4", "no audio file"),
-        ("validated.tsv:5", "another number of columns than the header"),
-    ]
+    assert reasons(refused) == [("validated.tsv:4", "no_audio_file"), ("validated.tsv:5", "invalid_row")]
     assert len(read_back("commonvoice", root, tmp_path / "t.jsonl", part="train")[0]) == 1
     with pytest.raises(FileNotFoundError, match=r"dev\.tsv"):
         write_corpus("commonvoice", root, tmp_path / "d.jsonl", part="dev")
     plant(root, {"odd.tsv": "a\tb\n"})
-    with pytest.raises(ManifestError, match="client_id, path, sentence"):
+    with pytest.raises(ManifestError, match=r"odd\.tsv.*client_id, path, sentence") as error:
         write_corpus("commonvoice", root, tmp_path / "d.jsonl", part="odd")
+    assert error.value.reason is CorpusReason.DAMAGED
 
 
 def test_ljspeech(tmp_path: Path) -> None:
@@ -240,11 +260,11 @@ def test_ljspeech(tmp_path: Path) -> None:
         'LJ001-0001|"Printing, in 1455|"Printing, in fourteen fifty-five\nLJ001-0002|only this|\nLJ001-0003|a|b\nx|y\n'
     )
     root = plant(tmp_path / "LJ", {"metadata.csv": metadata, "wavs/LJ001-0001.wav": "", "wavs/LJ001-0002.wav": ""})
-    utterances, skipped, _ = read_back("ljspeech", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("ljspeech", root, tmp_path / "m.jsonl")
     assert [(one.id, one.text, one.speaker) for one in utterances] == [
         ("LJ001-0001", '"Printing, in fourteen fifty-five', "LJ"), ("LJ001-0002", "only this", "LJ"),
     ]  # fmt: skip
-    assert reasons(skipped) == [("metadata.csv:3", "no audio file"), ("metadata.csv:4", "not id|text|normalised text")]
+    assert reasons(refused) == [("metadata.csv:3", "no_audio_file"), ("metadata.csv:4", "invalid_row")]
 
 
 def test_vctk(tmp_path: Path) -> None:
@@ -254,11 +274,11 @@ def test_vctk(tmp_path: Path) -> None:
         f"{txt}/p225/p225_001.txt": "Please call Stella.\n", f"{audio}/p315/p315_001_mic1.flac": "",
         f"{audio}/log.txt": "",
     })  # fmt: skip
-    utterances, skipped, _ = read_back("vctk", root, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("vctk", root, tmp_path / "m.jsonl")
     assert [(one.id, one.text, one.speaker) for one in utterances] == [
         ("p225_001", "Please call Stella.", "p225"), ("p315_001", None, "p315"),
     ]  # fmt: skip
-    assert reasons(skipped) == [("p225_001_mic2.flac", "another microphone")]
+    assert not refused  # the second microphone is not asked for
     second, _, _ = read_back("vctk", root, tmp_path / "2.jsonl", part="mic2")
     assert [(one.id, one.audio.name) for one in second] == [("p225_001", "p225_001_mic2.flac")]
     old = plant(tmp_path / "old", {"wav48/p226/p226_002.wav": "", "txt/p226/p226_002.txt": "Ask her."})
@@ -279,43 +299,45 @@ def test_fairseq(tmp_path: Path) -> None:
         "a\tb\tc",
     ]
     tsv = plant(tmp_path, {"train.tsv": "\n".join(rows)}) / "train.tsv"
-    utterances, skipped, _ = read_back("fairseq", tsv, tmp_path / "m.jsonl")
+    utterances, refused, _ = read_back("fairseq", tsv, tmp_path / "m.jsonl")
     assert [(one.id, one.audio) for one in utterances] == [
         ("a/1", tmp_path / "root/a/1.flac"), ("a/2", tmp_path / "root/a/2.flac"),
     ]  # fmt: skip
-    assert [row["reason"] for row in skipped] == [
-        "another row has the same id", "no audio file", "not a path, a tab and a number of samples",
-        "not a path, a tab and a number of samples",
-    ]  # fmt: skip
+    assert [row["reason"] for row in refused] == ["same_id", "no_audio_file", "invalid_row", "invalid_row"]
     plant(tmp_path, {"none.tsv": "a/1.flac\t16000\n"})
-    with pytest.raises(ManifestError, match="names it"):
+    with pytest.raises(ManifestError, match="none.tsv:1") as error:
         write_corpus("fairseq", tmp_path / "none.tsv", tmp_path / "x.jsonl")
+    assert error.value.reason is CorpusReason.DAMAGED
 
 
-def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = plant(tmp_path / "LJ", {"metadata.csv": "a|b|c\nd|e|f\n", "wavs/a.wav": ""})
 
-    def run(*words: str | Path) -> None:
-        monkeypatch.setattr(sys, "argv", ["units.corpus.corpora", *map(str, words)])
-        corpora.cli()
-
-    run("ljspeech", root, tmp_path / "m.jsonl")
-    assert capsys.readouterr().out.startswith("1 utterances, 1 with text; 1 skipped: no audio file -> ")
-    wrong = {
-        "no corpus is called 'timit'; known are folder": ("timit", root, tmp_path / "x.jsonl"),
-        "ljspeech has no parts": ("ljspeech", root, tmp_path / "x.jsonl", "--part", "dev"),
-        "whose name ends in .jsonl": ("ljspeech", root, tmp_path / "x.json"),
-        "no such folder or file": ("ljspeech", tmp_path / "absent", tmp_path / "x.jsonl"),
-        "nothing usable was found; 1 skipped: not id|text": (
-            "ljspeech", plant(tmp_path / "empty", {"metadata.csv": "a\n"}), tmp_path / "x.jsonl",
-        ),
-    }  # fmt: skip
-    for message, words in wrong.items():
+    def run(*words: str | Path) -> int:
         with pytest.raises(SystemExit) as stopped:
-            run(*words)
-        assert stopped.value.code == 2
-        assert message in capsys.readouterr().err
+            corpora.main.cli([*map(str, words)])
+        return stopped.value.code
+
+    assert run("ljspeech", root, tmp_path / "m.jsonl") == SOME_REFUSED
+    assert capsys.readouterr().out.startswith("1 utterances, 1 with text, 1 refused (1 no_audio_file) -> ")
+    empty = plant(tmp_path / "empty", {"metadata.csv": "a\n"})
+    for words, named in (
+        (("timit", root, tmp_path / "x.jsonl"), ("'timit'", "known are folder")),
+        (("ljspeech", root, tmp_path / "x.jsonl", "--part", "dev"), ("--part dev",)),
+        (("ljspeech", root, tmp_path / "x.json"), ("x.json", ".jsonl")),
+        (("ljspeech", tmp_path / "absent", tmp_path / "x.jsonl"), ("absent",)),
+        (("ljspeech", empty, tmp_path / "x.jsonl"), ("1 invalid_row", "metadata.csv")),
+    ):
+        assert run(*words) == WRONG_CALL
+        error = capsys.readouterr().err
+        assert all(name in error for name in named)
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_a_corpus_without_refusals_ends_with_code_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plant(tmp_path / "LJ", {"metadata.csv": "a|b|c\n", "wavs/a.wav": ""})
+    corpora.main.cli(["ljspeech", str(root), str(tmp_path / "m.jsonl")])
+    assert "0 refused" in capsys.readouterr().out
 
 
 # --- hostile files: an utterance, a listed row, or an error that names the file; nothing else

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from units import notation
 from units.codebook import expand, reduce
-from units.corpus.manifest import ManifestError, Utterance, is_plain_text, read_manifest, write_manifest
+from units.corpus.manifest import CorpusReason, ManifestError, Utterance, is_plain_text, read_manifest, write_manifest
 from units.runtime.atomic import check_begun
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
@@ -63,6 +63,7 @@ def test_a_hostile_line_is_named_or_sound(line: bytes, tmp_path: Path) -> None:
         found = read_manifest(path)
     except ManifestError as error:
         assert str(error).startswith(f"{path}:")
+        assert isinstance(error.reason, CorpusReason)
         return
     assert found[0].id == "first"
     for utterance in found:  # whatever is let in can be used: cut out, written, and put into a parquet file
@@ -77,8 +78,9 @@ def test_a_hostile_line_is_named_or_sound(line: bytes, tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_what_would_fail_later_is_refused_at_the_door(fields: dict, reason: str, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", **fields}))
-    with pytest.raises(ManifestError, match=f"m.jsonl:1: .*{reason}"):
+    with pytest.raises(ManifestError, match=f"m.jsonl:1: .*{reason}") as error:
         read_manifest(tmp_path / "m.jsonl")
+    assert error.value.reason is CorpusReason.INVALID_FIELD
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5))))

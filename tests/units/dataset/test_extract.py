@@ -16,7 +16,7 @@ import pytest
 import torch
 from tiny_parts import tones
 
-from units.audio import load_wav, num_frames, save_wav
+from units.audio import AudioReason, load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.corpus import decoding
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
@@ -81,8 +81,9 @@ def test_a_unit_set_holds_what_could_be_read(corpus: Path, whole: Path, mfcc_enc
 def test_every_refusal_is_listed_with_its_reason(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "refused.jsonl").read_text().splitlines()]
     assert [line["id"] for line in lines] == ["u03", "u06", "u09"]
-    for line, reason in zip(lines, ("cannot be read as audio", "no audio file", "at least 0.025 s")):
-        assert reason in line["reason"]
+    for line, reason in zip(lines, (AudioReason.UNREADABLE, AudioReason.NOT_FOUND, AudioReason.TOO_SHORT)):
+        assert line["reason"] == reason
+        assert line["id"] in line["detail"]
         assert line["audio"].endswith(f"{line['id']}.wav")
     assert json.loads((whole / "unit_set.json").read_text())["refused"] == 3
 
@@ -277,6 +278,7 @@ def test_the_command_fills_a_folder(
     assert contents(tmp_path / "out") == contents(whole)
     assert "8 utterances" in (printed := capsys.readouterr().out)
     assert "3 refused" in printed
+    assert all(f"1 {reason}" in printed for reason in ("unreadable", "not_found", "too_short"))
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     call(monkeypatch, corpus, tmp_path / "rank1", "--encoder", encoder_folder, "--shard_size", 4, "--processes", 1)
