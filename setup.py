@@ -22,7 +22,7 @@ CORE = [
     "jsonargparse[signatures]>=4.49",
 ]
 # Texts and TTS voices: numbers as words, languages, large JSON files, language models over HTTP, espeak-ng.
-DATA = ["num2words>=0.5.14", "py3langid>=0.3", "ijson>=3.3", "openai>=1.60", "espeakng-loader>=0.2.4"]
+DATA = ["num2words>=0.5.14", "py3langid>=0.3", "ijson>=3.3", "openai>=2", "espeakng-loader>=0.2.4"]
 REPORTS = ["jinja2>=3.1", "matplotlib>=3.8"]
 TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4"]
