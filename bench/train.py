@@ -38,7 +38,7 @@ from stages.start import loading_arguments
 from stages.text_llm import train_tokenizer
 from stages.tokens import Tokenised
 from units.codebook import Codebook
-from units.dataset.unit_set import MARKER, SCHEMA, shard_path
+from units.dataset.unit_set import COMPLETION_FILE, SCHEMA, shard_path
 from units.runtime.atomic import written_whole
 from units.runtime.precision import multiplies_bfloat16
 from units.runtime.provenance import commit, machine
@@ -203,7 +203,7 @@ def write_units(folder: Path, units: int, seed: int) -> Codebook:
         "shards": shards,
         "refused": 0,
     }
-    (folder / MARKER).write_text(json.dumps(facts))
+    (folder / COMPLETION_FILE).write_text(json.dumps(facts))
     return codebook
 
 

@@ -30,7 +30,7 @@ from stages.config import Interleaving, Source, StageConfig
 from stages.interleave import Part, interleaved
 from units.codebook import Codebook
 from units.corpus.alignments import Alignments
-from units.dataset.unit_set import MARKER, UnitSet, read_unit_set
+from units.dataset.unit_set import COMPLETION_FILE, UnitSet, read_unit_set
 from units.notation import EOSP, SOSP
 from units.runtime.ahead import worked_ahead
 from units.runtime.atomic import written_whole
@@ -271,7 +271,7 @@ def _content_key(
     backend = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(backend.to_str()) if backend else {"words": tokenizer.get_vocab()}
     settings.append({name: rules[name] for name in rules.keys() - {"truncation", "padding"}})  # which calls change
-    read = sorted(path.glob("*.parquet")) + [path / MARKER] if path.is_dir() else [path]
+    read = sorted(path.glob("*.parquet")) + [path / COMPLETION_FILE] if path.is_dir() else [path]
     if source.interleave:
         settings += [dataclasses.asdict(source.interleave), config.seed, inspect.getsource(interleave)]
         aligned = config.at(source.interleave.alignments)

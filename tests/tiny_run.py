@@ -13,7 +13,7 @@ from speechgpt.dialogue import Conversation, Message
 from stages import text_llm
 from stages.config import Source, StageConfig, Widening
 from units.codebook import Codebook, Units
-from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard
 from units.encoder.kmeans import save_centres
 
 K = 10
@@ -39,7 +39,7 @@ def write_unit_set(folder: Path, codebook: Codebook, count: int = 40, seed: int 
     ]
     write_shard(shard_path(folder, 0), records, codebook)
     facts = {"codebook": json.loads(codebook.to_json()), "utterances": count, "seconds": 1.0, "shards": 1, "refused": 0}
-    (folder / MARKER).write_text(json.dumps(facts))
+    (folder / COMPLETION_FILE).write_text(json.dumps(facts))
     return folder
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from units.codebook import Codebook, Units
-from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard
+from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard
 from units.runtime.atomic import written_whole
 
 
@@ -37,6 +37,6 @@ def write_set(folder: Path, records: list[UnitRecord], size: int) -> Path:
         "seconds": seconds,
         "shards": 2,
     }
-    with written_whole(folder / MARKER) as file:
+    with written_whole(folder / COMPLETION_FILE) as file:
         json.dump(facts, file)
     return folder

@@ -26,7 +26,7 @@ from instruct_data.build.splits import Splits
 from instruct_data.build.spoken import SetSplits, index_questions, index_spoken
 from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
-from units.dataset.unit_set import MARKER, UnitSet, read_unit_set
+from units.dataset.unit_set import COMPLETION_FILE, UnitSet, read_unit_set
 from units.runtime.atomic import written_whole
 from units.runtime.pool import Workers
 
@@ -109,7 +109,7 @@ class Build:
             return
         spoken = index_spoken([unit_set for unit_set, _ in self.sources], self.splits, self.home, self.voice)
         chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits)
-        reads = (self.pairs, *(unit_set.folder / MARKER for unit_set, _ in self.sources))
+        reads = (self.pairs, *(unit_set.folder / COMPLETION_FILE for unit_set, _ in self.sources))
         parts: list[Part] = [
             ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
             for unit_set, _ in self.sources

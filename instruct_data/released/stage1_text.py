@@ -13,7 +13,7 @@ from pathlib import Path
 
 from units import notation
 from units.codebook import Codebook, Units
-from units.dataset.unit_set import MARKER, UnitRecord, read_unit_set, write_unit_set
+from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, read_unit_set, write_unit_set
 from units.runtime.gzipped import opened_to_write
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
@@ -51,7 +51,7 @@ def main(source: Path, out: Path, codebook: Path | None = None) -> None:
                 file.write(f"{notation.spell(record.units.ids)}\n".encode())
         return
     units_of = Codebook.load(codebook)
-    (out / MARKER).unlink(missing_ok=True)  # of a former run: a set is not complete before its last shard
+    (out / COMPLETION_FILE).unlink(missing_ok=True)  # of a former run: a set is not complete before its last shard
     with listed_refusals(out.with_name(f"{out.name}.refused.jsonl")) as refusals:
         records = progress(read_stage1(source, units_of, refusals), desc=f"reading {source.name}", unit="lines")
         made = write_unit_set(out, records, units_of)

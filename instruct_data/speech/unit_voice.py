@@ -26,7 +26,7 @@ from speechgpt.generate import Sampling, generate
 from speechgpt.inference import SpeechGPT
 from speechgpt.vocab import EOA
 from units.codebook import Units
-from units.dataset.unit_set import MARKER, UnitRecord, join_shards, refusals_path, shard_path, write_shard
+from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, join_shards, refusals_path, shard_path, write_shard
 from units.runtime.ahead import own_cores
 from units.runtime.atomic import check_begun, written_whole
 from units.runtime.pool import Workers
@@ -182,7 +182,7 @@ def main(
     plan = {"texts": _fingerprint("\n".join(texts).encode()), "model": _fingerprint((model / "speechgpt.json").read_bytes()),
             "shard_size": shard_size, "sampling": repr(sampling), "speaker": speaker}  # fmt: skip
     check_begun(out / "plan.json", plan)
-    (out / MARKER).unlink(missing_ok=True)
+    (out / COMPLETION_FILE).unlink(missing_ok=True)
     starts = range(0, len(texts), shard_size)
     missing = [i for i in range(len(starts)) if not shard_path(out, i).exists()]
     mine = [i for i in missing if i % ranks.world == ranks.rank]

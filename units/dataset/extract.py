@@ -28,7 +28,7 @@ from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.decoding import decoded
 from units.corpus.sources import STANDARD_INPUT, Listing, list_source
 from units.dataset.extraction import Pace, check_plan, extract, missing_shards
-from units.dataset.unit_set import MARKER, read_unit_set
+from units.dataset.unit_set import COMPLETION_FILE, read_unit_set
 from units.encoder.hubert import HubertFeatures
 from units.encoder.unit_encoder import STARTER, Backend, UnitEncoder
 from units.notation import spell
@@ -155,10 +155,10 @@ def _extract_together(listing: Listing, out: Path, choice: Choice, device: str, 
 
 def _report(out: Path, utterances: int, pace: Pace) -> int:
     """Say what the set holds, or what it lacks while other ranks are still at it; returns the exit code."""
-    if not (out / MARKER).exists():
+    if not (out / COMPLETION_FILE).exists():
         left = len(missing_shards(out, utterances, replace(pace, rank=0, world=1)))
         print(f"rank {pace.rank} of {pace.world} is done; {left} shards are left to the other ranks. {out} is complete "
-              f"when it holds {MARKER}")  # fmt: skip
+              f"when it holds {COMPLETION_FILE}")  # fmt: skip
         return 0
     made = read_unit_set(out)
     refused = (

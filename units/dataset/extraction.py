@@ -19,8 +19,8 @@ from units.audio import SAMPLE_RATE, FrameGrid
 from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
 from units.dataset.unit_set import (
+    COMPLETION_FILE,
     LONGEST_RUN,
-    MARKER,
     UnitRecord,
     UnitSetReason,
     join_shards,
@@ -68,7 +68,7 @@ def extract(
     check_plan(out, utterances, encoder, pace.shard_size)
     todo = missing_shards(out, len(utterances), pace)
     if todo:
-        (out / MARKER).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
+        (out / COMPLETION_FILE).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
     total = sum(len(_rows(utterances, index, pace)) for index in todo)
     began, heard = time.monotonic(), 0.0
     records: dict[int, UnitRecord] = {}

@@ -30,7 +30,7 @@ SCHEMA = pa.schema(
         ("num_samples", pa.int64()), ("text", pa.string()), ("speaker", pa.string()), ("lang", pa.string()),
     ]
 )  # fmt: skip
-MARKER = "unit_set.json"
+COMPLETION_FILE = "unit_set.json"
 LONGEST_RUN = 2**16 - 1  # frames of one unit that the durations' type holds: 22 minutes at 50 a second
 
 
@@ -136,10 +136,10 @@ def read_unit_set(folder: str | Path) -> UnitSet:
     Raises: FileNotFoundError if `unit_set.json` is not there, which means that extraction has not finished.
     """
     folder = Path(folder)
-    marker = folder / MARKER
+    marker = folder / COMPLETION_FILE
     if not marker.exists():
         raise FileNotFoundError(
-            f"{folder} is not a complete unit set ({MARKER} is missing). Run units-extract SOURCE {folder} --encoder DIR; "
+            f"{folder} is not a complete unit set ({COMPLETION_FILE} is missing). Run units-extract SOURCE {folder} --encoder DIR; "
             "it goes on where it stopped."
         )
     facts = json.loads(marker.read_text(encoding="utf-8"))
@@ -193,6 +193,6 @@ def write_marker(folder: Path, shards: int, codebook: Codebook, refused: int = 0
     if not facts["utterances"]:
         why = f"every one of {refused} utterances was refused; see its refused.jsonl" if refused else "none came"
         raise ValueError(f"{folder} would hold no utterance: {why}")
-    with written_whole(folder / MARKER) as file:
+    with written_whole(folder / COMPLETION_FILE) as file:
         json.dump(facts, file, indent=1)
     return read_unit_set(folder)

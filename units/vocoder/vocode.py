@@ -24,7 +24,7 @@ import torch
 from units import notation
 from units.audio import SAMPLE_RATE, save_wav
 from units.codebook import Codebook, Units
-from units.dataset.unit_set import MARKER, UnitSet, read_unit_set
+from units.dataset.unit_set import COMPLETION_FILE, UnitSet, read_unit_set
 from units.runtime.atomic import check_begun, written_whole
 from units.runtime.precision import check_device
 from units.runtime.progress import progress
@@ -152,7 +152,7 @@ def main(
         voice.codebook.check_same(unit_set.codebook, f"the vocoder {vocoder}", f"the unit set {source}")
     who = int(speaker) if speaker.isdecimal() and speaker not in voice.speakers else speaker
     voice.check_speaker(who)
-    contents = (source / MARKER if unit_set else source).read_bytes()
+    contents = (source / COMPLETION_FILE if unit_set else source).read_bytes()
     plan = {
         "source": hashlib.sha256(contents).hexdigest()[:16], "vocoder": _fingerprint(voice), "speaker": who,
         "durations": durations, "dtype": dtype,

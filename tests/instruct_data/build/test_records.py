@@ -28,7 +28,7 @@ from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from stages.config import Source, StageConfig
 from stages.tokens import documents
 from units.codebook import CodebookMismatch, Units
-from units.dataset.unit_set import MARKER, UnitRecord, shard_path, write_shard, write_unit_set
+from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard, write_unit_set
 from units.runtime.refusals import Refusals
 
 VOICE = "tone:low"
@@ -230,7 +230,7 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
         "seconds": 7.0,
         "shards": 1,
     }
-    (tmp_path / "units" / MARKER).write_text(json.dumps(facts))
+    (tmp_path / "units" / COMPLETION_FILE).write_text(json.dumps(facts))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(dataclasses.asdict(pair)) + "\n" for pair in PAIRS))
     for out in ("first", "second"):
         build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / out, seed=5)

@@ -16,7 +16,7 @@ from units import notation
 from units.codebook import expand, reduce
 from units.dataset import export as export_module
 from units.dataset.export import FORMATS, export, spelled_line
-from units.dataset.unit_set import MARKER
+from units.dataset.unit_set import COMPLETION_FILE
 
 K = 600
 RELEASED = DATA / "stage1_released.txt"
@@ -109,7 +109,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     for format, rate, message in (("hdf5", None, "known are lines"), ("km", "reduced", "full units only")):
         with pytest.raises(ValueError, match=message):
             export(unit_set, out, format, rate)
-    (unit_set / MARKER).unlink()
+    (unit_set / COMPLETION_FILE).unlink()
     with pytest.raises(FileNotFoundError, match="not a complete unit set"):
         export(unit_set, out, "km")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

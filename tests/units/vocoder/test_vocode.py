@@ -70,7 +70,7 @@ def write_set(folder: Path, records: list[UnitRecord], codebook: Codebook = CODE
         "shards": 1,
         "refused": 0,
     }
-    (folder / unit_set.MARKER).write_text(json.dumps(facts))
+    (folder / unit_set.COMPLETION_FILE).write_text(json.dumps(facts))
     return folder
 
 

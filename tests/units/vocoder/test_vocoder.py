@@ -316,7 +316,7 @@ def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path, monkeyp
         "shards": 1,
         "refused": 0,
     }
-    (tmp_path / unit_set.MARKER).write_text(json.dumps(facts))
+    (tmp_path / unit_set.COMPLETION_FILE).write_text(json.dumps(facts))
     config = Path(train_vocoder.__file__).parents[1] / "configs" / "toy_vocoder.yaml"
     small = ["--recipe.steps=2", "--recipe.generator.width=16", "--recipe.batch_size=2", "--threads=1"]
     where = [f"--units={tmp_path}", f"--manifest={manifest}", "--speaker=tone", f"--out={tmp_path / 'v'}"]
