@@ -24,10 +24,10 @@ from units.audio import FRAME_RATE, SAMPLE_RATE
 from units.codebook import Codebook, Units
 from units.runtime.atomic import written_whole
 from units.runtime.provenance import commit, machine
-from units.vocoder import published as upstream_vocoder
-from units.vocoder.hifigan import HifiGan, HifiGanConfig
+from units.vocoder.heads.configs import HifiGanConfig, VocosConfig
+from units.vocoder.heads.hifigan import HifiGan
+from units.vocoder.published import config_of
 from units.vocoder.unit_vocoder import UnitVocoder
-from units.vocoder.vocos import VocosConfig
 
 FRAMES_A_UNIT = 2  # de-duplicated units of read speech last about 40 ms
 CHUNKS = (10, 40, 100)  # units
@@ -61,7 +61,7 @@ def baseline(vocoder: UnitVocoder, device: str) -> tuple[str, Callable[[Units], 
         network.normalise_weights()
         network.eval().to(device)
         return "same network, weight norm on", lambda units: network(_frames(units, device), speakers).cpu()
-    theirs = CodeGenerator(upstream_vocoder.config_of(vocoder.network.config, vocoder.codebook.size)).eval().to(device)
+    theirs = CodeGenerator(config_of(vocoder.network.config, vocoder.codebook.size)).eval().to(device)
     return "fairseq CodeGenerator", lambda units: theirs(code=_frames(units, device)).cpu()
 
 

@@ -13,7 +13,7 @@ from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.unit_encoder import UnitEncoder
 from units.notation import EOSP
-from units.vocoder.generator import MelGeneratorConfig
+from units.vocoder.heads.configs import MelGeneratorConfig
 from units.vocoder.unit_vocoder import UnitVocoder
 
 K = 12  # units of the tiny codebooks

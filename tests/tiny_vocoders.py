@@ -7,10 +7,8 @@ import random
 import torch
 
 from units.codebook import Codebook, Units
-from units.vocoder.hifigan import HifiGanConfig
-from units.vocoder.unit_network import UnitNetworkConfig
+from units.vocoder.heads.configs import HifiGanConfig, UnitNetworkConfig, VocosConfig
 from units.vocoder.unit_vocoder import UnitVocoder
-from units.vocoder.vocos import VocosConfig
 
 K = 12
 CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "utterance", "0123abcd")

@@ -18,8 +18,8 @@ from speechgpt.generate import Sampling
 from speechgpt.inference import SpeechGPT
 from speechgpt.stream import ReplyStream
 from units.audio import HOP
+from units.vocoder.heads.configs import VocosConfig
 from units.vocoder.unit_vocoder import UnitVocoder
-from units.vocoder.vocos import VocosConfig
 
 CHANCE = Sampling(temperature=1.0, seed=3, max_new_tokens=250, takes=1)
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from units.audio import HOP, SAMPLE_RATE
 from units.runtime.atomic import written_whole
-from units.vocoder.hifigan import HifiGan, HifiGanConfig
+from units.vocoder.heads.configs import HifiGanConfig
+from units.vocoder.heads.hifigan import HifiGan
 
 PUBLISHED = "vocoder.pt"
 G, V = ".weight_g", ".weight_v"  # weight norm's length and direction

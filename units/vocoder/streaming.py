@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from units.audio import HOP
-from units.vocoder.unit_network import UnitNetwork
+from units.vocoder.heads.unit_network import UnitNetwork
 
 FADE = HOP  # samples over which a stream with too little lookahead slides from its first guess to its better one
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from units.audio import FRAME_RATE, SAMPLE_RATE
 from units.codebook import Codebook, Units
-from units.vocoder.generator import MelGeneratorConfig
+from units.vocoder.heads.configs import HeadConfig, MelGeneratorConfig
+from units.vocoder.heads.unit_network import UnitNetwork
 from units.vocoder.streaming import UnitStream, WholeStream
-from units.vocoder.unit_network import UnitNetwork
-from units.vocoder.vocoder_folder import HEADS, HeadConfig, read_vocoder, write_vocoder
+from units.vocoder.vocoder_folder import HEADS, read_vocoder, write_vocoder
 
 AT_ONCE = 32  # rows of a padded batch on an accelerator
 CALIBRATED_AT_ONCE = 64  # utterances whose durations are predicted together

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from units.audio import FRAME_RATE
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
-from units.vocoder import published as upstream_vocoder
-from units.vocoder.generator import MelGeneratorConfig, MelNetwork
-from units.vocoder.hifigan import HifiGan, HifiGanConfig
-from units.vocoder.vocos import Vocos, VocosConfig
+from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
+from units.vocoder.heads.hifigan import HifiGan
+from units.vocoder.heads.mel_generator import MelNetwork
+from units.vocoder.heads.vocos import Vocos
+from units.vocoder.published import PUBLISHED, config_of, read_config, read_weights, settings_of, write_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEADS = {"mel": (MelNetwork, MelGeneratorConfig), "hifigan": (HifiGan, HifiGanConfig), "vocos": (Vocos, VocosConfig)}
-HeadConfig = MelGeneratorConfig | HifiGanConfig | VocosConfig
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def read_vocoder(source: Path, config: Path | None = None, codebook: Codebook | 
     """Read a folder, or a published file with its config. Arguments and errors as in UnitVocoder.from_pretrained."""
     if source.is_file():
         return _read_published(source, config or source.parent / CONFIG, codebook)
-    published = source / upstream_vocoder.PUBLISHED
-    if not (source / WEIGHTS).is_file() and published.is_file():
-        return _read_published(published, config or source / CONFIG, codebook)
+    weights = source / PUBLISHED
+    if not (source / WEIGHTS).is_file() and weights.is_file():
+        return _read_published(weights, config or source / CONFIG, codebook)
     for name in (CONFIG, WEIGHTS):
         if not (source / name).is_file():
             raise FileNotFoundError(
@@ -68,7 +68,7 @@ def _read_config(config: dict, source: Path) -> VocoderFiles:
         raise ValueError(f"{source} names the head {head!r}; this version knows {sorted(HEADS)}")
     codebook = Codebook.from_json(config["codebook"])
     if head == HifiGanConfig.head:
-        return VocoderFiles(codebook, upstream_vocoder.settings_of(config, source), speakers, {})
+        return VocoderFiles(codebook, settings_of(config, source), speakers, {})
     if set(config) - {"speakers"} != {"codebook", "head", "generator"}:
         raise ValueError(f"{source} has the fields {sorted(config)}; a vocoder's are codebook, generator and head")
     settings_class = HEADS[head][1]
@@ -79,9 +79,9 @@ def _read_config(config: dict, source: Path) -> VocoderFiles:
 
 
 def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> VocoderFiles:
-    published = upstream_vocoder.read_config(config)
-    settings, size = upstream_vocoder.settings_of(published, config), published["num_embeddings"]
-    state = upstream_vocoder.read_weights(weights)
+    published = read_config(config)
+    settings, size = settings_of(published, config), published["num_embeddings"]
+    state = read_weights(weights)
     if "codebook" in published:  # ours, written for the old tools
         codebook = Codebook.from_json(published["codebook"])
     elif codebook is None:
@@ -104,8 +104,8 @@ def write_vocoder(
         file.write(save(state))
     config: dict = {"codebook": dataclasses.asdict(codebook), "head": settings.head}
     if isinstance(network, HifiGan):
-        upstream_vocoder.write_weights(folder / upstream_vocoder.PUBLISHED, network)
-        config |= upstream_vocoder.config_of(network.config, codebook.size)
+        write_weights(folder / PUBLISHED, network)
+        config |= config_of(network.config, codebook.size)
     else:
         config["generator"] = dataclasses.asdict(settings)
     if speakers:

@@ -17,15 +17,15 @@ from transformers import TrainingArguments
 from units.corpus.manifest import read_manifest
 from units.dataset.unit_set import read_unit_set
 from units.vocoder import train_vocoder
-from units.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
-from units.vocoder.gan_training import GanTraining
-from units.vocoder.hifigan import HifiGan, HifiGanConfig
+from units.vocoder.heads.configs import HifiGanConfig, VocosConfig
+from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.mel import LogMel
-from units.vocoder.train_vocoder import train
+from units.vocoder.training.crops import CropDataset, match, wav_frames
+from units.vocoder.training.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
+from units.vocoder.training.gan_training import GanTraining
+from units.vocoder.training.loop import train
+from units.vocoder.training.recipe import GanRecipe, VocoderRecipe
 from units.vocoder.unit_vocoder import UnitVocoder
-from units.vocoder.vocoder_recipe import GanRecipe, VocoderRecipe
-from units.vocoder.vocos import VocosConfig
-from units.vocoder.voice_corpus import VoiceCorpus, match, wav_frames
 
 TOY = Path(train_vocoder.__file__).parents[2] / "runs" / "toy"
 SMALL = {"embedding_dim": 8, "duration_width": 8}
@@ -124,7 +124,7 @@ def test_training_shows_itself_and_leaves_a_vocoder(tmp_path: Path) -> None:
 def test_several_speakers_are_told_apart(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path)
     pairs = [(dataclasses.replace(u, speaker="anna" if i % 2 else "ben"), units) for i, (u, units) in enumerate(pairs)]
-    corpus = VoiceCorpus(pairs, RECIPE, wav_frames, ("anna", "ben"))
+    corpus = CropDataset(pairs, RECIPE, wav_frames, ("anna", "ben"))
     whose = {units.ids: i % 2 for i, (_, units) in enumerate(pairs)}
     for step in range(4):
         batch = corpus.batch(step)
@@ -184,7 +184,7 @@ def test_a_gpu_trains_every_head(tmp_path: Path) -> None:
 
 def test_crops_of_sound_belong_to_their_units(tmp_path: Path) -> None:
     """Unit u of the test corpus is a tone of 200 + 150 u Hz: it must be the loudest where the unit is."""
-    corpus = VoiceCorpus(make_pairs(tmp_path), RECIPE, wav_frames)
+    corpus = CropDataset(make_pairs(tmp_path), RECIPE, wav_frames)
     for step in range(4):
         batch = corpus.batch(step)
         assert batch.target.shape == (2, 16, 320)

@@ -13,9 +13,10 @@ from reference import DATA
 from tiny_vocoders import CODEBOOK, HIFIGAN, ODD_HIFIGAN, loud_vocoder
 
 from units.codebook import Codebook, CodebookMismatch, Units
-from units.vocoder import published as upstream_vocoder
-from units.vocoder.hifigan import HifiGanConfig, receptive_field
-from units.vocoder.unit_network import Context
+from units.vocoder.heads.configs import HifiGanConfig
+from units.vocoder.heads.duration_predictors import Context
+from units.vocoder.heads.hifigan import receptive_field
+from units.vocoder.published import config_of, write_weights
 from units.vocoder.unit_vocoder import UnitVocoder
 
 SETS = {"fairseq_base": 0, "fairseq_large": 2}  # speaker of the reference audio
@@ -106,8 +107,8 @@ def test_what_we_write_the_old_tools_can_read(name: str, tmp_path: Path) -> None
 def write_pair(folder: Path, settings: HifiGanConfig = HIFIGAN, **changes) -> tuple[Path, Path]:
     """A published pair of files, its config changed."""
     vocoder = loud_vocoder(settings)
-    weights = upstream_vocoder.write_weights(folder / "vocoder.pt", vocoder.network)
-    config = upstream_vocoder.config_of(settings, CODEBOOK.size) | changes
+    weights = write_weights(folder / "vocoder.pt", vocoder.network)
+    config = config_of(settings, CODEBOOK.size) | changes
     (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v != "absent"}))
     return weights, folder / "config.json"
 

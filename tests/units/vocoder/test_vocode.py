@@ -15,7 +15,7 @@ from units.audio import save_wav
 from units.codebook import Codebook, Units
 from units.dataset import unit_set
 from units.dataset.unit_set import UnitRecord
-from units.vocoder import published as upstream_vocoder
+from units.vocoder.published import config_of, write_weights
 from units.vocoder.unit_vocoder import UnitVocoder
 from units.vocoder.vocode import cli
 
@@ -115,8 +115,8 @@ def test_a_unit_set_keeps_its_durations(folder: Path, tmp_path: Path) -> None:
 
 def test_a_published_vocoder_speaks_a_unit_set(tmp_path: Path) -> None:
     vocoder = loud_vocoder(HIFIGAN)
-    weights = upstream_vocoder.write_weights(tmp_path / "g_00500000", vocoder.network)
-    (tmp_path / "km.json").write_text(json.dumps(upstream_vocoder.config_of(HIFIGAN, CODEBOOK.size)))
+    weights = write_weights(tmp_path / "g_00500000", vocoder.network)
+    (tmp_path / "km.json").write_text(json.dumps(config_of(HIFIGAN, CODEBOOK.size)))
     units = Units((1, 2, 3), (4, 1, 2), CODEBOOK)
     source = write_set(tmp_path / "set", [UnitRecord("x", units, 0)])
     cli([str(source), str(tmp_path / "out"), "--vocoder", str(weights), "--vocoder-config", str(tmp_path / "km.json")])

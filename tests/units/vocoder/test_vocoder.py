@@ -17,9 +17,16 @@ from units.codebook import Codebook, CodebookMismatch, Units
 from units.corpus.manifest import Utterance, write_manifest
 from units.dataset.unit_set import UnitRecord
 from units.vocoder import train_vocoder
-from units.vocoder.generator import DurationPredictor, Frames, MelGenerator, MelGeneratorConfig, run_frames
+from units.vocoder.heads.configs import MelGeneratorConfig
+from units.vocoder.heads.duration_predictors import DurationPredictor
+from units.vocoder.heads.frames import Frames, run_frames
+from units.vocoder.heads.mel_generator import MelGenerator
 from units.vocoder.mel import MEL_HOP, MelSpectrogram
-from units.vocoder.train_vocoder import Training, VocoderRecipe, VoiceCorpus, match, train
+from units.vocoder.training import loop
+from units.vocoder.training.crops import Batch, CropDataset, match
+from units.vocoder.training.loop import train
+from units.vocoder.training.mel_training import MelTraining
+from units.vocoder.training.recipe import VocoderRecipe
 from units.vocoder.unit_vocoder import UnitVocoder
 
 TINY = MelGeneratorConfig(width=16, slow_blocks=2, fast_blocks=1, kernel=5, griffin_lim_iterations=8)
@@ -186,15 +193,15 @@ def test_training_lowers_the_loss_and_the_log_tells(tmp_path: Path) -> None:
 def test_a_killed_training_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = make_pairs(tmp_path)
     whole = train(pairs, RECIPE, tmp_path / "whole")
-    advance = Training.advance
+    advance = MelTraining.advance
 
-    def killed_at_8(self: Training, batch: train_vocoder.Batch):
+    def killed_at_8(self: MelTraining, batch: Batch):
         if self.step == 8:
             raise KeyboardInterrupt
         return advance(self, batch)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "advance", killed_at_8)
+        patch.setattr(MelTraining, "advance", killed_at_8)
         train(pairs, RECIPE, tmp_path / "killed")
     with pytest.raises(FileNotFoundError):
         UnitVocoder.from_pretrained(tmp_path / "killed")
@@ -216,7 +223,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_crops_are_aligned_and_of_one_shape(tmp_path: Path) -> None:
-    corpus = VoiceCorpus(make_pairs(tmp_path), RECIPE, MelSpectrogram())
+    corpus = CropDataset(make_pairs(tmp_path), RECIPE, MelSpectrogram())
     first, again = corpus.batch(4), corpus.batch(4)
     torch.testing.assert_close(first.target, again.target, rtol=0, atol=0)
     for step in range(6):
@@ -236,8 +243,8 @@ def test_crops_are_aligned_and_of_one_shape(tmp_path: Path) -> None:
 
 def test_a_crop_is_the_same_from_memory_and_from_disk(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path)
-    kept = VoiceCorpus(pairs, RECIPE, MelSpectrogram())
-    fresh = VoiceCorpus(pairs, VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=0), MelSpectrogram())
+    kept = CropDataset(pairs, RECIPE, MelSpectrogram())
+    fresh = CropDataset(pairs, VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=0), MelSpectrogram())
     for step in (0, 1, 0):
         torch.testing.assert_close(kept.batch(step).target, fresh.batch(step).target, rtol=0, atol=0)
 
@@ -248,7 +255,7 @@ def test_processes_share_the_cache(tmp_path: Path) -> None:
     held = []
     for copies in (1, 4):
         recipe = VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=whole / 2**30)
-        corpus = VoiceCorpus(pairs, recipe, MelSpectrogram(), copies=copies)
+        corpus = CropDataset(pairs, recipe, MelSpectrogram(), copies=copies)
         for step in range(30):
             corpus.batch(step)
         held.append(sum(target.nbytes for target in corpus._cache.values()))
@@ -257,9 +264,9 @@ def test_processes_share_the_cache(tmp_path: Path) -> None:
 
 def test_a_training_s_corpus_knows_how_many_share_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copies = []
-    corpus = train_vocoder.VoiceCorpus
+    corpus = loop.CropDataset
     monkeypatch.setattr(
-        train_vocoder, "VoiceCorpus", lambda *args, **how: copies.append(how["copies"]) or corpus(*args, **how)
+        loop, "CropDataset", lambda *args, **how: copies.append(how["copies"]) or corpus(*args, **how)
     )
     for workers in (None, 2):
         recipe = dataclasses.replace(RECIPE, steps=2, workers=workers)
@@ -271,7 +278,7 @@ def test_a_training_s_corpus_knows_how_many_share_its_cache(tmp_path: Path, monk
 
 
 def test_a_batch_goes_to_a_device_whole(tmp_path: Path) -> None:
-    batch = VoiceCorpus(make_pairs(tmp_path), RECIPE, MelSpectrogram()).batch(0)
+    batch = CropDataset(make_pairs(tmp_path), RECIPE, MelSpectrogram()).batch(0)
     there = batch.to("meta")
     for here, moved in ((batch, there), (batch.frames, there.frames)):
         for name, part in vars(here).items():
@@ -284,7 +291,7 @@ def test_units_of_other_audio_are_refused(tmp_path: Path) -> None:
     utterance, units = make_pairs(tmp_path)[1]
     longer = Units((*units.ids, 3), (*units.durations, 2), CODEBOOK)
     with pytest.raises(ValueError, match="extract them again"):
-        VoiceCorpus([(utterance, longer)], RECIPE, MelSpectrogram()).batch(0)
+        CropDataset([(utterance, longer)], RECIPE, MelSpectrogram()).batch(0)
 
 
 def test_match_pairs_one_speaker_by_id(tmp_path: Path) -> None:
@@ -301,8 +308,6 @@ def test_match_pairs_one_speaker_by_id(tmp_path: Path) -> None:
 
 
 def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jsonargparse import auto_cli
-
     from units.dataset import unit_set
 
     pairs = make_pairs(tmp_path / "wav")
@@ -320,5 +325,5 @@ def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path, monkeyp
     config = Path(train_vocoder.__file__).parents[1] / "configs" / "toy_vocoder.yaml"
     small = ["--recipe.steps=2", "--recipe.generator.width=16", "--recipe.batch_size=2", "--threads=1"]
     where = [f"--units={tmp_path}", f"--manifest={manifest}", "--speaker=tone", f"--out={tmp_path / 'v'}"]
-    auto_cli(train_vocoder.main, as_positional=False, args=["--config", str(config), *where, *small])
+    train_vocoder.main.cli(["--config", str(config), *where, *small])
     assert UnitVocoder.from_pretrained(tmp_path / "v").settings.width == 16

@@ -13,11 +13,9 @@ import torch
 from tiny_vocoders import CODEBOOK, HEADS, HIFIGAN, VOCOS, K, draw_units, loud_vocoder
 
 from units.codebook import Codebook, CodebookMismatch, Units
-from units.vocoder.generator import MelGeneratorConfig
-from units.vocoder.hifigan import HifiGanConfig
+from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.streaming import FADE
 from units.vocoder.unit_vocoder import AT_ONCE, UnitVocoder, _groups
-from units.vocoder.vocos import VocosConfig
 
 MEL = MelGeneratorConfig(width=16, slow_blocks=1, fast_blocks=1, kernel=5, griffin_lim_iterations=2)
 each_head = pytest.mark.parametrize("head", HEADS)

@@ -18,8 +18,8 @@ from units.audio import HOP, load_wav, num_frames
 from units.codebook import Units
 from units.corpus.manifest import Utterance
 from units.dataset.unit_set import UnitRecord
-from units.vocoder.generator import Frames, run_frames
-from units.vocoder.vocoder_recipe import VocoderRecipe
+from units.vocoder.heads.frames import Frames, run_frames
+from units.vocoder.training.recipe import VocoderRecipe
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def wav_frames(wav: Tensor) -> Tensor:
     return wav.unflatten(1, (-1, HOP))
 
 
-class VoiceCorpus(Dataset):
+class CropDataset(Dataset):
     """Wavs with their units. Item i, the crops of step i, is a function of the recipe's seed and i."""
 
     def __init__(

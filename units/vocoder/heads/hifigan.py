@@ -8,10 +8,6 @@ B batch, N frames (50 a second), C channels, S steps of time at some layer's rat
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
@@ -19,52 +15,12 @@ from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 
 from units.audio import HOP
-from units.vocoder.unit_network import Context, UnitNetwork, UnitNetworkConfig
+from units.vocoder.heads.configs import HifiGanConfig
+from units.vocoder.heads.duration_predictors import Context
+from units.vocoder.heads.unit_network import UnitNetwork
 
 SLOPE = 0.1  # of the leaky ReLUs, but for the last one, which has torch's default in every published version
 END_KERNEL = 7  # of the first and the last convolution
-
-
-@dataclass(frozen=True)
-class HifiGanConfig(UnitNetworkConfig):
-    """Sizes under their published names; the defaults are the published English vocoder's."""
-
-    head: ClassVar[str] = "hifigan"
-
-    upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
-    """Strides of the transposed convolutions; they multiply to 320 samples, one unit frame."""
-    upsample_kernel_sizes: tuple[int, ...] = (11, 8, 8, 4, 4)
-    """Their kernels, each longer than its stride by an even number."""
-    upsample_initial_channel: int = 512
-    """Channels at 50 frames a second; each upsampling halves them."""
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    """Kernels of the residual blocks that are averaged after each upsampling."""
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    """Dilations of each block's convolutions."""
-
-    def __post_init__(self) -> None:
-        if math.prod(self.upsample_rates) != HOP:
-            raise ValueError(
-                f"upsample_rates {list(self.upsample_rates)} multiply to {math.prod(self.upsample_rates)} samples a unit "
-                f"frame; a frame of 20 ms at 16 kHz has {HOP}"
-            )
-        pairs = list(zip(self.upsample_rates, self.upsample_kernel_sizes))
-        if len(pairs) != len(self.upsample_kernel_sizes) or any(k < u or (k - u) % 2 for u, k in pairs):
-            raise ValueError(
-                f"upsample_kernel_sizes {list(self.upsample_kernel_sizes)} do not suit upsample_rates "
-                f"{list(self.upsample_rates)}: each rate needs a kernel longer by 0, 2, 4, ..."
-            )
-        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ValueError(
-                f"{len(self.resblock_kernel_sizes)} resblock_kernel_sizes, but {len(self.resblock_dilation_sizes)} "
-                "resblock_dilation_sizes; each block has one of both"
-            )
-        if any(kernel % 2 == 0 for kernel in (*self.resblock_kernel_sizes, self.duration_kernel)):
-            raise ValueError("kernels of residual blocks and of the duration predictor are odd numbers")
-        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
-            raise ValueError(
-                f"upsample_initial_channel is halved {len(self.upsample_rates)} times; it has to be divisible"
-            )
 
 
 class ResBlock(nn.Module):

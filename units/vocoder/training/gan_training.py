@@ -17,13 +17,13 @@ from units.audio import SAMPLE_RATE, load_wav, save_wav
 from units.codebook import Codebook, Units
 from units.corpus.manifest import Utterance
 from units.runtime.atomic import written_whole
-from units.vocoder.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
-from units.vocoder.hifigan import HifiGan
+from units.vocoder.heads.hifigan import HifiGan
+from units.vocoder.heads.unit_network import UnitNetwork
 from units.vocoder.mel import LogMel
-from units.vocoder.unit_network import UnitNetwork
+from units.vocoder.training.crops import Batch, wav_frames
+from units.vocoder.training.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
+from units.vocoder.training.recipe import VocoderRecipe
 from units.vocoder.unit_vocoder import UnitVocoder
-from units.vocoder.vocoder_recipe import VocoderRecipe
-from units.vocoder.voice_corpus import Batch, wav_frames
 
 BETAS = (0.8, 0.99)  # arXiv 2010.05646, section 4
 

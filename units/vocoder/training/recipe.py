@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from units.vocoder.generator import MelGeneratorConfig
-from units.vocoder.hifigan import HifiGanConfig
-from units.vocoder.vocoder_folder import HeadConfig
-from units.vocoder.vocos import VocosConfig
+from units.vocoder.heads.configs import HeadConfig, HifiGanConfig, MelGeneratorConfig, VocosConfig
 
 
 @dataclass

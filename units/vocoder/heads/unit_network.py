@@ -10,71 +10,13 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from units.audio import HOP
-
-
-@dataclass(frozen=True)
-class Context:
-    """How far one moment of sound looks: `left` and `right` are frames of 20 ms, or units for a duration predictor."""
-
-    left: int
-    right: int
-
-
-@dataclass(frozen=True)
-class UnitNetworkConfig:
-    """Sizes that every waveform network has."""
-
-    head: ClassVar[str]
-
-    embedding_dim: int = 128
-    """Width of a unit's embedding, and of a speaker's."""
-    num_speakers: int = 0
-    """Voices to choose from; 0 for one voice without a choice."""
-    duration_width: int = 128
-    """Hidden width of the duration predictor; 0 leaves it out."""
-    duration_kernel: int = 3
-    """Units of the duration predictor's convolutions, odd."""
-    duration_dropout: float = 0.5
-    """Dropout of the duration predictor."""
-
-    @property
-    def input_dim(self) -> int:
-        """Channels that the network reads: a unit's embedding, and the speaker's where there are several."""
-        return self.embedding_dim * (2 if self.num_speakers else 1)
-
-
-class VariancePredictor(nn.Module):
-    """How many frames each unit lasts: two convolutions with LayerNorm, predicting log(1 + frames).
-
-    Source: FastSpeech 2's predictor as in Lee et al. 2021 (arXiv 2107.05604, section 3.3); layout of fairseq's
-    fastspeech2.py.
-    """
-
-    def __init__(self, width_in: int, width: int, kernel: int, dropout: float) -> None:
-        super().__init__()
-        same = kernel // 2
-        self.conv1 = nn.Sequential(nn.Conv1d(width_in, width, kernel, padding=same), nn.ReLU())
-        self.ln1 = nn.LayerNorm(width)
-        self.conv2 = nn.Sequential(nn.Conv1d(width, width, kernel, padding=same), nn.ReLU())
-        self.ln2 = nn.LayerNorm(width)
-        self.proj = nn.Linear(width, 1)
-        self.dropout = nn.Dropout(dropout)
-        self.context = Context(2 * same, 2 * same)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings (B, U, C) and mask bool (B, U) -> log(1 + frames) (B, U)."""
-        inside = mask[..., None]
-        x = self.conv1((x * inside).transpose(1, 2)).transpose(1, 2)
-        x = self.dropout(self.ln1(x)) * inside
-        x = self.conv2(x.transpose(1, 2)).transpose(1, 2)
-        return self.proj(self.dropout(self.ln2(x)))[..., 0]
+from units.vocoder.heads.configs import UnitNetworkConfig
+from units.vocoder.heads.duration_predictors import Context, VariancePredictor
 
 
 class UnitNetwork(nn.Module, ABC):

@@ -8,39 +8,18 @@ B batch, N frames (50 a second), C channels, D width, S spectrum bins.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import torch
 from torch import Tensor, nn
 
 from units.audio import HOP
-from units.vocoder.generator import ConvNeXtBlock
+from units.vocoder.heads.configs import VocosConfig
+from units.vocoder.heads.convnext import ConvNeXtBlock
+from units.vocoder.heads.duration_predictors import Context
+from units.vocoder.heads.unit_network import UnitNetwork
 from units.vocoder.mel import overlap_add
-from units.vocoder.unit_network import Context, UnitNetwork, UnitNetworkConfig
 
 WINDOW = 4 * HOP  # samples: 80 ms, each frame's sinusoids overlap with three others'
 LOUDEST = 100.0  # magnitude of a bin; keeps exp() finite, as in Vocos
-
-
-@dataclass(frozen=True)
-class VocosConfig(UnitNetworkConfig):
-    """Sizes of the Vocos-style head. The defaults are about as many weights as the published HiFi-GAN's."""
-
-    head: ClassVar[str] = "vocos"
-
-    width: int = 512
-    """Hidden width D."""
-    blocks: int = 8
-    """ConvNeXt blocks."""
-    kernel: int = 7
-    """Frames of each convolution, odd."""
-    expansion: int = 3
-    """Width of a block's MLP over D."""
-
-    def __post_init__(self) -> None:
-        if self.kernel % 2 == 0 or self.duration_kernel % 2 == 0:
-            raise ValueError("kernels of the blocks and of the duration predictor are odd numbers")
 
 
 class Vocos(UnitNetwork):

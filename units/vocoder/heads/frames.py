@@ -1,0 +1,42 @@
+"""Units laid out in time: the unit of each frame, and where in its run the frame lies.
+
+B batch, U units of a row, N frames (50 a second).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Units laid out in time.
+
+    ids: int64 (B, N), the unit of each frame. runs: float32 (B, N, 2), where in its run a frame lies (0 to 1) and the
+    log of the run's length in frames. mask: bool (B, N), False in the padding.
+    """
+
+    ids: Tensor
+    runs: Tensor
+    mask: Tensor
+
+    @classmethod
+    def lay_out(cls, rows: Sequence[tuple[Tensor, Tensor]], device: torch.device | str = "cpu") -> Frames:
+        """From (ids, durations) of each row, int64 (U,) each."""
+        pairs = [run_frames(ids, durations) for ids, durations in rows]
+        lengths = torch.tensor([len(ids) for ids, _ in pairs])
+        ids, runs = (nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*pairs))
+        mask = torch.arange(ids.shape[1]) < lengths[:, None]
+        return cls(ids.to(device), runs.to(device), mask.to(device))
+
+
+def run_frames(ids: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and durations, int64 (U,) each -> the unit (N,) and the run features (N, 2) of each frame."""
+    length = durations.repeat_interleave(durations)
+    first = (durations.cumsum(0) - durations).repeat_interleave(durations)
+    position = (torch.arange(len(length)) - first + 0.5) / length
+    return ids.repeat_interleave(durations), torch.stack([position, length.log()], dim=1)
