@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from units.audio import FRAME_RATE
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
-from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
+from units.vocoder.heads.configs import HeadConfig, HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.heads.mel_generator import MelNetwork
 from units.vocoder.heads.vocos import Vocos
