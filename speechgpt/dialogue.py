@@ -37,7 +37,31 @@ class Speech:
     units: tuple[int, ...] | None = None
 
 
-Part = str | tuple[int, ...]  # text, or unit ids
+Part = str | tuple[int, ...] | Speech  # text, unit ids, or a stretch of a recording
+
+
+class NoUnitsError(ValueError):
+    """A speech part without units, given to a system that reads units."""
+
+
+def part_units(part: tuple[int, ...] | Speech) -> tuple[int, ...]:
+    """The units of a part that is not text.
+
+    Raises: NoUnitsError if it is speech whose units are not known.
+    """
+    if not isinstance(part, Speech):
+        return part
+    if part.units is None:
+        raise NoUnitsError(
+            f"{part.audio} has no units, and this system reads units, not audio. Make a unit set with units-extract, "
+            "then build the conversations again with --speech units or --speech both."
+        )
+    return part.units
+
+
+def part_kind(part: Part) -> Literal["text", "units", "speech"]:
+    """What a part is, in one word."""
+    return "text" if isinstance(part, str) else "speech" if isinstance(part, Speech) else "units"
 
 
 @dataclass(frozen=True)
@@ -61,26 +85,32 @@ class Reply:
     """What the model said. A part that is missing is None, never "".
 
     transcript: what it heard. text: its answer (or the transcript itself, when only that was asked).
-    units: its spoken answer.
+    units: its spoken answer. speech: its spoken answer as a recording, with the same units where they are known.
     """
 
     transcript: str | None = None
     text: str | None = None
     units: tuple[int, ...] | None = None
+    speech: Speech | None = None
 
     @classmethod
     def from_parts(cls, parts: Sequence[Part]) -> Reply:
-        """One text is the answer, two are transcript and answer; units, if any, come last."""
+        """One text is the answer, two are transcript and answer; units or speech, if any, come last."""
         texts = [part for part in parts if isinstance(part, str)]
-        units = [part for part in parts if not isinstance(part, str)]
-        if len(texts) > 2 or len(units) > 1 or (units and parts[-1] is not units[0]):
-            kinds = ", ".join("text" if isinstance(part, str) else "units" for part in parts)
-            raise ValueError(f"an assistant says [transcript,] [answer,] [units]; this one says {kinds}")
-        return cls(texts[0] if len(texts) == 2 else None, texts[-1] if texts else None, units[0] if units else None)
+        spoken = [part for part in parts if not isinstance(part, str)]
+        if len(texts) > 2 or len(spoken) > 1 or (spoken and parts[-1] is not spoken[0]):
+            kinds = ", ".join(map(part_kind, parts))
+            raise ValueError(f"an assistant says [transcript,] [answer,] [units or speech]; this one says {kinds}")
+        transcript, text = texts[0] if len(texts) == 2 else None, texts[-1] if texts else None
+        answer = spoken[0] if spoken else None
+        if isinstance(answer, Speech):
+            return cls(transcript, text, answer.units, answer)
+        return cls(transcript, text, answer)
 
     def parts(self) -> tuple[Part, ...]:
         """Inverse of from_parts."""
-        return tuple(part for part in (self.transcript, self.text, self.units) if part is not None)
+        spoken = self.units if self.speech is None else self.speech
+        return tuple(part for part in (self.transcript, self.text, spoken) if part is not None)
 
 
 @dataclass(frozen=True)
@@ -197,14 +227,15 @@ class Dialogue:
         return [self.vocab.marker(HUMAN if role == "human" else SPEECHGPT), *self._constant(":")]
 
     def _part(self, part: Part) -> list[int]:
-        return self.encode_text(part) if isinstance(part, str) else self.vocab.encode(part)
+        return self.encode_text(part) if isinstance(part, str) else self.vocab.encode(part_units(part))
 
     def _human(self, message: Message) -> list[int]:
         return [token for part in message.parts for token in self._part(part)] + [self.vocab.marker(EOH)]
 
     def _reply(self, reply: Reply) -> list[int]:
         ids: list[int] = []
-        chained = reply.transcript is not None or (reply.text is not None and reply.units is not None)
+        units = reply.units if reply.speech is None else part_units(reply.speech)
+        chained = reply.transcript is not None or (reply.text is not None and units is not None)
         if reply.transcript is not None:
             ids += self.encode_text(reply.transcript) + self._constant(";")
         if chained:
@@ -212,7 +243,7 @@ class Dialogue:
         if reply.text is not None:
             ids += self.encode_text(reply.text)
             # a plain text that ends in a semicolon keeps it: one more is added, which parsing takes away
-            ids += self._constant(";") if reply.units is not None or reply.text.rstrip().endswith(";") else []
-        if reply.units is not None:
-            ids += ([self.vocab.marker(UA)] if chained else []) + self.vocab.encode(reply.units)
+            ids += self._constant(";") if units is not None or reply.text.rstrip().endswith(";") else []
+        if units is not None:
+            ids += ([self.vocab.marker(UA)] if chained else []) + self.vocab.encode(units)
         return [*ids, self.vocab.marker(EOA)]

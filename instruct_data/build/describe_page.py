@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from instruct_data.build.description import Description, length_rows
-from speechgpt.dialogue import Conversation
+from speechgpt.dialogue import Conversation, Part, Speech
 from units.audio import SAMPLE_RATE
 from units.codebook import Units
 from units.runtime.atomic import written_whole
@@ -97,9 +97,11 @@ def _example(conversation: Conversation, found: Description, voice: UnitVocoder 
     return f"<h3>{escape(conversation.task)}: {escape(conversation.id)}</h3>{turns}"
 
 
-def _part(part: str | tuple[int, ...], found: Description, voice: UnitVocoder | None) -> str:
+def _part(part: Part, found: Description, voice: UnitVocoder | None) -> str:
     if isinstance(part, str):
         return f"<div>{escape(part)}</div>"
+    if isinstance(part, Speech):
+        return f"<div><code>{escape(part.audio)}</code></div>" + _part(part.units or (), found, voice)
     spelled = escape(" ".join(map(str, part[:SHOWN_UNITS])) + (" .." if len(part) > SHOWN_UNITS else ""))
     sound = ""
     if voice is not None and found.codebook is not None and part:

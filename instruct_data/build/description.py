@@ -19,7 +19,7 @@ import numpy as np
 from instruct_data.build.chain import asked
 from instruct_data.build.records import ConversationSet, read_conversations
 from instruct_data.build.splits import SIDES
-from speechgpt.dialogue import Conversation
+from speechgpt.dialogue import Conversation, Part, Speech
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook
 from units.dataset.unit_set import UnitSet
@@ -126,11 +126,18 @@ def inputs(conversation: Conversation) -> Iterator[tuple[str, object]]:
     heard = [part for message in human for part in message.parts if not isinstance(part, str)]
     if conversation.task == "tts":
         heard += [part for part in conversation.messages[1].parts if not isinstance(part, str)]
-    yield from (("sounds", sound) for sound in heard)
+    yield from (("sounds", _sound(part)) for part in heard)
     question = asked(*conversation.messages[:2]) if len(conversation.messages) > 1 else None
     if question is not None:
         kind = "tts" if conversation.task == "tts" else "asked"
         yield "sentences", (kind, question.rstrip(". "))  # the paper's wording takes the last dot
+
+
+def _sound(part: Part) -> object:
+    """The units of a sound, or where its recording lies if they are not known."""
+    if not isinstance(part, Speech):
+        return part
+    return part.units if part.units is not None else (part.audio, part.start, part.duration)
 
 
 def describe(
@@ -199,7 +206,8 @@ def _measure(
 ) -> None:
     lengths = found.lengths[conversation.task]
     parts = [part for message in conversation.messages for part in message.parts]
-    sounds = [part for part in parts if not isinstance(part, str)]
+    spoken = [part for part in parts if not isinstance(part, str)]
+    sounds = [part.units or () if isinstance(part, Speech) else part for part in spoken]
     lengths.units.append(sum(map(len, sounds)))
     lengths.words.append(sum(len(part.split()) for part in parts if isinstance(part, str)))
     if found.used is not None:

@@ -1,13 +1,24 @@
-"""Conversations on disk: `*.jsonl` or `*.jsonl.gz`, a header line, then one conversation a line.
+"""Conversation sets on disk: `*.jsonl` or `*.jsonl.gz` with a header line, then one conversation a line.
 
-{"format": "conversations/1", "codebook": {...} or null, "seed": 0, "counts": {"asr": 2, "tts": 1}}
-{"id": "q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": ".."}, {"units": [1, 2]}]}, ...]}
+    {"format": "conversations/2", "codebook": {...} or null, "seed": 0, "counts": {"asr": 2, "tts": 1}}
+    {"id": "q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": ".."}, {"units": [1, 2]}]}, ...]}
+
+A part of a message is one of these:
+
+    {"text": "what is two plus two"}
+    {"units": [12, 7, 7]}
+    {"speech": "wav/q1.wav", "start": 0.5, "duration": 1.5, "units": [12, 7, 7]}
+
+`speech` is an audio file; its path is absolute or relative to the folder of the set. `start` and `duration` are seconds
+(absent: from the beginning, to the end). `units` are those of the speech, if they are known. `codebook` is null where no
+part has units. Release 0.1.0 wrote `conversations/1`, which has no speech parts; it is read as well.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
+import math
 import shutil
 import zlib
 from collections import Counter
@@ -16,20 +27,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechgpt.dialogue import Conversation, Message, Part
+from speechgpt.dialogue import Conversation, Message, Part, Speech
 from units.codebook import Codebook
 from units.runtime.gzipped import opened, opened_to_write
 
-FORMAT = "conversations/1"
+FORMAT = "conversations/2"
+READABLE_FORMATS = ("conversations/1", FORMAT)
+_DAMAGE = (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError)
 
 
 class RecordError(ValueError):
-    """A line that is no conversation; the message says which line and why."""
+    """A line that is not a header or a conversation; the message begins with FILE:LINE."""
 
 
 @dataclass(frozen=True)
 class ConversationSet:
-    """A set on disk. Iterating streams its conversations. codebook is None if no conversation holds units."""
+    """A conversation set on disk; iterating streams its conversations.
+
+    path: the file. codebook: of its units, None if it has none. seed: of the build. counts: conversations by task.
+    """
 
     path: Path
     codebook: Codebook | None
@@ -43,40 +59,43 @@ class ConversationSet:
                 next(lines)
                 for number, line in enumerate(lines, 2):
                     yield parse_conversation(line, f"{self.path}:{number}", self.codebook)
-            except (EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-                raise RecordError(f"{self.path}:{number + 1}: the file was cut short or damaged ({error})") from error
+            except _DAMAGE as error:
+                raise RecordError(f"{self.path}:{number + 1}: the file is cut short or damaged ({error})") from error
         if number - 1 != len(self):
             raise RecordError(
-                f"{self.path}: {number - 1} conversations, but its header counts {len(self)}: it was cut short"
+                f"{self.path}: {number - 1} conversations, but its header counts {len(self)}; the file is cut short"
             )
 
     def __len__(self) -> int:
         return sum(self.counts.values())
 
+    def audio_path(self, speech: Speech) -> Path:
+        """The audio file of a speech part of this set."""
+        return self.path.parent / speech.audio
+
 
 def read_conversations(path: str | Path) -> ConversationSet:
-    """Open a set and check its header.
+    """Open a conversation set and check its header.
 
-    Raises: FileNotFoundError; RecordError if the header is not one.
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: the first line is not a header.
     """
     path = Path(path)
     with opened(path) as lines:
         try:
-            header = json.loads(next(lines))
-            if header["format"] != FORMAT:
-                raise KeyError(header["format"])
-            codebook = Codebook.from_json(header["codebook"]) if header["codebook"] else None
-            return ConversationSet(path, codebook, header["seed"], header["counts"])
-        except (StopIteration, ValueError, KeyError, TypeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise RecordError(f"{path}:1: not the header of a conversation set ({FORMAT}): {error!r}") from error
+            codebook, seed, counts = _parse_header(next(lines, ""))
+        except (ValueError, *_DAMAGE) as error:
+            raise RecordError(f"{path}:1: not the header of a conversation set: {error}") from error
+    return ConversationSet(path, codebook, seed, counts)
 
 
 def write_conversations(
     path: str | Path, conversations: Iterable[Conversation], codebook: Codebook | None, seed: int
 ) -> dict[str, int]:
-    """Stream conversations to a set, compressed if the name ends in .gz. Appears whole or not at all.
+    """Stream conversations to a set, compressed if its name ends in .gz. The file appears whole or not at all.
 
-    Returns: how many of each task.
+    Returns: conversations by task.
     """
     path = Path(path)
     counts: Counter[str] = Counter()
@@ -96,56 +115,139 @@ def write_conversations(
     return dict(counts)
 
 
+# --- the header
+
+
 def header_line(codebook: Codebook | None, seed: int, counts: Mapping[str, int]) -> bytes:
     """The first line of a set."""
-    header = {"format": FORMAT, "codebook": json.loads(codebook.to_json()) if codebook else None, "seed": seed,
-              "counts": dict(sorted(counts.items()))}  # fmt: skip
+    header = {
+        "format": FORMAT,
+        "codebook": json.loads(codebook.to_json()) if codebook else None,
+        "seed": seed,
+        "counts": dict(sorted(counts.items())),
+    }
     return (json.dumps(header, ensure_ascii=False) + "\n").encode()
 
 
+def _parse_header(line: str) -> tuple[Codebook | None, int, dict[str, int]]:
+    """Codebook, seed and counts. Raises ValueError; its message names the field that is wrong."""
+    header = json.loads(line)
+    if not isinstance(header, dict):
+        raise ValueError(f"{line[:60]!r} is not an object")
+    if header.get("format") not in READABLE_FORMATS:
+        raise ValueError(f"format is {header.get('format')!r}; it must be one of {', '.join(READABLE_FORMATS)}")
+    if missing := {"codebook", "seed", "counts"} - header.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    counts = header["counts"]
+    if not isinstance(counts, dict) or not all(type(count) is int and count >= 0 for count in counts.values()):
+        raise ValueError(f"counts is {str(counts)[:60]}; it must be a number of conversations for each task")
+    if type(header["seed"]) is not int:
+        raise ValueError(f"seed is {str(header['seed'])[:60]}; it must be a whole number")
+    try:
+        codebook = Codebook.from_json(header["codebook"]) if header["codebook"] else None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"codebook is {str(header['codebook'])[:60]} ({error})") from error
+    return codebook, header["seed"], counts
+
+
+# --- a conversation
+
+
 def conversation_line(conversation: Conversation) -> bytes:
-    """One line of a set; parse_conversation reads it back."""
+    """One line of a set; inverse of parse_conversation."""
     return (json.dumps(conversation_record(conversation), ensure_ascii=False) + "\n").encode()
 
 
 def conversation_record(conversation: Conversation) -> dict[str, Any]:
-    """The JSON form; inverse of parse_conversation."""
-    messages = [
-        {"role": m.role, "parts": [{"text": p} if isinstance(p, str) else {"units": list(p)} for p in m.parts]}
-        for m in conversation.messages
-    ]
+    """A conversation as JSON values."""
+    messages = [{"role": m.role, "parts": [_part_record(part) for part in m.parts]} for m in conversation.messages]
     return {"id": conversation.id, "task": conversation.task, "messages": messages}
 
 
+def _part_record(part: Part) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"text": part}
+    if not isinstance(part, Speech):
+        return {"units": list(part)}
+    record: dict[str, Any] = {"speech": part.audio}
+    if part.start:
+        record["start"] = part.start
+    if part.duration is not None:
+        record["duration"] = part.duration
+    if part.units is not None:
+        record["units"] = list(part.units)
+    return record
+
+
 def parse_conversation(line: str, where: str, codebook: Codebook | None) -> Conversation:
-    """Read one line strictly. Raises RecordError beginning with `where`."""
+    """Read one line strictly. Paths of audio files stay as they are written (see ConversationSet.audio_path).
+
+    Args:
+        line: a conversation as JSON.
+        where: FILE:LINE, for errors.
+        codebook: of the set; None if it has no units.
+
+    Raises:
+        RecordError: the line is not a conversation.
+    """
     try:
         record = json.loads(line)
-        if not isinstance(record, dict):
-            raise ValueError(f"{str(record)[:60]} is no conversation, which has the fields id, messages, task")
-        if set(record) != {"id", "task", "messages"}:
-            raise ValueError(f"the fields are {sorted(record)}; they must be id, messages, task")
-        for name, kind in (("id", str), ("task", str), ("messages", list)):
-            if not isinstance(record[name], kind):
-                raise ValueError(f"{name} is {str(record[name])[:60]!r}; it must be a {kind.__name__}")
-        messages = []
-        for message in record["messages"]:
-            if not isinstance(message, dict) or set(message) != {"role", "parts"}:
-                raise ValueError(f"a message has the fields parts and role; this one is {str(message)[:60]}")
-            messages.append(Message(message["role"], tuple(_part(part, codebook) for part in message["parts"])))
-        return Conversation(tuple(messages), record["task"], record["id"])
-    except (ValueError, TypeError, AttributeError) as error:
+        _check_fields(record)
+        messages = tuple(_parse_message(message, codebook) for message in record["messages"])
+        return Conversation(messages, record["task"], record["id"])
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{where}: {error}") from error
 
 
-def _part(part: Any, codebook: Codebook | None) -> Part:
-    if isinstance(part, dict) and set(part) == {"text"} and isinstance(part["text"], str):
+def _check_fields(record: Any) -> None:
+    if not isinstance(record, dict):
+        raise ValueError(f"{str(record)[:60]} is not a conversation, which has the fields id, messages, task")
+    if set(record) != {"id", "task", "messages"}:
+        raise ValueError(f"the fields are {sorted(record)}; they must be id, messages, task")
+    for name, kind in (("id", str), ("task", str), ("messages", list)):
+        if not isinstance(record[name], kind):
+            raise ValueError(f"{name} is {str(record[name])[:60]!r}; it must be a {kind.__name__}")
+
+
+def _parse_message(message: Any, codebook: Codebook | None) -> Message:
+    if not isinstance(message, dict) or set(message) != {"role", "parts"}:
+        raise ValueError(f"a message has the fields parts and role; this one is {str(message)[:60]}")
+    return Message(message["role"], tuple(_parse_part(part, codebook) for part in message["parts"]))
+
+
+def _parse_part(part: Any, codebook: Codebook | None) -> Part:
+    fields = set(part) if isinstance(part, dict) else set()
+    if fields == {"text"} and isinstance(part["text"], str):
         return part["text"]
-    if isinstance(part, dict) and set(part) == {"units"} and isinstance(part["units"], list):
-        if codebook is None:
-            raise ValueError("units in a set whose header names no codebook")
-        units = tuple(part["units"])
-        if not all(type(u) is int and 0 <= u < codebook.size for u in units):
-            raise ValueError(f"units must be whole numbers from 0 to {codebook.size - 1}")
-        return units
-    raise ValueError(f'a part is {{"text": ".."}} or {{"units": [..]}}, not {str(part)[:60]}')
+    if fields == {"units"} and isinstance(part["units"], list):
+        return _parse_units(part["units"], codebook)
+    if "speech" in fields and fields <= {"speech", "start", "duration", "units"}:
+        return _parse_speech(part, codebook)
+    raise ValueError(f'a part is {{"text": ".."}}, {{"units": [..]}} or {{"speech": "FILE", ..}}, not {str(part)[:60]}')
+
+
+def _parse_speech(part: dict[str, Any], codebook: Codebook | None) -> Speech:
+    audio, start, duration = part["speech"], part.get("start", 0.0), part.get("duration")
+    if not isinstance(audio, str) or not audio or "\0" in audio:
+        raise ValueError(f"speech is {str(audio)[:60]!r}; it must be the path of an audio file")
+    if not _is_number(start) or start < 0:
+        raise ValueError(f"start is {start!r}; it must be a number of seconds, 0 or more")
+    if duration is not None and (not _is_number(duration) or duration <= 0):
+        raise ValueError(f"duration is {duration!r}; it must be a number of seconds above 0")
+    units = part.get("units")
+    if units is not None and not isinstance(units, list):
+        raise ValueError(f"units is {str(units)[:60]!r}; it must be a list")
+    known = None if units is None else _parse_units(units, codebook)
+    return Speech(audio, float(start), None if duration is None else float(duration), known)
+
+
+def _parse_units(units: list[Any], codebook: Codebook | None) -> tuple[int, ...]:
+    if codebook is None:
+        raise ValueError("units in a set whose header names no codebook")
+    if not all(type(unit) is int and 0 <= unit < codebook.size for unit in units):
+        raise ValueError(f"units must be whole numbers from 0 to {codebook.size - 1}")
+    return tuple(units)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -24,7 +24,7 @@ from typing import Any
 
 from instruct_data.build.records import read_conversations, write_conversations
 from instruct_data.text.chats import is_broken
-from speechgpt.dialogue import Conversation, Message, Part, Reply
+from speechgpt.dialogue import Conversation, Message, Part, Reply, part_units
 from speechgpt.vocab import EOA, EOH, HUMAN, MARKERS, SPEECHGPT, TA, TQ, UA
 from units import notation
 from units.codebook import Codebook
@@ -183,7 +183,7 @@ def _reply(text: str, size: int) -> Reply:
     parts = tuple(_parts(sound.strip(), size))
     if len(parts) > 1 or isinstance(parts[0], str):
         raise ValueError(f"no units after {UA}: {sound.strip()[:60]!r}")
-    return Reply(transcript, _text(answer.strip().removesuffix(";").strip()), parts[0])
+    return Reply(transcript, _text(answer.strip().removesuffix(";").strip()), part_units(parts[0]))
 
 
 # --- writing
@@ -194,11 +194,11 @@ def spell_conversation(conversation: Conversation) -> str:
 
     Raises: ValueError if this form cannot say it: a text that spells a marker or a unit, an empty text, an open turn.
     """
-    spelled = "".join(
-        _spell_turn(human, assistant)
-        for human, assistant in zip(conversation.messages[::2], conversation.messages[1::2], strict=False)
-    )
     try:
+        spelled = "".join(
+            _spell_turn(human, assistant)
+            for human, assistant in zip(conversation.messages[::2], conversation.messages[1::2], strict=False)
+        )
         read_back = tuple(_messages(spelled, 1 << 31))
     except ValueError as error:
         raise ValueError(f"the released form cannot say it: {error}") from error
@@ -218,14 +218,14 @@ def _spell_turn(human: Message, assistant: Message) -> str:
 
 
 def _spell(part: Part) -> str:
-    return part.strip() if isinstance(part, str) else notation.spell(part)
+    return part.strip() if isinstance(part, str) else notation.spell(part_units(part))
 
 
 def _joined(message: Message) -> tuple[str, list[Part]]:
     """A message with the spaces that the released form cannot keep taken out."""
     parts: list[Part] = []
     for part in message.parts:
-        part = part.strip() if isinstance(part, str) else part
+        part = part.strip() if isinstance(part, str) else part_units(part)
         if message.role == "human" and isinstance(part, str) and parts and isinstance(parts[-1], str):
             parts[-1] = f"{parts[-1]} {part}".strip()
         elif part or message.role == "assistant":

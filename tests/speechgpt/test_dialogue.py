@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import DATA
 from tiny_parts import K
 
-from speechgpt.dialogue import Conversation, Dialogue, Message, Part, Reply
+from speechgpt.dialogue import Conversation, Dialogue, Message, NoUnitsError, Part, Reply, Speech
 from speechgpt.vocab import EOA, EOH, HUMAN, MARKERS, SPEECHGPT, TA, TQ, UA, UnitVocab, VocabularyError, new_words
 from units.notation import EOSP, SOSP
 
@@ -81,6 +81,26 @@ def test_units_are_never_text(dialogue: Dialogue, spoken: tuple[int, ...]) -> No
     body = dialogue.vocab.encode(spoken)
     assert not [token for token in body if token < dialogue.vocab.first_unit_id]
     assert dialogue.parse_reply(rendered_reply(dialogue, (spoken,))) == Reply(None, None, spoken)
+
+
+def test_speech_is_rendered_as_its_units(dialogue: Dialogue) -> None:
+    heard, said = Speech("q.wav", 0.0, 1.5, (1, 2)), Speech("a.wav", units=(3,))
+    for parts, same in (((said,), ((3,),)), (("hi", said), ("hi", (3,))), (("who", "me", said), ("who", "me", (3,)))):
+        spoken = Conversation((asked("Write.", heard), Message("assistant", parts)))
+        units_alone = Conversation((asked("Write.", (1, 2)), Message("assistant", same)))
+        assert dialogue.render(spoken) == dialogue.render(units_alone)
+        assert Reply.from_parts(parts).parts() == parts
+
+
+@pytest.mark.parametrize("role", ["human", "assistant"])
+def test_speech_without_units_is_refused_by_a_system_that_reads_units(dialogue: Dialogue, role: str) -> None:
+    recording = Speech("wav/q1.wav", 0.0, 1.5)
+    messages = (
+        asked(recording if role == "human" else "hi"),
+        Message("assistant", ("ok", recording) if role == "assistant" else ("ok",)),
+    )
+    with pytest.raises(NoUnitsError, match="wav/q1.wav.*units-extract"):
+        dialogue.render(Conversation(messages))
 
 
 # --- the train mask

@@ -24,7 +24,7 @@ from instruct_data.build.records import (
 )
 from instruct_data.build.splits import Splits
 from instruct_data.text.chats import TextPair
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Speech
 from stages.config import Source, StageConfig
 from stages.tokens import documents
 from units.codebook import CodebookMismatch, Units
@@ -52,6 +52,51 @@ def made(count: int = 5) -> list[Conversation]:
 def test_a_record_is_read_as_it_was_written(conversation: Conversation) -> None:
     line = json.dumps(conversation_record(conversation), ensure_ascii=False)
     assert parse_conversation(line, "here", CODEBOOK) == conversation
+
+
+# As release 0.1.0 wrote it, for the codebook of these tests.
+SET_OF_0_1_0 = """\
+{"format": "conversations/1", "codebook": {"name": "tiny", "encoder": "mfcc", "layer": 0, "size": 12, "frame_rate": 50.0, \
+"centring": "none", "fingerprint": "0123abcd"}, "seed": 3, "counts": {"asr": 1, "chain": 1}}
+{"id": "asr-q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": "Write. This is input:"}, {"units": [1, 2]}]}, \
+{"role": "assistant", "parts": [{"text": "gr\u00fc\u00df dich"}]}]}
+{"id": "chain-q2", "task": "chain", "messages": [{"role": "human", "parts": [{"units": [3]}]}, \
+{"role": "assistant", "parts": [{"text": "who?"}, {"text": "you"}, {"units": [4, 5]}]}]}
+"""
+
+
+def test_a_set_of_release_0_1_0_is_read(tmp_path: Path) -> None:
+    (tmp_path / "set.jsonl").write_text(SET_OF_0_1_0, encoding="utf-8")
+    found = read_conversations(tmp_path / "set.jsonl")
+    asr, chain = found
+    assert (found.codebook, found.seed, found.counts) == (CODEBOOK, 3, {"asr": 1, "chain": 1})
+    assert asr.messages[0].parts == ("Write. This is input:", (1, 2)) and asr.messages[1].parts == ("gr\u00fc\u00df dich",)
+    assert chain.messages[1].parts == ("who?", "you", (4, 5))
+    write_conversations(tmp_path / "again.jsonl", found, found.codebook, found.seed)
+    assert (tmp_path / "again.jsonl").read_text().splitlines()[1:] == SET_OF_0_1_0.splitlines()[1:]
+
+
+def test_speech_is_read_with_the_place_of_its_audio(tmp_path: Path) -> None:
+    question, answer = Speech("wav/q1.wav", 0.5, 1.25), Speech(str(tmp_path / "a1.flac"))
+    said = [Conversation((Message("human", (question,)), Message("assistant", ("yes", answer))), "chain", "c1")]
+    write_conversations(tmp_path / "data" / "set.jsonl", said, None, 0)
+    found = read_conversations(tmp_path / "data" / "set.jsonl")
+    assert found.codebook is None and list(found) == said
+    assert found.audio_path(question) == tmp_path / "data" / "wav" / "q1.wav"
+    assert found.audio_path(answer) == tmp_path / "a1.flac"
+    record = json.loads((tmp_path / "data" / "set.jsonl").read_text().splitlines()[1])
+    assert record["messages"][0]["parts"] == [{"speech": "wav/q1.wav", "start": 0.5, "duration": 1.25}]
+    assert record["messages"][1]["parts"] == [{"text": "yes"}, {"speech": str(tmp_path / "a1.flac")}]
+
+
+def test_one_set_holds_text_units_and_speech(tmp_path: Path) -> None:
+    both = Speech("q1.wav", 0.0, 2.0, (1, 2))
+    said = [
+        Conversation((Message("human", ("hi", (3,), both)), Message("assistant", ("ok", (4,)))), "chain", "c1"),
+        Conversation((Message("human", (Speech("q2.wav"),)), Message("assistant", ("who?", "me", both))), "chain", "c2"),
+    ]
+    write_conversations(tmp_path / "set.jsonl.gz", said, CODEBOOK, 0)
+    assert list(read_conversations(tmp_path / "set.jsonl.gz")) == said
 
 
 @pytest.mark.parametrize("name", ["set.jsonl", "set.jsonl.gz"])
@@ -86,7 +131,7 @@ BAD_LINES = {
     "not JSON": ("{", "Expecting"),
     "an empty line": ("", "Expecting value"),
     "a list": ("[1, 2]", "fields"),
-    "a number": ("7", "7 is no conversation"),
+    "a number": ("7", "7 is not a conversation"),
     "no task": (json.dumps({"id": "x", "messages": [ASKED]}), "the fields are"),
     "an unknown field": (line_of([ASKED], mood="good"), "mood"),
     "a task that is no text": (line_of([ASKED], task=5), "task"),
@@ -108,6 +153,14 @@ BAD_LINES = {
     "a unit below zero": (line_of([{"role": "human", "parts": [{"units": [-1]}]}]), f"from 0 to {K - 1}"),
     "a unit that is a fraction": (line_of([{"role": "human", "parts": [{"units": [1.0]}]}]), "whole numbers"),
     "a unit that is a truth": (line_of([{"role": "human", "parts": [{"units": [True]}]}]), "whole numbers"),
+    "speech that is a number": (line_of([{"role": "human", "parts": [{"speech": 3}]}]), "speech is '3'"),
+    "speech without a path": (line_of([{"role": "human", "parts": [{"speech": ""}]}]), "speech is ''"),
+    "speech and text": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "text": "b"}]}]), "a part is"),
+    "a start below zero": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": -0.1}]}]), "start is -0.1"),
+    "a start that is text": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": "1"}]}]), "start is '1'"),
+    "an infinite start": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": 1e999}]}]), "start is inf"),
+    "no duration": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "duration": 0}]}]), "duration is 0"),
+    "speech whose units are too big": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "units": [K]}]}]), f"from 0 to {K - 1}"),
     "three texts of the assistant": (line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]), "an assistant says"),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ from instruct_data.released.speech_instruct import (
     spell_conversation,
     write_released,
 )
-from speechgpt.dialogue import Conversation, Message
+from speechgpt.dialogue import Conversation, Message, part_units
 from units.codebook import Codebook
 from units.dataset.unit_set import read_unit_set
 from units.runtime.refusals import Refusals
@@ -208,7 +208,8 @@ def test_what_can_be_said_is_read_back_and_the_rest_is_refused(conversation: Con
     found = parse_released(line_of(spelled), K, conversation.id).conversation
     assert [m.role for m in found.messages] == [m.role for m in conversation.messages]
     heard = [[p for p in m.parts if not isinstance(p, str)] for m in found.messages]
-    assert heard == [[p for p in m.parts if not isinstance(p, str) and p] for m in conversation.messages]
+    spoken = [[part_units(p) for p in m.parts if not isinstance(p, str)] for m in conversation.messages]
+    assert heard == [[units for units in of_message if units] for of_message in spoken]
     said = [" ".join(p for p in m.parts if isinstance(p, str)).split() for m in found.messages]
     assert said == [" ".join(p for p in m.parts if isinstance(p, str)).split() for m in conversation.messages]
 
