@@ -68,15 +68,30 @@ def draws(
 
     Raises: ValueError if a prompt leaves no room in the model's context.
     """
+    end = dialogue.vocab.marker(EOA)
+    grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
+    yield from _draws(model, prompts, {end}, grammar, sampling)
+
+
+def continuation(model: PreTrainedModel, prompt: list[int], ends: set[int], sampling: Sampling) -> list[int]:
+    """What a model writes after a prompt, without a grammar, up to one of the tokens `ends`, which is included.
+
+    Raises: ValueError if the prompt leaves no room in the model's context.
+    """
+    return [row[0] for row in _draws(model, [prompt], ends, None, sampling) if row[0] is not None]
+
+
+def _draws(
+    model: PreTrainedModel, prompts: Sequence[list[int]], ends: set[int], grammar: Grammar | None, sampling: Sampling
+) -> Iterator[list[int | None]]:
+    """The next token of each prompt's reply, again and again, until each has drawn one of `ends` or has no room left."""
     context, longest = context_length(model), max(map(len, prompts))
     if longest >= context:
         raise ValueError(
             f"the prompt has {longest} tokens and this model's context is {context}; give less audio or text"
         )
-    end = dialogue.vocab.marker(EOA)
-    ids, mask = left_padded(prompts, end, model.device)
+    ids, mask = left_padded(prompts, min(ends), model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
     choose, cache = _chooser(sampling, model.device), None
     states = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
     room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
@@ -84,12 +99,12 @@ def draws(
         out = model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         )  # fmt: skip
-        cache = out.past_key_values
-        chosen = choose(out.logits[:, -1].float().masked_fill(~grammar.allowed(states), float("-inf")))
-        states = grammar.after(states, chosen)
+        cache, scores = out.past_key_values, out.logits[:, -1].float()
+        chosen = choose(scores.masked_fill(~grammar.allowed(states), float("-inf")) if grammar else scores)
+        states = grammar.after(states, chosen) if grammar else states
         tokens = [token if left else None for token, left in zip(chosen.tolist(), room)]
         yield tokens
-        room = [0 if token in (None, end) else left - 1 for token, left in zip(tokens, room)]
+        room = [0 if token is None or token in ends else left - 1 for token, left in zip(tokens, room)]
         ids, mask = chosen[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # of rows that only wait for the others
 

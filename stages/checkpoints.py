@@ -1,5 +1,5 @@
-"""Checkpoints that survive: a mark says that one is whole, a signal saves before it stops, and any number of processes
-can go on from one."""
+"""Checkpoints that survive: a completion file in each, a checkpoint before a stop by SIGTERM, and resuming with any
+number of processes."""
 
 from __future__ import annotations
 
@@ -20,58 +20,59 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from units.runtime.atomic import written_whole
 
-MARK = "complete.json"  # written when all processes have written their part: which files, their sizes and checksums
-LOOK = 1 << 20  # bytes at either end of a file that its checksum covers; cut-short and zero-filled files differ there
-UNIVERSAL = "_universal"  # ending of a folder of shards that fits any number of processes
-STOPPED = 128 + signal.SIGTERM  # exit status of a stage that was told to stop
-SEEN = 60.0  # seconds that a network file system may take to show a new file: NFS keeps a folder's names so long
+COMPLETE = "complete.json"  # written after all processes have written: files, sizes, checksums, number of processes
+EDGE = 1 << 20  # bytes at either end of a file that its checksum covers; truncated and zero-filled files differ there
+UNIVERSAL = "_universal"  # suffix of a folder of shards that fits any number of processes
+STOPPED = 128 + signal.SIGTERM  # exit code of a stage that was stopped by SIGTERM, after a checkpoint
+VISIBLE = 60.0  # seconds that a network file system may take to show a new file: NFS caches a folder's names so long
 
 
-class CheckpointError(RuntimeError):
-    """A checkpoint that could not be written; the message says what is left and what to do."""
+class CheckpointError(OSError):
+    """A checkpoint that could not be written; the message says which is left and what to do."""
 
 
-def mark_whole(checkpoint: Path, processes: int) -> None:
-    """Say that a checkpoint is whole; the last thing that is written into it."""
-    files = {str(path.relative_to(checkpoint)): _look(path) for path in sorted(checkpoint.rglob("*")) if path.is_file()}
-    files.pop(MARK, None)
-    with written_whole(checkpoint / MARK) as file:
+def mark_complete(checkpoint: Path, processes: int) -> None:
+    """Write the completion file of a checkpoint, after everything else in it."""
+    paths = [path for path in sorted(checkpoint.rglob("*")) if path.is_file()]
+    files = {str(path.relative_to(checkpoint)): _checksum(path) for path in paths}
+    files.pop(COMPLETE, None)
+    with written_whole(checkpoint / COMPLETE) as file:
         json.dump({"processes": processes, "files": files}, file)
 
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    if not (checkpoint / MARK).exists():
-        return "it was cut short"
-    for name, expected in json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["files"].items():
+    if not (checkpoint / COMPLETE).exists():
+        return "it is not complete"
+    for name, expected in json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["files"].items():
         path = checkpoint / name
         if not path.exists():
             return f"{name} is missing"
-        if _look(path) != expected:
-            return f"{name} is not what was written"
+        if _checksum(path) != expected:
+            return f"{name} differs from what was written"
     return None
 
 
-def _look(path: Path) -> list[int]:
-    """Size of a file, and a checksum of its head and its tail."""
+def _checksum(path: Path) -> list[int]:
+    """Size of a file, and a checksum of its first and last bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        checksum = zlib.crc32(file.read(LOOK))
-        file.seek(max(LOOK, size - LOOK))
-        return [size, zlib.crc32(file.read(LOOK), checksum)]
+        checksum = zlib.crc32(file.read(EDGE))
+        file.seek(max(EDGE, size - EDGE))
+        return [size, zlib.crc32(file.read(EDGE), checksum)]
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """Checkpoint folders of a stage, whole or not, the newest first."""
+    """Checkpoint folders of a stage, complete or not, the newest first."""
     return sorted(out.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1]))
 
 
 def check_shared(out: Path, arguments: TrainingArguments) -> None:
-    """Make sure that all processes see one folder, before any of them takes what it does not see for missing.
+    """Check that all processes see the same folder, before one of them takes a checkpoint for missing.
 
-    The first process writes a file of a name that nobody can guess, and the others look for it.
+    The first process writes a file of a random name, and the others look for it.
 
-    Raises: ValueError in all of them if one does not find it.
+    Raises: ValueError in all processes if one of them does not find it.
     """
     if arguments.world_size == 1:
         return
@@ -80,7 +81,7 @@ def check_shared(out: Path, arguments: TrainingArguments) -> None:
         out.mkdir(parents=True, exist_ok=True)
         (out / names[0]).touch()
     torch.distributed.broadcast_object_list(names)
-    seen, end = (out / names[0]).exists(), time.monotonic() + SEEN
+    seen, end = (out / names[0]).exists(), time.monotonic() + VISIBLE
     while not seen and time.monotonic() < end:
         time.sleep(1)
         seen = (out / names[0]).exists()
@@ -90,14 +91,14 @@ def check_shared(out: Path, arguments: TrainingArguments) -> None:
         (out / names[0]).unlink()
     if not all_see:
         raise ValueError(
-            f"{out.absolute()} is not one folder for all {arguments.world_size} processes: what the first one writes there, "
-            f"{'another one does' if seen else 'this one does'} not see. The run folder must be one that all machines see, "
-            "at one path: name one on a network file system, --run FOLDER"
+            f"{out.absolute()} is not shared by all {arguments.world_size} processes: a file of the first one is missing for "
+            f"{'another one' if seen else 'this one'}. The run folder must be at one path on a file system that all "
+            "machines share: --run FOLDER"
         )
 
 
 def common_checkpoint(out: Path, arguments: TrainingArguments) -> Path | None:
-    """The newest whole checkpoint of a stage, as the first process finds it, for all of them: it alone looks and deletes."""
+    """The newest complete checkpoint of a stage, for all processes: the first one alone looks for it and deletes."""
     found = [newest_checkpoint(out) if arguments.process_index == 0 else None]
     if arguments.world_size > 1:
         torch.distributed.broadcast_object_list(found)
@@ -105,9 +106,10 @@ def common_checkpoint(out: Path, arguments: TrainingArguments) -> Path | None:
 
 
 def newest_checkpoint(out: Path, delete: bool = True) -> Path | None:
-    """The newest whole checkpoint of a stage. Newer ones that are broken are named and deleted: none can use them.
+    """The newest complete checkpoint of a stage. Newer damaged ones are named and deleted.
 
-    delete: false in all processes but the first.
+    Args:
+        delete: false in all processes but the first.
     """
     found = checkpoints(out)
     for path in found:
@@ -115,7 +117,8 @@ def newest_checkpoint(out: Path, delete: bool = True) -> Path | None:
         if trouble is None:
             return path
         older = found[found.index(path) + 1 :]
-        print(f"{path} is broken: {trouble}; " + (f"trying {older[0].name}" if older else "starting anew"), flush=True)
+        then = f"trying {older[0].name}" if older else "starting from the beginning"
+        print(f"{path} is damaged: {trouble}; {then}", flush=True)
         if delete:
             shutil.rmtree(path)
     return None
@@ -123,14 +126,14 @@ def newest_checkpoint(out: Path, delete: bool = True) -> Path | None:
 
 def processes_of(checkpoint: Path) -> int:
     """How many processes wrote a checkpoint."""
-    return json.loads((checkpoint / MARK).read_text(encoding="utf-8"))["processes"]
+    return json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["processes"]
 
 
 class Checkpoints(TrainerCallback):
-    """Marks each checkpoint as whole, and answers SIGTERM: save after this step, then stop.
+    """Writes the completion file of each checkpoint. On SIGTERM it saves after the current step, then stops.
 
-    transformers' own answer (enable_jit_checkpoint) saves between the passes of a step, and each process by its own
-    clock; here all processes agree on the step.
+    transformers' enable_jit_checkpoint saves between the passes of a step, each process at another time; here all
+    processes agree on the step.
     """
 
     def __init__(self) -> None:
@@ -143,7 +146,7 @@ class Checkpoints(TrainerCallback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        print("told to stop (SIGTERM): saving after this step", flush=True)
+        print("SIGTERM: saving after this step", flush=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         asked = self.asked
@@ -158,7 +161,7 @@ class Checkpoints(TrainerCallback):
         if args.world_size > 1:
             torch.distributed.barrier()  # every process has written its part
         if state.is_world_process_zero:
-            mark_whole(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.world_size)
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", args.world_size)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if self._before is not None:
@@ -166,22 +169,22 @@ class Checkpoints(TrainerCallback):
 
 
 def prepare_resume(checkpoint: Path, arguments: TrainingArguments) -> None:
-    """Make a checkpoint fit to go on from with these processes.
+    """Prepare a checkpoint for resuming with this number of processes.
 
-    DeepSpeed's shards fit one number of processes only; for another they are rewritten, once, as a universal checkpoint.
+    DeepSpeed's shards fit one number of processes; for another they are rewritten, once, as a universal checkpoint.
     """
     written = processes_of(checkpoint)
     shards = next((path for path in checkpoint.glob("global_step*") if not path.name.endswith(UNIVERSAL)), None)
     if written == arguments.world_size or shards is None:
         return
-    print(f"{checkpoint} is of {written} processes, going on with {arguments.world_size}", flush=True)
+    print(f"{checkpoint} is of {written} processes, resuming with {arguments.world_size}", flush=True)
     universal = shards.with_name(shards.name + UNIVERSAL)
     if not (checkpoint / "latest_universal").exists():
         part = shards.with_name(f".{universal.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state",
-                   "--input_folder", str(shards), "--output_folder", str(part)]  # fmt: skip
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        module = ["-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+        folders = ["--input_folder", str(shards), "--output_folder", str(part)]
+        subprocess.run([sys.executable, *module, *folders], check=True, stdout=subprocess.DEVNULL)
         shutil.rmtree(universal, ignore_errors=True)
         part.rename(universal)
         with written_whole(checkpoint / "latest_universal") as file:

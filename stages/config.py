@@ -1,4 +1,4 @@
-"""What a stage is told. Each field's docstring is its help: `python -m stages.train --help`."""
+"""Settings of a stage. The docstring under each field is its help text: `python -m stages.train --help`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from speechgpt.widen import Initialisation
-
-KEPT = "save_total_limit"  # how many checkpoints stay
-# What the stage decides itself, and the field that says it.
+KEPT = "save_total_limit"  # the training argument for how many checkpoints stay
+# Training arguments that the stage sets itself, and the field of StageConfig to use instead.
 RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_unused_columns": "nothing"}
+# Kinds of stages that were written by release 0.1.0, which had names only.
+KIND_OF_NAME = {"text": "text", "stage1": "units", "stage2": "cross_modal", "stage3": "chain"}
 
 
 @dataclass
 class Interleaving:
-    """Utterances that are spoken here and written there, changing at word boundaries (Spirit LM, arXiv 2402.05755)."""
+    """Utterances that alternate between units and text at word boundaries (Spirit LM, arXiv 2402.05755)."""
 
     alignments: str
-    """Which word is said when: a .tsv of id, start, end, label, or a folder of TextGrids; relative to the run folder."""
+    """Word alignments: a .tsv of id, start, end, label, or a folder of TextGrids; relative to the run folder."""
     tier: str = "words"
     """Tier of the TextGrids that holds the words."""
     span: float = 10.0
-    """Words of a part, on average over written and spoken ones."""
+    """Mean number of words in a part, over written and spoken parts."""
     text_share: float = 0.3
-    """Share of the words that are written."""
+    """Share of the words that are written as text."""
 
     def __post_init__(self) -> None:
         if not self.span >= 1:
             raise ValueError(f"interleave: span is {self.span}; a part has at least 1 word")
         if not 0 < self.text_share < 1:
-            raise ValueError(f"interleave: text_share is {self.text_share}; it lies between 0 and 1")
+            raise ValueError(f"interleave: text_share is {self.text_share}; it must be between 0 and 1")
 
 
 @dataclass
@@ -45,28 +45,29 @@ class Source:
     """A conversation set (.jsonl, .jsonl.gz), a unit set (folder), or plain text, one document a line (.txt);
     relative to the run folder."""
     weight: float = 1.0
-    """How often its documents come, relative to their number: 2 shows each twice as often."""
+    """How often its documents are drawn, relative to their number: 2 draws each twice as often."""
     tasks: list[str] | None = None
-    """Take only these tasks of a conversation set."""
+    """Use only these tasks of a conversation set."""
     interleave: Interleaving | None = None
-    """For a unit set with word alignments: write some of each utterance's words. Utterances without one stay units."""
+    """For a unit set with word alignments: write some words of each utterance as text. Utterances without alignments
+    stay units."""
     hold_out: bool = True
-    """Hold out some of its documents to watch the loss on; false where each document is knowledge of its own."""
+    """Hold out some of its documents for evaluation; false where each document is a fact to be learned."""
 
 
 @dataclass
 class Widening:
-    """How a text LLM gets its units."""
+    """How units are added to the vocabulary of a text LLM."""
 
     encoder: str
-    """Unit encoder folder, relative to the run folder; its codebook says how many units there are."""
-    init: Initialisation = "mean"
-    """How new embedding rows start: random, mean, or centres."""
+    """Unit encoder folder, relative to the run folder; its codebook gives the number of units."""
+    init: Literal["random", "mean", "centres"] = "mean"
+    """How new embedding rows are initialised: random, mean, or centres."""
 
 
 @dataclass
 class Lora:
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685); the defaults are SpeechGPT's third stage."""
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685); the defaults are those of SpeechGPT's third stage."""
 
     r: int = 8
     """Rank."""
@@ -77,9 +78,9 @@ class Lora:
     targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     """Modules that get an adapter."""
     bits: Literal[4, 8, 16] = 16
-    """Bits of the frozen weights while adapters train; 4 and 8 need bitsandbytes, and no DeepSpeed."""
+    """Bits of the frozen weights while adapters train; 4 and 8 need bitsandbytes, and do not go with DeepSpeed."""
     merge: bool = True
-    """End with a plain model, the adapter added in, and the adapter beside it in `adapter/`; false: the adapter alone."""
+    """Merge the adapter into the model at the end, and also save it in `adapter/`; false saves the adapter alone."""
 
 
 @dataclass
@@ -87,104 +88,133 @@ class StageConfig:
     """One stage of training. A stage's file states only what differs from these defaults."""
 
     stage: str
-    """The stage's name: text, stage1, stage2 or stage3."""
+    """Name of the stage, for messages and for the folder's facts."""
     model: str
-    """Where it starts: a checkpoint folder relative to the run folder, or a hub id."""
+    """Model to start from: a checkpoint folder relative to the run folder, or a hub id."""
     out: str
-    """Where it ends, relative to the run folder."""
+    """Folder of the finished model, relative to the run folder."""
     data: list[Source]
-    """What it learns from."""
+    """Training documents."""
+    kind: str = ""
+    """Kind of the stage, a word that its system defines. For SpeechGPT: text (a text LLM without units), units (unit
+    pre-training), cross_modal or chain (instruction tuning). Default: by the names text, stage1, stage2 and stage3; for
+    other names units if the stage widens the vocabulary, else cross_modal."""
     run: Path = Path("runs/toy")
-    """The run folder."""
+    """Run folder."""
     widen: Widening | None = None
-    """Widen the vocabulary first; for stage 1, which starts from a text LLM."""
+    """Add units to the vocabulary first; for the stage that starts from a text LLM."""
     block_size: int = 1024
     """Tokens of a packed block."""
     batch: int | None = None
-    """Blocks of a step over all processes; the accumulation that it takes is worked out, so any number of GPUs trains
-    the same. Without it, a step is what `training` says, times the processes."""
+    """Blocks of a step over all processes. The accumulation follows from it, so any number of GPUs trains the same.
+    Without it, a step has the blocks that `training` gives, times the number of processes."""
     too_long: Literal["skip", "cut", "split"] = "skip"
-    """What becomes of documents longer than a block: left out, cut to a block, or split into blocks. All are counted."""
+    """Documents longer than a block are left out, cut to a block, or split into blocks. All are counted."""
     train_on_prompt: bool = False
-    """Let the loss cover the human's turns too, as upstream did."""
+    """Compute the loss on the human's turns too, as upstream did."""
     unit_loss_weight: float = 1.0
-    """Weight of unit tokens in the loss, beside 1 for text. A reply has ten times more units than words, and much of a
-    unit cannot be foreseen: below 1, hearing is learned sooner."""
+    """Weight of unit tokens in the loss; text tokens weigh 1. A reply has ten times more units than words, and units are
+    harder to predict: with a weight below 1 the model learns speech recognition sooner."""
     unit_noise: float = 0.0
-    """Share of the units in prompts that are replaced by any others, drawn anew for each block, so that hearing does not
-    hang on single units: a voice never heard before gives others. Held-out documents stay as they are."""
+    """Share of the units in prompts that are replaced by random units, drawn anew for each block, so that recognition
+    does not depend on single units: a new speaker gives other units. Held-out documents are not changed."""
     dev_documents: int = 200
-    """Documents, chosen by hash of their content, that are held out to watch the loss on, shared among the sources."""
-    trainable: Literal["all", "embeddings", "embeddings_then_all"] = "all"
-    """Which weights learn: all, the embedding rows, or first those and after `embeddings_steps` all."""
+    """Documents that are held out for evaluation, chosen by a hash of their content and shared among the sources."""
+    trainable: Literal["all", "embeddings", "embeddings_then_all"] | list[str] = "all"
+    """Which weights learn: all, the embedding rows, first those and after `embeddings_steps` all, or a list of parts that
+    the system names, such as [adapter]. All other weights are frozen."""
     embeddings_steps: int = 0
-    """For embeddings_then_all: steps at the start in which only the embedding rows move."""
+    """For embeddings_then_all: steps at the start in which only the embedding rows learn."""
     lora: Lora | None = None
-    """Train low-rank adapters only; they are merged into the model at the end, unless told otherwise."""
+    """Train low-rank adapters only."""
     attention: Literal[
-        "auto", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "varlen", "flex_attention",
-        "by_document", "eager",
-    ] = "auto"  # fmt: skip
+        "auto",
+        "sdpa",
+        "flash_attention_2",
+        "flash_attention_3",
+        "flash_attention_4",
+        "varlen",
+        "flex_attention",
+        "by_document",
+        "eager",
+    ] = "auto"
     """How attention is computed. auto is, on a GPU, flash-attention 2 where it is installed, else sdpa; on a CPU
-    by_document, which is stages/attention.py, for models that it fits. varlen is flash-attention as torch itself has it,
-    for GPUs from Ampere on in half precision: nothing to install, but not yet tried on a GPU."""
+    by_document (stages/packing/attention.py) for models that support it. varlen is torch's own flash-attention, for GPUs
+    from Ampere on in half precision: it needs no package, but has not been tried on a GPU yet."""
     fused_loss: Literal["auto", "always", "never"] = "auto"
-    """The loss without whole logits in memory (liger-kernel); auto where it is installed, there is a GPU, and units
-    weigh as much as text."""
+    """Compute the loss without all logits in memory (liger-kernel). auto: where it is installed, there is a GPU, and
+    units weigh as much as text."""
     samples: int = 2
-    """Held-out conversations whose replies the model writes at each look, into samples.jsonl."""
+    """Held-out documents that the model continues at each evaluation, written to samples.jsonl."""
     prefix: str = ""
     """System text at the start of every conversation."""
     seed: int = 0
-    """Seeds order and new embedding rows."""
+    """Seed of the order of documents and of new weights."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Any argument of transformers.TrainingArguments, such as max_steps, learning_rate, deepspeed. null is as if it were
-    not there, but for save_total_limit, where it keeps all checkpoints."""
+    """Any argument of transformers.TrainingArguments, such as max_steps, learning_rate, deepspeed. null is the same as
+    leaving it out, except for save_total_limit, where it keeps all checkpoints."""
 
     def __post_init__(self) -> None:
+        self.kind = self.kind or KIND_OF_NAME.get(self.stage) or ("units" if self.widen else "cross_modal")
+        self._check_training()
+        self._check_loss()
+        self._check_trainable()
+
+    def _check_training(self) -> None:
         for name in RESERVED.keys() & self.training.keys():
-            raise ValueError(f"training: {name} is set by the stage itself; use {RESERVED[name]}")
+            raise ValueError(f"training: {name} is set by the stage; use {RESERVED[name]}")
         known = _training_names()
         for name in self.training.keys() - known:
             raise ValueError(f"training: {name} is no argument of transformers.TrainingArguments{nearest(name, known)}")
         given = {name: value for name, value in self.training.items() if value is not None or name == KEPT}
         self.training = given
         if not given.get("max_steps", 0) > 0:
-            raise ValueError("training: max_steps must be set, and above 0: a stage is a number of steps")
+            raise ValueError("training: max_steps must be set, and above 0")
         if (kept := given.get(KEPT)) is not None and kept < 2:
             raise ValueError(
                 f"training: save_total_limit is {kept}; keep at least 2 checkpoints, one to fall back on while the other "
                 "is written, or null for all"
             )
+        if self.batch is not None and "gradient_accumulation_steps" in self.training:
+            raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")
+
+    def _check_loss(self) -> None:
         if not 0 <= self.unit_noise < 1:
             raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")
         if self.unit_noise and self.train_on_prompt:
             raise ValueError(
-                "unit_noise changes what is heard, and train_on_prompt learns to say it; leave one of them out"
+                "unit_noise changes the units of prompts, and train_on_prompt learns to predict them; leave one of them out"
             )
         if not self.unit_loss_weight > 0:
             raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
-        if self.fused_loss == "always" and self.unit_loss_weight != 1:
+        if self.fused_loss == "always" and not self.weighs_all_tokens_alike:
             raise ValueError(
-                "fused_loss: always knows one weight for all tokens; set unit_loss_weight: 1, or fused_loss: never"
+                "fused_loss: always has one weight for all tokens; set unit_loss_weight: 1, or fused_loss: never"
             )
+
+    def _check_trainable(self) -> None:
         if (self.trainable == "embeddings_then_all") != (self.embeddings_steps > 0):
             raise ValueError("trainable: embeddings_then_all and embeddings_steps above 0 belong together")
+        if isinstance(self.trainable, list) and not self.trainable:
+            raise ValueError("trainable is an empty list; name at least one part, or set trainable: all")
         if self.lora and self.trainable != "all":
             raise ValueError(f"lora trains adapters only; it does not go with trainable: {self.trainable}")
         if self.lora and self.lora.bits < 16 and self.training.get("deepspeed"):
             raise ValueError(f"lora: bits: {self.lora.bits} does not go with deepspeed; leave one of them out")
-        if self.batch is not None and "gradient_accumulation_steps" in self.training:
-            raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")
+
+    @property
+    def weighs_all_tokens_alike(self) -> bool:
+        """Whether the loss is a plain mean over tokens, which a fused kernel computes."""
+        return self.unit_loss_weight == 1
 
     def at(self, path: str) -> Path:
-        """A path of the config, seen from the run folder; absolute paths stay, and so do hub ids with no such folder."""
+        """A path of the config, relative to the run folder; absolute paths are not changed."""
         return self.run / path
 
     def accumulation(self, processes: int) -> int:
         """Forward passes of a step on each process.
 
-        Raises: ValueError if the batch is not a whole number of passes, naming what would be.
+        Raises: ValueError if the batch is not a whole number of passes; the message lists what would be.
         """
         if self.batch is None:
             return self.training.get("gradient_accumulation_steps", 1)
@@ -202,8 +232,8 @@ class StageConfig:
         return self.batch // (each * processes)
 
     def sharing(self, processes: int) -> int:
-        """So many processes if they can share the batch, by any number of blocks a pass; else the most of them that can by
-        the number that the config says, 0 if not even one."""
+        """The number of processes that can share the batch: all of them if their number divides it, else the largest
+        number that divides it at the configured blocks a pass; 0 if there is none."""
         if self.batch is None or self.batch % processes == 0:
             return processes
         each = self.training.get("per_device_train_batch_size", 8)
@@ -211,13 +241,13 @@ class StageConfig:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?`, or nothing if no known name looks like it."""
+    """`; did you mean X?`, or nothing if no known name is close."""
     close = difflib.get_close_matches(name, sorted(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def unknown_names(given: Any, kind: Any, where: str = "") -> Iterator[str]:
-    """What is wrong with the names of a config as it was read from yaml, each with the nearest name that exists."""
+    """One message for each unknown name of a config as it was read from yaml, with the nearest name that exists."""
     kind = _dataclass_in(kind)
     if kind is None:
         return

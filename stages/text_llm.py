@@ -1,8 +1,8 @@
-"""The stand-in for an ordinary text LLM: a sentencepiece tokenizer and a small untrained Llama.
+"""A stand-in for an ordinary text LLM: a sentencepiece tokenizer and a small untrained Llama.
 
-    python -m stages.text_llm --text runs/toy/corpus/text.txt --out runs/toy/text_llm_untrained
+    stages-text-llm --text runs/toy/corpus/text.txt --out runs/toy/text_llm_untrained
 
-`python -m stages.train stages/configs/toy/text.yaml` then trains it. A user with a real LLM needs neither.
+`stages-train stages/configs/toy/text.yaml` then trains it. A user with a real LLM needs neither.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, PreTrainedTokenizerBase
+from units.runtime.command import command
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
 class TinyLlama:
-    """Its size."""
+    """Size of the stand-in."""
 
     vocab_size: int = 700
     """Words of the tokenizer, 256 of them bytes."""
@@ -34,30 +37,50 @@ class TinyLlama:
 
 
 def train_tokenizer(text: Path, vocab_size: int) -> PreTrainedTokenizerBase:
-    """A BPE tokenizer with byte fallback, so that no text is lost: every character of the text is covered, spaces are kept."""
+    """A BPE tokenizer with byte fallback that loses no text: it covers every character and keeps spaces.
+
+    Args:
+        text: file with one document a line.
+        vocab_size: words, 256 of them bytes.
+    """
     import sentencepiece
+    from transformers import LlamaTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         sentencepiece.SentencePieceTrainer.train(
-            input=str(text), model_prefix=f"{folder}/tokenizer", vocab_size=vocab_size, model_type="bpe",
-            character_coverage=1.0, byte_fallback=True, normalization_rule_name="identity",
-            remove_extra_whitespaces=False, hard_vocab_limit=False, minloglevel=2,
-        )  # fmt: skip
+            input=str(text),
+            model_prefix=f"{folder}/tokenizer",
+            vocab_size=vocab_size,
+            model_type="bpe",
+            character_coverage=1.0,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
         return LlamaTokenizer.from_pretrained(folder)
 
 
+@command("stages-text-llm", positional=False)
 def main(text: Path, out: Path, llama: TinyLlama = TinyLlama(), seed: int = 0) -> None:
     """Make an untrained text LLM.
 
     Args:
-        text: what the tokenizer is trained on, one line a document
+        text: what the tokenizer is trained on, one document a line
         out: checkpoint folder to write
-        llama: its size
+        llama: size of the model
         seed: of the weights
     """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if not text.is_file():
+        raise FileNotFoundError(f"{text} does not exist; it is the text that the tokenizer is trained on")
     tokenizer = train_tokenizer(text, llama.vocab_size)
     torch.manual_seed(seed)
-    # weights of the usual deviation, 0.02, suit a width of thousands; so narrow a model would learn a third slower
+    # the usual standard deviation, 0.02, is for a width of thousands; so narrow a model would learn a third slower
+    # (docs/decisions/text-llm-initialisation.md)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
@@ -70,7 +93,7 @@ def main(text: Path, out: Path, llama: TinyLlama = TinyLlama(), seed: int = 0) -
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+        )
     )
     tokenizer.save_pretrained(out)
     model.save_pretrained(out)
@@ -78,6 +101,4 @@ def main(text: Path, out: Path, llama: TinyLlama = TinyLlama(), seed: int = 0) -
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main, as_positional=False)
+    main.cli()

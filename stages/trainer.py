@@ -1,5 +1,5 @@
-"""transformers' Trainer with what the stages add: the loss by kind of token, a look at held-out documents, speed in the
-log, embeddings that learn first, and checkpoints that fail whole."""
+"""transformers' Trainer with what a stage adds: the system's loss and evaluation, speed in the log, embeddings that learn
+first, and checkpoints that are complete or removed."""
 
 from __future__ import annotations
 
@@ -12,63 +12,83 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl
+from transformers import Trainer, TrainerControl
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import nested_gather
 
-from speechgpt.vocab import UnitVocab
 from stages.checkpoints import CheckpointError, newest_checkpoint
-from stages.config import StageConfig
-from stages.data import IGNORED, PackedBlocks
+from stages.held_out import SOME_BLOCKS
+from stages.log import SAMPLES, append
+from stages.packing.blocks import PackedBlocks
 from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
-from stages.start import embedding_weights
-from stages.watch import DEV_BLOCKS, append, held_out_report, sample_replies
+from stages.system import Opened
+from stages.trainable import embedding_weights
 
-LATE = "late"  # key of the optimizer's groups that wait until the embeddings have learned
+LATE = "late"  # key of the optimizer's groups that wait while the embeddings learn
 
 
 class StageTrainer(Trainer):
-    """A Trainer of one stage. config, tokenizer, vocab: the stage's; vocab is None while there are no units."""
+    """The Trainer of one stage.
 
-    def __init__(
-        self,
-        *args: Any,
-        config: StageConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        vocab: UnitVocab | None,
-        **kwargs: Any,
-    ) -> None:
-        self.config, self.tokenizer, self.vocab = config, tokenizer, vocab
+    opened: the system at the start of the stage.
+    """
+
+    loss_is_scaled_for_ga = True  # the system divides its loss by the items of the whole step
+
+    def __init__(self, *args: Any, opened: Opened, **kwargs: Any) -> None:
+        self.opened, self.config = opened, opened.config
         super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # the same for releases of transformers before loss_is_scaled_for_ga
         self._fill, self._seen = self.train_dataset.fill, self.train_dataset.mean_length
-        self._clock, self._clock_step = 0.0, None  # of the last report, or of the first step that this process does
+        self._clock, self._clock_step = 0.0, None  # at the last report, or at the first step of this process
 
-    # --- what is written down
+    # --- the loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
+        """Items of a step, over all of its passes and processes."""
+        if not batch_samples:
+            return None
+        items = torch.stack([self.opened.items(batch) for batch in batch_samples]).sum()
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            items = self.accelerator.gather(items.to(device)).sum()
+        return items.to(device)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The system's loss. Several processes average their gradients, so it is multiplied by their number."""
+        items = self.opened.items(inputs) if num_items_in_batch is None else num_items_in_batch
+        loss = self.opened.loss(model, inputs, items)
+        return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+
+    # --- the log
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The Trainer's own; the first one of this process starts the clock, after a resume too."""
+        """The Trainer's; the first one of this process starts the clock, after a resume too."""
         if self._clock_step is None:
             self._clock, self._clock_step = time.monotonic(), self.state.global_step
         return super().training_step(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Look at the held-out documents, on every process: ZeRO-3 needs all for a forward pass."""
+        """Evaluate on held-out documents, in every process: ZeRO-3 needs all of them for a forward pass."""
         began = time.monotonic()
-        dev: PackedBlocks = self.eval_dataset
+        held_out: PackedBlocks = self.eval_dataset
         last = self.state.global_step >= self.state.max_steps
-        report = held_out_report(self.model, dev, self.vocab, len(dev) if last else DEV_BLOCKS) if len(dev) else {}
+        report: dict[str, float] = {}
+        if len(held_out):
+            report = self.opened.report(self.model, held_out, len(held_out) if last else SOME_BLOCKS)
         self.log(report)
-        if len(dev) and self.config.samples:
-            samples = sample_replies(self.model, dev, self.tokenizer, self.vocab, self.config.samples)
+        if len(held_out) and self.config.samples:
+            samples = self.opened.samples(self.model, held_out, self.config.samples)
             if self.is_world_process_zero():
                 for sample in samples:
-                    append(Path(self.args.output_dir) / "samples.jsonl", {"step": self.state.global_step, **sample})
+                    append(Path(self.args.output_dir) / SAMPLES, {"step": self.state.global_step, **sample})
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, report)
         self._clock += time.monotonic() - began
         return report
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """To a training report add the tokens so far, and the speed since the last one.
+        """Add to a training report the tokens so far, and the speed since the last report.
 
         Raises: FloatingPointError when the loss is not finite.
         """
@@ -83,14 +103,14 @@ class StageTrainer(Trainer):
             last = newest_checkpoint(out, delete=False)
             raise FloatingPointError(
                 f"the loss is {loss} by step {self.state.global_step}: training diverged"
-                f"{', or fp16 overflowed: take bf16 where the GPU has it' if self.args.fp16 else ''}; "
-                f"{last.name if last else 'no checkpoint'} is from before. A checkpoint keeps the rates it was made with: "
-                f"lower training.learning_rate, or raise training.warmup_steps, delete {out}, and run the same command"
+                f"{', or fp16 overflowed: use bf16 if the GPU has it' if self.args.fp16 else ''}; "
+                f"{last.name if last else 'no checkpoint'} is from before. A checkpoint keeps its learning rate: lower "
+                f"training.learning_rate, or raise training.warmup_steps, delete {out}, and run the same command"
             )
 
     def _speed(self) -> dict[str, float]:
         """tokens: positions of all blocks so far. tokens_per_second: without padding. mfu: share of the GPUs' peak that
-        the model itself needs, whatever attention computes and throws away, and checkpointing computes again."""
+        the model itself needs; what attention discards and checkpointing computes again is not counted."""
         now, step = time.monotonic(), self.state.global_step
         positions = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         positions *= self.config.block_size
@@ -99,11 +119,14 @@ class StageTrainer(Trainer):
             seconds = (now - self._clock) / (step - self._clock_step)
             found["tokens_per_second"] = round(positions * self._fill / seconds, 1)
             if peak := self._peak_flops():
-                shape = self.model.config.get_text_config()
+                shape = self.opened.language_model.config.get_text_config()
                 each = train_flops(
-                    multiplying_parameters(self.model), shape.num_hidden_layers, shape.hidden_size, self._seen,
+                    multiplying_parameters(self.model),
+                    shape.num_hidden_layers,
+                    shape.hidden_size,
+                    self._seen,
                     learning=multiplying_parameters(self.model, learning=True),
-                )  # fmt: skip
+                )
                 found["mfu"] = round(positions / seconds * each / (peak * self.args.world_size), 4)
         self._clock, self._clock_step = now, step
         return found
@@ -116,10 +139,10 @@ class StageTrainer(Trainer):
         gpu = this_gpu(properties.name, properties.total_memory / 2**30)
         return gpu.tflops * 1e12 if gpu and gpu.tflops else None
 
-    # --- what learns when
+    # --- which weights learn when
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's own; where embeddings learn first, the other weights stand in groups of their own."""
+        """The Trainer's; if embeddings learn first, the other weights are in separate groups."""
         made = self.optimizer is not None
         optimizer = super().create_optimizer(model)
         if self.config.embeddings_steps and not made:
@@ -134,10 +157,10 @@ class StageTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The Trainer's own; where embeddings learn first, the other weights' rate is 0 until then.
+        """The Trainer's; if embeddings learn first, the other weights' learning rate is 0 until then.
 
-        A rate, rather than frozen weights: so it goes with every kind of sharding, and Adam knows the gradients' size
-        when they join.
+        A learning rate of 0 instead of frozen weights works with every kind of sharding, and Adam has estimates of the
+        gradients when the other weights start to learn.
         """
         made = self.lr_scheduler is not None
         groups = (optimizer or self.optimizer).param_groups
@@ -147,12 +170,14 @@ class StageTrainer(Trainer):
         if steps and not made:
             if LATE not in groups[0]:
                 raise ValueError(
-                    "trainable: embeddings_then_all needs an optimizer made here; take a DeepSpeed file without one, such "
-                    "as zero3"
+                    "trainable: embeddings_then_all needs the Trainer's optimizer; use a DeepSpeed file without one, such as "
+                    "zero3"
                 )
             if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
-                raise ValueError(f"trainable: embeddings_then_all does not go with {self.args.lr_scheduler_type.value}; "
-                                 "take linear, cosine or constant_with_warmup")  # fmt: skip
+                raise ValueError(
+                    f"trainable: embeddings_then_all does not go with {self.args.lr_scheduler_type.value}; use linear, "
+                    "cosine or constant_with_warmup"
+                )
             for index, group in enumerate(scheduler.optimizer.param_groups):
                 if group[LATE]:
                     usual = scheduler.lr_lambdas[index]
@@ -163,8 +188,8 @@ class StageTrainer(Trainer):
     # --- checkpoints
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The Trainer's own; DeepSpeed 0.19 then needs two repairs when ZeRO-3 goes on from a universal checkpoint: all its
-        states share one step counter, which each would raise, and all groups have the first one's settings."""
+        """The Trainer's, with two repairs for ZeRO-3 and a universal checkpoint in DeepSpeed 0.19: all states share one
+        step counter, which each would increase, and all groups have the first group's settings."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not self.is_deepspeed_enabled or not is_deepspeed_zero3_enabled():
             return
@@ -178,11 +203,19 @@ class StageTrainer(Trainer):
         ):
             group.update({**made, "lr": rate})
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """The Trainer's own; one that fails is taken away, and those before it stay.
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """The Trainer's; where only some parts learn, a checkpoint holds their weights alone."""
+        if isinstance(self.config.trainable, list):
+            learning = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+            whole = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: weight for name, weight in whole.items() if name in learning}
+        super()._save(output_dir, state_dict)
 
-        Raises: CheckpointError saying what is left and what to do; FloatingPointError rather than save weights that
-            went wrong since the last report.
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """The Trainer's; a checkpoint that fails is removed, and those before it stay.
+
+        Raises: CheckpointError saying what is left and what to do; FloatingPointError if training diverged since the last
+            report.
         """
         self._check_finite(nested_gather(self._tr_loss, self.args.parallel_mode).mean().item())
         out = Path(self.args.output_dir)
@@ -192,9 +225,9 @@ class StageTrainer(Trainer):
         except (OSError, RuntimeError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
             last = newest_checkpoint(out, delete=self.is_world_process_zero())
-            rest = f"{last.name} before it is whole" if last else "there is none before it"
+            rest = f"{last.name} before it is complete" if last else "there is none before it"
             raise CheckpointError(
-                f"{part} could not be written ({error}); {rest}. {_remedy(error)}; then run the same command, and it goes on "
+                f"{part} could not be written ({error}); {rest}. {_remedy(error)}; then run the same command to continue "
                 "from there"
             ) from error
 
@@ -204,20 +237,5 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "The GPU's memory was full: make training.per_device_train_batch_size smaller"
     if isinstance(error, torch.distributed.DistError):
-        return "The processes lost one another: see what the first that failed said"
+        return "The processes lost contact: see the error of the first that failed"
     return "If the disk is full, make room"
-
-
-def weighted_loss(
-    vocab: UnitVocab, unit_weight: float, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
-) -> Tensor:
-    """Cross-entropy in which a unit token counts `unit_weight` and a text token 1, summed over the counted tokens and
-    divided by their number, as the Trainer's own loss is.
-
-    labels: (B, L), -100 where nothing counts.
-    """
-    labels = labels[:, 1:].flatten()
-    logits = outputs.logits[:, :-1].flatten(0, 1).float()
-    each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-    count = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    return (each * torch.where(vocab.is_unit(labels), unit_weight, 1.0)).sum() / count

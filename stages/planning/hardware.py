@@ -1,4 +1,4 @@
-"""What GPUs hold and how fast they multiply, and how much a model asks of them."""
+"""Memory and speed of GPUs, and the floating-point operations of a model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU. gib: memory, GiB. tflops: dense half-precision peak with fp32 sums, 10^12 a second; None if
-    unknown. bf16: whether it has it."""
+    """One kind of GPU.
+
+    gib: memory, GiB. tflops: dense half-precision peak with fp32 sums, 10^12 a second; None if unknown. bf16: whether it
+    has bfloat16.
+    """
 
     name: str
     gib: float
@@ -19,20 +22,34 @@ class Gpu:
     bf16: bool = True
 
 
-# From the makers' data sheets; without sparsity.
-GPUS = {gpu.name: gpu for gpu in (
-    Gpu("B200-180G", 180, 2250), Gpu("H200-141G", 140, 989), Gpu("H200-NVL-141G", 140, 835),
-    Gpu("H100-80G", 80, 989), Gpu("H100-NVL-94G", 93, 835), Gpu("H100-PCIE-80G", 80, 756), Gpu("A100-80G", 80, 312),
-    Gpu("A100-40G", 40, 312), Gpu("L40S-48G", 45, 362), Gpu("A6000-48G", 48, 155), Gpu("V100-32G", 32, 125, False),
-    Gpu("V100-16G", 16, 125, False), Gpu("RTX5090-32G", 32, 209), Gpu("RTX4090-24G", 24, 165),
-    Gpu("RTX3090-24G", 24, 71), Gpu("A10-24G", 23, 125), Gpu("L4-24G", 23, 121), Gpu("T4-16G", 15, 65, False),
-)}  # fmt: skip
+# From the manufacturers' data sheets; without sparsity.
+_KNOWN = (
+    Gpu("B200-180G", 180, 2250),
+    Gpu("H200-141G", 140, 989),
+    Gpu("H200-NVL-141G", 140, 835),
+    Gpu("H100-80G", 80, 989),
+    Gpu("H100-NVL-94G", 93, 835),
+    Gpu("H100-PCIE-80G", 80, 756),
+    Gpu("A100-80G", 80, 312),
+    Gpu("A100-40G", 40, 312),
+    Gpu("L40S-48G", 45, 362),
+    Gpu("A6000-48G", 48, 155),
+    Gpu("V100-32G", 32, 125, False),
+    Gpu("V100-16G", 16, 125, False),
+    Gpu("RTX5090-32G", 32, 209),
+    Gpu("RTX4090-24G", 24, 165),
+    Gpu("RTX3090-24G", 24, 71),
+    Gpu("A10-24G", 23, 125),
+    Gpu("L4-24G", 23, 121),
+    Gpu("T4-16G", 15, 65, False),
+)
+GPUS = {gpu.name: gpu for gpu in _KNOWN}
 
 
 def find_gpu(name: str) -> Gpu:
-    """A GPU by its name, such as A100-80G, or any of a size: 32G.
+    """A GPU by its name, such as A100-80G, or by its memory alone: 32G.
 
-    Raises: ValueError naming those that are known.
+    Raises: ValueError listing the known names.
     """
     known = {key.lower(): gpu for key, gpu in GPUS.items()}
     if name.lower() in known:
@@ -43,8 +60,10 @@ def find_gpu(name: str) -> Gpu:
 
 
 def this_gpu(device_name: str, gib: float) -> Gpu | None:
-    """The known GPU that CUDA calls `device_name`, such as "NVIDIA A100-SXM4-80GB". Of several, the one of which most is
-    in that name (an H100 PCIe is slower than an H100), then the one nearest in memory."""
+    """The known GPU with CUDA's name `device_name`, such as "NVIDIA A100-SXM4-80GB"; None if there is none.
+
+    Of several, the one with the most words in that name (an H100 PCIe is slower than an H100), then the nearest in memory.
+    """
     joined = re.sub(r"RTX (?=\d)", "RTX", device_name.upper())  # RTX 3090 is a name, the RTX of RTX A6000 a family
     words = set(re.sub(r"[^A-Z0-9]+", " ", joined).split())
     named = {gpu: name.upper().split("-")[:-1] for name, gpu in GPUS.items()}
@@ -56,9 +75,9 @@ def train_flops(parameters: int, layers: int, hidden: int, seen: float, learning
     """Floating-point operations that training needs for one token, attention within the causal triangle.
 
     Args:
-        parameters: those that multiply: all but the rows that are only looked up.
-        seen: tokens of the document that a token stands in, on average over tokens; of a block, where it is one document.
-        learning: those of `parameters` that learn; the others need no gradient of their own. None: all.
+        parameters: those that take part in matrix products: all but embedding rows that are only looked up.
+        seen: length of a token's document, on average over tokens.
+        learning: those of `parameters` that are trained; the others need no weight gradient. None: all.
 
     Source: Chowdhery et al. 2022 (PaLM), appendix B; the triangle halves its attention term.
     """
@@ -66,9 +85,10 @@ def train_flops(parameters: int, layers: int, hidden: int, seen: float, learning
 
 
 def multiplying_parameters(model: Any, learning: bool = False) -> int:
-    """Parameters of a model that multiply: all, without an input embedding that is not also the output's.
+    """Parameters of a model that take part in matrix products: all, without an untied input embedding.
 
-    learning: count only those that learn.
+    Args:
+        learning: count only those that are trained.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is None or head.weight is embedding.weight
@@ -79,7 +99,7 @@ def multiplying_parameters(model: Any, learning: bool = False) -> int:
 
 
 def _count(weight: Any) -> int:
-    """Numbers in a parameter: ZeRO-3 leaves empty stand-ins, and weights of 4 bits lie two in a byte."""
+    """Numbers in a parameter: ZeRO-3 leaves empty placeholders, and a byte holds two weights of 4 bits."""
     if packed := getattr(weight, "quant_state", None):
         return math.prod(packed.shape)
     return getattr(weight, "ds_numel", weight.numel())

@@ -1,7 +1,7 @@
-"""Utterances that are spoken here and written there, changing at word boundaries.
+"""Utterances that alternate between units and text at word boundaries.
 
-Source: Spirit LM (Nguyen et al. 2024, arXiv 2402.05755, section 3.1): what comes next, as units or as text, can then
-only be told by whoever knows both. It takes word alignments (units/corpus/alignments.py).
+Source: Spirit LM (Nguyen et al. 2024, arXiv 2402.05755, section 3.1): to predict what comes next, the model must relate
+units and text. It needs word alignments (units/corpus/alignments.py).
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from units.codebook import reduce
 from units.corpus.alignments import SILENCE, Segment
 from units.dataset.unit_set import UnitRecord
 
-SLACK = 0.1  # seconds that an aligner may see beyond the last frame
-UNSPOKEN = (SILENCE, "<eps>", "<unk>", "spn")  # as aligners write intervals without a known word
+INTERLEAVING_VERSION = 1  # for caches of tokens: raise it when the same utterance is cut into other parts
+SLACK = 0.1  # seconds by which a word may end after the last frame
+UNSPOKEN = (SILENCE, "<eps>", "<unk>", "spn")  # labels of intervals without a known word
 
-Part = str | tuple[int, ...]  # of an utterance: written words, or units
+Stretch = str | tuple[int, ...]  # of an utterance: words as text, or units
 
 
-def interleaved(record: UnitRecord, segments: Sequence[Segment], how: Interleaving, seed: int) -> list[Part]:
-    """Cut an utterance at word boundaries into parts, each written or spoken by turns.
+def interleaved(record: UnitRecord, segments: Sequence[Segment], how: Interleaving, seed: int) -> list[Stretch]:
+    """Cut an utterance at word boundaries into parts, alternating between text and units.
 
-    A boundary lies in the middle between two words. How the parts fall is decided by the seed and the utterance's id.
+    A boundary is the middle between two words. The seed and the utterance's id decide the parts.
 
     Args:
-        segments: its words in order of time; silence and unknown words go with the speech around them.
+        segments: its words in order of time; silence and unknown words belong to the units around them.
 
     Raises: ValueError if the words end after the audio, or the units have no durations.
     """
@@ -38,12 +39,12 @@ def interleaved(record: UnitRecord, segments: Sequence[Segment], how: Interleavi
     if words and words[-1].end > len(frames) / rate + SLACK:
         raise ValueError(
             f"{record.id}: its last word ends at {words[-1].end:.2f} s, but its units at {len(frames) / rate:.2f} s; "
-            "are the alignments of these recordings?"
+            "are these the alignments of other recordings?"
         )
     between = [round((one.end + two.start) / 2 * rate) for one, two in zip(words, words[1:])]
     cuts = [0, *between, len(frames)]
     draw = np.random.default_rng([seed, *hashlib.blake2b(record.id.encode(), digest_size=16).digest()])
-    parts: list[Part] = []
+    parts: list[Stretch] = []
     for written, start, end in turns(len(words), how, draw):
         if written:
             parts.append(" ".join(word.label for word in words[start:end]))

@@ -1,10 +1,10 @@
 """Tokens to packed blocks.
 
 A block holds several documents with positions that restart at each; transformers then keeps attention within documents
-(if use_cache is off, as the Trainer sets it), so the packed loss is the unpacked one. Which documents a block holds is
-decided by the seed before training starts, so a resumed stage reads on where it stopped.
+(if use_cache is off, as the Trainer sets it), so the packed loss equals the unpacked one. The seed decides before
+training which documents a block holds, so a resumed stage continues with the next block.
 
-L tokens of a block.
+B blocks of a batch, L tokens of a block.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from speechgpt.vocab import UnitVocab
-from stages.attention import bounds
 from stages.config import StageConfig
-from stages.tokens import Tokenised, tokenise
-from units.codebook import Codebook
+from stages.packing.attention import bounds
+from stages.packing.tokens import Tokenised, tokenise
+from stages.system import Augmentation, Opened
 
-IGNORED = -100  # label of a token that the loss leaves out
+IGNORED = -100  # label of a token that the loss does not count
 
 
 def best_fit(lengths: list[int], size: int) -> list[list[int]]:
@@ -48,11 +46,12 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
 
 
 class PackedBlocks(torch.utils.data.Dataset):
-    """Blocks of documents: the order is a function of the seed alone.
+    """Blocks of documents: their order is a function of the seed alone.
 
-    To train on, documents are drawn from weighted sources without replacement, source after source exhausted and shuffled
-    anew (its next epoch), and packed `window` at a time. To look at, each stands in one block, once.
-    Item: {"input_ids", "labels", "position_ids"}, int64 (L,).
+    For training, documents are drawn from weighted sources without replacement; an exhausted source is shuffled again (its
+    next epoch). `window` documents at a time are packed. For evaluation, each document comes once.
+    Item: {"input_ids", "labels", "position_ids"}, int64 (L,). For each side column NAME also NAME, the rows of all its
+    documents (n, ...), and NAME_start, int64 (n,): for each row, where its document begins in the block.
     """
 
     def __init__(
@@ -63,8 +62,7 @@ class PackedBlocks(torch.utils.data.Dataset):
         pad: int,
         seed: int,
         window: int = 512,
-        noise: float = 0.0,
-        vocab: UnitVocab | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """Draw and pack.
 
@@ -72,12 +70,13 @@ class PackedBlocks(torch.utils.data.Dataset):
             sources: tokens, the indices of the documents to use, and the weight of each.
             size: tokens of a block, L.
             blocks: how many to draw; None for every document once, whatever the weights.
-            noise: share of the units in prompts that a look at a block replaces by others.
-            vocab: which tokens are units; needed for noise.
+            pad: token id of the padding.
+            augmentation: changes a block in place each time it is read, by random numbers of its index.
         """
         self.sources, self.size, self.pad = [tokenised for tokenised, _, _ in sources], size, pad
-        self.seed, self.noise, self.vocab = seed, noise, vocab
+        self.seed, self.augmentation = seed, augmentation
         self.task_names = sorted({name for tokenised in self.sources for name in tokenised.task_names})
+        self.columns = sorted({name for tokenised in self.sources for name in tokenised.columns})
         draw = np.random.default_rng(seed)
         if blocks is None:
             members, counts = self._each_once([chosen for _, chosen, _ in sources], draw)
@@ -102,9 +101,8 @@ class PackedBlocks(torch.utils.data.Dataset):
         return members, counts[:blocks]
 
     def _each_once(self, sources: list[np.ndarray], draw: np.random.Generator) -> tuple[list[np.ndarray], list[int]]:
-        """(source, document) of every document, (n, 2) of each block, and the n of each. A source has blocks of its own;
-        they begin with one of each source and go on by turns, so that a look at the first of them sees each source's
-        share."""
+        """(source, document) of every document, (n, 2) of each block, and the n of each. A block has documents of one
+        source; sources alternate from the start, so that the first blocks represent each source by its share."""
         placed: list[tuple[float, int, np.ndarray]] = []
         for source, chosen in enumerate(sources):
             packed = best_fit(self.sources[source].lengths[chosen].tolist(), self.size)
@@ -141,6 +139,7 @@ class PackedBlocks(torch.utils.data.Dataset):
         tokens = np.full(self.size, self.pad, np.int64)
         labels = np.full(self.size, IGNORED, np.int64)
         positions = np.empty(self.size, np.int64)
+        starts: list[int] = []
         at = 0
         for source, document in self.documents_of(index):
             ids, train = self.sources[source].document(document)
@@ -149,15 +148,33 @@ class PackedBlocks(torch.utils.data.Dataset):
             labels[at:end] = np.where(train, ids, IGNORED)
             labels[at] = IGNORED  # the token before it belongs to another document
             positions[at:end] = np.arange(len(ids))
+            starts.append(at)
             at = end
         positions[at:] = np.arange(self.size - at)
-        if self.noise and self.vocab:
-            heard = np.flatnonzero((labels == IGNORED) & self.vocab.is_unit(tokens))
-            draw = np.random.default_rng((self.seed, index))
-            wrong = heard[draw.random(len(heard)) < self.noise]
-            tokens[wrong] = self.vocab.first_unit_id + draw.integers(self.vocab.size, size=len(wrong))
         columns = {"input_ids": tokens, "labels": labels, "position_ids": positions}
+        columns |= self._side_columns(index, starts)
+        if self.augmentation:
+            self.augmentation(columns, np.random.default_rng((self.seed, index)))
         return {name: torch.from_numpy(column) for name, column in columns.items()}
+
+    def _side_columns(self, index: int, starts: list[int]) -> dict[str, np.ndarray]:
+        """Side columns of a block's documents, which begin at `starts`."""
+        found: dict[str, np.ndarray] = {}
+        for name in self.columns:
+            parts = [
+                self.sources[source].column(name, document)
+                for source, document in self.documents_of(index)
+                if name in self.sources[source].columns
+            ]
+            at = [
+                start
+                for start, (source, _) in zip(starts, self.documents_of(index), strict=True)
+                if name in self.sources[source].columns
+            ]
+            if parts:
+                found[name] = np.concatenate(parts)
+                found[f"{name}_start"] = np.repeat(np.array(at, np.int64), [len(part) for part in parts])
+        return found
 
     def tasks(self, index: int) -> torch.Tensor:
         """For each token of a block, the index of its document's task in `task_names`; -1 for padding, int64 (L,)."""
@@ -184,25 +201,33 @@ class PackedBlocks(torch.utils.data.Dataset):
     @property
     def _lengths(self) -> np.ndarray:
         """Tokens of each document, (n,), in no order."""
-        each = [tokenised.lengths[self._members[self._members[:, 0] == source, 1]]
-                for source, tokenised in enumerate(self.sources)]  # fmt: skip
+        each = [
+            tokenised.lengths[self._members[self._members[:, 0] == source, 1]]
+            for source, tokenised in enumerate(self.sources)
+        ]
         return np.concatenate(each)
 
 
-def load_blocks(
-    config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None, blocks: int, quiet: bool = False
-) -> tuple[PackedBlocks, PackedBlocks]:
-    """Training blocks of a stage, so many, and dev blocks, in which each held-out document that fits a block stands once;
-    unless quiet, prints what was kept, held out and too long."""
-    say = (lambda line: None) if quiet else print
-    pad = tokenizer.eos_token_id
-    train, dev = [], []
+def load_blocks(opened: Opened, blocks: int, quiet: bool = False) -> tuple[PackedBlocks, PackedBlocks]:
+    """Training blocks and held-out blocks of a stage.
+
+    Args:
+        opened: the system at the start of the stage.
+        blocks: how many training blocks to draw.
+        quiet: do not print how many documents were used, held out and too long.
+
+    Returns: training blocks; blocks in which each held-out document that fits a block comes once.
+    Raises: ValueError if a source has no document that fits a block.
+    """
+    config, pad = opened.config, opened.tokenizer.eos_token_id
+    report = (lambda line: None) if quiet else print
+    train, held_out = [], []
     total = 0
-    watched = [source for source in config.data if source.hold_out]
-    loaded = [(source, tokenise(source, tokenizer, config, codebook, config.run / "cache")) for source in config.data]
+    sharing = [source for source in config.data if source.hold_out]
+    loaded = [(source, tokenise(source, opened, config.run / "cache")) for source in config.data]
     for source, tokenised in loaded:
         tokenised, long = _fit_lengths(tokenised, config)
-        held = _held_out(tokenised, config.dev_documents // len(watched) if source.hold_out else 0)
+        held = _held_out(tokenised, config.dev_documents // len(sharing) if source.hold_out else 0)
         keep = np.flatnonzero((tokenised.lengths <= config.block_size) & ~held)
         if not len(keep):
             raise ValueError(
@@ -210,48 +235,60 @@ def load_blocks(
                 "raise block_size, or set too_long: cut"
             )
         train.append((tokenised, keep, source.weight))
-        dev.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))
+        held_out.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))
         total += int(tokenised.lengths[keep].sum())
         tasks = np.bincount(tokenised.tasks[keep], minlength=len(tokenised.task_names)).tolist()
         counts = Counter({name: count for name, count in zip(tokenised.task_names, tasks) if count})
-        say(
-            f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, {long} longer than a block ({config.too_long})"
+        report(
+            f"{source.path}: {dict(counts)} documents, {int(held.sum())} held out, "
+            f"{long} longer than a block ({config.too_long})"
         )
-    vocab = UnitVocab.from_words(tokenizer.get_vocab()) if config.unit_noise else None
-    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, noise=config.unit_noise, vocab=vocab)
-    held_blocks = PackedBlocks(dev, config.block_size, None, pad, config.seed)
-    say(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
-    return packed, held_blocks
+    packed = PackedBlocks(train, config.block_size, blocks, pad, config.seed, augmentation=opened.augmentation())
+    report(f"{total:,} tokens; {len(packed)} blocks of {config.block_size}, filled to {packed.fill:.1%}")
+    return packed, PackedBlocks(held_out, config.block_size, None, pad, config.seed)
 
 
 def _fit_lengths(tokenised: Tokenised, config: StageConfig) -> tuple[Tokenised, int]:
-    """Count documents longer than a block; cut or split them if the config says so (skipping happens where documents are
-    chosen). No token is copied."""
+    """Count documents longer than a block; cut or split them if the config says so. No token is copied.
+
+    Documents that are skipped are left out where documents are chosen.
+    """
     size, lengths = config.block_size, tokenised.lengths
     long = int((lengths > size).sum())
     if not long or config.too_long == "skip":
         return tokenised, long
+    if tokenised.columns:
+        raise ValueError(
+            f"{long} documents are longer than a block, and a document with speech cannot be {config.too_long}; "
+            "raise block_size, or set too_long: skip"
+        )
     if config.too_long == "cut":
         return dataclasses.replace(tokenised, lengths=np.minimum(lengths, size)), long
     pieces = -(-lengths // size)
     owner = np.repeat(np.arange(len(lengths)), pieces)
     place = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
-    return dataclasses.replace(
+    split = dataclasses.replace(
         tokenised,
         starts=tokenised.starts[owner] + place * size,
         lengths=np.minimum(lengths[owner] - place * size, size),
         tasks=tokenised.tasks[owner],
-        hashes=tokenised.hashes[owner],  # so all pieces of a document are held out, or none
-    ), long
+        hashes=tokenised.hashes[owner],  # so all pieces of a document are in one split
+    )
+    return split, long
 
 
 def _held_out(tokenised: Tokenised, count: int) -> np.ndarray:
-    """About `count` documents, chosen by hash of their tokens, so that equal documents stand on one side; at most a tenth."""
+    """About `count` documents, at most a tenth, chosen by a hash of their tokens: equal documents are in one split."""
     share = min(0.1, count / len(tokenised))
     return np.asarray(tokenised.hashes) / 2**64 < share
 
 
+def stacked(blocks: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+    """Blocks as rows of a batch: each column (B, L)."""
+    return {name: torch.stack([block[name] for block in blocks]) for name in blocks[0]}
+
+
 def flattened(blocks: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-    """Blocks end to end as one row, (1, B * L), and the bounds of their documents: what flash-attention takes."""
+    """Blocks end to end as one row, (1, B * L), with the bounds of their documents, as flash-attention needs them."""
     row = {name: torch.cat([block[name] for block in blocks])[None] for name in blocks[0]}
     return row | bounds(row["position_ids"])

@@ -1,0 +1,131 @@
+"""One stage, from its config to its folder: open the model, pack the data, train, save."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import TrainingArguments, set_seed
+
+from stages.arguments import training_arguments
+from stages.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
+from stages.config import StageConfig
+from stages.finished import save_finished
+from stages.log import Log
+from stages.packing.attention import PackingCheck
+from stages.packing.blocks import PackedBlocks, load_blocks
+from stages.start import loading_arguments
+from stages.system import Opened, System
+from stages.trainable import choose_trainable
+from stages.trainer import StageTrainer
+from units.runtime.atomic import written_whole
+
+PREPARATION = 86400.0  # seconds that processes wait while the first one prepares data: a day
+RESOLVED = "stage.yaml"  # the resolved config of a stage, beside its checkpoints
+
+
+def train_stage(config: StageConfig, system: System) -> Path:
+    """Run one stage to its end.
+
+    Returns: its folder.
+    Raises: SystemExit, after a checkpoint, if the process is stopped by SIGTERM; ValueError if the processes do not share
+        the run folder; what the system raises.
+    """
+    out = config.at(config.out)
+    if (out / system.completion_file(config)).exists():
+        print(f"{config.stage} is done already: {out}")
+        return out
+    arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
+    check_shared(out, arguments)
+    checkpoint = common_checkpoint(out, arguments)
+    set_seed(config.seed)
+    opened = system.open(config, **loading_arguments(config, arguments))
+    blocks, held_out = _prepare(opened, arguments, checkpoint)
+    model = choose_trainable(opened.model, config, opened.parts)
+    keeper = Checkpoints()
+    trainer = StageTrainer(
+        model,
+        arguments,
+        opened=opened,
+        train_dataset=blocks,
+        eval_dataset=held_out,
+        data_collator=opened.collator(),
+        callbacks=[PackingCheck(config.attention, _inner(opened, model)), keeper, Log(out / "log.jsonl")],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if keeper.stopped:
+        trainer.accelerator.wait_for_everyone()  # the launcher kills the others when one ends
+        print(
+            f"{config.stage} stopped at step {trainer.state.global_step} of {arguments.max_steps}, all saved; the same "
+            "command continues it",
+            flush=True,
+        )
+        raise SystemExit(STOPPED)
+    save_finished(trainer, opened, system)
+    trainer.accelerator.wait_for_everyone()  # the next stage, on another machine, may look for this one at once
+    return out
+
+
+def _inner(opened: Opened, model: Any) -> Any:
+    """The causal LLM in the trained model; None if it is the trained model itself."""
+    return None if opened.language_model is opened.model else opened.language_model
+
+
+def _prepare(
+    opened: Opened, arguments: TrainingArguments, checkpoint: Path | None
+) -> tuple[PackedBlocks, PackedBlocks]:
+    """Training blocks and held-out blocks; the first process fills the cache, the others then read it."""
+    passes = arguments.gradient_accumulation_steps * arguments.world_size
+    count = arguments.max_steps * arguments.train_batch_size * passes
+    with first_process_first(arguments):
+        blocks = load_blocks(opened, count, quiet=arguments.process_index > 0)
+        if checkpoint:
+            prepare_resume(checkpoint, arguments)
+        if arguments.process_index == 0:
+            _save_resolved(opened.config, checkpoint is not None)
+    return blocks
+
+
+@contextlib.contextmanager
+def first_process_first(arguments: TrainingArguments) -> Iterator[None]:
+    """The first process runs the block, then all others do.
+
+    Preparing data, or rewriting a checkpoint, may take longer than the timeout of half an hour between processes that
+    train. So they poll the store by which they found each other: it needs no connection that they do not have yet, unlike a
+    group of gloo's, which the network of some clusters does not allow.
+
+    Raises: TimeoutError if the first process takes more than a day.
+    """
+    if arguments.world_size == 1:
+        yield
+        return
+    store = torch.distributed.distributed_c10d._get_default_store()
+    key, end = f"prepared {arguments.output_dir}", time.monotonic() + PREPARATION
+    while arguments.process_index and not store.check([key]):
+        if time.monotonic() > end:
+            raise TimeoutError(f"the first process has not prepared the data of {arguments.output_dir} in a day")
+        time.sleep(0.5)
+    try:
+        yield
+    finally:
+        if arguments.process_index == 0:
+            store.set(key, "")
+
+
+def _save_resolved(config: StageConfig, resuming: bool) -> None:
+    """Write the config beside the checkpoints; report what differs from the config that the checkpoints were made with."""
+    path = config.at(config.out) / RESOLVED
+    resolved = {**dataclasses.asdict(config), "run": str(config.run)}
+    if resuming and path.exists():
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for name in resolved.keys() & before.keys():  # a field that one release has and the other has not is no change
+            if resolved[name] != before[name]:
+                print(f"{name} was {before[name]} in the checkpoints, and is {resolved[name]} from here on")
+    with written_whole(path) as file:
+        yaml.safe_dump(resolved, file, sort_keys=False)
