@@ -16,8 +16,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.train import SHAPES, conversations, stage_attention
-from stages.attention import BY_DOCUMENT, VARLEN, takes_bounds
-from stages.data import PackedBlocks, flattened
+from stages.packing.attention import BY_DOCUMENT, VARLEN, takes_bounds
+from stages.packing.blocks import PackedBlocks, flattened
 from stages.start import check_varlen
 from units.runtime.precision import autocast
 from units.runtime.provenance import commit, machine

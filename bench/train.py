@@ -30,13 +30,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, Trainer,
 from transformers.utils import is_liger_kernel_available
 
 from speechgpt.vocab import new_words
-from stages.attention import takes_bounds
 from stages.config import Source, StageConfig
-from stages.data import IGNORED, PackedBlocks, flattened, load_blocks
+from stages.packing.attention import takes_bounds
+from stages.packing.blocks import IGNORED, PackedBlocks, flattened, load_blocks
+from stages.packing.tokens import Tokenised
 from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.start import loading_arguments
 from stages.text_llm import train_tokenizer
-from stages.tokens import Tokenised
+from stages.unit_system.system import UnitOpened
 from units.codebook import Codebook
 from units.dataset.unit_set import COMPLETION_FILE, SCHEMA, shard_path
 from units.runtime.atomic import written_whole
@@ -222,7 +223,7 @@ def data_start(units: int, block: int, seed: int) -> dict[str, float]:
         found: dict[str, float] = {}
         for time_of in ("first_start_seconds", "start_seconds"):
             began = time.perf_counter()
-            blocks, _ = load_blocks(config, tokenizer, codebook, units // block, quiet=True)
+            blocks, _ = load_blocks(UnitOpened(config, None, tokenizer, codebook), units // block, quiet=True)
             blocks[0]
             found[time_of] = time.perf_counter() - began
         began, count = time.perf_counter(), min(len(blocks), 4000)

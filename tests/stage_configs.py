@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages import train as trainer
+from stages import train as command
 from stages.config import StageConfig
-from stages.train import main
 
-CONFIGS = Path(trainer.__file__).parent / "configs"
+CONFIGS = Path(command.__file__).parent / "configs"
 
 
 def parsed(monkeypatch, *arguments: str) -> StageConfig:
-    """What the command line makes of its arguments."""
+    """The config that the command line makes of its arguments."""
     found: list[StageConfig] = []
-    monkeypatch.setattr(trainer, "train", found.append)
-    main(list(arguments))
+    monkeypatch.setattr(command, "train", lambda config, system: found.append(config))
+    command.main(list(arguments))
     return found[0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from stages.data import PackedBlocks
-from stages.tokens import Tokenised
+from stages.packing.blocks import PackedBlocks
+from stages.packing.tokens import Tokenised
 
 
 def flat(*documents: list[int], train: list[list[bool]] | None = None) -> Tokenised:

@@ -7,11 +7,13 @@ import random
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from instruct_data.build.records import write_conversations
 from speechgpt.dialogue import Conversation, Message
 from stages import text_llm
 from stages.config import Source, StageConfig, Widening
+from stages.unit_system.system import UnitOpened
 from units.codebook import Codebook, Units
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard
 from units.encoder.kmeans import save_centres
@@ -74,3 +76,8 @@ def stage_config(run: Path, **changes) -> StageConfig:
     fields = {"stage": "stage1", "model": "text_llm", "out": "stage1", "run": run, "block_size": 64,
               "widen": Widening("unit_encoder"), "data": [Source("units/train"), Source("corpus/text.txt")]}  # fmt: skip
     return StageConfig(**{**fields, **changes, "training": training})
+
+
+def opened(config: StageConfig, tokenizer: PreTrainedTokenizerBase, codebook: Codebook | None = CODEBOOK) -> UnitOpened:
+    """SpeechGPT at the start of a stage, without its model: enough to tokenise and to pack."""
+    return UnitOpened(config, None, tokenizer, codebook)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_run import CODEBOOK, make_run, stage_config
+from tiny_run import CODEBOOK, make_run, opened, stage_config
 from transformers import AutoTokenizer
 
 from speechgpt.vocab import UnitVocab, new_words
 from stages.config import Interleaving, Source
-from stages.data import load_blocks
-from stages.interleave import interleaved, turns
-from stages.tokens import tokenise
+from stages.packing.blocks import load_blocks
+from stages.packing.tokens import tokenise
+from stages.unit_system.interleave import interleaved, turns
 from units.codebook import Units, reduce
 from units.corpus.alignments import Segment
 from units.dataset.unit_set import UnitRecord, write_unit_set
@@ -79,7 +79,7 @@ def test_silence_and_unknown_words_are_never_written() -> None:
 def test_alignments_of_another_recording_are_refused() -> None:
     record, segments = utterance(3)
     late = [*segments, Segment(segments[-1].end + 5, segments[-1].end + 6, "late")]
-    with pytest.raises(ValueError, match="u: its last word ends at .* s, but its units at .* these recordings"):
+    with pytest.raises(ValueError, match="u: its last word ends at .* s, but its units at 0.42 s"):
         interleaved(record, late, HOW, 0)
     bare = UnitRecord("u", Units((1, 2), None, CODEBOOK), None)
     with pytest.raises(ValueError, match="no durations"):
@@ -108,9 +108,9 @@ def aligned(tmp_path_factory):
 def test_documents_of_an_aligned_set(aligned, capsys) -> None:
     run, tokenizer = aligned
     config = stage_config(run, data=[Source("units/aligned", interleave=HOW)], dev_documents=0, block_size=128)
-    load_blocks(config, tokenizer, CODEBOOK, 4)
+    load_blocks(opened(config, tokenizer), 4)
     assert "'interleaved': 8, 'units': 2" in capsys.readouterr().out
-    tokenised = tokenise(config.data[0], tokenizer, config, CODEBOOK, run / "cache")
+    tokenised = tokenise(config.data[0], opened(config, tokenizer), run / "cache")
     vocab = UnitVocab.from_words(tokenizer.get_vocab())
     for i in range(10):
         ids, train = tokenised.document(i)
@@ -137,17 +137,18 @@ def test_what_does_not_fit_stays_units_and_is_told(aligned, capsys) -> None:
     (grids / "u2.TextGrid").write_text((grids / "u0.TextGrid").read_text()[:90])  # cut off
     source = Source("units/aligned", interleave=Interleaving("grids", span=2.0, text_share=0.5))
     config = stage_config(run, data=[source])
-    tokenised = tokenise(source, tokenizer, config, CODEBOOK, run / "cache")
+    tokenised = tokenise(source, opened(config, tokenizer), run / "cache")
     told = capsys.readouterr().out
-    assert f"1 utterances interleaved; 7 without words in {grids} and 2 that it does not fit stay units" in told
+    assert f"1 utterances interleaved; 7 without words in {grids} and 2 with words that do not fit stay units" in told
     assert "the first: u1: its last word ends at 9.00 s" in told
     names = [tokenised.task_names[task] for task in tokenised.tasks]
     assert names == ["interleaved"] + 9 * ["units"]
     (grids / "u0.TextGrid").unlink()
     with pytest.raises(
-        ValueError, match="not one utterance of .* has no words for 8, and does not fit 2; the first: u1"
+        ValueError,
+        match="no utterance of .* could be interleaved .* 8 have no words in it, and the words of 2 do not fit; the first: u1",
     ):
-        tokenise(source, tokenizer, config, CODEBOOK, run / "cache")
+        tokenise(source, opened(config, tokenizer), run / "cache")
 
 
 def test_the_cache_follows_alignments_seed_and_settings(aligned) -> None:
@@ -155,7 +156,7 @@ def test_the_cache_follows_alignments_seed_and_settings(aligned) -> None:
 
     def made(how: Interleaving | None = HOW, **changes) -> list[int]:
         config = stage_config(run, data=[Source("units/aligned", interleave=how)], **changes)
-        return tokenise(config.data[0], tokenizer, config, CODEBOOK, run / "cache").tokens.tolist()
+        return tokenise(config.data[0], opened(config, tokenizer), run / "cache").tokens.tolist()
 
     first = made()
     assert made() == first != made(seed=1)
@@ -171,8 +172,8 @@ def test_what_cannot_be_interleaved_is_refused(aligned) -> None:
     run, tokenizer = aligned
     for source, error in (
         (Source("corpus/text.txt", interleave=HOW), "interleave is for unit sets"),
-        (Source("units/aligned", interleave=Interleaving("nowhere.tsv")), "nowhere.tsv is not there"),
+        (Source("units/aligned", interleave=Interleaving("nowhere.tsv")), "nowhere.tsv does not exist"),
     ):
         config = stage_config(run, data=[source])
         with pytest.raises((ValueError, FileNotFoundError), match=error):
-            tokenise(source, tokenizer, config, CODEBOOK, run / "cache")
+            tokenise(source, opened(config, tokenizer), run / "cache")

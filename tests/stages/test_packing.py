@@ -20,10 +20,18 @@ from transformers import (
 from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_position_ids
 from varlen_reference import varlen_attn
 
-from stages.attention import BY_DOCUMENT, VARLEN, any_length, bounds, takes_bounds, varlen
-from stages.data import PackedBlocks, best_fit, flattened
-from stages.start import PackingCheck, check_packing
-from stages.watch import token_losses
+from stages.held_out import token_losses
+from stages.packing.attention import (
+    BY_DOCUMENT,
+    VARLEN,
+    PackingCheck,
+    any_length,
+    bounds,
+    check_packing,
+    takes_bounds,
+    varlen,
+)
+from stages.packing.blocks import PackedBlocks, best_fit, flattened
 
 SHAPE = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
          "max_position_embeddings": 64}  # fmt: skip
@@ -99,7 +107,7 @@ def test_varlen_knows_no_dropout(varlen_without_gpu) -> None:
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(**SHAPE, attention_dropout=0.1), attn_implementation=VARLEN
     ).train()
-    with pytest.raises(ValueError, match="varlen knows no dropout, and the model asks for 0.1; choose another"):
+    with pytest.raises(ValueError, match="varlen has no dropout, and the model's is 0.1; choose another"):
         model(**flattened(list(corpus()[2])), use_cache=False)
 
 
@@ -182,7 +190,7 @@ class Deaf(torch.nn.Module):
 
 
 def test_a_model_that_does_not_look_at_positions_is_refused() -> None:
-    with pytest.raises(ValueError, match="lets packed documents see one another.*choose another attention"):
+    with pytest.raises(ValueError, match="lets packed documents attend to each other.*choose another attention"):
         check_packing(Deaf(model_of("llama", "sdpa")))
 
 
@@ -205,7 +213,7 @@ def test_a_model_that_keeps_positions_to_itself_gets_a_mask() -> None:
     PackingCheck("auto").on_train_begin(None, None, None, model=model)
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation(BY_DOCUMENT)
-    with pytest.raises(ValueError, match="by_document attention lets packed documents see one another"):
+    with pytest.raises(ValueError, match="by_document attention lets packed documents attend to each other"):
         PackingCheck(BY_DOCUMENT).on_train_begin(None, None, None, model=model)
 
 

@@ -14,11 +14,14 @@ from tiny_run import make_run, stage_config
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from stages.config import Lora, StageConfig, Widening
+from stages.planning.cluster import Cluster
 from stages.planning.hardware import GPUS, find_gpu, multiplying_parameters, this_gpu, train_flops
 from stages.planning.page import host_rows
-from stages.planning.plan import Cluster, make_plan, memory, model_size
-from stages.start import add_adapters, choose_trainable, open_start
+from stages.planning.plan import Plan, make_plan, memory
 from stages.train import main
+from stages.trainable import add_adapters, choose_trainable
+from stages.unit_system.start import open_start
+from stages.unit_system.system import UNIT_SYSTEM, UnitOpened
 
 
 def preset(monkeypatch, name: str) -> tuple[StageConfig, Path]:
@@ -26,11 +29,15 @@ def preset(monkeypatch, name: str) -> tuple[StageConfig, Path]:
     return parsed(monkeypatch, str(file)), file
 
 
+def planned(config: StageConfig, cluster: Cluster, file: Path) -> Plan:
+    return make_plan(config, UNIT_SYSTEM.size(config, file), cluster)
+
+
 def test_13b_on_96_gpus_is_the_paper_s_budget(monkeypatch) -> None:
     tokens = {"stage1": (768 * 1024, 900), "stage2": (1536 * 512, 2100)}
     for stage, (per_step, steps) in tokens.items():
         config, file = preset(monkeypatch, f"13b/{stage}")
-        plan = make_plan(config, Cluster(96, "A100-80G", 0.4), file)
+        plan = planned(config, Cluster(96, "A100-80G", 0.4), file)
         assert (plan.tokens_per_step, plan.steps, plan.tokens) == (per_step, steps, per_step * steps)
         assert (
             plan.fits and plan.size.parameters == 13_015_864_320 + 2 * 1024 * 5120
@@ -39,10 +46,10 @@ def test_13b_on_96_gpus_is_the_paper_s_budget(monkeypatch) -> None:
         least = 6 * 12.8e9 * plan.tokens / (96 * 312e12 * 0.4) / 3600
         assert plan.hours is not None and least < plan.hours < 1.2 * least
     config, file = preset(monkeypatch, "13b/stage3")  # whose 128 blocks, by 4, do not divide among 96
-    plan = make_plan(config, Cluster(96), file)
+    plan = planned(config, Cluster(96), file)
     assert (plan.gpus, plan.accumulation, plan.tokens_per_step) == (32, 1, 128 * 1024)
     assert any("do not divide among 96 GPUs: start this stage on 32" in warning for warning in plan.warnings)
-    assert make_plan(config, Cluster(8), file).tokens_per_step == 128 * 1024
+    assert planned(config, Cluster(8), file).tokens_per_step == 128 * 1024
 
 
 def test_the_command_prints_it(capsys) -> None:
@@ -74,23 +81,23 @@ def test_every_preset_fits_where_its_file_says(monkeypatch) -> None:
     for size, gpus, gpu in (("7b", 96, "A100-80G"), ("13b", 96, "A100-80G"), ("1b", 1, "RTX3090-24G")):
         for stage in ("stage1", "stage2", "stage3"):
             config, file = preset(monkeypatch, f"{size}/{stage}")
-            assert make_plan(config, Cluster(8 if stage == "stage3" and gpus > 1 else gpus, gpu), file).fits
+            assert planned(config, Cluster(8 if stage == "stage3" and gpus > 1 else gpus, gpu), file).fits
 
 
 def test_where_nothing_helps_it_says_so(monkeypatch, capsys) -> None:
     config, file = preset(monkeypatch, "13b/stage1")
-    smaller = make_plan(config, Cluster(8, "T4-16G"), file).changes
+    smaller = planned(config, Cluster(8, "T4-16G"), file).changes
     assert smaller is not None and smaller["deepspeed"] == "zero3_offload"
     changed = dataclasses.replace(config, training={**config.training, **smaller})
-    assert make_plan(changed, Cluster(8, "T4-16G"), file).fits
-    assert make_plan(config, Cluster(1, "3G"), file).changes is None
+    assert planned(changed, Cluster(8, "T4-16G"), file).fits
+    assert planned(config, Cluster(1, "3G"), file).changes is None
     main([str(file), "--plan", "--gpus", "1", "--gpu", "3G"])
     assert "nothing helps: more GPUs, larger ones, or a smaller model" in capsys.readouterr().out
 
 
 def test_more_sharding_needs_less_memory_and_more_blocks_need_more(monkeypatch) -> None:
     config, file = preset(monkeypatch, "7b/stage1")
-    size = model_size(config, file)
+    size = UNIT_SYSTEM.size(config, file)
 
     def total(**training) -> float:
         changed = dataclasses.replace(config, training={**config.training, **training})
@@ -111,9 +118,9 @@ def run(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("lora", [None, Lora(r=3)])
 def test_parameters_are_those_of_the_model_itself(run, lora: Lora | None) -> None:
     config = stage_config(run, widen=Widening("unit_encoder", "random"), lora=lora)
-    size = model_size(config, None)
+    size = UNIT_SYSTEM.size(config, None)
     model, _, _ = open_start(config)
-    assert size.parameters == model.num_parameters() and not size.assumed_units
+    assert size.parameters == model.num_parameters() and not size.notes
     if lora:
         model = add_adapters(model, lora)
         assert size.learning == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -124,8 +131,8 @@ def test_a_stage_not_trained_yet_is_planned_by_its_neighbour(run, tmp_path) -> N
     one.write_text("stage: stage1\nmodel: text_llm\nout: stage1\nwiden: {encoder: unit_encoder}\ndata: []\n")
     two.write_text("out: stage2\n")
     config = stage_config(run, stage="stage2", model="stage1", out="stage2", widen=None)
-    rows = model_size(config, two).rows
-    assert rows == model_size(stage_config(run), one).rows
+    rows = UNIT_SYSTEM.size(config, two).rows
+    assert rows == UNIT_SYSTEM.size(stage_config(run), one).rows
     assert rows > AutoModelForCausalLM.from_pretrained(run / "text_llm").config.vocab_size
 
 
@@ -147,8 +154,8 @@ def test_only_what_learns_needs_gradients_of_its_own(run) -> None:
     assert train_flops(10, 0, 0, 0) == 60 and train_flops(10, 2, 3, 4.5) == 60 + 6 * 2 * 3 * 4.5
     for changes in ({}, {"trainable": "embeddings"}, {"lora": Lora(r=3)}):
         config = stage_config(run, widen=Widening("unit_encoder", "random"), **changes)
-        size = model_size(config, None)
-        model = choose_trainable(open_start(config)[0], config)
+        size = UNIT_SYSTEM.size(config, None)
+        model = choose_trainable(open_start(config)[0], config, UnitOpened.parts)
         assert size.updated == multiplying_parameters(model, learning=True)
         head = model.get_output_embeddings().weight.numel()
         added = size.learning if config.lora else 0
@@ -186,9 +193,9 @@ def test_what_need_not_be_computed_again_is_said(monkeypatch, capsys) -> None:
 def test_host_memory_is_counted_for_all_processes_of_a_machine(monkeypatch) -> None:
     config, file = preset(monkeypatch, "13b/stage1")
     sharded = dataclasses.replace(config, training={**config.training, "deepspeed": None, "fsdp": True})
-    told = dict(host_rows(sharded, make_plan(sharded, Cluster(96), file)))["host memory"]
+    told = dict(host_rows(sharded, planned(sharded, Cluster(96), file)))["host memory"]
     assert told == "49 GiB for each GPU while the model is loaded: 388 on a machine of 8; zero3 loads a share on each"
-    assert "host memory" not in dict(host_rows(config, make_plan(config, Cluster(96), file)))  # zero3
+    assert "host memory" not in dict(host_rows(config, planned(config, Cluster(96), file)))  # zero3
     config, file = preset(monkeypatch, "1b/stage3")
-    told = dict(host_rows(config, make_plan(config, Cluster(1), file)))["host memory"]
+    told = dict(host_rows(config, planned(config, Cluster(1), file)))["host memory"]
     assert told == "2 GiB for each GPU while the model is loaded"  # half precision, as adapters are trained

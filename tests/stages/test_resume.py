@@ -25,12 +25,13 @@ from tiny_run import make_run, stage_config
 from transformers import Trainer, TrainerCallback, TrainerControl
 
 from speechgpt.checkpoint import CheckpointFacts
-from stages import train as trainer
-from stages.checkpoints import MARK, STOPPED, CheckpointError, Checkpoints, checkpoints, damage, newest_checkpoint
+from stages import stage
+from stages.checkpoints import COMPLETE, STOPPED, CheckpointError, Checkpoints, checkpoints, damage, newest_checkpoint
 from stages.config import StageConfig
-from stages.data import PackedBlocks
-from stages.train import RESOLVED, train
-from stages.watch import read_log
+from stages.log import read_log
+from stages.packing.blocks import PackedBlocks
+from stages.stage import RESOLVED
+from stages.train import train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -99,7 +100,7 @@ def test_killed_in_the_middle(built) -> None:
     check_same(built, "killed")
 
 
-def test_told_to_stop_it_saves_first(built, capsys) -> None:
+def test_on_sigterm_it_saves_first(built, capsys) -> None:
     config = planned(built, "told", save_steps=1000)
     process = started(config)
     wait_for(process, lambda: steps_logged(built / "told") > 10)
@@ -109,7 +110,7 @@ def test_told_to_stop_it_saves_first(built, capsys) -> None:
     (saved,) = checkpoints(built / "told")
     step = int(saved.name.split("-")[1])
     assert 10 < step < STEPS and damage(saved) is None
-    assert f"stopped at step {step} of {STEPS}, all saved; the same command goes on" in said
+    assert f"stopped at step {step} of {STEPS}, all saved; the same command continues it" in said
     train(config)
     check_same(built, "told")
 
@@ -144,9 +145,9 @@ class At(TrainerCallback):
 
 def train_with(callback: TrainerCallback, config: StageConfig, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        usual = trainer.StageTrainer
+        usual = stage.StageTrainer
         patch.setattr(
-            trainer, "StageTrainer", lambda *a, callbacks, **k: usual(*a, callbacks=[*callbacks, callback], **k)
+            stage, "StageTrainer", lambda *a, callbacks, **k: usual(*a, callbacks=[*callbacks, callback], **k)
         )
         train(config)
 
@@ -168,10 +169,10 @@ def scribble(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "breaks", "reason"),
     [
-        ("optimizer.pt", cut, "optimizer.pt is not what was written"),
-        ("model.safetensors", scribble, "model.safetensors is not what was written"),
+        ("optimizer.pt", cut, "optimizer.pt differs from what was written"),
+        ("model.safetensors", scribble, "model.safetensors differs from what was written"),
         ("scheduler.pt", Path.unlink, "scheduler.pt is missing"),
-        (MARK, Path.unlink, "it was cut short"),
+        (COMPLETE, Path.unlink, "it is not complete"),
     ],
 )
 def test_a_broken_newest_checkpoint_falls_back_saying_so(
@@ -184,7 +185,7 @@ def test_a_broken_newest_checkpoint_falls_back_saying_so(
     assert [path.name for path in checkpoints(out)] == ["checkpoint-21", "checkpoint-14"]
     breaks(out / "checkpoint-21" / name)
     train(config)
-    assert f"checkpoint-21 is broken: {reason}; trying checkpoint-14" in capsys.readouterr().out
+    assert f"checkpoint-21 is damaged: {reason}; trying checkpoint-14" in capsys.readouterr().out
     check_same(built, config.out)
 
 
@@ -200,7 +201,7 @@ def test_one_process_need_not_ask_the_device_whether_to_stop(monkeypatch) -> Non
 def test_with_no_whole_checkpoint_it_starts_anew(tmp_path, capsys) -> None:
     (tmp_path / "checkpoint-7").mkdir()
     assert newest_checkpoint(tmp_path) is None
-    assert "checkpoint-7 is broken: it was cut short; starting anew" in capsys.readouterr().out
+    assert "checkpoint-7 is damaged: it is not complete; starting from the beginning" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(built, monkeypatch) -> None:
@@ -212,7 +213,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(built, monkeypatch) -> Non
 
     try:
         with pytest.raises(
-            CheckpointError, match="checkpoint-28 could not be written.*checkpoint-14 before it is whole"
+            CheckpointError, match="checkpoint-28 could not be written.*checkpoint-14 before it is complete"
         ):
             train_with(At(27, fill), config, monkeypatch)
     finally:
@@ -226,7 +227,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(built, monkeypatch) -> Non
     ("error", "remedy"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "make training.per_device_train_batch_size smaller; then run"),
-        (torch.distributed.DistBackendError("NCCL error"), "see what the first that failed said; then run"),
+        (torch.distributed.DistBackendError("NCCL error"), "see the error of the first that failed; then run"),
         (OSError(28, "No space left on device"), "If the disk is full, make room; then run the same command"),
     ],
 )  # fmt: skip
@@ -281,13 +282,13 @@ def test_going_on_under_another_config_says_what_differs(built, monkeypatch, cap
 
 def test_a_stage_that_diverges_stops_before_it_is_saved(built, monkeypatch) -> None:
     steady = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_steps": 8, "logging_steps": 8, "save_steps": 2}
-    usual = trainer.StageTrainer.training_step
+    usual = stage.StageTrainer.training_step
 
     def diverges(self, *args, **kwargs) -> torch.Tensor:
         loss = usual(self, *args, **kwargs)
         return loss * float("nan") if self.state.global_step >= 4 else loss  # from the fifth step on
 
-    monkeypatch.setattr(trainer.StageTrainer, "training_step", diverges)
+    monkeypatch.setattr(stage.StageTrainer, "training_step", diverges)
     config = planned(built, "diverged", **steady, max_steps=8)
     with pytest.raises(
         FloatingPointError, match="the loss is nan by step 6.*checkpoint-4 is from before.*learning_rate"

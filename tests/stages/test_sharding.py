@@ -41,14 +41,14 @@ main()
 # On CPUs accelerate leaves FSDP out and keeps whole copies; told that these are GPUs it shards them, on gloo
 START_FSDP = """
 from accelerate.state import DistributedType, PartialState
-from stages import train
+from stages import stage, train
 
-def as_on_gpus(config, made=train.training_arguments):
+def as_on_gpus(config, made=stage.training_arguments):
     arguments = made(config)
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return arguments
 
-train.training_arguments = as_on_gpus
+stage.training_arguments = as_on_gpus
 train.main()
 """
 
@@ -57,7 +57,7 @@ START_APART = """
 import os, sys
 from stages import checkpoints
 from stages.train import main
-checkpoints.SEEN = 0
+checkpoints.VISIBLE = 0
 main([sys.argv[1], "--run", os.path.join(os.path.dirname(sys.argv[1]), "machine" + os.environ["RANK"])])
 """
 
@@ -67,12 +67,12 @@ import datetime, os, time
 import deepspeed.ops, torch
 deepspeed.ops.__compatible_ops__ = {}
 torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
-from stages import train
-load = train.load_blocks
+from stages import stage, train
+load = stage.load_blocks
 def slowly(*args, **named):
     time.sleep(0 if int(os.environ["RANK"]) else 30)
     return load(*args, **named)
-train.load_blocks = slowly
+stage.load_blocks = slowly
 train.main()
 """
 
@@ -266,7 +266,7 @@ def test_another_number_of_processes_goes_on(built, sharding: str | None, before
     unfinish(folder)
     told = processes(config, after)
     if sharding in ("zero2", "zero3"):  # FSDP's checkpoints fit any number
-        assert f"checkpoint-10 is of {before} processes, going on with {after}" in told
+        assert f"checkpoint-10 is of {before} processes, resuming with {after}" in told
     alone = train(planned(built, None, each=4, out="decayed", training={"weight_decay": 0.1}))
     check_same(alone, folder)
 
@@ -283,7 +283,7 @@ def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
         time.sleep(0.01)
     agent.send_signal(signal.SIGTERM)
     out, errors = agent.communicate(timeout=120)
-    assert agent.returncode != 0 and "all saved; the same command goes on" in out, errors[-4000:]
+    assert agent.returncode != 0 and "all saved; the same command continues it" in out, errors[-4000:]
     (saved,) = checkpoints(folder)
     assert damage(saved) is None and processes_of(saved) == 2
     processes(config)

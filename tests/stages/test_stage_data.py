@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_documents import flat, pack
-from tiny_run import CODEBOOK, FOREIGN, chats, make_run, stage_config, write_unit_set
+from tiny_run import CODEBOOK, FOREIGN, chats, make_run, opened, stage_config, write_unit_set
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from instruct_data.build.records import write_conversations
 from speechgpt.vocab import UnitVocab, new_words
 from stages.config import Source
-from stages.data import IGNORED, PackedBlocks, best_fit, load_blocks
-from stages.tokens import tokenise
-from stages.watch import token_losses
+from stages.held_out import token_losses
+from stages.packing.blocks import IGNORED, PackedBlocks, best_fit, load_blocks
+from stages.packing.tokens import tokenise
 from units.codebook import CodebookMismatch
 from units.dataset.unit_set import read_unit_set
 
@@ -120,7 +120,7 @@ def test_packed_loss_equals_the_loss_of_documents_one_by_one(attention: str) -> 
 
 
 def test_a_unit_set_is_spelled_as_the_vocabulary_spells_it(run, widened) -> None:
-    found = tokenise(Source("units/train"), widened, stage_config(run), CODEBOOK, run / "cache")
+    found = tokenise(Source("units/train"), opened(stage_config(run), widened), run / "cache")
     vocab = UnitVocab.from_words(widened.get_vocab())
     records = list(read_unit_set(run / "units/train"))
     assert len(found) == len(records) and found.task_names == ["units"]
@@ -131,27 +131,27 @@ def test_a_unit_set_is_spelled_as_the_vocabulary_spells_it(run, widened) -> None
 
 def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widened) -> None:
     source = Source("data/chat.jsonl.gz")
-    found = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
+    found = tokenise(source, opened(stage_config(run), widened), tmp_path)
     assert isinstance(found.tokens, np.memmap) and not found.tokens.flags.writeable
     (folder,) = caches(tmp_path)
     (folder / "tokens.bin").unlink()  # not in place: `found` has it mapped
     (folder / "tokens.bin").write_bytes(b"cut short")
-    again = tokenise(source, widened, stage_config(run), CODEBOOK, tmp_path)
+    again = tokenise(source, opened(stage_config(run), widened), tmp_path)
     assert again.tokens.tolist() == found.tokens.tolist() and caches(tmp_path) == [folder]
 
 
 def test_equal_documents_stand_on_one_side(run, widened, tmp_path) -> None:
     (tmp_path / "twice.txt").write_text((run / "corpus/text.txt").read_text() * 2)
     config = stage_config(run, data=[Source(str(tmp_path / "twice.txt"))], dev_documents=20)
-    sides = load_blocks(config, widened, CODEBOOK, 30)
+    sides = load_blocks(opened(config, widened), 30)
     texts = [{tuple(part.sources[s].document(d)[0]) for block in members(part) for s, d in block} for part in sides]
     assert texts[0] and texts[1] and texts[0].isdisjoint(texts[1])
 
 
 def test_long_documents_split_into_pieces_lose_nothing(run, widened, capsys) -> None:
     config = stage_config(run, block_size=8, too_long="split", dev_documents=0, data=[Source("units/train")])
-    whole = tokenise(config.data[0], widened, config, CODEBOOK, run / "cache")
-    blocks, _ = load_blocks(config, widened, CODEBOOK, 300)
+    whole = tokenise(config.data[0], opened(config, widened), run / "cache")
+    blocks, _ = load_blocks(opened(config, widened), 300)
     pieces = blocks.sources[0]
     assert int(pieces.lengths.max()) == 8 and int(pieces.lengths.sum()) == len(whole.tokens)
     joined = [token for i in range(len(pieces)) for token in pieces.document(i)[0].tolist()]
@@ -161,7 +161,7 @@ def test_long_documents_split_into_pieces_lose_nothing(run, widened, capsys) -> 
 
 def test_each_token_knows_its_task(run, widened) -> None:
     config = stage_config(run, data=[Source("data/chat.jsonl.gz"), Source("units/train")])
-    blocks, _ = load_blocks(config, widened, CODEBOOK, 6)
+    blocks, _ = load_blocks(opened(config, widened), 6)
     assert blocks.task_names == ["asr", "chat", "units"]
     vocab = UnitVocab.from_words(widened.get_vocab())
     for i in range(len(blocks)):
@@ -173,8 +173,8 @@ def test_each_token_knows_its_task(run, widened) -> None:
 
 def test_noise_is_in_units_that_are_heard_and_in_nothing_else(run, widened) -> None:
     data = [Source("data/chat.jsonl.gz"), Source("units/train")]
-    clean, _ = load_blocks(stage_config(run, data=data), widened, CODEBOOK, 120)
-    noisy, dev = load_blocks(stage_config(run, data=data, unit_noise=0.3), widened, CODEBOOK, 120)
+    clean, _ = load_blocks(opened(stage_config(run, data=data), widened), 120)
+    noisy, dev = load_blocks(opened(stage_config(run, data=data, unit_noise=0.3), widened), 120)
     vocab = UnitVocab.from_words(widened.get_vocab())
     places = changed = 0
     for i in range(len(clean)):
@@ -188,17 +188,17 @@ def test_noise_is_in_units_that_are_heard_and_in_nothing_else(run, widened) -> N
         assert torch.equal(noisy[i]["input_ids"], after["input_ids"])  # a block read twice is the same
         places, changed = places + int(heard.sum()), changed + int(other.sum())
     assert places > 500 and changed / places == pytest.approx(0.3 * (1 - 1 / CODEBOOK.size), abs=0.05)
-    plain = load_blocks(stage_config(run, data=data), widened, CODEBOOK, 1)[1]
+    plain = load_blocks(opened(stage_config(run, data=data), widened), 1)[1]
     assert all(torch.equal(dev[i]["input_ids"], plain[i]["input_ids"]) for i in range(len(plain)))
 
 
 @pytest.mark.parametrize("too_long", ["skip", "cut"])
 def test_documents_longer_than_a_block_are_counted(run, widened, capsys, too_long: str) -> None:
     config = stage_config(run, block_size=16, too_long=too_long, dev_documents=4, data=[Source("units/train")])
-    tokenised = tokenise(config.data[0], widened, config, CODEBOOK, run / "cache")
+    tokenised = tokenise(config.data[0], opened(config, widened), run / "cache")
     long = int((tokenised.lengths > 16).sum())
     assert 0 < long < len(tokenised)
-    blocks, dev = load_blocks(config, widened, CODEBOOK, 8)
+    blocks, dev = load_blocks(opened(config, widened), 8)
     assert f"{long} longer than a block ({too_long})" in capsys.readouterr().out
     chosen = {d for part in (blocks, dev) for block in members(part) for _, d in block}
     assert len(chosen) <= len(tokenised) - (long if too_long == "skip" else 0)
@@ -207,11 +207,11 @@ def test_documents_longer_than_a_block_are_counted(run, widened, capsys, too_lon
 
 def test_a_source_of_only_long_documents_is_refused(run, widened) -> None:
     with pytest.raises(ValueError, match="no document of at most 3 tokens.*raise block_size"):
-        load_blocks(stage_config(run, block_size=3), widened, CODEBOOK, 4)
+        load_blocks(opened(stage_config(run, block_size=3), widened), 4)
 
 
 def test_held_out_documents_are_never_trained_on(run, widened) -> None:
-    blocks, dev = load_blocks(stage_config(run, data=[Source("data/chat.jsonl.gz")]), widened, CODEBOOK, 20)
+    blocks, dev = load_blocks(opened(stage_config(run, data=[Source("data/chat.jsonl.gz")]), widened), 20)
     trained, held = ({d for block in members(part) for _, d in block} for part in (blocks, dev))
     assert held and trained.isdisjoint(held)
 
@@ -220,7 +220,7 @@ def test_held_out_documents_are_never_trained_on(run, widened) -> None:
 def test_each_held_out_document_stands_in_the_dev_blocks_once(run, widened, seed: int) -> None:
     data = [Source("data/chat.jsonl.gz"), Source("units/train"), Source("corpus/text.txt", hold_out=False)]
     config = stage_config(run, data=data, dev_documents=1000, block_size=128, seed=seed, unit_noise=0.5)
-    blocks, dev = load_blocks(config, widened, CODEBOOK, 300)
+    blocks, dev = load_blocks(opened(config, widened), 300)
     seen = [document for block in members(dev) for document in block]
     trained = {document for block in members(blocks) for document in block}
     every = {(source, i) for source, tokenised in enumerate(dev.sources[:2]) for i in range(len(tokenised))}
@@ -244,17 +244,17 @@ def test_dev_blocks_are_shuffled_by_the_seed_and_mixed_from_the_start() -> None:
 
 def test_a_set_too_small_to_hold_anything_out_still_trains(tmp_path, run, widened) -> None:
     write_conversations(tmp_path / "few.jsonl", chats(2), CODEBOOK, 0)
-    blocks, dev = load_blocks(stage_config(run, data=[Source(str(tmp_path / "few.jsonl"))]), widened, CODEBOOK, 2)
+    blocks, dev = load_blocks(opened(stage_config(run, data=[Source(str(tmp_path / "few.jsonl"))]), widened), 2)
     assert len(blocks) == 2 and len(dev) == 0
 
 
 def test_tasks_choose_conversations(run, widened) -> None:
     config = stage_config(run)
     for tasks, expected in ((None, ["asr", "chat"]), (["asr"], ["asr"])):
-        found = tokenise(Source("data/chat.jsonl.gz", tasks=tasks), widened, config, CODEBOOK, run / "cache")
+        found = tokenise(Source("data/chat.jsonl.gz", tasks=tasks), opened(config, widened), run / "cache")
         assert sorted(found.task_names) == expected
     with pytest.raises(ValueError, match="no documents of the tasks"):
-        tokenise(Source("data/chat.jsonl.gz", tasks=["tts"]), widened, config, CODEBOOK, run / "cache")
+        tokenise(Source("data/chat.jsonl.gz", tasks=["tts"]), opened(config, widened), run / "cache")
 
 
 def test_units_of_a_foreign_codebook_are_refused_by_name_even_when_cached(tmp_path, run, widened) -> None:
@@ -262,13 +262,13 @@ def test_units_of_a_foreign_codebook_are_refused_by_name_even_when_cached(tmp_pa
     write_conversations(tmp_path / "foreign.jsonl", chats(6), FOREIGN, 0)
     for path in (write_unit_set(tmp_path / "foreign", FOREIGN), tmp_path / "foreign.jsonl"):
         source = Source(str(path))
-        tokenise(source, widened, config, FOREIGN, tmp_path / "cache")
+        tokenise(source, opened(config, widened, FOREIGN), tmp_path / "cache")
         with pytest.raises(CodebookMismatch, match="'foreign'.*'tiny'"):
-            tokenise(source, widened, config, CODEBOOK, tmp_path / "cache")
+            tokenise(source, opened(config, widened), tmp_path / "cache")
         with pytest.raises(ValueError, match="'foreign', but the model has none"):
-            tokenise(source, widened, config, None, tmp_path / "cache")
+            tokenise(source, opened(config, widened, None), tmp_path / "cache")
 
 
 def test_missing_data_is_named(run, widened) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere.*is not there; it is named under data"):
-        tokenise(Source("units/nowhere"), widened, stage_config(run), CODEBOOK, run / "cache")
+    with pytest.raises(FileNotFoundError, match="nowhere.*does not exist; it is named under data"):
+        tokenise(Source("units/nowhere"), opened(stage_config(run), widened), run / "cache")

@@ -16,17 +16,19 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from stage_configs import CONFIGS, parsed
-from tiny_run import CODEBOOK, FOREIGN, make_run, stage_config
+from tiny_run import CODEBOOK, FOREIGN, make_run, opened, stage_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.widen import ROW_MULTIPLE
-from stages import train as trainer
+from stages import stage
+from stages.arguments import DEEPSPEED, training_arguments
 from stages.checkpoints import newest_checkpoint
 from stages.config import Lora, Source, StageConfig
-from stages.data import IGNORED, load_blocks
+from stages.packing.blocks import IGNORED, load_blocks
 from stages.planning.page import kept_checkpoints
-from stages.train import DEEPSPEED, main, train, training_arguments
+from stages.train import cli, main, train
+from stages.unit_system.system import UnitOpened, UnitSystem
 from units.runtime.precision import autocast
 
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
@@ -71,14 +73,14 @@ def test_presets_parse_and_name_what_is_there(path: Path, monkeypatch) -> None:
 @pytest.mark.parametrize(("size", "gpus"), [("7b", (96, 96, 8)), ("13b", (96, 96, 8)), ("1b", (1, 1, 1))])
 def test_budgets_are_the_paper_s(size: str, gpus: tuple[int, ...], monkeypatch) -> None:
     paper = [(900, 768, 1024), (2100, 1536, 512), (4200, 128, 1024)]
-    for stage, count, budget in zip((1, 2, 3), gpus, paper, strict=True):
-        config = parsed(monkeypatch, str(CONFIGS / size / f"stage{stage}.yaml"))
+    for number, count, budget in zip((1, 2, 3), gpus, paper, strict=True):
+        config = parsed(monkeypatch, str(CONFIGS / size / f"stage{number}.yaml"))
         training = config.training
         if size != "1b":
             assert (training["max_steps"], config.batch, config.block_size) == budget
-        if stage == 1:
+        if number == 1:
             assert config.too_long == "split"  # of a long recording all is learned
-        if stage == 2:
+        if number == 2:
             assert config.data[1].tasks == ["chat"]
         for processes in {count, 8, 1}:  # however many GPUs there are, a step is as large
             passes = config.accumulation(processes)
@@ -172,7 +174,7 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
         ("widen: {encoder: e, init: median}\n", "median"),
         ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
         ("training: {max_steps: null}\n", "max_steps must be set, and above 0"),
-        ("training: {max_steps: 3, output_dir: x}\n", "output_dir.*set by the stage itself"),
+        ("training: {max_steps: 3, output_dir: x}\n", "output_dir is set by the stage; use out"),
     ],
 )
 def test_a_wrong_config_is_refused_in_words(tmp_path, capsys, extra: str, message: str) -> None:
@@ -180,7 +182,7 @@ def test_a_wrong_config_is_refused_in_words(tmp_path, capsys, extra: str, messag
     training = "" if "training:" in extra else "training: {max_steps: 3}\n"
     file.write_text("stage: stage1\nmodel: m\nout: o\ndata: [{path: x}]\n" + training + extra)
     with pytest.raises(SystemExit) as stopped:
-        main([str(file)])
+        cli([str(file)])
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
 
@@ -192,7 +194,7 @@ def test_a_wrong_config_is_refused_in_words(tmp_path, capsys, extra: str, messag
 )  # fmt: skip
 def test_a_wrong_option_is_refused_with_the_nearest(capsys, option: str, message: str) -> None:
     with pytest.raises(SystemExit):
-        main([str(CONFIGS / "7b" / "stage2.yaml"), *option.split("="), *(["3"] if "=" not in option else [])])
+        cli([str(CONFIGS / "7b" / "stage2.yaml"), *option.split("="), *(["3"] if "=" not in option else [])])
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
 
 
@@ -211,7 +213,7 @@ def test_help_is_the_docstrings(capsys) -> None:
 def test_a_missing_start_names_what_to_train_first(run) -> None:
     shutil.rmtree(run / "stage1")
     config = stage_config(run, stage="stage2", model="stage1", out="stage2", widen=None)
-    with pytest.raises(FileNotFoundError, match="stage1 is not there: stage2 starts from it, so train stage1 first"):
+    with pytest.raises(FileNotFoundError, match="stage1 does not exist: stage2 starts from it, so train stage1 first"):
         train(config)
     (run / "stage1/checkpoint-2").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="stage1 is not finished.*train stage1 first"):
@@ -268,15 +270,15 @@ def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tm
 
 def test_the_last_look_is_at_all_that_is_held_out(run, monkeypatch) -> None:
     looks: list[int] = []
-    monkeypatch.setattr("stages.trainer.DEV_BLOCKS", 1)
-    monkeypatch.setattr("stages.trainer.held_out_report", lambda model, dev, vocab, blocks: looks.append(blocks) or {})
+    monkeypatch.setattr("stages.trainer.SOME_BLOCKS", 1)
+    monkeypatch.setattr(UnitOpened, "report", lambda self, model, dev, blocks: looks.append(blocks) or {})
     config = stage_config(run, out="looks", block_size=32, training={"eval_steps": 2})
-    _, dev = load_blocks(config, AutoTokenizer.from_pretrained(train(config)), CODEBOOK, 1, quiet=True)
+    _, dev = load_blocks(opened(config, AutoTokenizer.from_pretrained(train(config))), 1, quiet=True)
     assert looks == [1, len(dev)] and len(dev) > 1
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(trainer, "open_start", None)
+    monkeypatch.setattr(UnitSystem, "open", None)
     assert train(stage_config(run)) == run / "stage1"
     assert "stage1 is done already" in capsys.readouterr().out
 
@@ -301,7 +303,7 @@ def test_the_trainer_s_loss_is_that_of_documents_one_by_one(run, adapted: bool) 
         config.training["gradient_checkpointing"] = True
     folder = train(config)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    blocks, _ = load_blocks(config, tokenizer, CODEBOOK, 4)
+    blocks, _ = load_blocks(opened(config, tokenizer), 4)
     losses = []
     for block in blocks:  # one step took them all, in whatever order
         starts = [*torch.where(block["position_ids"] == 0)[0].tolist(), config.block_size]
@@ -330,9 +332,9 @@ class Kill(TrainerCallback):
 
 def killed_after(step: int, config: StageConfig, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        whole = trainer.StageTrainer
+        whole = stage.StageTrainer
         patch.setattr(
-            trainer, "StageTrainer", lambda *a, callbacks, **k: whole(*a, callbacks=[*callbacks, Kill(step)], **k)
+            stage, "StageTrainer", lambda *a, callbacks, **k: whole(*a, callbacks=[*callbacks, Kill(step)], **k)
         )
         with pytest.raises(KeyboardInterrupt):
             train(config)

@@ -12,11 +12,14 @@ from tiny_run import CODEBOOK, make_run, stage_config
 from transformers import AutoModelForCausalLM, BloomConfig, MambaConfig, MptConfig
 
 from stages import start
-from stages.attention import VARLEN
 from stages.config import Lora, StageConfig
-from stages.planning.plan import memory, model_size
-from stages.start import find_start, loading_arguments, open_start
+from stages.packing.attention import VARLEN
+from stages.planning.plan import memory
+from stages.start import find_start, loading_arguments
 from stages.train import train
+from stages.trainable import choose_trainable
+from stages.unit_system.start import open_start
+from stages.unit_system.system import UNIT_SYSTEM, UnitOpened
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,7 @@ def test_a_model_with_units_comes_whole_from_the_hub(run, monkeypatch) -> None:
     _, tokenizer, codebook = open_start(second(run, "someone/speechgpt"))
     assert asked == ["someone/speechgpt"] and codebook == CODEBOOK and "<3>" in tokenizer.get_vocab()
     assert (
-        find_start(stage_config(run, model="someone/llama")) == "someone/llama"
+        find_start(stage_config(run, model="someone/llama"), whole=False) == "someone/llama"
     )  # a text LLM: transformers fetches it
     assert len(asked) == 1
 
@@ -116,7 +119,7 @@ def told(precision: str | None, deepspeed: str | None = None) -> SimpleNamespace
 def test_weights_are_loaded_as_the_plan_counts_them(run, precision, deepspeed, lora) -> None:
     training = {"deepspeed": deepspeed} | ({precision: True} if precision else {})
     config = stage_config(run, lora=lora, training=training)
-    size = model_size(config, None)
+    size = UNIT_SYSTEM.size(config, None)
     loaded = loading_arguments(config, told(precision, deepspeed))["dtype"]
     assert memory(config, size, 2)["weights"] == loaded.itemsize * size.parameters
 
@@ -124,6 +127,6 @@ def test_weights_are_loaded_as_the_plan_counts_them(run, precision, deepspeed, l
 def test_adapters_on_fp16_weights_learn_in_fp32(run) -> None:
     config = stage_config(run, model="stage1", widen=None, lora=Lora())
     model, _, _ = open_start(config, **loading_arguments(config, told("fp16")))
-    model = start.choose_trainable(model, config)
+    model = choose_trainable(model, config, UnitOpened.parts)
     kinds = {weight.dtype for weight in model.parameters() if weight.requires_grad}
     assert model.base_model.model.dtype == torch.float16 and kinds == {torch.float32}

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 
 import pytest
-from tiny_run import CODEBOOK, chats, make_run, stage_config
+from tiny_run import CODEBOOK, chats, make_run, opened, stage_config
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from instruct_data.build.records import write_conversations
 from speechgpt.vocab import new_words
-from stages import tokens
 from stages.config import Interleaving, Source
-from stages.tokens import DIGESTS, tokenise
+from stages.packing.tokens import DIGESTS, tokenise
+from stages.unit_system import system
 from units.dataset.unit_set import read_unit_set
 
 TEXT = "red blue green\nmy dog is blue\n"
@@ -44,7 +43,7 @@ def made(run, widened, tmp_path):
     """Tokenise a source, and count the caches there are."""
 
     def made(source: Source, tokenizer=widened) -> int:
-        tokenise(source, tokenizer, stage_config(run), CODEBOOK, tmp_path / "cache")
+        tokenise(source, opened(stage_config(run), tokenizer), tmp_path / "cache")
         return caches(tmp_path / "cache")
 
     return made
@@ -66,11 +65,11 @@ def test_cache_follows_the_content_of_all_that_went_in(tmp_path, run, widened, m
     write_conversations(source.path, chats(6), CODEBOOK, 0)
 
     def made(tokenizer=widened, **changes) -> int:
-        tokenise(source, tokenizer, stage_config(run, **changes), CODEBOOK, cache)
+        tokenise(source, opened(stage_config(run, **changes), tokenizer), cache)
         return caches(cache)
 
     assert made() == 1
-    monkeypatch.setattr(tokens, "documents", None)  # a second look must not tokenise
+    monkeypatch.setattr(system, "documents", None)  # the second time must not tokenise
     assert made() == 1
     assert made(block_size=32, too_long="cut", training={"max_steps": 9}) == 1  # these do not change tokens
     monkeypatch.undo()
@@ -148,6 +147,7 @@ def test_another_way_to_cut_words_is_another_cache(made, widened) -> None:
 def test_another_way_to_mix_is_another_cache_of_what_is_mixed(made, monkeypatch) -> None:
     plain, mixed = Source("units/train"), Source("units/train", interleave=Interleaving("words.tsv", span=1))
     assert (made(plain), made(mixed)) == (1, 2)
-    source_of = inspect.getsource
-    monkeypatch.setattr(inspect, "getsource", lambda part: source_of(part) + "#" * (part is tokens.interleave))
+    monkeypatch.setattr(system, "INTERLEAVING_VERSION", 99)
     assert made(plain) == 2 and made(mixed) == 3
+    monkeypatch.setattr(system, "DOCUMENTS_VERSION", 99)
+    assert made(plain) == 4 and made(mixed) == 5

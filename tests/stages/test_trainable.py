@@ -22,14 +22,14 @@ from transformers import (
 )
 from varlen_reference import varlen_attn
 
-import stages.train
+import stages.stage
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.generate import Sampling, generate
-from stages.attention import VARLEN
 from stages.config import Lora, Source, StageConfig
-from stages.planning.plan import model_size
+from stages.packing.attention import VARLEN
 from stages.train import train
+from stages.unit_system.system import UNIT_SYSTEM
 
 CHAT = {"stage": "stage3", "model": "stage1", "widen": None, "data": [Source("data/chat.jsonl.gz")]}
 
@@ -84,7 +84,7 @@ def test_embeddings_first_then_all(run) -> None:
 def test_a_schedule_that_knows_no_groups_is_refused(run) -> None:
     config = stage_config(run, out="no", trainable="embeddings_then_all", embeddings_steps=2, **CHAT,
                           training={"lr_scheduler_type": "reduce_lr_on_plateau"})  # fmt: skip
-    with pytest.raises(ValueError, match="does not go with reduce_lr_on_plateau; take linear, cosine"):
+    with pytest.raises(ValueError, match="does not go with reduce_lr_on_plateau; use linear, cosine"):
         train(config)
 
 
@@ -145,9 +145,9 @@ def test_few_bits_need_their_library(run, monkeypatch) -> None:
 def test_a_stage_told_the_bounds_of_documents_trains_the_same(run, monkeypatch, lora) -> None:
     changes = {**CHAT, "lora": lora, "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}}
     masked = log(train(stage_config(run, out=f"masked_{lora is None}", attention="sdpa", **changes)))
-    usual = stages.train.loading_arguments
+    usual = stages.stage.loading_arguments
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)  # which needs no GPU
-    monkeypatch.setattr(stages.train, "loading_arguments", lambda *a: {**usual(*a), "attn_implementation": VARLEN})
+    monkeypatch.setattr(stages.stage, "loading_arguments", lambda *a: {**usual(*a), "attn_implementation": VARLEN})
     told = log(train(stage_config(run, out=f"bounds_{lora is None}", **changes)))
     for name in ("loss", "dev_text_loss"):
         assert [r[name] for r in told if name in r] == pytest.approx([r[name] for r in masked if name in r], abs=1e-3)
@@ -196,7 +196,7 @@ def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(three)
     rows = model.config.get_text_config().vocab_size
     assert type(model) is type(start) and rows % 64 == 0
-    assert model_size(stage_config(run, model=kind), None).rows == rows
+    assert UNIT_SYSTEM.size(stage_config(run, model=kind), None).rows == rows
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert tied == (start.get_output_embeddings().weight is start.get_input_embeddings().weight)
     assert CheckpointFacts.load(three).first_unit_id == len(AutoTokenizer.from_pretrained(run / kind))

@@ -26,7 +26,7 @@ from instruct_data.build.splits import Splits
 from instruct_data.text.chats import TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Speech
 from stages.config import Source, StageConfig
-from stages.tokens import documents
+from stages.unit_system.documents import documents
 from units.codebook import CodebookMismatch, Units
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard, write_unit_set
 from units.runtime.refusals import Refusals
