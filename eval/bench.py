@@ -53,7 +53,7 @@ class Bench:
     def heard_first(self) -> list[str]:
         """What the judge hears in the answers as they were spoken first, before the model heard itself."""
         heard = list(self.heard)
-        again = [i for i, answer in enumerate(self.answers) if answer.take and answer.take.number]
+        again = [i for i, answer in enumerate(self.answers) if answer.candidate and answer.candidate.number]
         first = self.hear(self.answer_once, [self.corpus.test[i] for i in again], "first takes", NOTHING)
         for i, text in zip(again, self.judge.transcribe_all([answer.wav for answer in first])):
             heard[i] = text

@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 
 from eval.corpus import NotMeasured
-from speechgpt.generate import Sampling
 from speechgpt.inference import SpeechGPT
+from speechgpt.sampling import Sampling
 from units.runtime.provenance import fingerprint
 
 
 @dataclass(frozen=True)
 class Given:
-    """An answer, None where the model gave nothing. wav: float32 (T,), 16 kHz. take: as speechgpt.inference has it."""
+    """An answer, None where the model gave nothing. wav: float32 (T,), 16 kHz. candidate: speechgpt.answers.Candidate."""
 
     transcript: str | None
     text: str | None
     wav: np.ndarray | None
-    take: Any
+    candidate: Any
 
 
 NOTHING = Given(None, None, None, None)  # to an utterance that was refused
-PARTS = ("transcript", "text", "wav", "take")
+PARTS = ("transcript", "text", "wav", "candidate")
 
 
 class Subject:
@@ -90,19 +90,19 @@ class Subject:
         many: Any = getattr(self.model, f"{verb}_batch", None)
         one: Any = getattr(self.model, verb, None)
         takes = once and "sampling" in inspect.signature(many or one).parameters
-        told = {"sampling": Sampling(takes=1)} if takes else {}
+        told = {"sampling": Sampling(candidates=1)} if takes else {}
         return list(many(inputs, **told)) if many else [one(value, **told) for value in inputs]
 
     def _answer(self, given: Any) -> Given:
         has = [part for part in PARTS if hasattr(given, part)]
-        if not set(has) - {"take"}:
+        if not set(has) - {"candidate"}:
             raise ValueError(
                 f"{self.name or 'the model'} answered with a {type(given).__name__}; an answer is an object with some of "
                 "transcript, text and wav (float, mono, 16 kHz)"
             )
         self.parts.update(has)
-        transcript, text, wav, take = (getattr(given, part, None) for part in PARTS)
-        return Given(transcript, text, None if wav is None else np.asarray(wav, np.float32), take)
+        transcript, text, wav, candidate = (getattr(given, part, None) for part in PARTS)
+        return Given(transcript, text, None if wav is None else np.asarray(wav, np.float32), candidate)
 
 
 def open_subject(model: str, device: str) -> Subject:

@@ -1,6 +1,8 @@
-"""What is asked of a model that talks, and what it gives: the only thing that the CLI, the server and eval know of a system.
+"""What a model that listens and speaks can be asked for, and what it returns: the protocol SpeechModel.
 
-SpeechGPT (speechgpt/inference.py) is one such model; other packages bring theirs (speechgpt/open_model.py).
+The command line, the server and eval use this protocol and nothing else of a model. SpeechGPT (speechgpt/inference.py) is
+one implementation. Other packages bring their own; speechgpt/open_model.py finds them. A new system implements every method,
+lists in `capabilities` those that work, and raises NotSupported in the others.
 """
 
 from __future__ import annotations
@@ -8,45 +10,72 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from speechgpt.candidates import Take
 from speechgpt.dialogue import Message
+from speechgpt.sampling import Sampling
 
-if TYPE_CHECKING:
-    from speechgpt.generate import Sampling
-
-Sound = str | Path | np.ndarray  # an audio file, or a wav (T,)
-Ability = Literal["answer", "stream", "transcribe", "say", "chat"]
+Sound = str | Path | np.ndarray  # an audio file, or a wav: float32 (T,) at the model's sample rate
+Capability = Literal["answer", "stream", "transcribe", "say", "chat"]
+CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))
 
 
 class NotSupported(ValueError):
-    """A model is asked for what it cannot do; the message names the model, the ability, and what it can do."""
+    """The model lacks a capability. The message names the model, the capability, the reason and what the model can do.
+
+    capability: the one that was asked for.
+    """
+
+    def __init__(self, model: SpeechModel, capability: Capability, reason: str = "") -> None:
+        able = ", ".join(sorted(model.capabilities)) or "nothing of this protocol"
+        super().__init__(
+            f"the model {model.name} does not support {capability!r}{reason and f': {reason}'}. It supports: {able}"
+        )
+        self.capability = capability
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way in which the model spoke a text.
+
+    units: what it spoke.
+    understood: whether the model would transcribe them as that text and nothing else; None if they are too long for its context.
+    number: 0 for the first candidate.
+    """
+
+    units: tuple[int, ...]
+    understood: bool | None
+    number: int = 0
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply and its sound. What was not asked for is None. wav: float32 (T,), 16 kHz.
+    """A reply as text and sound. A part that was not asked for, or that the model did not give, is None.
 
-    take: how its speech was chosen, and whether the model understands it; None if it did not listen.
-    finished: whether the model came to an end, and was not cut off by `max_new_tokens` or its context.
-    turn: what was asked and replied, to be given as history with the next question.
+    transcript: what the model understood. text: its answer. units: the spoken answer's, for systems that speak units.
+    wav: float32 (T,) at the model's sample rate.
+    candidate: the one that was chosen by self-verification; None without self-verification.
+    finished: False if the reply was cut off by `max_new_tokens` or by the end of the context.
+    turn: question and reply, to be passed as `history` with the next question.
     """
 
     transcript: str | None
     text: str | None
     units: tuple[int, ...] | None
     wav: np.ndarray | None
-    take: Take | None = None
+    candidate: Candidate | None = None
     finished: bool = True
     turn: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What an answer has gained since the piece before: text, or sound (T,); with the last one the whole answer."""
+    """What a streamed answer has gained since the piece before: text, sound (T,), or both.
+
+    answer: the whole answer, in the last piece alone.
+    """
 
     transcript: str = ""
     text: str = ""
@@ -56,44 +85,65 @@ class Piece:
 
 @runtime_checkable
 class SpeechModel(Protocol):
-    """A model that takes speech or text and gives text, speech, or both.
+    """A model that takes speech or text and returns text, speech, or both.
 
-    name: of the model and its weights; results are kept under it. capabilities: the methods that it has learned; every
-    other method raises NotSupported. sample_rate: of the wavs that it takes and gives, in Hz.
+    Every method that is missing from `capabilities` raises NotSupported. Bad input (not audio, silent, longer than the
+    context) raises ValueError, a missing file FileNotFoundError.
+
+    A model may also have a method `preload()`, which loads what would otherwise be loaded at first use; the server calls it.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Names the model and its weights: it changes when they change. Evaluation keeps results under it."""
 
     @property
-    def capabilities(self) -> frozenset[Ability]: ...
+    def capabilities(self) -> frozenset[Capability]:
+        """The methods that work. `answer_batch`, `say_batch`, ... go with `answer`, `say`, ..."""
 
     @property
-    def sample_rate(self) -> int: ...
+    def sample_rate(self) -> int:
+        """Of the wavs that the model takes and returns, in Hz."""
 
     def answer(self, question: Sound, sampling: Sampling = ..., history: Sequence[Message] = ()) -> Answer:
-        """The reply to a spoken question. history: the turns before, `answer.turn` of each."""
+        """Reply to a spoken question.
+
+        Args:
+            question: an audio file or a wav (T,).
+            history: earlier turns, oldest first: `answer.turn` of each.
+        """
 
     def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = ...) -> list[Answer]:
-        """As answer, for several questions at once."""
+        """Reply to several spoken questions at once."""
 
     def stream(self, question: Sound, sampling: Sampling = ..., history: Sequence[Message] = ()) -> Iterator[Piece]:
-        """As answer, in pieces; the joined pieces are what answer gives."""
+        """Reply to a spoken question piece by piece. The joined pieces equal what `answer` returns."""
 
     def transcribe(self, sound: Sound, sampling: Sampling = ...) -> str:
-        """What is said in a sound."""
+        """Write down what is said in a sound."""
 
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = ...) -> list[str]:
-        """As transcribe, for several sounds at once."""
+        """Write down what is said in several sounds at once."""
 
     def say(self, text: str, sampling: Sampling = ...) -> Answer:
-        """A text, spoken."""
+        """Read a text aloud."""
 
     def say_batch(self, texts: Sequence[str], sampling: Sampling = ...) -> list[Answer]:
-        """As say, for several texts at once."""
+        """Read several texts aloud at once."""
 
     def chat(self, question: str, sampling: Sampling = ..., history: Sequence[Message] = ()) -> str:
-        """A text answer to a text question."""
+        """Answer a text question in text."""
 
     def chat_batch(self, questions: Sequence[str], sampling: Sampling = ...) -> list[str]:
-        """As chat, for several questions at once."""
+        """Answer several text questions in text at once."""
+
+
+def answer_pieces(
+    model: SpeechModel, question: Sound, sampling: Sampling, history: Sequence[Message] = ()
+) -> Iterator[Piece]:
+    """Stream a reply to a spoken question; one piece holds all of it where the model has `answer` but not `stream`."""
+    if "stream" in model.capabilities or "answer" not in model.capabilities:
+        yield from model.stream(question, sampling, history)
+        return
+    answer = model.answer(question, sampling, history)
+    yield Piece(answer.transcript or "", answer.text or "", answer.wav, answer)

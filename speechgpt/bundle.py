@@ -39,7 +39,7 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
         ("the unit encoder", UnitEncoder.from_pretrained(encoder).codebook),
         ("the vocoder", UnitVocoder.from_pretrained(vocoder).codebook),
     ):
-        facts.codebook.check_same(codebook, f"the checkpoint {stage}", name)
+        facts.units.check_same(codebook, f"the checkpoint {stage}", name)
     _check_replaceable(out)
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(encoder, part / EARS)
@@ -54,7 +54,7 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
         out.rename(old)
     part.rename(out)
     shutil.rmtree(old, ignore_errors=True)
-    print(f"{shown}: {facts.stage} of {facts.codebook.name}, with ears and voice")
+    print(f"{shown}: {facts.stage} of {facts.units.name}, with ears and voice")
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:

@@ -20,7 +20,7 @@ from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT
 from units.notation import SOSP
 
 
-def tell_servers(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, prefix: str = "") -> None:
+def prepare_for_serving(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, prefix: str = "") -> None:
     """Give a widened tokenizer and its model, in place, the chat template and the generation config that are saved with them.
 
     prefix: the system text of the template, as Dialogue's.
@@ -60,7 +60,7 @@ def _spaces(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
 
     def same(spelled: str, *parts: str) -> bool:
         meant = [token for part in parts for token in dialogue.encode_text(part)]
-        return tokenizer.encode(HUMAN + spelled, add_special_tokens=False) == [dialogue.vocab.marker(HUMAN), *meant]
+        return tokenizer.encode(HUMAN + spelled, add_special_tokens=False) == [dialogue.vocab.special_id(HUMAN), *meant]
 
     lead = next((space for space in ("", " ") if same(f"{space}:", ":")), "")
     join = next((space for space in ("", " ") if same(f"{lead}:{space}a", ":", "a")), "")

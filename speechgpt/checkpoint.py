@@ -1,4 +1,4 @@
-"""`speechgpt.json`: what a checkpoint's plain Hugging Face files do not say. Written last, so its presence means complete."""
+"""`speechgpt.json`: what the Hugging Face files of a checkpoint do not hold. It is written last, so it marks a complete one."""
 
 from __future__ import annotations
 
@@ -14,29 +14,59 @@ from units.codebook import Codebook
 from units.runtime.atomic import written_whole
 
 FILE = "speechgpt.json"
+SPEECHGPT = (
+    "speechgpt"  # the system whose vocabulary holds units; files of release 0.1.0 name no system and are of this one
+)
 
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """codebook of the units it speaks; stage that made it; system prefix of its template; resolved config; versions."""
+    """The content of `speechgpt.json`."""
 
-    codebook: Codebook
+    codebook: Codebook | None
+    """Of the units that the model takes and gives; None for a system without units."""
     stage: str
-    first_unit_id: int
+    """The stage that made the checkpoint, such as stage3."""
+    first_unit_id: int | None = None
+    """Token id of unit 0; None where units are no tokens."""
     prefix: str = ""
+    """System text of the dialogue template."""
     config: dict[str, Any] = field(default_factory=dict)
+    """The resolved config of the stage."""
     versions: dict[str, str] = field(default_factory=dict)
+    """Of the libraries that made the checkpoint."""
+    system: str = SPEECHGPT
+    """Decides which class opens the folder (speechgpt/open_model.py)."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever else a system needs: its parts, fingerprints, template, ..."""
+
+    def __post_init__(self) -> None:
+        if self.system == SPEECHGPT and (self.codebook is None or self.first_unit_id is None):
+            raise ValueError(f"a checkpoint of the system {SPEECHGPT!r} needs a codebook and a first_unit_id")
+
+    @property
+    def units(self) -> Codebook:
+        """The codebook of a model that has one.
+
+        Raises: ValueError for a system without units.
+        """
+        if self.codebook is None:
+            raise ValueError(f"this is a checkpoint of the system {self.system!r}, which has no units")
+        return self.codebook
 
     def save(self, folder: str | Path) -> None:
-        """Write `speechgpt.json` into a checkpoint folder."""
+        """Write `speechgpt.json` into a checkpoint folder; fields without a value are left out."""
+        record = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if not self.extra:
+            del record["extra"]
         with written_whole(Path(folder) / FILE) as file:
-            json.dump(dataclasses.asdict(self), file, indent=1, default=str)
+            json.dump(record, file, indent=1, default=str)
 
     @classmethod
     def load(cls, folder: str | Path) -> CheckpointFacts:
-        """Read it.
+        """Read `speechgpt.json` from a checkpoint folder, also one of release 0.1.0.
 
-        Raises: FileNotFoundError saying how such a folder is made; ValueError on unknown or missing fields.
+        Raises: FileNotFoundError that says how such a folder is made; ValueError for unknown or missing fields.
         """
         path = Path(folder) / FILE
         if not path.exists():
@@ -52,24 +82,28 @@ class CheckpointFacts:
         unknown = record.keys() - {f.name for f in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"{path} has unknown fields {sorted(unknown)}; it was written by a newer version")
-        missing = {"codebook", "stage", "first_unit_id"} - record.keys()
-        if missing:
+        needed = {"codebook", "stage", "first_unit_id"} if record.get("system", SPEECHGPT) == SPEECHGPT else {"stage"}
+        if missing := {name for name in needed if record.get(name) is None}:
             raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; copy or write it again")
-        return cls(**{**record, "codebook": Codebook.from_json(record["codebook"])})
+        codebook = record.get("codebook")
+        try:
+            return cls(**{**record, "codebook": None if codebook is None else Codebook.from_json(codebook)})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def check_vocab(self, vocab: UnitVocab, folder: str | Path) -> None:
-        """Raise ValueError if the folder's tokenizer is not the one these facts were written with."""
-        if (vocab.size, vocab.first_unit_id) != (self.codebook.size, self.first_unit_id):
+        """Raise ValueError if the folder's tokenizer is not the one that these facts were written with."""
+        if (vocab.size, vocab.first_unit_id) != (self.units.size, self.first_unit_id):
             raise ValueError(
                 f"the tokenizer in {folder} has {vocab.size} units from token {vocab.first_unit_id}, but {FILE} says "
-                f"{self.codebook.size} from token {self.first_unit_id}; the two files are not of one checkpoint"
+                f"{self.units.size} from token {self.first_unit_id}; the two files are not of one checkpoint"
             )
 
 
 def local_folder(folder: str | Path) -> Path:
-    """A model folder as it is; the hub's copy where there is none, and the name is one that the hub could have.
+    """The folder itself if it exists; otherwise, where the name could be one of the hub, a local copy of the hub's model.
 
-    Raises: FileNotFoundError if neither has it.
+    Raises: FileNotFoundError if neither exists.
     """
     if Path(folder).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
         return Path(folder)
@@ -77,7 +111,7 @@ def local_folder(folder: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(folder)))
-    except (OSError, ValueError) as error:  # huggingface_hub's are both: no such name, no network, not allowed
+    except (OSError, ValueError) as error:  # huggingface_hub raises both: no such name, no network, not allowed
         raise FileNotFoundError(
-            f"there is no folder {folder}, and the hub gave no model of that name ({error})"
+            f"there is no folder {folder}, and the hub has no model of that name ({error})"
         ) from error

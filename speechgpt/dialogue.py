@@ -1,22 +1,24 @@
-"""Conversations, and the only template in the house: conversation -> token ids and train mask, token ids -> reply.
+"""Conversations and the dialogue template: conversation -> token ids and train mask, token ids -> reply.
 
     cross-modal   [Human]: {task description} This is input: {text or units}<eoh> [SpeechGPT]: {units or text}<eoa>
     chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
 
-Text becomes ids through the text tokenizer with special tokens off, units by addition: text that spells `<17>` or
-`[Human]` stays text. Spaces beside markers, which only make the lines above readable, have no token.
+This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special tokens
+off, units by addition, so text that spells `<17>` or `[Human]` stays text. The spaces beside special tokens only make the
+lines above readable; they have no token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal
 
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA, UnitVocab
 from units.notation import EOSP, SOSP
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 INPUT_FOLLOWS = "This is input:"  # stands between a task description and its input
 
@@ -25,10 +27,11 @@ Role = Literal["human", "assistant"]
 
 @dataclass(frozen=True)
 class Speech:
-    """A stretch of a recording as a part of a message, for systems that read audio instead of units.
+    """A segment of a recording as a part of a message, for systems that read audio instead of units.
 
-    audio: its file, relative to the conversation set or absolute. start, duration: seconds within it; None is to its end.
-    units: its units, where they are known too.
+    audio: its file, relative to the conversation set or absolute.
+    start, duration: of the segment, in seconds; duration None is up to the end of the file.
+    units: of the segment, where they are known too.
     """
 
     audio: str
@@ -37,7 +40,7 @@ class Speech:
     units: tuple[int, ...] | None = None
 
 
-Part = str | tuple[int, ...] | Speech  # text, unit ids, or a stretch of a recording
+Part = str | tuple[int, ...] | Speech  # text, unit ids, or a segment of a recording
 
 
 class NoUnitsError(ValueError):
@@ -66,7 +69,7 @@ def part_kind(part: Part) -> Literal["text", "units", "speech"]:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. Human parts stand in any order; assistant parts are those of a Reply, in its order."""
+    """One turn. Human parts may come in any order; assistant parts are those of a Reply, in its order."""
 
     role: Role
     parts: tuple[Part, ...]
@@ -82,10 +85,12 @@ class Message:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said. A part that is missing is None, never "".
+    """The parts of a model's reply. A part that is missing is None, never "".
 
-    transcript: what it heard. text: its answer (or the transcript itself, when only that was asked).
-    units: its spoken answer. speech: its spoken answer as a recording, with the same units where they are known.
+    transcript: what it understood of a spoken question.
+    text: its answer, or the transcript where only that was asked for.
+    units: its spoken answer.
+    speech: its spoken answer as a recording, with the same units where they are known.
     """
 
     transcript: str | None = None
@@ -100,7 +105,7 @@ class Reply:
         spoken = [part for part in parts if not isinstance(part, str)]
         if len(texts) > 2 or len(spoken) > 1 or (spoken and parts[-1] is not spoken[0]):
             kinds = ", ".join(map(part_kind, parts))
-            raise ValueError(f"an assistant says [transcript,] [answer,] [units or speech]; this one says {kinds}")
+            raise ValueError(f"an assistant message is [transcript,] [answer,] [units or speech]; this one is {kinds}")
         transcript, text = texts[0] if len(texts) == 2 else None, texts[-1] if texts else None
         answer = spoken[0] if spoken else None
         if isinstance(answer, Speech):
@@ -134,7 +139,10 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Rendered:
-    """ids: token ids (L,). train: for each, whether the loss counts it."""
+    """A conversation as token ids.
+
+    ids: token ids (L,). train: for each, whether the loss counts it.
+    """
 
     ids: list[int]
     train: list[bool]
@@ -142,7 +150,7 @@ class Rendered:
 
 @dataclass
 class Dialogue:
-    """Renders and parses for one tokenizer.
+    """Renders conversations and parses replies with one tokenizer.
 
     tokenizer: the LLM's, widened. prefix: a system text at the start of every conversation; "" for none.
     """
@@ -156,11 +164,11 @@ class Dialogue:
         self.vocab = UnitVocab.from_words(self.tokenizer.get_vocab())
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; nothing in it is ever a unit or a marker. Spaces at its ends are dropped."""
+        """Ids of plain text, in which nothing becomes a unit or a special token. Spaces at its ends are dropped."""
         return self.tokenizer.encode(text.strip(), add_special_tokens=False, split_special_tokens=True)
 
     def _constant(self, text: str) -> list[int]:
-        """Ids of a text that stands in every conversation; it is encoded once."""
+        """Ids of a text that every conversation holds; it is encoded once."""
         if text not in self._constants:
             self._constants[text] = self.encode_text(text)
         return self._constants[text]
@@ -173,7 +181,7 @@ class Dialogue:
         """Token ids of a whole conversation. The loss covers the replies and their `<eoa>`.
 
         Args:
-            train_on_prompt: upstream's way, in which the loss covers all but the prefix.
+            train_on_prompt: the loss covers everything but the prefix, as in the published SpeechGPT code.
         """
         start = self._start()
         ids, train = list(start), [False] * len(start)
@@ -189,24 +197,22 @@ class Dialogue:
         return self.render(Conversation(tuple(messages))).ids + self._opening("assistant")
 
     def parse_reply(self, ids: Sequence[int], chained: bool = False) -> Reply:
-        """What generated ids say; inverse of rendering a reply.
+        """Read a reply from generated ids; inverse of rendering it.
 
-        Stops at `<eoa>` or the tokenizer's end of sentence. `[tq]` may stand before the transcript or not.
+        Reading stops at `<eoa>` or at the tokenizer's end of sentence. `[tq]` before the transcript is optional.
 
         Args:
-            chained: the reply was asked to begin with a transcript; one cut off before `[ta]` is nothing else.
+            chained: the reply was asked to begin with a transcript, so one that was cut off before `[ta]` is all transcript.
         """
-        marker, ids = self.vocab.markers, list(ids)
-        ends = [ids.index(end) for end in (marker.get(EOA), self.tokenizer.eos_token_id) if end in ids]
+        special, ids = self.vocab.special_ids, list(ids)
+        ends = [ids.index(end) for end in (special.get(EOA), self.tokenizer.eos_token_id) if end in ids]
         ids = ids[: min(ends)] if ends else ids
-        units = tuple(self.vocab.decode(ids)) if marker[SOSP] in ids else None
-        written = ids[: ids.index(marker[SOSP])] if units is not None else ids
-        transcript: str | None = None
-        if marker.get(TA) in written:
-            at = written.index(marker[TA])
-            heard, written = written[:at], written[at + 1 :]
-            transcript = self._section(heard) if heard else None
-            return Reply(transcript, self._section(written), units)
+        units = tuple(self.vocab.decode(ids)) if special[SOSP] in ids else None
+        written = ids[: ids.index(special[SOSP])] if units is not None else ids
+        if special.get(TA) in written:
+            at = written.index(special[TA])
+            transcript, answer = written[:at], written[at + 1 :]
+            return Reply(self._section(transcript) if transcript else None, self._section(answer), units)
         if chained and units is None:
             return Reply(self._section(written), None, None)
         if units is not None and not written:
@@ -214,8 +220,8 @@ class Dialogue:
         return Reply(None, self._section(written), units)
 
     def _section(self, ids: Sequence[int]) -> str:
-        """Text of a section, without the markers and the semicolon that closes it."""
-        closing = {self.vocab.markers.get(word) for word in (TQ, UA, EOSP)}
+        """Text of a section, without special tokens and without the semicolon that closes it."""
+        closing = {self.vocab.special_ids.get(word) for word in (TQ, UA, EOSP)}
         text = self.decode_text([token for token in ids if token not in closing])
         return text[:-1].rstrip() if text.endswith(";") else text
 
@@ -224,13 +230,13 @@ class Dialogue:
         return bos + (self._constant(self.prefix) if self.prefix else [])
 
     def _opening(self, role: Role) -> list[int]:
-        return [self.vocab.marker(HUMAN if role == "human" else SPEECHGPT), *self._constant(":")]
+        return [self.vocab.special_id(HUMAN if role == "human" else SPEECHGPT), *self._constant(":")]
 
     def _part(self, part: Part) -> list[int]:
         return self.encode_text(part) if isinstance(part, str) else self.vocab.encode(part_units(part))
 
     def _human(self, message: Message) -> list[int]:
-        return [token for part in message.parts for token in self._part(part)] + [self.vocab.marker(EOH)]
+        return [token for part in message.parts for token in self._part(part)] + [self.vocab.special_id(EOH)]
 
     def _reply(self, reply: Reply) -> list[int]:
         ids: list[int] = []
@@ -239,11 +245,11 @@ class Dialogue:
         if reply.transcript is not None:
             ids += self.encode_text(reply.transcript) + self._constant(";")
         if chained:
-            ids.append(self.vocab.marker(TA))
+            ids.append(self.vocab.special_id(TA))
         if reply.text is not None:
             ids += self.encode_text(reply.text)
-            # a plain text that ends in a semicolon keeps it: one more is added, which parsing takes away
+            # parsing drops one closing semicolon, so a text that ends in one gets a second
             ids += self._constant(";") if units is not None or reply.text.rstrip().endswith(";") else []
         if units is not None:
-            ids += ([self.vocab.marker(UA)] if chained else []) + self.vocab.encode(units)
-        return [*ids, self.vocab.marker(EOA)]
+            ids += ([self.vocab.special_id(UA)] if chained else []) + self.vocab.encode(units)
+        return [*ids, self.vocab.special_id(EOA)]

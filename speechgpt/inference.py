@@ -1,18 +1,18 @@
-"""SpeechGPT: hear, transcribe, answer, speak. The whole path of one audio file, on one screen.
+"""SpeechGPT: speech in, transcript, answer and speech out. The whole path of one audio file, on one screen.
 
 gpt = SpeechGPT.from_pretrained("runs/toy/model")
 answer = gpt.answer("question.wav")
 print(answer.transcript, "->", answer.text)
 save_wav("answer.wav", answer.wav)
 
-for piece in gpt.stream("question.wav", Sampling(takes=1)):  # the same, while it is being thought
+for piece in gpt.stream("question.wav", Sampling(candidates=1)):  # the same, piece by piece
     print(piece.transcript or piece.text, end="")
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,25 +21,44 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from speechgpt.answers import Answer, Piece, Sound
-from speechgpt.candidates import Take, recital, retake, transcription
+from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, NotSupported, Piece, Sound
 from speechgpt.checkpoint import CheckpointFacts, local_folder
 from speechgpt.dialogue import Dialogue, Message, Reply
-from speechgpt.generate import Sampling, context_length, draws, generate
-from speechgpt.stream import ReplyStream
+from speechgpt.generation.candidates import choose_candidates
+from speechgpt.generation.generate import context_length, draws, generate
+from speechgpt.generation.stream import ReplyStream
+from speechgpt.prompts import asr_prompt, tts_prompt
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA, UA
-from units.audio import SAMPLE_RATE, AudioError, load_wav
+from units.audio import SAMPLE_RATE, AudioError, AudioReason, load_wav
 from units.codebook import Codebook, Units
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.precision import check_device, multiplies_bfloat16
+from units.runtime.provenance import fingerprint
 from units.vocoder.unit_vocoder import UnitVocoder
 
-SILENT = 1e-3  # a wav whose peak is below this holds nothing to hear
+SILENT = 1e-3  # a wav whose peak is below this is silent
 DTYPES = ("float32", "bfloat16", "float16")
+ENCODER, VOCODER = "unit_encoder", "vocoder"  # folders in a model folder
+NEEDS: Mapping[Capability, tuple[str, ...]] = {
+    "answer": (ENCODER, VOCODER),
+    "stream": (ENCODER, VOCODER),
+    "transcribe": (ENCODER,),
+    "say": (VOCODER,),
+    "chat": (),
+}
+# Stage 1 teaches how units follow one another, stage 2 transcribing and reading aloud beside text chat. Any other stage has
+# learned everything.
+LEARNED: Mapping[str, frozenset[Capability]] = {
+    "stage1": frozenset(),
+    "stage2": frozenset({"transcribe", "say", "chat"}),
+}
 
 
 class SpeechGPT:
-    """A widened LLM with its ears (a unit encoder) and its voice (a unit vocoder), all of one codebook."""
+    """A widened LLM with a unit encoder and a unit vocoder of the same codebook: a speechgpt.answers.SpeechModel."""
+
+    sample_rate = SAMPLE_RATE
 
     def __init__(
         self, model: PreTrainedModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu"
@@ -48,14 +67,14 @@ class SpeechGPT:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str | None = None) -> SpeechGPT:
-        """Open a model folder: a checkpoint of any stage, with `unit_encoder/` and `vocoder/` in it.
+        """Open a model folder: a checkpoint, with `unit_encoder/` and `vocoder/` in it.
 
-        Ears and voice are opened when first needed; text chat needs neither.
+        The unit encoder and the vocoder are opened when they are first needed; text chat needs neither.
 
         Args:
-            folder: or the id of a model of the hub, such as `name/model`.
-            dtype: of the LLM's weights: float32, bfloat16 or float16. None is as they are stored, but float32 where they
-                are bfloat16 and the device would emulate it.
+            folder: a model folder, or the id of a model on the hub, such as `name/model`.
+            dtype: of the LLM's weights: float32, bfloat16 or float16. None takes the one that they are stored in, but
+                float32 for bfloat16 weights on a device that would only emulate it.
 
         Raises: FileNotFoundError or ValueError naming what is missing or does not fit.
         """
@@ -74,101 +93,136 @@ class SpeechGPT:
         except SafetensorError as error:
             raise ValueError(f"the weights in {folder} are damaged ({error}); copy them again") from error
         if torch.device(device).type == "cuda":
-            torch.backends.cuda.enable_cudnn_sdp(
-                False
-            )  # it makes a plan for each length, and each token is a new length
+            # cuDNN's attention makes a plan for each length, and each new token is a new length
+            torch.backends.cuda.enable_cudnn_sdp(False)
         return cls(model, dialogue, facts, folder, device)
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The folder's name and a fingerprint of its weights."""
+        return f"{self.folder.name} {fingerprint(self.folder)}"
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """The methods that the stage has taught and for which the folder has the parts."""
+        learned = LEARNED.get(self.facts.stage, CAPABILITIES)
+        return frozenset(one for one in learned if all((self.folder / part).is_dir() for part in NEEDS[one]))
+
+    def _require(self, capability: Capability) -> None:
+        """Raise NotSupported, with the reason, if a capability is missing."""
+        if capability in self.capabilities:
+            return
+        missing = [part for part in NEEDS[capability] if not (self.folder / part).is_dir()]
+        reason = f"{self.facts.stage} does not teach it"
+        if missing:
+            reason = (
+                f"{self.folder} has no {'/ and no '.join(missing)}/ (join the parts with: python -m speechgpt.bundle "
+                "--stage STAGE --encoder UNIT_ENCODER --vocoder VOCODER --out FOLDER)"
+            )
+        raise NotSupported(self, capability, reason)
 
     @property
     def codebook(self) -> Codebook:
-        """Of the units it hears and speaks."""
-        return self.facts.codebook
+        """The codebook of the units that the model takes and gives."""
+        return self.facts.units
 
     @functools.cached_property
     def encoder(self) -> UnitEncoder:
-        """The ears. Raises CodebookMismatch if they are of another codebook."""
-        encoder = UnitEncoder.from_pretrained(self._beside("unit_encoder", "hear"), self.device)
-        self.codebook.check_same(encoder.codebook, f"the model in {self.folder}", "its unit_encoder")
+        """The unit encoder. Raises CodebookMismatch if it has another codebook."""
+        encoder = UnitEncoder.from_pretrained(self.folder / ENCODER, self.device)
+        self.codebook.check_same(encoder.codebook, f"the model in {self.folder}", f"its {ENCODER}")
         return encoder
 
     @functools.cached_property
     def vocoder(self) -> UnitVocoder:
-        """The voice. Raises CodebookMismatch if it is of another codebook."""
-        vocoder = UnitVocoder.from_pretrained(self._beside("vocoder", "speak"), self.device)
-        self.codebook.check_same(vocoder.codebook, f"the model in {self.folder}", "its vocoder")
+        """The vocoder. Raises CodebookMismatch if it has another codebook."""
+        vocoder = UnitVocoder.from_pretrained(self.folder / VOCODER, self.device)
+        self.codebook.check_same(vocoder.codebook, f"the model in {self.folder}", f"its {VOCODER}")
         return vocoder
 
-    def _beside(self, name: str, verb: str) -> Path:
-        if not (self.folder / name).is_dir():
-            raise FileNotFoundError(
-                f"{self.folder} has no {name}/, so the model cannot {verb}. Join the parts with: "
-                "python -m speechgpt.bundle --stage STAGE --encoder UNIT_ENCODER --vocoder VOCODER --out FOLDER"
-            )
-        return self.folder / name
+    def preload(self) -> None:
+        """Open the parts that would be opened at first use, and check their codebooks."""
+        for part, attribute in ((ENCODER, "encoder"), (VOCODER, "vocoder")):
+            if (self.folder / part).is_dir():
+                getattr(self, attribute)
 
     def answer(self, question: Sound, sampling: Sampling = Sampling(), history: Sequence[Message] = ()) -> Answer:
         """Answer a spoken question by the chain of modality: transcript, answer, spoken answer.
 
         Args:
-            history: the turns before, such as `answer.turn` of each; the oldest are left out where they take more than half
-                of the context. A model that has learned single questions, as the toy has, is only confused by them.
+            question: an audio file, or a wav (T,) at 16 kHz.
+            history: earlier turns, such as `answer.turn` of each. The oldest are dropped where they would take more than half
+                of the context. They confuse a model that was trained on single questions, as the toy was.
 
-        Raises: FileNotFoundError, AudioError (not audio, silent, too short), ValueError (longer than the context).
+        Raises: NotSupported, FileNotFoundError, AudioError (not audio, silent, too short), ValueError (longer than the context).
         """
         return self._answers([question], sampling, history)[0]
 
     def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = Sampling()) -> list[Answer]:
-        """As answer, for several questions at once."""
+        """Answer several spoken questions at once."""
         return self._answers(questions, sampling)
 
     def stream(
         self, question: Sound, sampling: Sampling = Sampling(), history: Sequence[Message] = ()
-    ) -> Iterator[Piece]:  # fmt: skip
-        """As answer, in pieces: text while it is written, and sound while the units are still coming.
+    ) -> Iterator[Piece]:
+        """Answer a spoken question piece by piece: text while it is written, sound while units are still being drawn.
 
-        The joined pieces are what `answer` gives. A model that hears itself (`takes` above 1) must have said all before
-        it is heard, so its sound comes in one piece; so does that of a voice with the mel head.
+        The joined pieces equal what `answer` returns. With self-verification (`candidates` above 1) the sound comes in one
+        piece, since a candidate is complete before it is checked; so does the sound of a vocoder with the mel head.
         """
-        self._check_voice()
-        asked = Message("human", (self._hear([question])[0],))
+        self._require("stream")
+        vocoder = self.vocoder  # a vocoder of another codebook fails here, before anything is drawn
+        asked = Message("human", (self._encoded([question])[0],))
         prompt = self._prompt(asked, history)
         reply = ReplyStream(self.dialogue, draws(self.model, self.dialogue, [prompt], "chain", sampling))
         yield from reply.texts()
-        said = []
-        for wav in reply.sound(self.vocoder) if sampling.takes == 1 else ():
-            said.append(wav)
+        spoken = []
+        for wav in reply.sound(vocoder) if sampling.candidates == 1 else ():
+            spoken.append(wav)
             yield Piece(wav=wav)
-        [answer] = self._speak([asked], [prompt], [reply.finish()], sampling, [np.concatenate(said)] if said else None)
+        sound = [np.concatenate(spoken)] if spoken else None
+        [answer] = self._spoken([asked], [prompt], [reply.finish()], sampling, sound)
         rest = reply.added(answer.transcript, answer.text, last=True)
-        yield replace(rest, wav=None if said else answer.wav, answer=answer)
+        yield replace(rest, wav=None if spoken else answer.wav, answer=answer)
+
+    def transcribe(self, sound: Sound, sampling: Sampling = Sampling()) -> str:
+        """Write down what is said in a sound."""
+        return self.transcribe_batch([sound], sampling)[0]
 
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
-        """What is said in each sound."""
-        return self._write([self._prompt(transcription(units)) for units in self._hear(sounds)], sampling)
+        """Write down what is said in several sounds at once."""
+        self._require("transcribe")
+        return self._written([self._prompt(asr_prompt(units)) for units in self._encoded(sounds)], sampling)
+
+    def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:
+        """Read a text aloud."""
+        return self.say_batch([text], sampling)[0]
 
     def say_batch(self, texts: Sequence[str], sampling: Sampling = Sampling()) -> list[Answer]:
-        """Each text, spoken."""
-        self._check_voice()
-        asked = [recital(text) for text in texts]
+        """Read several texts aloud at once."""
+        self._require("say")
+        _ = self.vocoder  # a vocoder of another codebook fails here, before anything is drawn
+        asked = [tts_prompt(text) for text in texts]
         prompts = [self._prompt(message) for message in asked]
         drawn = generate(self.model, self.dialogue, prompts, "units", sampling)
-        return self._speak(asked, prompts, drawn, sampling, texts=texts)
-
-    def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
-        """Text answers to text questions."""
-        return self._write([self._prompt(Message("human", (question,))) for question in questions], sampling)
+        return self._spoken(asked, prompts, drawn, sampling, texts=texts)
 
     def chat(self, question: str, sampling: Sampling = Sampling(), history: Sequence[Message] = ()) -> str:
-        """A text answer to a text question. history: as for answer."""
-        return self._write([self._prompt(Message("human", (question,)), history)], sampling)[0]
+        """Answer a text question in text. history: as for answer."""
+        self._require("chat")
+        return self._written([self._prompt(Message("human", (question,)), history)], sampling)[0]
 
-    def _answers(
-        self, questions: Sequence[Sound], sampling: Sampling, history: Sequence[Message] = ()
-    ) -> list[Answer]:  # fmt: skip
-        self._check_voice()
-        asked = [Message("human", (units,)) for units in self._hear(questions)]
+    def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
+        """Answer several text questions in text at once."""
+        self._require("chat")
+        return self._written([self._prompt(Message("human", (question,))) for question in questions], sampling)
+
+    def _answers(self, questions: Sequence[Sound], sampling: Sampling, history: Sequence[Message] = ()) -> list[Answer]:
+        self._require("answer")
+        _ = self.vocoder  # a vocoder of another codebook fails here, before anything is drawn
+        asked = [Message("human", (units,)) for units in self._encoded(questions)]
         prompts = [self._prompt(message, history) for message in asked]
-        return self._speak(asked, prompts, generate(self.model, self.dialogue, prompts, "chain", sampling), sampling)
+        return self._spoken(asked, prompts, generate(self.model, self.dialogue, prompts, "chain", sampling), sampling)
 
     def _prompt(self, message: Message, history: Sequence[Message] = ()) -> list[int]:
         """Ids after which the model replies to a message."""
@@ -178,18 +232,15 @@ class SpeechGPT:
             prompt = self.dialogue.prompt([*history, message])
         return prompt
 
-    def _hear(self, sounds: Sequence[Sound]) -> list[tuple[int, ...]]:
+    def _encoded(self, sounds: Sequence[Sound]) -> list[tuple[int, ...]]:
+        """Units of each sound. Raises AudioError or ValueError for one that is no audio, silent or too long."""
         wavs = [sound if isinstance(sound, np.ndarray) else load_wav(sound) for sound in sounds]
         for sound, wav in zip(sounds, wavs):
             name = "the wav" if isinstance(sound, np.ndarray) else sound
             if np.abs(wav).max(initial=0.0) < SILENT:
-                raise AudioError(f"{name} is silent; there is nothing to answer")
+                raise AudioError(AudioReason.SILENT, f"{name} is silent; there is nothing to answer")
             self._check_length(name, len(wav))
         return [units.ids for units in self.encoder.encode_batch(wavs)]
-
-    def _check_voice(self) -> None:
-        """Open the voice before the model works for it: one that is missing or foreign is told at once, and always."""
-        _ = self.vocoder
 
     def _check_length(self, name: object, samples: int) -> None:
         """Refuse audio whose units cannot fit, before encoding it: a unit lasts at least a frame, and rarely ten."""
@@ -201,51 +252,61 @@ class SpeechGPT:
                 f"{context / self.codebook.frame_rate:.0f} s of speech. Cut it into shorter pieces."
             )
 
-    def _write(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[str]:
+    def _written(self, prompts: Sequence[list[int]], sampling: Sampling) -> list[str]:
+        """A text reply to each prompt."""
         drawn = generate(self.model, self.dialogue, prompts, "text", sampling)
         return [self.dialogue.parse_reply(ids).text or "" for ids in drawn]
 
-    def _speak(
-        self, asked: Sequence[Message], prompts: Sequence[list[int]], drawn: Sequence[list[int]], sampling: Sampling,
-        said: Sequence[np.ndarray] | None = None, texts: Sequence[str] | None = None,
-    ) -> list[Answer]:  # fmt: skip
-        """Choose takes of the replies' speech, and make sound of them.
+    def _spoken(
+        self,
+        asked: Sequence[Message],
+        prompts: Sequence[list[int]],
+        drawn: Sequence[list[int]],
+        sampling: Sampling,
+        wavs: Sequence[np.ndarray] | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> list[Answer]:
+        """Choose a candidate for each reply's speech, and turn it into sound.
 
         Args:
-            drawn: token ids of the replies, behind the prompts.
-            said: the sound, where it was made already. texts: what is said, where the replies are speech alone.
+            drawn: token ids of the replies, without the prompts.
+            wavs: the sound of the replies, where it has been made already.
+            texts: what is spoken, where the replies are speech alone.
         """
         replies = [self.dialogue.parse_reply(ids, chained=texts is None) for ids in drawn]
         if texts is not None:
             replies = [replace(reply, text=text) for reply, text in zip(replies, texts)]
-        takes = self._listen(prompts, drawn, replies, sampling) if sampling.takes > 1 else {}
-        spoken = [takes[i].units if i in takes else reply.units for i, reply in enumerate(replies)]
+        chosen = self._verified(prompts, drawn, replies, sampling) if sampling.candidates > 1 else {}
+        spoken = [chosen[i].units if i in chosen else reply.units for i, reply in enumerate(replies)]
         units = [Units(ids, None, self.codebook) for ids in spoken if ids]
-        wavs = iter(said or (self.vocoder.decode_batch(units) if units else []))
-        end, answers = self.dialogue.vocab.marker(EOA), []
+        sounds = iter(wavs or (self.vocoder.decode_batch(units) if units else []))
+        end, answers = self.dialogue.vocab.special_id(EOA), []
         for i, (reply, ids) in enumerate(zip(replies, spoken)):
-            take, parts = takes.get(i), replace(reply, units=ids).parts()
-            finished = drawn[i][-1] == end or (take is not None and take.number > 0)  # later takes are whole ones
+            candidate, parts = chosen.get(i), replace(reply, units=ids).parts()
+            # a candidate behind the first one is only taken if it is complete
+            finished = drawn[i][-1] == end or (candidate is not None and candidate.number > 0)
             turn = (asked[i], Message("assistant", parts)) if parts else ()
-            answers.append(Answer(reply.transcript, reply.text, ids, next(wavs) if ids else None, take, finished, turn))
+            wav = next(sounds) if ids else None
+            answers.append(Answer(reply.transcript, reply.text, ids, wav, candidate, finished, turn))
         return answers
 
-    def _listen(
+    def _verified(
         self, prompts: Sequence[list[int]], drawn: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling
-    ) -> dict[int, Take]:
-        """The chosen take of each reply that has both text and speech, by its place in the batch."""
-        speaks = self.dialogue.vocab.marker(UA)  # behind it, or behind the prompt, speech begins
-        said = {
-            i: (prompts[i] + ids[: ids.index(speaks) + 1 if speaks in ids else 0], reply.text, reply.units)
+    ) -> dict[int, Candidate]:
+        """The chosen candidate of each reply that has both text and speech, by its place in the batch."""
+        speech_follows = self.dialogue.vocab.special_id(UA)  # speech begins behind it, or else behind the prompt
+        verifiable = {
+            i: (
+                prompts[i] + ids[: ids.index(speech_follows) + 1 if speech_follows in ids else 0],
+                reply.text,
+                reply.units,
+            )
             for i, (ids, reply) in enumerate(zip(drawn, replies))
             if reply.text and reply.units
         }
-        if not said:
+        if not verifiable:
             return {}
-        after, texts, first = zip(*said.values())
-        return dict(zip(said, retake(self.model, self.dialogue, after, texts, first, sampling)))
-
-
-def chat_model(folder: str | Path, device: str | None = None, dtype: str | None = None) -> SpeechGPT:
-    """Open a model on a GPU where there is one."""
-    return SpeechGPT.from_pretrained(folder, device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype)
+        before_speech, texts, first = zip(*verifiable.values())
+        return dict(
+            zip(verifiable, choose_candidates(self.model, self.dialogue, before_speech, texts, first, sampling))
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from speechgpt.chat_template import tell_servers
+from speechgpt.chat_template import prepare_for_serving
 from speechgpt.vocab import UnitVocab, new_words
 
 ROW_MULTIPLE = 64  # rows are padded to this multiple, for tensor cores; the padding is never sampled
@@ -56,7 +56,7 @@ def widen(
     )
     if init == "centres":
         _place_by_centres(model, vocab, centres, old, seed)
-    tell_servers(tokenizer, model)
+    prepare_for_serving(tokenizer, model)
     return vocab
 
 

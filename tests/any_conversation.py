@@ -46,7 +46,7 @@ conversations = st.lists(st.tuples(asked, replies), min_size=1, max_size=3).map(
 
 def parsed(dialogue: Dialogue, ids: Sequence[int]) -> list[tuple[Part, ...]]:
     """The parts of every turn, read off the ids by their markers alone."""
-    marker = dialogue.vocab.marker
+    marker = dialogue.vocab.special_id
     opening = dialogue.encode_text(":")
     turns: list[tuple[Part, ...]] = []
     rest = list(ids[ids.index(marker(HUMAN)) :])
@@ -60,7 +60,7 @@ def parsed(dialogue: Dialogue, ids: Sequence[int]) -> list[tuple[Part, ...]]:
 
 
 def human_parts(dialogue: Dialogue, body: list[int]) -> tuple[Part, ...]:
-    marker = dialogue.vocab.marker
+    marker = dialogue.vocab.special_id
     if marker(SOSP) not in body:
         return (dialogue.decode_text(body),)
     start, stop = body.index(marker(SOSP)), body.index(marker(EOSP))

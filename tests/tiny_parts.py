@@ -70,7 +70,7 @@ def tiny_vocoder(encoder: UnitEncoder) -> UnitVocoder:
 def talkative(gpt: SpeechGPT, endless: bool = False) -> SpeechGPT:
     """Let a random model end its sections: its markers are made likelier. endless: but for the end of its speech."""
     liking = torch.zeros(gpt.model.get_output_embeddings().weight.shape[0])
-    liking[list(gpt.dialogue.vocab.markers.values())] = 7.0
-    liking[gpt.dialogue.vocab.marker(EOSP)] = -99.0 if endless else 7.0
+    liking[list(gpt.dialogue.vocab.special_ids.values())] = 7.0
+    liking[gpt.dialogue.vocab.special_id(EOSP)] = -99.0 if endless else 7.0
     gpt.model.get_output_embeddings().register_forward_hook(lambda module, given, logits: logits + liking)
     return gpt

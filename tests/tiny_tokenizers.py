@@ -108,6 +108,6 @@ def widened_kind(kind: str, folder: Path) -> tuple[PreTrainedTokenizerBase, PreT
 
 def special_words(dialogue: Dialogue) -> set[int]:
     """Ids of all special words that are no units or markers of ours, those that no attribute of the tokenizer names too."""
-    ours = {*dialogue.vocab.markers.values()}
+    ours = {*dialogue.vocab.special_ids.values()}
     return {token for token, word in dialogue.tokenizer.added_tokens_decoder.items()
             if word.special and token not in ours and not dialogue.vocab.is_unit(token)}  # fmt: skip

@@ -78,6 +78,8 @@ class AudioReason(Reason):
     """the segment begins at or after the end of the file"""
     TOO_SHORT = "too_short"
     """shorter than one frame of the unit encoder"""
+    SILENT = "silent"
+    """no sample is loud enough to be speech"""
     NOT_FINITE = "not_finite"
     """samples that are NaN or infinite"""
     NOT_FLOAT = "not_float"

@@ -205,7 +205,7 @@ def untaught(instructions: Path) -> list[str]:
     """Task descriptions with which a model is asked when it is used, and which those of a folder would not teach it."""
     if instructions.resolve().is_relative_to(INSTRUCTIONS.resolve()):
         return []  # a test holds that those that ship have them
-    from speechgpt.candidates import ASR_TASK, TTS_TASK  # brings torch, which building needs not
+    from speechgpt.prompts import ASR_TASK, TTS_TASK  # brings torch, which building needs not
 
     return [
         f"{instructions / task}.txt has no line {asked!r}, with which a model is asked in use; add it, and build again"

@@ -25,7 +25,7 @@ from typing import Any
 from instruct_data.build.records import read_conversations, write_conversations
 from instruct_data.text.chats import is_broken
 from speechgpt.dialogue import Conversation, Message, Part, Reply, part_units
-from speechgpt.vocab import EOA, EOH, HUMAN, MARKERS, SPEECHGPT, TA, TQ, UA
+from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, UA
 from units import notation
 from units.codebook import Codebook
 from units.notation import EOSP, SOSP
@@ -41,7 +41,7 @@ PREFIX = (
 EOS = "<eos>"  # ends some records in place of <eoa>
 _END = re.compile(f"{re.escape(EOA)}|{re.escape(EOS)}")
 _SPELLED = re.compile(f"({re.escape(SOSP)}.*?{re.escape(EOSP)})", re.DOTALL)
-_STRAY = re.compile("|".join(map(re.escape, (*MARKERS, EOS))) + r"|<\d+>")
+_STRAY = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, EOS))) + r"|<\d+>")
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _text(piece: str) -> str:
     word = stray[0]
     if word in (SOSP, EOSP):
         raise ValueError(f"{word} without {EOSP if word == SOSP else SOSP}: {piece[:60]!r}")
-    kind = f"{word} in the midst of text" if word in (*MARKERS, EOS) else f"a unit outside {SOSP}..{EOSP}"
+    kind = f"{word} in the midst of text" if word in (*SPECIAL_TOKENS, EOS) else f"a unit outside {SOSP}..{EOSP}"
     raise ValueError(f"{kind}: {piece[:60]!r}")
 
 

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.text.chats import TextChat, read_chats
-from speechgpt.candidates import recital, retake
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.generate import Sampling, generate
+from speechgpt.generation.candidates import choose_candidates
+from speechgpt.generation.generate import generate
 from speechgpt.inference import SpeechGPT
+from speechgpt.prompts import tts_prompt
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA
 from units.codebook import Units
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, join_shards, refusals_path, shard_path, write_shard
@@ -56,22 +58,23 @@ class UnitVoice:
     def speak(self, texts: Sequence[str]) -> list[SpokenUnits]:
         """Units of each text; a text that is too long, or of which the model found no end, has none."""
         model, dialogue = self.gpt.model, self.gpt.dialogue
-        prompts = [dialogue.prompt([recital(text)]) for text in texts]
+        prompts = [dialogue.prompt([tts_prompt(text)]) for text in texts]
         fitting = [i for i, prompt in enumerate(prompts) if len(prompt) < model.config.max_position_embeddings]
         replies = generate(model, dialogue, [prompts[i] for i in fitting], "units", self.sampling)
         written = dict(zip(fitting, replies))
         spoken = [self._read(text, written.get(i)) for i, text in enumerate(texts)]
         whole = {i: one.ids for i, one in enumerate(spoken) if one.ids}
-        if self.sampling.takes > 1 and whole:
+        if self.sampling.candidates > 1 and whole:
             after, meant = [prompts[i] for i in whole], [texts[i] for i in whole]
-            for i, take in zip(whole, retake(model, dialogue, after, meant, list(whole.values()), self.sampling)):
-                spoken[i] = SpokenUnits(texts[i], take.units)
+            chosen = choose_candidates(model, dialogue, after, meant, list(whole.values()), self.sampling)
+            for i, candidate in zip(whole, chosen):
+                spoken[i] = SpokenUnits(texts[i], candidate.units)
         return spoken
 
     def _read(self, text: str, ids: list[int] | None) -> SpokenUnits:
         if ids is None:
             return SpokenUnits(text, None, "the text is longer than the model's context")
-        if self.gpt.dialogue.vocab.marker(EOA) not in ids:
+        if self.gpt.dialogue.vocab.special_id(EOA) not in ids:
             return SpokenUnits(text, None, "the model found no end")
         units = self.gpt.dialogue.parse_reply(ids).units
         return SpokenUnits(text, units, "") if units else SpokenUnits(text, None, "the model said nothing")
@@ -201,7 +204,7 @@ def main(
     if left := sum(not shard_path(out, i).exists() for i in range(len(starts))):
         print(f"rank {ranks.rank} of {ranks.world} is done; {left} shards are left to the other ranks")
         return
-    made = join_shards(out, len(starts), CheckpointFacts.load(model).codebook, lines.getvalue().splitlines(True))
+    made = join_shards(out, len(starts), CheckpointFacts.load(model).units, lines.getvalue().splitlines(True))
     print(
         f"{out}: {len(made)} texts spoken; {made.refused} refused, see {out / 'refused.jsonl'}; of {pairs.name}: {refusals}"
     )

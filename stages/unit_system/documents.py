@@ -128,7 +128,7 @@ def _encode_shard(column: pa.ChunkedArray, vocab: UnitVocab, bos: int | None, pa
     counts = np.concatenate([array.value_lengths().to_numpy(zero_copy_only=False) for array in arrays]).astype(np.int64)
     if len(units) and units.max() >= vocab.size:
         raise ValueError(f"{path} holds unit {units.max()}; this vocabulary has units 0 to {vocab.size - 1}")
-    opening = [vocab.marker(SOSP)] if bos is None else [bos, vocab.marker(SOSP)]
+    opening = [vocab.special_id(SOSP)] if bos is None else [bos, vocab.special_id(SOSP)]
     lengths = counts + len(opening) + 1
     ends = np.cumsum(lengths)
     ids = np.empty(int(ends[-1]) if len(ends) else 0, np.int32)
@@ -136,7 +136,7 @@ def _encode_shard(column: pa.ChunkedArray, vocab: UnitVocab, bos: int | None, pa
     for offset, token in enumerate(opening):
         ids[ends - lengths + offset] = token
         body[ends - lengths + offset] = False
-    ids[ends - 1] = vocab.marker(EOSP)
+    ids[ends - 1] = vocab.special_id(EOSP)
     body[ends - 1] = False
     ids[body] = units + vocab.first_unit_id
     return Documents("units", ids, np.ones(len(ids), bool), lengths)

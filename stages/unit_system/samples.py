@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from speechgpt.dialogue import Dialogue, Message
-from speechgpt.generate import Sampling, continuation
+from speechgpt.generation.generate import continuation
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA, SPEECHGPT, UnitVocab
 from stages.held_out import sample_documents
 from stages.packing.attention import any_length
@@ -26,7 +27,7 @@ def sample_replies(
 
     Returns: {"task", "prompt", "reply", "expected"} of each, as text.
     """
-    ends = {tokenizer.eos_token_id, vocab.markers.get(EOA) if vocab else None} - {None}
+    ends = {tokenizer.eos_token_id, vocab.special_ids.get(EOA) if vocab else None} - {None}
     opening = reply_opening(tokenizer, vocab)
     training = model.training
     model.eval()
@@ -44,10 +45,10 @@ def sample_replies(
 
 def reply_opening(tokenizer: PreTrainedTokenizerBase, vocab: UnitVocab | None) -> list[int]:
     """Token ids of `[SpeechGPT]:`, which opens a reply; none for a text LLM, which has no conversations."""
-    if vocab is None or SPEECHGPT not in vocab.markers:
+    if vocab is None or SPEECHGPT not in vocab.special_ids:
         return []
     prompt = Dialogue(tokenizer).prompt([Message("human", ("?",))])
-    return prompt[prompt.index(vocab.marker(SPEECHGPT)) :]
+    return prompt[prompt.index(vocab.special_id(SPEECHGPT)) :]
 
 
 def prompt_end(ids: list[int] | np.ndarray, opening: list[int]) -> int:

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from speechgpt.chat_template import tell_servers
+from speechgpt.chat_template import prepare_for_serving
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.vocab import UnitVocab, new_words
 from speechgpt.widen import ROW_MULTIPLE, widen
@@ -79,7 +79,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
         codebook, centres = units
         widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed)
     if codebook:
-        tell_servers(tokenizer, model, config.prefix)
+        prepare_for_serving(tokenizer, model, config.prefix)
     return model, tokenizer, codebook
 
 

@@ -24,8 +24,8 @@ from eval.run import TASKS, evaluate, main
 from eval.subject import Subject
 from instruct_data.speech.voices import VoiceError, open_voice
 from instruct_data.toy.grammar import judge_grammar, say
-from speechgpt.candidates import Take
-from speechgpt.generate import Sampling
+from speechgpt.answers import Candidate
+from speechgpt.sampling import Sampling
 from units.audio import HOP, num_frames, save_wav
 from units.codebook import Codebook, Units
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
@@ -113,10 +113,10 @@ class MadeModel:
 
     def reply(self, question, sampling):
         text = self.answers.get(question)
-        slip = text == SLIP and sampling.takes == 1
+        slip = text == SLIP and sampling.candidates == 1
         wav = self.speak("no" if slip else text) if text else None
-        take = Take((), True, number=int(text == SLIP)) if sampling.takes > 1 else None
-        return SimpleNamespace(transcript=question, text=text, units=None, wav=wav, take=take)
+        candidate = Candidate((), True, number=int(text == SLIP)) if sampling.candidates > 1 else None
+        return SimpleNamespace(transcript=question, text=text, units=None, wav=wav, candidate=candidate)
 
     def say_batch(self, texts):
         return [SimpleNamespace(wav=self.speak(text)) for text in texts]

@@ -39,7 +39,7 @@ def test_text_becomes_no_unit_and_units_no_text(dialogue: Dialogue, conversation
     ]
     humans = sum(message.role == "human" for message in conversation.messages)
     for word in (HUMAN, EOH, SPEECHGPT, EOA):
-        assert ids.count(dialogue.vocab.marker(word)) == humans
+        assert ids.count(dialogue.vocab.special_id(word)) == humans
 
 
 @given(conversation=conversations)

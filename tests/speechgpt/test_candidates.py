@@ -8,10 +8,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from speechgpt import candidates as takes
-from speechgpt.candidates import Take, hear, retake, transcription
+from speechgpt.answers import Candidate
 from speechgpt.dialogue import Conversation, Dialogue, Message
-from speechgpt.generate import Sampling, generate
+from speechgpt.generation import candidates
+from speechgpt.generation.candidates import choose_candidates, verify
+from speechgpt.generation.generate import generate
+from speechgpt.prompts import asr_prompt
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA
 
 SPOKEN = [(1, 2, 3), (4,), (5, 6, 5, 6, 5, 6, 5)]
@@ -25,21 +28,21 @@ def model(widened: Path) -> PreTrainedModel:
 
 
 def rendered(dialogue: Dialogue, units: tuple[int, ...], text: str):
-    return dialogue.render(Conversation((transcription(units), Message("assistant", (text,)))))
+    return dialogue.render(Conversation((asr_prompt(units), Message("assistant", (text,)))))
 
 
 def test_a_batch_is_understood_as_each_utterance_alone(model: PreTrainedModel, dialogue: Dialogue) -> None:
-    for units, text, take in zip(SPOKEN, TEXTS, hear(model, dialogue, SPOKEN, TEXTS), strict=True):
+    for units, text, candidate in zip(SPOKEN, TEXTS, verify(model, dialogue, SPOKEN, TEXTS), strict=True):
         one = rendered(dialogue, units, text)
         with torch.no_grad():
             likely = model(input_ids=torch.tensor([one.ids])).logits[0]
         reply = [i for i, trained in enumerate(one.train) if trained]
-        assert take.units == units and take.number == 0
-        assert take.understood == all(int(likely[i - 1].argmax()) == one.ids[i] for i in reply)
+        assert candidate.units == units and candidate.number == 0
+        assert candidate.understood == all(int(likely[i - 1].argmax()) == one.ids[i] for i in reply)
 
 
 def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialogue: Dialogue) -> None:
-    prompt = dialogue.prompt([transcription(SPOKEN[0])])
+    prompt = dialogue.prompt([asr_prompt(SPOKEN[0])])
     meant = rendered(dialogue, SPOKEN[0], "two").ids[len(prompt) :]
 
     class Parrot(torch.nn.Module):
@@ -56,29 +59,29 @@ def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialog
                         logits[row, start - 1 + i, token] = 9.0
             return type("Output", (), {"logits": logits[:, -logits_to_keep:]})
 
-    found = hear(Parrot(), dialogue, [SPOKEN[0], SPOKEN[0], SPOKEN[1]], ["two", "plus", "two"])
-    assert [take.understood for take in found] == [True, False, False]
+    found = verify(Parrot(), dialogue, [SPOKEN[0], SPOKEN[0], SPOKEN[1]], ["two", "plus", "two"])
+    assert [candidate.understood for candidate in found] == [True, False, False]
 
 
 def test_what_is_too_long_to_hear_is_said_once(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
     long = (1, 2) * model.config.max_position_embeddings
-    assert hear(model, dialogue, [long, SPOKEN[1]], TEXTS[:2])[0].understood is None
-    monkeypatch.setattr(takes, "generate", None)  # it would fail
-    assert retake(model, dialogue, [[1]], ["two"], [long], Sampling()) == [Take(long, None)]
+    assert verify(model, dialogue, [long, SPOKEN[1]], TEXTS[:2])[0].understood is None
+    monkeypatch.setattr(candidates, "generate", None)  # it would fail
+    assert choose_candidates(model, dialogue, [[1]], ["two"], [long], Sampling()) == [Candidate(long, None)]
 
 
 class Script:
-    """Later takes and what is understood, told beforehand: text -> (units, understood) of each take."""
+    """Later takes and what is understood, told beforehand: text -> (units, understood) of each candidate."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dialogue: Dialogue, acts: dict[str, list[tuple]]) -> None:
         self.dialogue, self.acts, self.asked, self.samplings = dialogue, acts, [], []
         self.said = dict.fromkeys(acts, 0)
-        monkeypatch.setattr(takes, "hear", self.hear)
-        monkeypatch.setattr(takes, "generate", self.generate)
+        monkeypatch.setattr(candidates, "verify", self.verify)
+        monkeypatch.setattr(candidates, "generate", self.generate)
 
-    def hear(self, model, dialogue, spoken, texts) -> list[Take]:
-        found = [Take(*self.acts[text][self.said[text]][:2]) for text in texts]
-        assert [take.units for take in found] == list(spoken)
+    def verify(self, model, dialogue, spoken, texts) -> list[Candidate]:
+        found = [Candidate(*self.acts[text][self.said[text]][:2]) for text in texts]
+        assert [candidate.units for candidate in found] == list(spoken)
         for text in texts:
             self.said[text] += 1
         return found
@@ -89,14 +92,14 @@ class Script:
         self.asked.append(texts)
         self.samplings.append(sampling)
         acts = [self.acts[text][self.said[text]] for text in texts]
-        end = self.dialogue.vocab.marker(EOA)
+        end = self.dialogue.vocab.special_id(EOA)
         return [self.dialogue.vocab.encode(act[0]) + ([] if act[2:] == (CUT,) else [end]) for act in acts]
 
-    def retake(self, **sampling) -> list[Take]:
+    def choose(self, **sampling) -> list[Candidate]:
         texts = list(self.acts)
         prompts = [[ord(letter) for letter in text] for text in texts]
         first = [acts[0][0] for acts in self.acts.values()]
-        return retake(None, self.dialogue, prompts, texts, first, Sampling(**sampling))
+        return choose_candidates(None, self.dialogue, prompts, texts, first, Sampling(**sampling))
 
 
 def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) -> None:
@@ -107,8 +110,8 @@ def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) 
         "never": [((7,), False), ((8,), False), ((9,), False)],
         "cut": [((10,), False), ((11,), True, CUT), ((0,), True)],
     })  # fmt: skip
-    assert script.retake(takes=3) == [
-        Take((1,), True, 0), Take((3,), True, 1), Take((6,), True, 2), Take((7,), False, 0), Take((0,), True, 2)
+    assert script.choose(candidates=3) == [
+        Candidate((1,), True, 0), Candidate((3,), True, 1), Candidate((6,), True, 2), Candidate((7,), False, 0), Candidate((0,), True, 2)
     ]  # fmt: skip
     assert script.asked == [["second", "third", "never", "cut"], ["third", "never", "cut"]]
 
@@ -116,32 +119,34 @@ def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) 
 def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
     acts = {"a": [((1,), False)] * 4}
     script = Script(monkeypatch, dialogue, acts)
-    script.retake(takes=4, top_k=5)
+    script.choose(candidates=4, top_k=5)
     assert all(s.temperature > 0 and s.top_k == 5 for s in script.samplings)
     assert len({s.seed for s in script.samplings}) == 3
     again = Script(monkeypatch, dialogue, acts)
-    again.retake(takes=4, top_k=5, temperature=0.3, seed=0)
+    again.choose(candidates=4, top_k=5, temperature=0.3, seed=0)
     assert [s.seed for s in again.samplings] == [s.seed for s in script.samplings]
     assert {s.temperature for s in again.samplings} == {0.3}
     free = Script(monkeypatch, dialogue, acts)
-    free.retake(takes=4, temperature=0.3)  # who draws by chance gets chance
+    free.choose(candidates=4, temperature=0.3)  # who draws by chance gets chance
     assert {s.seed for s in free.samplings} == {None}
 
 
 def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
     script = Script(monkeypatch, dialogue, {"a": [((1,), False)]})
-    script.retake(takes=1)
+    script.choose(candidates=1)
     assert script.asked == []
-    with pytest.raises(ValueError, match="takes is 0"):
-        Sampling(takes=0)
+    with pytest.raises(ValueError, match="candidates is 0"):
+        Sampling(candidates=0)
 
 
 def test_a_real_model_takes_again_what_it_misheard(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
     prompts = [dialogue.prompt([Message("human", (text,))]) for text in TEXTS]
-    sampling = Sampling(max_new_tokens=30, takes=3)
+    sampling = Sampling(max_new_tokens=30, candidates=3)
     first = [dialogue.parse_reply(ids).units for ids in generate(model, dialogue, prompts, "units", sampling)]
-    assert [take.understood for take in hear(model, dialogue, first, TEXTS)] == [False] * 3
+    assert [candidate.understood for candidate in verify(model, dialogue, first, TEXTS)] == [False] * 3
     asked = []
-    monkeypatch.setattr(takes, "generate", lambda *args: asked.append(args[2]) or generate(*args))
-    assert retake(model, dialogue, prompts, TEXTS, first, sampling) == [Take(units, False) for units in first]
+    monkeypatch.setattr(candidates, "generate", lambda *args: asked.append(args[2]) or generate(*args))
+    assert choose_candidates(model, dialogue, prompts, TEXTS, first, sampling) == [
+        Candidate(units, False) for units in first
+    ]
     assert asked == [prompts, prompts]

@@ -20,9 +20,10 @@ import tiny_parts
 from tiny_parts import K, tiny_vocoder, tones
 
 from speechgpt import cli as command
+from speechgpt import open_model
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.inference import SpeechGPT
-from speechgpt.sound_card import record
+from speechgpt.serve.sound_card import record
 from units.audio import HOP, SAMPLE_RATE, save_wav
 from units.encoder.unit_encoder import UnitEncoder
 
@@ -44,7 +45,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
 
     def call(*args: object) -> None:
         monkeypatch.setattr("sys.argv", ["speechgpt-cli", *map(str, args)])
-        command.cli()
+        command.main.cli()
 
     return call
 
@@ -52,8 +53,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
 @pytest.fixture
 def talkative(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the random model end its sections."""
-    opened = command.chat_model
-    monkeypatch.setattr(command, "chat_model", lambda *args: tiny_parts.talkative(opened(*args)))
+    opened = open_model.open_model
+    monkeypatch.setattr(open_model, "open_model", lambda *args: tiny_parts.talkative(opened(*args)))
 
 
 def one_line(call: Callable[[], None], capsys) -> str:
@@ -136,7 +137,7 @@ def test_audio_that_fills_the_context_is_one_line(cli, model_folder: Path, tmp_p
     assert "this model's context is 256; give less audio" in line
 
 
-@pytest.mark.parametrize("part, says", [("vocoder", "has no vocoder/, so the model cannot speak"), ("unit_encoder", "cannot hear"),
+@pytest.mark.parametrize("part, says", [("vocoder", "has no vocoder/"), ("unit_encoder", "has no unit_encoder/"),
                                         ("speechgpt.json", "has no speechgpt.json"), ("config.json", "config.json"),
                                         ("model.safetensors", "model.safetensors")])  # fmt: skip
 def test_a_model_folder_without_a_part_is_one_line(
@@ -183,7 +184,7 @@ def test_a_chat(
     caught = capsys.readouterr()
     assert "Traceback" not in caught.out + caught.err
     replies = caught.out.split("> ")
-    expected = {0: "stage3", 1: "no spoken answer to save", 3: "`/say TEXT`", 6: "256", 7: "answer_1.wav", 8: "saved kept.wav",
+    expected = {0: "model ", 1: "no spoken answer to save", 3: "`/say TEXT`", 6: "256", 7: "answer_1.wav", 8: "saved kept.wav",
                 9: "hear what?", 11: "say what?", 12: "answer_2.wav", 13: "unknown command /dance", 14: "no audio file at",
                 15: "no audio file at", 16: "is a folder", 17: "record for 'soon' seconds?", 18: "forgotten", 19: "no spoken answer"}  # fmt: skip
     for turn, words in expected.items():
@@ -257,7 +258,7 @@ def test_an_answer_can_be_stopped(cli, model_folder: Path, question: Path, capsy
 
 @pytest.mark.usefixtures("talkative")
 def test_what_is_cut_off_is_told(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
-    args = ("--model", model_folder, "--ask", question, "--sampling.max_new_tokens", "3", "--sampling.takes", "1")
+    args = ("--model", model_folder, "--ask", question, "--sampling.max_new_tokens", "3", "--sampling.candidates", "1")
     cli(*args)
     assert "(cut off)" in capsys.readouterr().out
     cli(*args, "--json")
@@ -269,7 +270,7 @@ def test_what_is_cut_off_is_told(cli, model_folder: Path, question: Path, capsys
 
 def test_flags_that_would_do_nothing_are_refused(cli, model_folder: Path, capsys) -> None:
     for flag in (("--json",), ("--out", "a.wav")):
-        assert "are of --ask FILE" in one_line(lambda flag=flag: cli("--model", model_folder, *flag), capsys)
+        assert "need --ask FILE" in one_line(lambda flag=flag: cli("--model", model_folder, *flag), capsys)
     assert "memory is -1" in one_line(lambda: cli("--model", model_folder, "--memory", "-1"), capsys)
     assert "no device 'gpu' here" in one_line(lambda: cli("--model", model_folder, "--device", "gpu"), capsys)
 
@@ -325,7 +326,7 @@ def test_a_model_that_cannot_answer_yet_says_so(
     copy = shutil.copytree(model_folder, tmp_path / "model")
     replace(CheckpointFacts.load(copy), stage=stage).save(copy)
     greeting = chat(cli, monkeypatch, capsys, args=("--model", copy))[0]
-    assert ("it has not learned to answer" in greeting) == warned
+    assert ("does not support: answer" in greeting) == warned
 
 
 def test_a_chat_ends_with_its_input(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

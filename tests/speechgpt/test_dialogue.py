@@ -11,7 +11,19 @@ from reference import DATA
 from tiny_parts import K
 
 from speechgpt.dialogue import Conversation, Dialogue, Message, NoUnitsError, Part, Reply, Speech
-from speechgpt.vocab import EOA, EOH, HUMAN, MARKERS, SPEECHGPT, TA, TQ, UA, UnitVocab, VocabularyError, new_words
+from speechgpt.vocab import (
+    EOA,
+    EOH,
+    HUMAN,
+    SPECIAL_TOKENS,
+    SPEECHGPT,
+    TA,
+    TQ,
+    UA,
+    UnitVocab,
+    VocabularyError,
+    new_words,
+)
 from units.notation import EOSP, SOSP
 
 LAYOUT = DATA / "speechgpt_layout"
@@ -61,7 +73,7 @@ def test_a_reply_is_read_back(dialogue: Dialogue, parts: tuple[Part, ...]) -> No
 @given(text=texts)
 def test_text_is_never_a_unit_or_a_marker(dialogue: Dialogue, text: str) -> None:
     ids = dialogue.encode_text(text)
-    specials = set(dialogue.vocab.markers.values()) | set(dialogue.tokenizer.all_special_ids)
+    specials = set(dialogue.vocab.special_ids.values()) | set(dialogue.tokenizer.all_special_ids)
     assert not [token for token in ids if dialogue.vocab.is_unit(token) or token in specials]
     assert dialogue.decode_text(ids) == text.strip()
 
@@ -70,8 +82,8 @@ def test_text_is_never_a_unit_or_a_marker(dialogue: Dialogue, text: str) -> None
 @given(text=texts, spoken=units)
 def test_user_text_cannot_change_the_structure(dialogue: Dialogue, text: str, spoken: tuple[int, ...]) -> None:
     ids = dialogue.prompt([asked(text, spoken), Message("assistant", ("ok",)), asked(text)])
-    marker = dialogue.vocab.marker
-    structure = [token for token in ids if token in dialogue.vocab.markers.values()]
+    marker = dialogue.vocab.special_id
+    structure = [token for token in ids if token in dialogue.vocab.special_ids.values()]
     assert structure == [marker(word) for word in (HUMAN, SOSP, EOSP, EOH, SPEECHGPT, EOA, HUMAN, EOH, SPEECHGPT)]
     assert tuple(dialogue.vocab.decode(ids)) == spoken
 
@@ -147,8 +159,8 @@ def test_roles_alternate() -> None:
 
 
 @pytest.mark.parametrize("role, parts, reason", [
-    ("user", ("a",), "'human' or 'assistant'"), ("human", (), "has no parts"), ("assistant", ("a", "b", "c"), "this one says"),
-    ("assistant", ((1,), "a"), "this one says units, text"), ("assistant", ((1,), (2,)), "this one says"),
+    ("user", ("a",), "'human' or 'assistant'"), ("human", (), "has no parts"), ("assistant", ("a", "b", "c"), "this one is"),
+    ("assistant", ((1,), "a"), "this one is units, text"), ("assistant", ((1,), (2,)), "this one is"),
 ])  # fmt: skip
 def test_messages_that_cannot_be_are_refused(role: str, parts: tuple[Part, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -164,7 +176,7 @@ def test_a_conversation_without_turns_is_refused() -> None:
 
 
 def test_reading_is_lenient(dialogue: Dialogue) -> None:
-    encode, marker, spoken = dialogue.encode_text, dialogue.vocab.marker, dialogue.vocab.encode((3, 4))
+    encode, marker, spoken = dialogue.encode_text, dialogue.vocab.special_id, dialogue.vocab.encode((3, 4))
     eos = dialogue.tokenizer.eos_token_id
     chain = [*encode("heard;"), marker(TA), *encode("said;"), marker(UA), *spoken]
     expected = Reply("heard", "said", (3, 4))
@@ -177,7 +189,7 @@ def test_reading_is_lenient(dialogue: Dialogue) -> None:
 
 
 def test_a_chain_cut_off_early_is_no_answer(dialogue: Dialogue) -> None:
-    encode, marker = dialogue.encode_text, dialogue.vocab.marker
+    encode, marker = dialogue.encode_text, dialogue.vocab.special_id
     assert dialogue.parse_reply(encode("what is two"), chained=True) == Reply("what is two", None, None)
     assert dialogue.parse_reply([*encode("heard;"), marker(TA)], chained=True) == Reply("heard", "", None)
     whole = rendered_reply(dialogue, ("heard", "said", (3,)))
@@ -195,7 +207,7 @@ def test_the_vocabulary_is_read_from_the_tokenizer(dialogue: Dialogue) -> None:
     vocab = UnitVocab.from_words(words)
     first = words["<0>"]
     assert (vocab.first_unit_id, vocab.size) == (first, K)
-    assert [words[word] for word in new_words(K)] == list(range(first, first + K + len(MARKERS)))
+    assert [words[word] for word in new_words(K)] == list(range(first, first + K + len(SPECIAL_TOKENS)))
 
 
 @given(spoken=st.lists(st.integers(0, K - 1)))
@@ -217,10 +229,10 @@ def test_a_vocabulary_that_is_no_block_is_refused() -> None:
     for change, reason in (
         ({"<3>": 99}, "<3> is token 99, but <0> is 50, so it must be 53"),
         ({"<3>": 54, "<4>": 53}, "one block in order"),
-        ({SOSP: None}, "no <sosp>"),
-        ({SOSP: None, EOSP: None}, "no <sosp> and no <eosp>"),
+        ({SOSP: None}, "lacks <sosp>"),
+        ({SOSP: None, EOSP: None}, "lacks <sosp> and <eosp>"),
         ({"<0>": None}, "has no units"),
-        ({"<2>": None}, "<3> stands without <2>"),  # a gap, not a codebook of two
+        ({"<2>": None}, "<3> but not <2>"),  # a gap, not a codebook of two
     ):
         changed = {word: token for word, token in {**words, **change}.items() if token is not None}
         with pytest.raises(VocabularyError, match=reason):
@@ -235,8 +247,8 @@ def test_the_published_layout_is_read() -> None:
     text_words = {f"text{i}": i for i in range(expected["text_vocab"])}
     vocab = UnitVocab.from_words(text_words | added)
     assert (vocab.first_unit_id, vocab.size) == (expected["token_ids"]["<0>"], 1000)
-    assert {word: vocab.marker(word) for word in (SOSP, EOSP, HUMAN, SPEECHGPT, EOH)} == {
+    assert {word: vocab.special_id(word) for word in (SOSP, EOSP, HUMAN, SPEECHGPT, EOH)} == {
         word: expected["token_ids"][word] for word in (SOSP, EOSP, HUMAN, SPEECHGPT, EOH)
     }
-    assert not {EOA, TQ, TA, UA} & set(vocab.markers)
+    assert not {EOA, TQ, TA, UA} & set(vocab.special_ids)
     assert vocab.encode((661, 987, 511)) == [1480, 1141, 1467, 991, 1481]  # ids of upstream's own tokenizer

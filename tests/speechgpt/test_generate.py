@@ -21,8 +21,9 @@ from transformers import (
 )
 
 from speechgpt.dialogue import Dialogue, Message
-from speechgpt.generate import Sampling, context_length, draws, generate
-from speechgpt.grammar import Form, Grammar
+from speechgpt.generation.generate import context_length, draws, generate
+from speechgpt.generation.grammar import Form, Grammar
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA
 from units.notation import EOSP, SOSP
 
@@ -39,7 +40,7 @@ def brief(widened: Path, dialogue: Dialogue) -> PreTrainedModel:
     """A random model that likes markers, so that its replies end within a few dozen tokens."""
     model = AutoModelForCausalLM.from_pretrained(widened).eval()
     liking = torch.zeros(model.get_output_embeddings().weight.shape[0])
-    liking[list(dialogue.vocab.markers.values())] = 5.0
+    liking[list(dialogue.vocab.special_ids.values())] = 5.0
     model.get_output_embeddings().register_forward_hook(lambda module, given, logits: logits + liking)
     return model
 
@@ -51,7 +52,7 @@ def prompts(dialogue: Dialogue) -> list[list[int]]:
 
 def sections(dialogue: Dialogue, reply: list[int]) -> list[str]:
     """A reply as its classes of tokens, runs collapsed: text, units and markers by name."""
-    names = {token: word for word, token in dialogue.vocab.markers.items()}
+    names = {token: word for word, token in dialogue.vocab.special_ids.items()}
     kinds = ["units" if dialogue.vocab.is_unit(token) else names.get(token, "text") for token in reply]
     return [kind for kind, before in zip(kinds, [None, *kinds]) if kind != before]
 
@@ -70,9 +71,9 @@ def test_every_reply_obeys_its_form(brief: PreTrainedModel, dialogue: Dialogue, 
         "chain": [[*start, "text", TA, "text", UA, SOSP, "units", EOSP, EOA] for start in ([], [TQ])]
         + [[TQ, TA, "text", UA, SOSP, "units", EOSP, EOA]],
     }[form]
-    never = set(dialogue.tokenizer.all_special_ids) - set(dialogue.vocab.markers.values())
+    never = set(dialogue.tokenizer.all_special_ids) - set(dialogue.vocab.special_ids.values())
     never = {token for token in never if not dialogue.vocab.is_unit(token)}
-    never |= {dialogue.vocab.marker(word) for word in (HUMAN, SPEECHGPT, EOH)}
+    never |= {dialogue.vocab.special_id(word) for word in (HUMAN, SPEECHGPT, EOH)}
     finished = 0
     for seed in range(4):
         for reply in draw(brief, dialogue, prompts, form, seed):
@@ -81,12 +82,12 @@ def test_every_reply_obeys_its_form(brief: PreTrainedModel, dialogue: Dialogue, 
             found = sections(dialogue, reply)
             assert any(found == one[: len(found)] for one in full), found
             said = dialogue.parse_reply(reply)
-            if reply[-1] != dialogue.vocab.marker(EOA):
+            if reply[-1] != dialogue.vocab.special_id(EOA):
                 continue
             finished += 1
             assert found in full
             assert (said.units is None) == (form == "text")
-            assert (said.transcript is None) == (form != "chain" or reply[:2] == [dialogue.vocab.marker(TQ)])
+            assert (said.transcript is None) == (form != "chain" or reply[:2] == [dialogue.vocab.special_id(TQ)])
             assert (said.text is None) == (form == "units")
             assert said.units is None or all(0 <= unit < K for unit in said.units)
     assert finished > 2
@@ -95,7 +96,7 @@ def test_every_reply_obeys_its_form(brief: PreTrainedModel, dialogue: Dialogue, 
 def test_every_step_rules_out_the_padding_rows(model: PreTrainedModel, dialogue: Dialogue) -> None:
     rows = model.get_output_embeddings().weight.shape[0]
     assert rows > len(dialogue.tokenizer)
-    marker, vocab = dialogue.vocab.marker, dialogue.vocab
+    marker, vocab = dialogue.vocab.special_id, dialogue.vocab
     reply = [marker(TQ), *dialogue.encode_text("heard;"), marker(TA), *dialogue.encode_text("said"), marker(UA)]
     reply += [*vocab.encode((1, 2)), marker(EOA)]
     grammar, states = Grammar(dialogue, "chain", rows, torch.device("cpu")), torch.zeros(1, dtype=torch.long)
@@ -136,7 +137,7 @@ class Allowed(LogitsProcessor):
 def test_the_likeliest_reply_is_what_transformers_generates(
     brief: PreTrainedModel, dialogue: Dialogue, prompts, form
 ) -> None:
-    end = dialogue.vocab.marker(EOA)
+    end = dialogue.vocab.special_id(EOA)
     for prompt in prompts:
         grammar = Allowed(dialogue, form, brief.get_output_embeddings().weight.shape[0], len(prompt))
         theirs = brief.generate(

@@ -11,17 +11,16 @@ import torch
 from tiny_parts import talkative, tiny_vocoder, tones
 
 from speechgpt import checkpoint
-from speechgpt.answers import Answer, Piece
-from speechgpt.candidates import Take
+from speechgpt.answers import Answer, Candidate, Piece
 from speechgpt.dialogue import Message
-from speechgpt.generate import Sampling
+from speechgpt.generation.stream import ReplyStream
 from speechgpt.inference import SpeechGPT
-from speechgpt.stream import ReplyStream
+from speechgpt.sampling import Sampling
 from units.audio import HOP
 from units.vocoder.heads.configs import VocosConfig
 from units.vocoder.unit_vocoder import UnitVocoder
 
-CHANCE = Sampling(temperature=1.0, seed=3, max_new_tokens=250, takes=1)
+CHANCE = Sampling(temperature=1.0, seed=3, max_new_tokens=250, candidates=1)
 
 
 def opened(folder: Path, endless: bool = False) -> SpeechGPT:
@@ -54,11 +53,11 @@ def joined(pieces: list[Piece]) -> tuple[str, str, np.ndarray]:
 
 
 @pytest.mark.parametrize("voice", ["gpt", "waves"])
-@pytest.mark.parametrize("takes", [1, 2])
+@pytest.mark.parametrize("candidates", [1, 2])
 @pytest.mark.parametrize("seed", [3, 4, 5])
-def test_joined_pieces_are_the_answer(request: pytest.FixtureRequest, voice: str, takes: int, seed: int) -> None:
+def test_joined_pieces_are_the_answer(request: pytest.FixtureRequest, voice: str, candidates: int, seed: int) -> None:
     model = request.getfixturevalue(voice)
-    sampling = Sampling(temperature=1.0, seed=seed, max_new_tokens=250, takes=takes)
+    sampling = Sampling(temperature=1.0, seed=seed, max_new_tokens=250, candidates=candidates)
     whole = model.answer(tones(0.4), sampling)
     pieces = list(model.stream(tones(0.4), sampling))
     transcript, text, wav = joined(pieces)
@@ -66,7 +65,12 @@ def test_joined_pieces_are_the_answer(request: pytest.FixtureRequest, voice: str
     np.testing.assert_allclose(wav, whole.wav, atol=1e-5)
     assert [piece.answer for piece in pieces[:-1]] == [None] * (len(pieces) - 1)
     last = pieces[-1].answer
-    assert (last.units, last.take, last.finished, last.turn) == (whole.units, whole.take, whole.finished, whole.turn)
+    assert (last.units, last.candidate, last.finished, last.turn) == (
+        whole.units,
+        whole.candidate,
+        whole.finished,
+        whole.turn,
+    )
     np.testing.assert_array_equal(last.wav, wav)
 
 
@@ -99,7 +103,7 @@ def test_a_letter_of_several_tokens_comes_whole(gpt: SpeechGPT) -> None:
 
 
 def test_a_reply_cut_off_before_it_speaks_has_no_sound(gpt: SpeechGPT) -> None:
-    pieces = list(gpt.stream(tones(0.4), Sampling(max_new_tokens=2, takes=1)))
+    pieces = list(gpt.stream(tones(0.4), Sampling(max_new_tokens=2, candidates=1)))
     assert all(piece.wav is None for piece in pieces)
     assert pieces[-1].answer.finished is False
 
@@ -111,11 +115,11 @@ def test_an_answer_says_whether_it_came_to_an_end(gpt: SpeechGPT, model_folder: 
     whole = gpt.answer(tones(0.4), CHANCE)
     assert whole.finished and len(whole.wav) >= len(whole.units) * HOP
     gpt = opened(model_folder, endless=True)
-    [said] = gpt.say_batch(["hello"], Sampling(max_new_tokens=5, takes=1))
+    [said] = gpt.say_batch(["hello"], Sampling(max_new_tokens=5, candidates=1))
     assert not said.finished and len(said.units) == 4  # behind <sosp>
     from speechgpt import inference
 
-    monkeypatch.setattr(inference, "retake", lambda *args: [Take((1, 2), True, 1)])
+    monkeypatch.setattr(inference, "choose_candidates", lambda *args: [Candidate((1, 2), True, 1)])
     [again] = gpt.say_batch(["hello"], Sampling(max_new_tokens=5))
     assert again.finished and again.units == (1, 2)  # a later take is a whole one
 
@@ -184,9 +188,7 @@ def test_a_model_of_the_hub_is_fetched(model_folder: Path, monkeypatch: pytest.M
         raise OSError("no such repository")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unknown)
-    with pytest.raises(
-        FileNotFoundError, match="there is no folder anna/sings, and the hub gave no model .*no such repository"
-    ):
+    with pytest.raises(FileNotFoundError, match="anna/sings.* hub .*no such repository"):
         checkpoint.local_folder("anna/sings")
     assert checkpoint.local_folder("/nowhere/anna/sings") == Path("/nowhere/anna/sings")  # no name of the hub
 

@@ -19,13 +19,13 @@ import soundfile
 from tiny_parts import talkative, tones
 
 from speechgpt.answers import Piece
-from speechgpt.generate import Sampling
 from speechgpt.inference import SpeechGPT
+from speechgpt.sampling import Sampling
 from speechgpt.serve import server as command
 from speechgpt.serve.server import PAGE, Server
 from units.audio import SAMPLE_RATE
 
-SAMPLING = Sampling(temperature=1.0, seed=3, max_new_tokens=200, takes=1)
+SAMPLING = Sampling(temperature=1.0, seed=3, max_new_tokens=200, candidates=1)
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def test_an_answer_comes_in_lines(server: Server, gpt: SpeechGPT, kind: str) -> 
     assert not any("finished" in line for line in lines[:-1])
 
 
-def test_takes_can_be_asked_for(server: Server) -> None:
-    _, _, content = ask(server, "POST", "/answer?takes=2", audio(tones(0.4)))
+def test_candidates_can_be_asked_for(server: Server) -> None:
+    _, _, content = ask(server, "POST", "/answer?candidates=2", audio(tones(0.4)))
     assert json.loads(content.splitlines()[-1])["understood"] in (True, False)
 
 
@@ -88,13 +88,17 @@ def test_texts_are_answered_and_said(server: Server, gpt: SpeechGPT) -> None:
     heard = json.loads(ask(server, "POST", "/transcribe", audio(tones(0.4)))[2])
     assert heard == {"text": gpt.transcribe_batch([tones(0.4)], SAMPLING)[0]}
     told = json.loads(ask(server, "GET", "/model")[2])
-    assert told == {"codebook": gpt.codebook.name, "stage": "stage3", "sample_rate": SAMPLE_RATE}
+    assert told == {
+        "name": gpt.name,
+        "capabilities": ["answer", "chat", "say", "stream", "transcribe"],
+        "sample_rate": SAMPLE_RATE,
+    }
 
 
 @pytest.mark.parametrize("method, path, body, status, says", [
-    ("POST", "/answer", b"no audio", 400, "what was sent cannot be read as audio (Error opening it"),
+    ("POST", "/answer", b"no audio", 400, "the request's body cannot be read as audio (Error opening it"),
     ("POST", "/answer", audio(np.zeros(SAMPLE_RATE)), 400, "is silent"), ("POST", "/answer", audio(tones(0.01)), 400, "at least 0.025 s"),
-    ("POST", "/answer?takes=0", audio(tones(0.4)), 400, "takes is 0"), ("POST", "/answer?takes=x", audio(tones(0.4)), 400, "invalid literal"),
+    ("POST", "/answer?candidates=0", audio(tones(0.4)), 400, "candidates is 0"), ("POST", "/answer?candidates=x", audio(tones(0.4)), 400, "invalid literal"),
     ("POST", "/answer", None, 400, "has a body"), ("POST", "/chat", b"", 400, "has a body"), ("POST", "/chat", b"  ", 400, "an empty text"),
     ("POST", "/say", b"\xff\xfe", 400, "not UTF-8"), ("POST", "/chat", b"x" * 5000, 400, "this model's context is 256"),
     ("POST", "/sing", b"x", 404, "there is no /sing; POST to /answer"), ("GET", "/etc/passwd", None, 404, "there is no /etc/passwd"),
@@ -107,13 +111,13 @@ def test_what_is_wrong_is_told(server: Server, method: str, path: str, body, sta
 
 
 def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
-    status, _, content = ask(server, "POST", "/answer", **{"Content-Length": str(command.MOST + 1)})
-    assert status == 400 and str(command.MOST) in json.loads(content)["error"]
+    status, _, content = ask(server, "POST", "/answer", **{"Content-Length": str(command.MAX_BODY + 1)})
+    assert status == 400 and str(command.MAX_BODY) in json.loads(content)["error"]
 
 
 def test_pages_of_others_may_not_ask(server: Server) -> None:
     status, _, content = ask(server, "POST", "/chat", b"x", Origin="http://evil.example")
-    assert status == 403 and "may not ask" in json.loads(content)["error"]
+    assert status == 403 and "may not use this server" in json.loads(content)["error"]
     port = server.server_address[1]
     for host, status in ((f"evil.example:{port}", 403), (f"localhost:{port}", 200)):
         assert ask(server, "POST", "/chat", b"x", Host=host, Origin=f"http://{host}")[0] == status
@@ -172,10 +176,12 @@ def test_the_command_serves_until_it_is_stopped(model_folder: Path, capsys, monk
 
     monkeypatch.setattr(Server, "serve_forever", stop)
     monkeypatch.setattr("sys.argv", ["speechgpt-server", "--model", str(model_folder), "--port", "0"])
-    command.cli()
-    assert re.search(r"stage3: talk to it at http://127.0.0.1:\d+\n", capsys.readouterr().out)
+    command.main.cli()
+    assert re.search(
+        r"model \w+, supports answer, chat, say, stream, transcribe: http://127.0.0.1:\d+\n", capsys.readouterr().out
+    )
     monkeypatch.setattr("sys.argv", ["speechgpt-server", "--model", str(model_folder / "none")])
     with pytest.raises(SystemExit) as ended:
-        command.cli()
+        command.main.cli()
     assert ended.value.code == 2
     assert "speechgpt-server: " in capsys.readouterr().err

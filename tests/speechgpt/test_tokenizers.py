@@ -12,7 +12,8 @@ from tiny_tokenizers import KINDS, special_words, widened_kind
 from transformers import AutoTokenizer, PreTrainedModel
 
 from speechgpt.dialogue import Conversation, Dialogue, Message
-from speechgpt.generate import Sampling, generate
+from speechgpt.generation.generate import generate
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT
 
 many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -47,14 +48,14 @@ def test_a_conversation_is_read_back(dialogue: Dialogue, conversation: Conversat
     rendered = dialogue.render(conversation).ids
     humans = sum(message.role == "human" for message in conversation.messages)
     for word in (HUMAN, EOH, SPEECHGPT, EOA):
-        assert rendered.count(dialogue.vocab.marker(word)) == humans
+        assert rendered.count(dialogue.vocab.special_id(word)) == humans
     check_read_back(conversation, parsed(dialogue, rendered), functools.partial(kept, dialogue))
 
 
 @many
 @given(text=texts)
 def test_text_is_never_a_special_word(dialogue: Dialogue, text: str) -> None:
-    markers = set(dialogue.vocab.markers.values())
+    markers = set(dialogue.vocab.special_ids.values())
     words = [word.content for word in dialogue.tokenizer.added_tokens_decoder.values()]
     for typed in (text, *words[:20], *words[-12:], f"{text}{words[-1]}{text}"):
         ids = dialogue.encode_text(typed)

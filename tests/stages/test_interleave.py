@@ -119,7 +119,7 @@ def test_documents_of_an_aligned_set(aligned, capsys) -> None:
         units = [unit for part in parts if not isinstance(part, str) for unit in part]
         assert ids[0] == tokenizer.bos_token_id and train.all()
         assert vocab.decode(ids.tolist()) == units
-        text = tokenizer.decode([t for t in ids.tolist() if t not in vocab.markers.values() and not vocab.is_unit(t)],
+        text = tokenizer.decode([t for t in ids.tolist() if t not in vocab.special_ids.values() and not vocab.is_unit(t)],
                                 skip_special_tokens=True)  # fmt: skip
         assert text.split() == " ".join(part for part in parts if isinstance(part, str)).split()
 

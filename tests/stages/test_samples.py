@@ -117,7 +117,7 @@ def test_a_sample_is_what_transformers_generates_greedily(run, widened) -> None:
     prompts = [ids[: prompt_end(ids, opening)] for ids in (Dialogue(widened).render(chat).ids for chat in chats())]
     (prompt,) = [ids for ids in prompts if widened.decode(ids) == sample["prompt"]]
     ids = torch.tensor([prompt])
-    ends = [widened.eos_token_id, vocab.marker("<eoa>")]
+    ends = [widened.eos_token_id, vocab.special_id("<eoa>")]
     how = {"max_new_tokens": SAMPLING.max_new_tokens, "do_sample": False, "eos_token_id": ends, "pad_token_id": 0}
     written = model.generate(ids, attention_mask=torch.ones_like(ids), **how)[0, len(prompt) :]
     assert sample["reply"] == widened.decode(written)

@@ -25,7 +25,8 @@ from varlen_reference import varlen_attn
 import stages.stage
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
-from speechgpt.generate import Sampling, generate
+from speechgpt.generation.generate import generate
+from speechgpt.sampling import Sampling
 from stages.config import Lora, Source, StageConfig
 from stages.packing.attention import VARLEN
 from stages.train import train

@@ -26,6 +26,7 @@ this package's light parts (tests/whole/test_commands.py).
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,6 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "DS_LOG_LEVEL": "error",
 }
 
 
@@ -79,8 +79,7 @@ def command(
 def run(name: str, work: Callable[[], int | None]) -> None:
     """Do a command's work in the manner that this file's first lines describe."""
     if not os.environ.get("SPEECHGPT_VERBOSE"):
-        for variable, value in QUIET.items():
-            os.environ.setdefault(variable, value)
+        _silence_libraries()
     try:
         code = work()
     except KeyboardInterrupt:
@@ -95,6 +94,24 @@ def run(name: str, work: Callable[[], int | None]) -> None:
         raise SystemExit(WRONG_CALL) from None
     if code:
         raise SystemExit(code)
+
+
+def _silence_libraries() -> None:
+    """Leave the libraries only their errors: no "Loading weights" bars, no advice, no DeepSpeed accelerator warning."""
+    for variable, value in QUIET.items():
+        os.environ.setdefault(variable, value)
+    logging.getLogger("DeepSpeed").addFilter(
+        _is_error
+    )  # DeepSpeed reads no variable, and sets its level when it is imported
+    if "transformers" in sys.modules:  # it read the variables when it was imported
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def one_line(error: BaseException) -> str:

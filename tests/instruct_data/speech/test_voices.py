@@ -18,8 +18,9 @@ from instruct_data.speech.speak import Line, chat_lines, speak_lines
 from instruct_data.speech.unit_voice import UnitVoice, texts_of
 from instruct_data.speech.voices import VoiceError, open_voice, processes
 from instruct_data.text.chats import TextChat, TextPair, chat_line
-from speechgpt.candidates import Take, recital
-from speechgpt.generate import Sampling
+from speechgpt.answers import Candidate
+from speechgpt.prompts import tts_prompt
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.manifest import read_manifest
@@ -190,21 +191,21 @@ def test_the_model_hears_what_it_says_in_units(widened: Path, monkeypatch: pytes
     heard: list[tuple[list[str], list[tuple[int, ...]], int]] = []
 
     def replies(model, dialogue, prompts, form, sampling) -> list[list[int]]:
-        end = [dialogue.vocab.marker(EOA)]
+        end = [dialogue.vocab.special_id(EOA)]
         whole, endless = dialogue.vocab.encode((1, 2)) + end, dialogue.vocab.encode((3,))
         return [whole, endless][: len(prompts)]
 
-    def again(model, dialogue, prompts, texts, first, sampling) -> list[Take]:
-        assert [dialogue.prompt([recital(text)]) for text in texts] == prompts
-        heard.append((texts, first, sampling.takes))
-        return [Take((5,), True, 1) for _ in texts]
+    def again(model, dialogue, prompts, texts, first, sampling) -> list[Candidate]:
+        assert [dialogue.prompt([tts_prompt(text)]) for text in texts] == prompts
+        heard.append((texts, first, sampling.candidates))
+        return [Candidate((5,), True, 1) for _ in texts]
 
     monkeypatch.setattr(unit_voice, "generate", replies)
-    monkeypatch.setattr(unit_voice, "retake", again)
-    spoken = UnitVoice(widened, sampling=Sampling(takes=2)).speak(["what is two", "say it"])
+    monkeypatch.setattr(unit_voice, "choose_candidates", again)
+    spoken = UnitVoice(widened, sampling=Sampling(candidates=2)).speak(["what is two", "say it"])
     assert heard == [(["what is two"], [(1, 2)], 2)]
     assert [one.ids for one in spoken] == [(5,), None] and spoken[1].reason == "the model found no end"
-    assert UnitVoice(widened, sampling=Sampling(takes=1)).speak(["what is two"])[0].ids == (1, 2) and len(heard) == 1
+    assert UnitVoice(widened, sampling=Sampling(candidates=1)).speak(["what is two"])[0].ids == (1, 2) and len(heard) == 1
 
 
 def test_texts_are_said_once() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechgpt.candidates import ASR_TASK, TTS_TASK
+from speechgpt.prompts import ASR_TASK, TTS_TASK
 
 FOLDER = Path(__file__).parents[3] / "instruct_data" / "instructions"
 FILES = sorted(FOLDER.glob("*.txt"))

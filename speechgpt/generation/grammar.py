@@ -1,6 +1,6 @@
-"""What a reply may look like: units stand only inside `<sosp>` .. `<eosp>`, sections come in order, padding never comes.
+"""Which tokens a reply may hold next: units only between `<sosp>` and `<eosp>`, sections in order, never padding.
 
-A grammar is a small automaton over classes of tokens. Each row of a batch walks it on its own.
+A grammar is a small automaton over classes of tokens. Each row of a batch has a state of its own.
 """
 
 from __future__ import annotations
@@ -17,26 +17,36 @@ from units.notation import EOSP, SOSP
 Form = Literal["text", "units", "chain"]
 
 # state -> class of the next token -> next state; what is not listed is not allowed
+_SPEECH = {
+    "spoken": {"unit": "speaking"},
+    "speaking": {"unit": "speaking", EOSP: "closed"},
+    "closed": {EOA: "end"},
+    "end": {EOA: "end"},  # a finished row waits for the others
+}
 GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
-    "text": {"start": {"text": "start", EOA: "end"}},
-    "units": {"start": {SOSP: "spoken"}, "spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "closed"},
-              "closed": {EOA: "end"}},
-    "chain": {"start": {TQ: "heard", "text": "heard"}, "heard": {"text": "heard", TA: "answer"},
-              "answer": {"text": "answered"}, "answered": {"text": "answered", UA: "units"}, "units": {SOSP: "spoken"},
-              "spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "closed"}, "closed": {EOA: "end"}},
-}  # fmt: skip
+    "text": {"start": {"text": "start", EOA: "end"}, "end": {EOA: "end"}},
+    "units": {"start": {SOSP: "spoken"}, **_SPEECH},
+    "chain": {
+        "start": {TQ: "transcript", "text": "transcript"},
+        "transcript": {"text": "transcript", TA: "answer"},
+        "answer": {"text": "answered"},
+        "answered": {"text": "answered", UA: "units"},
+        "units": {SOSP: "spoken"},
+        **_SPEECH,
+    },
+}
 CLASSES = ("text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never")
 
 
 class Grammar:
-    """One form over one vocabulary. A state is a number; 0 is where a reply begins."""
+    """One form of reply over one vocabulary. A state is a number; 0 is where a reply begins."""
 
     def __init__(self, dialogue: Dialogue, form: Form, rows: int, device: torch.device) -> None:
         """
         Args:
             rows: of the output embedding; those beyond the tokenizer's words are padding.
         """
-        grammar = {**GRAMMARS[form], "end": {EOA: "end"}}  # a finished row waits for the others
+        grammar = GRAMMARS[form]
         states = list(grammar)
         self._class_of = _token_classes(dialogue, rows).to(device)
         table = torch.full((len(states), len(CLASSES)), -1)
@@ -50,20 +60,20 @@ class Grammar:
         return self._after[states][:, self._class_of] >= 0
 
     def after(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """Where each row stands after a token: (B,), (B,) -> (B,)."""
+        """The state of each row after a token: (B,), (B,) -> (B,)."""
         return self._after[states, self._class_of[tokens]]
 
 
 def _token_classes(dialogue: Dialogue, rows: int) -> Tensor:
-    """Index into CLASSES of every row of the output embedding; special tokens and padding rows are "never"."""
+    """Index into CLASSES for every row of the output embedding; foreign special tokens and padding rows are "never"."""
     vocab, tokenizer = dialogue.vocab, dialogue.tokenizer
     of = torch.full((rows,), CLASSES.index("never"))
     of[: len(tokenizer)] = CLASSES.index("text")
-    # all_special_ids has the named ones alone; a chat model's turns and reserved words are added tokens
+    # all_special_ids has only the named ones; a chat model's turns and reserved words are added tokens
     added = [token for token, word in tokenizer.added_tokens_decoder.items() if word.special]
-    of[[*tokenizer.all_special_ids, *added, *vocab.markers.values()]] = CLASSES.index("never")
+    of[[*tokenizer.all_special_ids, *added, *vocab.special_ids.values()]] = CLASSES.index("never")
     of[vocab.first_unit_id : vocab.first_unit_id + vocab.size] = CLASSES.index("unit")
-    for word, token in vocab.markers.items():
+    for word, token in vocab.special_ids.items():
         if word in CLASSES:
             of[token] = CLASSES.index(word)
     return of

@@ -1,13 +1,11 @@
-"""Drawing replies token by token, under a grammar (speechgpt/grammar.py).
+"""Draw replies token by token, under a grammar (speechgpt/generation/grammar.py).
 
-A loop of our own, not transformers' `generate`: that one merges the folder's generation settings into every call (a base
-model's repetition penalty falls on units, which repeat by nature), and gives no token before the last.
+Why not transformers' `generate`: docs/decisions/generation-loop.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,36 +18,13 @@ from transformers import (
 )
 
 from speechgpt.dialogue import Dialogue
-from speechgpt.grammar import Form, Grammar
+from speechgpt.generation.grammar import Form, Grammar
+from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 leave all in.
-
-    max_new_tokens bounds a reply. seed makes draws repeatable. takes: how often a reply may be spoken until the model
-    understands itself (speechgpt/candidates.py); 1 does not listen.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    max_new_tokens: int = 1024
-    seed: int | None = None
-    takes: int = 3
-
-    def __post_init__(self) -> None:
-        if self.takes < 1:
-            raise ValueError(f"takes is {self.takes}; a reply is spoken at least once")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
-            raise ValueError(
-                f"{self}: temperature and top_k are 0 or more, top_p is above 0 and at most 1, max_new_tokens is 1 or more"
-            )
-
-
 def context_length(model: PreTrainedModel) -> int:
-    """Tokens that a model can hold. Raises ValueError if its config does not say."""
+    """How many tokens a model can hold. Raises ValueError if its config does not state it."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if length is None:
         raise ValueError(
@@ -62,19 +37,20 @@ def context_length(model: PreTrainedModel) -> int:
 def draws(
     model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
 ) -> Iterator[list[int | None]]:
-    """The next token of each prompt's reply, again and again: None for a reply that has ended.
+    """Draw the next token of each prompt's reply, step by step: None for a reply that has ended.
 
-    Prompts of any lengths run as one batch, and each reply has the room that it has alone.
+    Prompts of any lengths run as one batch, and each reply may grow as long as it could alone.
 
     Raises: ValueError if a prompt leaves no room in the model's context.
     """
-    end = dialogue.vocab.marker(EOA)
+    end = dialogue.vocab.special_id(EOA)
     grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
     yield from _draws(model, prompts, {end}, grammar, sampling)
 
 
+@torch.no_grad()
 def continuation(model: PreTrainedModel, prompt: list[int], ends: set[int], sampling: Sampling) -> list[int]:
-    """What a model writes after a prompt, without a grammar, up to one of the tokens `ends`, which is included.
+    """What a model writes after a prompt, without a grammar, up to and including one of the tokens `ends`.
 
     Raises: ValueError if the prompt leaves no room in the model's context.
     """
@@ -84,7 +60,7 @@ def continuation(model: PreTrainedModel, prompt: list[int], ends: set[int], samp
 def _draws(
     model: PreTrainedModel, prompts: Sequence[list[int]], ends: set[int], grammar: Grammar | None, sampling: Sampling
 ) -> Iterator[list[int | None]]:
-    """The next token of each prompt's reply, again and again, until each has drawn one of `ends` or has no room left."""
+    """Draw the next token of each prompt's reply, until each has drawn one of `ends` or has no room left."""
     context, longest = context_length(model), max(map(len, prompts))
     if longest >= context:
         raise ValueError(
@@ -97,8 +73,13 @@ def _draws(
     room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
     while any(room):
         out = model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )  # fmt: skip
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         cache, scores = out.past_key_values, out.logits[:, -1].float()
         chosen = choose(scores.masked_fill(~grammar.allowed(states), float("-inf")) if grammar else scores)
         states = grammar.after(states, chosen) if grammar else states
@@ -106,7 +87,7 @@ def _draws(
         yield tokens
         room = [0 if token is None or token in ends else left - 1 for token, left in zip(tokens, room)]
         ids, mask = chosen[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
-        positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # of rows that only wait for the others
+        positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # finished rows would run past the context
 
 
 def generate(
@@ -114,7 +95,7 @@ def generate(
 ) -> list[list[int]]:
     """Reply ids of each prompt, `<eoa>` last where the model reached it.
 
-    Raises: as draws does.
+    Raises: ValueError as draws does.
     """
     replies: list[list[int]] = [[] for _ in prompts]
     for tokens in draws(model, dialogue, prompts, form, sampling) if prompts else ():
@@ -133,12 +114,12 @@ def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> tu
 
 
 def _chooser(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """What draws a token of each row from its scores: (B, V) -> (B,)."""
+    """A function that draws a token of each row from its scores: (B, V) -> (B,)."""
     if sampling.temperature == 0:
         return lambda scores: scores.argmax(-1)
     warp = LogitsProcessorList([TemperatureLogitsWarper(sampling.temperature)])
     warp += [TopKLogitsWarper(sampling.top_k)] if sampling.top_k else []
     warp += [TopPLogitsWarper(sampling.top_p)] if sampling.top_p < 1 else []
-    own = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
-    unused = torch.empty(0, device=device)  # these three look at scores alone
-    return lambda scores: torch.multinomial(warp(unused, scores).softmax(-1), 1, generator=own)[:, 0]
+    generator = None if sampling.seed is None else torch.Generator(device).manual_seed(sampling.seed)
+    no_ids = torch.empty(0, device=device)  # these three processors use the scores alone
+    return lambda scores: torch.multinomial(warp(no_ids, scores).softmax(-1), 1, generator=generator)[:, 0]

@@ -1,4 +1,4 @@
-"""A reply while its tokens come: its texts as they are written, its sound as soon as the voice is sure of it."""
+"""A reply while its tokens are drawn: text as it is written, and sound as soon as the vocoder can make it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from units.codebook import Units
 from units.notation import SOSP
 from units.vocoder.unit_vocoder import UnitVocoder
 
-SPOKEN_AT_ONCE = 25  # units that the voice is given at a time: half a second, or somewhat more
+UNITS_AT_ONCE = 25  # units that the vocoder gets at a time: half a second of speech, or somewhat more
 
 
 class ReplyStream:
@@ -22,7 +22,7 @@ class ReplyStream:
     def __init__(self, dialogue: Dialogue, steps: Iterator[list[int | None]]) -> None:
         """
         Args:
-            steps: the next token, again and again (speechgpt.generate.draws of a single prompt).
+            steps: the next token, step by step (speechgpt.generation.generate.draws of a single prompt).
         """
         self.ids: list[int] = []
         self._dialogue, self._transcript, self._text = dialogue, "", ""
@@ -35,35 +35,38 @@ class ReplyStream:
                 yield token
 
     def texts(self) -> Iterator[Piece]:
-        """Transcript and answer as they grow, until the reply begins to speak."""
+        """Transcript and answer as they grow, up to the start of the spoken reply."""
         for token in self._tokens:
-            if token == self._dialogue.vocab.marker(SOSP):
+            if token == self._dialogue.vocab.special_id(SOSP):
                 return
             reply = self._dialogue.parse_reply(self.ids, chained=True)
             new = self.added(reply.transcript, reply.text)
             if new.transcript or new.text:
                 yield new
 
-    def sound(self, voice: UnitVocoder) -> Iterator[np.ndarray]:
-        """Wavs (T,) of the units behind the texts."""
+    def sound(self, vocoder: UnitVocoder) -> Iterator[np.ndarray]:
+        """Wavs (T,) of the units that follow the texts; none where the reply was cut off before."""
         units = (unit for token in self._tokens for unit in self._dialogue.vocab.decode([token]))
-        pieces = iter(lambda: tuple(itertools.islice(units, SPOKEN_AT_ONCE)), ())
-        for first in pieces:  # there is none where the reply was cut off
-            yield from voice.stream(Units(ids, None, voice.codebook) for ids in itertools.chain([first], pieces))
+        pieces = iter(lambda: tuple(itertools.islice(units, UNITS_AT_ONCE)), ())
+        for first in pieces:
+            yield from vocoder.stream(Units(ids, None, vocoder.codebook) for ids in itertools.chain([first], pieces))
 
     def finish(self) -> list[int]:
-        """All tokens of the reply, when the last has come."""
+        """Draw what is left, and return all tokens of the reply."""
         for _ in self._tokens:
             pass
         return self.ids
 
     def added(self, transcript: str | None, text: str | None, last: bool = False) -> Piece:
-        """What the texts have gained; a letter whose last bytes are still to come waits, unless nothing comes any more."""
-        transcript, text = (said or "" if last else (said or "").rstrip("\ufffd") for said in (transcript, text))
-        new = Piece(_behind(self._transcript, transcript), _behind(self._text, text))
+        """What the texts have gained since the last call.
+
+        A letter whose last bytes are still to come is held back, unless this is the last call.
+        """
+        transcript, text = (part or "" if last else (part or "").rstrip("\ufffd") for part in (transcript, text))
+        new = Piece(_gained(self._transcript, transcript), _gained(self._text, text))
         self._transcript, self._text = self._transcript + new.transcript, self._text + new.text
         return new
 
 
-def _behind(shown: str, now: str) -> str:
-    return now[len(shown) :] if now.startswith(shown) else ""
+def _gained(before: str, now: str) -> str:
+    return now[len(before) :] if now.startswith(before) else ""

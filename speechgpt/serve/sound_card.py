@@ -1,4 +1,4 @@
-"""A terminal's ears and mouth: files that are named or dragged into it, a microphone, and whatever plays a wav."""
+"""Sound in a terminal: audio files that are typed or dragged into it, the microphone, and a player for wavs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import numpy as np
 from units.audio import SAMPLE_RATE
 from units.corpus.layouts import AUDIO_SUFFIXES
 
-NOT_READ = {".m4a", ".aac", ".webm", ".wma"}  # audio all the same, which is told when it is opened
+UNREADABLE = {".m4a", ".aac", ".webm", ".wma"}  # audio that load_wav refuses by name
 LONGEST = 600.0  # seconds of one recording
 PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"], ["aplay", "-q"], ["afplay"], ["play", "-q"])
 
 
 def named_audio(line: str) -> Path | None:
-    """The path, if a line is that of an audio file, there or not, or of anything else that is there, rather than words.
+    """The path that a typed line names, or None if the line is words.
 
-    Quotes around it, which terminals add to what is dragged into them, and `~` are understood.
+    A line names a path if it has an audio file's suffix, is an existing file, or holds a separator and exists. Quotes around
+    it, which terminals add to dragged files, and `~` are understood.
     """
     if len(line) > 1 and line[0] == line[-1] and line[0] in "'\"":
         line = line[1:-1]
     try:
         path = Path(line).expanduser()
-        if path.suffix.lower() in AUDIO_SUFFIXES | NOT_READ or path.is_file():
+        if path.suffix.lower() in AUDIO_SUFFIXES | UNREADABLE or path.is_file():
             return path
         return path if os.sep in line and path.exists() else None
     except (OSError, RuntimeError, ValueError):  # longer than any path; no such home; a zero byte
@@ -35,9 +36,9 @@ def named_audio(line: str) -> Path | None:
 
 
 def record(seconds: str) -> np.ndarray:
-    """Listen to the microphone for so many seconds -> wav (T,).
+    """Record from the microphone -> wav (T,) at 16 kHz.
 
-    Raises: ValueError where that is no number of seconds, or there is no recorder.
+    Raises: ValueError if `seconds` is not a number in range, or if nothing can be recorded.
     """
     try:
         wanted = float(seconds)
@@ -49,7 +50,7 @@ def record(seconds: str) -> np.ndarray:
         import sounddevice
     except (ImportError, OSError) as error:
         raise ValueError("recording needs a microphone and the package sounddevice: pip install sounddevice") from error
-    print(f"listening for {wanted:g} s ...", file=sys.stderr)
+    print(f"recording for {wanted:g} s ...", file=sys.stderr)
     try:
         wav = sounddevice.rec(round(wanted * SAMPLE_RATE), samplerate=SAMPLE_RATE, channels=1, dtype="float32")
         sounddevice.wait()
@@ -59,11 +60,10 @@ def record(seconds: str) -> np.ndarray:
 
 
 def play(path: Path) -> None:
-    """Play a wav with whatever player is installed, or say that there is none."""
+    """Play a wav with the first player that is installed; print a line if there is none."""
     for command in PLAYERS:
         if shutil.which(command[0]):
             subprocess.run([*command, str(path)], check=False)
             return
-    print(
-        f"there is no player to play it: install one of {', '.join(player[0] for player in PLAYERS)}", file=sys.stderr
-    )
+    names = ", ".join(player[0] for player in PLAYERS)
+    print(f"there is no player to play it: install one of {names}", file=sys.stderr)

@@ -1,0 +1,68 @@
+"""Open any model that talks: `open_model("runs/toy/model").answer("question.wav")`.
+
+`speechgpt.json` in the model folder names a *system*: a way for speech to go into and out of a language model. The class of a
+system is looked up among the entry points of the group `speechgpt.systems`, so any installed package can bring one:
+
+    entry_points={"speechgpt.systems": ["mine = my_package.inference:MyModel"]}
+
+The class implements speechgpt.answers.SpeechModel and has `from_pretrained(folder, device, dtype)`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from speechgpt.answers import SpeechModel
+from speechgpt.checkpoint import CheckpointFacts, local_folder
+
+GROUP = "speechgpt.systems"
+BUILT_IN = {
+    "speechgpt": "speechgpt.inference:SpeechGPT"
+}  # found even where the installed metadata is older than the code
+
+
+class UnknownSystem(ValueError):
+    """A model folder names a system that no installed package provides, or whose package does not import."""
+
+
+def open_model(folder: str | Path, device: str | None = None, dtype: str | None = None) -> SpeechModel:
+    """Open a model folder of any installed system.
+
+    Args:
+        folder: a model folder, or the id of a model on the hub, such as `name/model`.
+        device: such as `cpu` or `cuda:1`; None takes a GPU if there is one.
+        dtype: of the weights: float32, bfloat16 or float16; None leaves the choice to the model.
+
+    Raises: FileNotFoundError if there is no model; UnknownSystem, or another ValueError that names what does not fit.
+    """
+    folder = local_folder(folder)
+    system = system_class(CheckpointFacts.load(folder).system)
+    return system.from_pretrained(folder, device or _best_device(), dtype)
+
+
+def system_class(system: str) -> Any:
+    """The class of a system.
+
+    Raises: UnknownSystem.
+    """
+    installed = {name: EntryPoint(name, target, GROUP) for name, target in BUILT_IN.items()}
+    installed |= {entry.name: entry for entry in entry_points(group=GROUP)}
+    if system not in installed:
+        raise UnknownSystem(
+            f"this model is of the system {system!r}; installed: {', '.join(sorted(installed))}. "
+            f"Install the package that provides it (an entry point {system!r} in the group {GROUP!r})"
+        )
+    module, _, name = installed[system].value.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UnknownSystem(f"the system {system!r} ({module}:{name}) cannot be loaded: {error}") from error
+
+
+def _best_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

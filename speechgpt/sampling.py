@@ -1,0 +1,34 @@
+"""Sampling: how the tokens of a reply are drawn. A light file, so that commands can list these options without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of a reply are drawn."""
+
+    temperature: float = 0.0
+    """Divides the logits; 0 always takes the most likely token."""
+    top_k: int = 0
+    """Draw from this many of the most likely tokens; 0 draws from all."""
+    top_p: float = 1.0
+    """Draw from the most likely tokens whose probabilities add up to this; 1 draws from all."""
+    max_new_tokens: int = 1024
+    """The longest reply, in tokens."""
+    seed: int | None = None
+    """Makes random draws repeatable."""
+    candidates: int = 3
+    """Speak a reply up to this many times, until the model understands its own speech (self-verification); 1 turns that off."""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed, fits in (
+            ("temperature", self.temperature, "0 or more", 0 <= self.temperature < float("inf")),
+            ("top_k", self.top_k, "0 or more", self.top_k >= 0),
+            ("top_p", self.top_p, "above 0 and at most 1", 0 < self.top_p <= 1),
+            ("max_new_tokens", self.max_new_tokens, "1 or more", self.max_new_tokens >= 1),
+            ("candidates", self.candidates, "1 or more", self.candidates >= 1),
+        ):
+            if not fits:
+                raise ValueError(f"{name} is {value}; allowed: {allowed}")
