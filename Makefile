@@ -239,7 +239,7 @@ $(GATE): $(RUN)/vocoder/config.json
 	@echo "[4/9] gate: the vocoder on true units, judged by an outside recogniser"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
-	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $(RUN)/corpus/judge.jsgf --out $@
+	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $$(ls $(RUN)/corpus/asr_grammar.jsgf $(RUN)/corpus/judge.jsgf 2>/dev/null | head -n 1) --out $@
 
 # The text LLM knows all facts of the toy world, as a real one would; the test asks those aloud that nobody said in training.
 $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from instruct_data.build.records import read_conversations, write_conversations
-from instruct_data.text.chats import is_broken
+from instruct_data.text.chats import has_lone_surrogate
 from speechgpt.dialogue import Conversation, Message, Part, Reply, part_units
 from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, UA
 from units import notation
@@ -86,7 +86,7 @@ def parse_released(line: str | bytes, size: int, record_id: str) -> ReleasedReco
             raise ValueError(f"{name} is no text: {str(record[name])[:60]}")
     if len(record) > 2:
         raise ValueError(f"unknown fields: {sorted(record.keys() - {'prefix', 'plain_text'})}")
-    if is_broken(record["prefix"] + record["plain_text"]):
+    if has_lone_surrogate(record["prefix"] + record["plain_text"]):
         raise ValueError("half a character: a surrogate without its other half")
     messages = tuple(_messages(record["plain_text"], size))
     return ReleasedRecord(record["prefix"], Conversation(messages, task_of(messages), record_id))

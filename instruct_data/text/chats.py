@@ -1,14 +1,15 @@
-"""Text sets on disk, one chat a line: one question and answer, or several turns.
+"""Text sets: files with one chat a line, either a question and its answer, or several turns.
 
     {"question": "what is two plus two", "answer": "that makes four", "family": "sum", "split": "train"}
     {"turns": [["who was ada lovelace", "a mathematician"], ["when did she live", "from 1815 to 1852"]]}
 
-`text_sources.py` makes such files out of the sets that others publish.
+`instruct_data/text/sources.py` converts published instruction sets to such files.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import itertools
 import json
 import re
@@ -17,13 +18,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from instruct_data.text.reasons import TextReason
 from units.runtime.gzipped import opened, opened_to_write
-from units.runtime.refusals import Refusals
+from units.runtime.refusals import Refusals, RefusedError
+
+
+class ChatError(RefusedError):
+    """A line that is not a chat."""
 
 
 @dataclass(frozen=True)
 class TextPair:
-    """A question and its answer; `split` and `family` where the set has them."""
+    """One turn: a question and its answer.
+
+    split: train, dev or test. family: the kind of question, in sets that name one.
+    """
 
     question: str
     answer: str
@@ -33,38 +42,48 @@ class TextPair:
 
 @dataclass(frozen=True)
 class TextChat:
-    """Questions and answers that follow one another; at least one."""
+    """Turns that follow one another; at least one."""
 
     turns: tuple[TextPair, ...]
 
 
-def parse_chat(line: str, where: str) -> TextChat:
-    """Read one line of either form. Raises ValueError beginning with `where`."""
+def parse_chat(line: str) -> TextChat:
+    """Read one line of a text set, of either form.
+
+    Raises:
+        ChatError: if the line is not a chat.
+    """
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
+        raise ChatError(TextReason.NOT_JSON, f"not JSON ({error})") from error
     if not isinstance(record, dict):
-        raise ValueError(f"{where}: not an object, but {str(record)[:60]}")
+        raise ChatError(TextReason.NOT_AN_OBJECT, f"not a JSON object: {str(record)[:60]}")
     turns = record["turns"] if "turns" in record else [[record.get("question"), record.get("answer")]]
     if not isinstance(turns, list) or not turns or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
-        raise ValueError(f'{where}: "turns" are pairs of question and answer, not {str(turns)[:60]}')
+        message = f'"turns" must be a list of [question, answer] pairs, found {str(turns)[:60]}'
+        raise ChatError(TextReason.WRONG_TYPE, message)
     texts = list(itertools.chain.from_iterable(turns))
     if not all(isinstance(text, str) and text for text in texts):
-        raise ValueError(f"{where}: each turn needs a question and an answer, has {str(record)[:60]}")
-    if any(map(is_broken, texts)):
-        raise ValueError(f"{where}: half a character, a surrogate without its other half, in {str(record)[:60]}")
+        raise ChatError(TextReason.NO_TURN, f"each turn needs a question and an answer, found {str(record)[:60]}")
+    if any(map(has_lone_surrogate, texts)):
+        raise ChatError(TextReason.LONE_SURROGATE, f"half of a surrogate pair in {str(record)[:60]}")
     split, family = str(record.get("split") or "train"), str(record.get("family") or "")
     return TextChat(tuple(TextPair(question, answer, split, family) for question, answer in turns))
 
 
-def is_broken(text: str) -> bool:
-    """Whether half a surrogate pair is in it, which JSON can spell but no file can hold."""
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a text holds half of a surrogate pair, which JSON can spell but UTF-8 cannot hold."""
     return re.search("[\ud800-\udfff]", text) is not None
 
 
+def text_key(text: str) -> bytes:
+    """A hash of 10 bytes that identifies a text."""
+    return hashlib.blake2b(text.encode(), digest_size=10).digest()
+
+
 def chat_line(chat: TextChat) -> str:
-    """Inverse of parse_chat, with the newline."""
+    """One line of a text set, with the newline: the inverse of parse_chat."""
     first = chat.turns[0]
     if len(chat.turns) > 1:
         record: dict = {"turns": [[turn.question, turn.answer] for turn in chat.turns]}
@@ -76,10 +95,10 @@ def chat_line(chat: TextChat) -> str:
 
 
 def write_chats(path: Path, chats: Iterable[TextChat]) -> tuple[int, int]:
-    """Write a text set whole, compressed if its name ends in .gz; of no chats at all none, so that a run that came to
-    nothing leaves what was there.
+    """Write a text set, compressed if its name ends in .gz. Without any chat, an existing file stays unchanged.
 
-    Returns: how many chats, and how many turns.
+    Returns:
+        The number of chats, and the number of turns.
     """
     chats = iter(chats)
     first, kept, turns = next(chats, None), 0, 0
@@ -95,12 +114,15 @@ def write_chats(path: Path, chats: Iterable[TextChat]) -> tuple[int, int]:
 def numbered_chats(
     path: Path, refusals: Refusals, offset: int = 0, first: int = 0, rows: int | None = None
 ) -> Iterator[tuple[int, TextChat]]:
-    """Chats of a text set with the numbers of their lines, from 0; a line that is no chat is refused.
+    """Stream the chats of a text set with their line numbers, from 0. A line that is not a chat is refused.
 
     Args:
-        offset: byte at which to begin. first: number of the line there. rows: how many lines to read, None for all.
+        offset: byte at which to begin.
+        first: number of the line at that byte.
+        rows: lines to read; None reads all.
 
-    Raises: ValueError if the file is compressed and was cut short or damaged.
+    Raises:
+        ValueError: if the file is compressed, and cut short or damaged.
     """
     try:
         with opened(path, "rb") as file:
@@ -109,16 +131,16 @@ def numbered_chats(
                 try:
                     text = line.decode("utf-8-sig")
                     if text.strip():
-                        yield index, parse_chat(text, "no chat")
+                        yield index, parse_chat(text)
                 except UnicodeDecodeError as error:
-                    refusals.add(f"{path}:{index + 1}", f"not UTF-8: {error}")
-                except ValueError as error:
+                    refusals.add(f"{path}:{index + 1}", TextReason.NOT_UTF8, str(error))
+                except ChatError as error:
                     refusals.add(f"{path}:{index + 1}", error)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} was cut short or damaged, or is not compressed as its name says ({error})") from error
+        raise ValueError(f"{path} is cut short or damaged, or not compressed as its name states ({error})") from error
 
 
 def read_chats(path: Path, refusals: Refusals) -> Iterator[TextChat]:
-    """Stream a text set; a line that is no chat is refused. Raises: as numbered_chats."""
+    """Stream the chats of a text set. A line that is not a chat is refused. Raises what numbered_chats raises."""
     for _, chat in numbered_chats(path, refusals):
         yield chat

@@ -1,218 +1,221 @@
-"""Language models that finish a prompt: an OpenAI-compatible endpoint, or a local transformers model; and a cache of it.
+"""Language models that complete prompts: a chat-completions server, or a local transformers model; and a cache.
 
-writer = CachedWriter(EndpointWriter("http://localhost:8000/v1", "my-model"), Path("cache.sqlite"))
-texts = writer.complete(["Say hello."])
+    model = CachedModel(EndpointModel("http://localhost:8000/v1", "my-model"), Path("cache.sqlite"))
+    texts = model.complete(["Say hello."])
+
+Requests go through the `openai` client, which any server with OpenAI's chat-completions interface understands (vLLM,
+SGLang, llama.cpp, ...). The client retries failed requests with exponential back-off, and waits as long as a server's
+Retry-After header states. What is written here is what the client does not do: requests in parallel, the cache, and
+stopping a run early when no request can succeed.
 """
 
 from __future__ import annotations
 
-import datetime
-import email.utils
 import functools
 import hashlib
-import http.client
-import itertools
 import json
 import os
 import sqlite3
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-PASSING = {408, 409, 425, 429, 500, 502, 503, 504, *range(520, 530)}  # another try may find the server changed
-ENDING = {401, 402, 403, 404}  # no other prompt would fare better: the key, the account, the address or the model
-LOST_AFTER = 3  # prompts in a row that no server answered
-LONGEST_WAIT = 120.0  # seconds, whatever a server asks for
+from instruct_data.text.extras import required
+from instruct_data.text.reasons import TextReason
+from units.runtime.refusals import RefusedError
+
+STOPPING = {401, 402, 403, 404}  # HTTP status: the key, the account or the model is wrong, for every prompt alike
+UNREACHABLE_LIMIT = 3  # prompts in a row that no server replied to, before the run stops
+LONGEST_EXPLANATION = 300  # characters of a server's error that are shown
 
 
-class WriterError(RuntimeError):
-    """A prompt that nothing came of; the message says why."""
+class CompletionError(RefusedError):
+    """One prompt has no completion."""
 
 
-class WriterStopped(RuntimeError):
-    """Nothing would come of any other prompt either; the message says why."""
+class EndpointUnavailable(ConnectionError):
+    """No prompt can be completed: wrong key, unknown model, no quota left, or no server at this address."""
 
 
-class CutText(str):
-    """What a model wrote until it had used up its tokens."""
+class TruncatedText(str):
+    """The text that a model wrote before it reached its token limit."""
 
 
-Written = str | WriterError
+Completion = str | CompletionError
 
 
-class Writer(Protocol):
-    """Anything that finishes prompts. `name` says what decides the text, such as the model and the temperature."""
+class CompletionModel(Protocol):
+    """Anything that completes prompts."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """All that decides the text, such as the model and the temperature; part of the cache key."""
+        ...
 
-    def arriving(self, prompts: Sequence[str]) -> Iterator[tuple[int, Written]]:
-        """The number of a prompt with its text, or why there is none, in the order in which they come.
+    def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
+        """Yield (index of the prompt, its completion) in the order in which they are done.
 
-        Raises: WriterStopped.
+        Raises:
+            EndpointUnavailable: if no other prompt can succeed either.
         """
         ...
 
 
 @dataclass(frozen=True)
-class EndpointWriter:
-    """Chat completions of an OpenAI-compatible server.
-
-    url: up to /v1. key_variable: name of the environment variable that holds the key, if the server wants one.
-    tries: of each prompt, with twice the wait (seconds) before each. at_once: requests under way at one time.
-    timeout: seconds that a server may be silent. extra_body: further fields of a request; null leaves one of ours out.
-    """
+class EndpointModel:
+    """A model behind a server with OpenAI's chat-completions interface."""
 
     url: str
+    """The address of the server, up to and including /v1."""
     model: str
+    """The server's name of the model."""
     key_variable: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key, for servers that need one."""
     temperature: float = 0.0
     most_tokens: int = 1024
+    """Token limit of one completion."""
     tries: int = 5
-    wait: float = 1.0
+    """Attempts for each prompt."""
     timeout: float = 120.0
+    """Seconds without a byte from the server before an attempt fails."""
     at_once: int = 8
+    """Requests in parallel."""
     extra_body: dict[str, Any] = field(default_factory=dict)
+    """More fields of the request; None removes one of the fields above."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"{self.url!r} is no address of a server; it begins with http:// and ends with /v1")
+            raise ValueError(f"{self.url!r} is not the address of a server; it begins with http:// and ends with /v1")
 
     @property
     def name(self) -> str:
         extra = f", {json.dumps(self.extra_body, sort_keys=True)}" if self.extra_body else ""
         return f"{self.model} at {self.temperature}{extra}"
 
-    def arriving(self, prompts: Sequence[str]) -> Iterator[tuple[int, Written]]:
-        """See Writer. Raises: WriterStopped if the server turns everybody away, or there is none."""
-        stop, lost = threading.Event(), 0
-        with ThreadPoolExecutor(self.at_once) as pool:
-            asked = {pool.submit(self._complete_one, prompt, stop): i for i, prompt in enumerate(prompts)}
+    def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
+        """See CompletionModel."""
+        openai = required("openai")
+        key = (
+            os.environ.get(self.key_variable, "").strip() or "EMPTY"
+        )  # the client insists on a key, local servers do not
+        unreachable, stop = 0, threading.Event()
+        with (
+            openai.OpenAI(api_key=key, base_url=self.url, max_retries=self.tries - 1, timeout=self.timeout) as client,
+            ThreadPoolExecutor(self.at_once) as pool,
+        ):
+            futures = {pool.submit(self._complete, client, prompt, stop): i for i, prompt in enumerate(prompts)}
             try:
-                for done in as_completed(asked):
-                    text = done.result()
-                    yield asked[done], text
-                    lost = lost + 1 if isinstance(text, _Lost) else 0
-                    if lost == LOST_AFTER:
-                        raise WriterStopped(str(text))
+                for future in as_completed(futures):
+                    text = future.result()
+                    yield futures[future], text
+                    is_lost = isinstance(text, CompletionError) and text.reason == TextReason.UNREACHABLE
+                    unreachable = unreachable + 1 if is_lost else 0
+                    if unreachable == UNREACHABLE_LIMIT:
+                        raise EndpointUnavailable(str(text))
             finally:
                 stop.set()
+                client.close()  # requests that wait for their next attempt fail at once
                 pool.shutdown(cancel_futures=True)
 
-    def _complete_one(self, prompt: str, stop: threading.Event) -> Written:
-        failure = WriterError("nobody was asked")
-        for attempt in itertools.count(1):
-            asked_to_wait = 0.0
-            try:
-                return self._ask(prompt)
-            except urllib.error.HTTPError as error:
-                failure = WriterError(f"the server answers {error.code}: {_explained(error)}")
-                if error.code in ENDING or "insufficient_quota" in str(failure):
-                    raise WriterStopped(str(failure)) from error
-                if error.code not in PASSING:
-                    return failure
-                asked_to_wait = _asked_to_wait(error.headers.get("Retry-After", ""))
-            except (OSError, http.client.HTTPException) as error:
-                failure = _Lost(f"the server cannot be reached: {error!r}")
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                return WriterError(f"no completion in what the server answers: {error!r}")
-            pause = max(self.wait * 2 ** (attempt - 1), asked_to_wait)
-            if attempt >= self.tries or stop.wait(min(pause, LONGEST_WAIT)):
-                break
-        return failure
+    def _complete(self, client: Any, prompt: str, stop: threading.Event) -> Completion:
+        """One request, with the client's retries; none once `stop` is set."""
+        import openai
 
-    def _ask(self, prompt: str) -> str:
-        body = {"model": self.model, "messages": [{"role": "user", "content": prompt}],
-                "temperature": self.temperature, "max_tokens": self.most_tokens} | self.extra_body  # fmt: skip
-        body = {name: value for name, value in body.items() if value is not None}
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self.key_variable, "").strip():
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout) as reply:
-            choice = json.loads(reply.read())["choices"][0]
-        text, cut = choice["message"].get("content"), choice.get("finish_reason") == "length"
-        if text is None and cut:
-            text = ""  # all tokens went into thoughts that the server keeps to itself
-        if not isinstance(text, str):
-            raise TypeError(f"content is {text!r}")
-        text = text.encode(errors="replace").decode()  # JSON can spell half a character, a database cannot hold it
-        return CutText(text) if cut else text
+        if stop.is_set():
+            return CompletionError(TextReason.UNREACHABLE, "not requested, since the run has stopped")
+        try:
+            choice = client.chat.completions.create(**self._request(prompt)).choices[0]
+            return _text(choice.message.content, choice.finish_reason == "length")
+        except openai.APIStatusError as error:
+            explanation = error.response.text[:LONGEST_EXPLANATION].strip() or error.response.reason_phrase
+            message = f"the server replied with status {error.status_code}: {explanation}"
+            if error.status_code in STOPPING or "insufficient_quota" in explanation:
+                stop.set()
+                raise EndpointUnavailable(message) from error
+            return CompletionError(TextReason.SERVER_ERROR, message)
+        except openai.APIConnectionError as error:
+            message = f"the server at {self.url} cannot be reached: {error.__cause__ or error}"
+            return CompletionError(TextReason.UNREACHABLE, message)
+        except (openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
+            return CompletionError(TextReason.NO_COMPLETION, f"the server's reply is not a chat completion: {error!r}")
+
+    def _request(self, prompt: str) -> dict[str, Any]:
+        """The arguments of the client's call."""
+        optional = {"temperature": self.temperature, "max_tokens": self.most_tokens}
+        return {
+            "model": self.model,
+            "messages": [{"role": "user", "content": prompt}],
+            **{name: value for name, value in optional.items() if name not in self.extra_body},
+            "extra_body": {name: value for name, value in self.extra_body.items() if value is not None},
+        }
 
 
-class _Lost(WriterError):
-    """Nobody answered."""
+def _text(content: str | None, truncated: bool) -> str:
+    """The text of a completion.
 
-
-def _explained(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(300).decode(errors="replace").strip() or str(error.reason)
-    except (OSError, http.client.HTTPException):
-        return str(error.reason)
-
-
-def _asked_to_wait(said: str) -> float:
-    """Seconds of a Retry-After, which is a number of them or a date (RFC 9110, section 10.2.3); 0 if it is neither."""
-    if said.strip().isdecimal():
-        return float(said)
-    try:
-        until = email.utils.parsedate_to_datetime(said)
-        return (until - datetime.datetime.now(until.tzinfo)).total_seconds()
-    except (ValueError, TypeError):
-        return 0.0
+    Raises:
+        TypeError: if there is no text.
+    """
+    if content is None and truncated:
+        content = ""  # a reasoning model spent all tokens on reasoning, which the server keeps to itself
+    if not isinstance(content, str):
+        raise TypeError(f"the content is {content!r}")
+    text = content.encode(errors="replace").decode()  # JSON can spell half a surrogate pair, a database cannot hold it
+    return TruncatedText(text) if truncated else text
 
 
 @dataclass(frozen=True)
-class LocalWriter:
-    """A causal language model of transformers on this machine, greedy; `folder` is a folder or a hub id."""
+class LocalModel:
+    """A causal language model of transformers on this machine, decoded greedily."""
 
     folder: str
+    """A folder, or the name of a model on the Hugging Face hub."""
     device: str = "cpu"
     most_tokens: int = 1024
+    """Token limit of one completion."""
     at_once: int = 8
+    """Prompts in one batch."""
 
     @property
     def name(self) -> str:
         return self.folder
 
-    def arriving(self, prompts: Sequence[str]) -> Iterator[tuple[int, Written]]:
-        """See Writer."""
+    def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
+        """See CompletionModel."""
         for first in range(0, len(prompts), self.at_once):
             yield from enumerate(self._batch(prompts[first : first + self.at_once]), first)
 
     def _batch(self, prompts: Sequence[str]) -> list[str]:
         tokenizer, model = _local_model(self.folder, self.device)
-        asked = list(prompts)
-        if tokenizer.chat_template:
-            asked = [
-                tokenizer.apply_chat_template(
-                    [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-                )
-                for prompt in prompts
-            ]
-        batch = tokenizer(asked, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
+        texts = [_chat_prompt(tokenizer, prompt) if tokenizer.chat_template else prompt for prompt in prompts]
+        batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
         batch.pop("token_type_ids", None)
-        written = model.generate(
+        generated = model.generate(
             **batch.to(self.device),
             max_new_tokens=self.most_tokens,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
         )
-        written = written[:, batch["input_ids"].shape[1] :]
-        texts = [str(text).strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
-        ends = model.generation_config.eos_token_id
-        ended = [_ends(row, ends if isinstance(ends, list) else [ends]) for row in written.tolist()]
-        full = written.shape[1] >= self.most_tokens
-        return [CutText(text) if full and not end else text for text, end in zip(texts, ended)]
+        generated = generated[:, batch["input_ids"].shape[1] :]
+        completions = [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
+        if generated.shape[1] < self.most_tokens:
+            return completions
+        ends = _end_tokens(model)
+        ended = [any(token in ends for token in row) for row in generated.tolist()]
+        return [text if end else TruncatedText(text) for text, end in zip(completions, ended)]
 
 
-def _ends(row: list[int], ends: list[int | None]) -> bool:
-    return any(end in row for end in ends if end is not None)
+def _chat_prompt(tokenizer: Any, prompt: str) -> str:
+    messages = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def _end_tokens(model: Any) -> set[int]:
+    ends = model.generation_config.eos_token_id
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
 
 
 @functools.lru_cache(maxsize=1)
@@ -225,37 +228,42 @@ def _local_model(folder: str, device: str) -> tuple[Any, Any]:
     return tokenizer, AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
 
 
-class CachedWriter:
-    """A writer that never does the same prompt twice: its texts lie in a database, keyed by writer and prompt."""
+class CachedModel:
+    """A model with a database of its completions, so that no prompt is completed twice."""
 
-    def __init__(self, writer: Writer, path: Path) -> None:
-        """path: the database; it may be shared by several writers and killed at any time."""
+    def __init__(self, model: CompletionModel, path: Path) -> None:
+        """Open or begin the database.
+
+        Args:
+            path: an SQLite file. Several models and processes may share it, and it survives a killed process.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.writer, self.asked = writer, 0
-        self.base = sqlite3.connect(path, timeout=60)
-        self.base.execute("create table if not exists texts (prompt blob primary key, text text) without rowid")
+        self.model, self.requested = model, 0
+        self._database = sqlite3.connect(path, timeout=60)
+        self._database.execute("create table if not exists texts (prompt blob primary key, text text) without rowid")
 
     @property
     def name(self) -> str:
-        return self.writer.name
+        return self.model.name
 
-    def complete(self, prompts: Sequence[str]) -> list[Written]:
-        """A text for each prompt, or why there is none; what failed, or was cut, is asked anew the next time.
+    def complete(self, prompts: Sequence[str]) -> list[Completion]:
+        """Complete prompts, in their order. Failed and truncated completions are not cached.
 
-        Raises: WriterStopped; what came before is in the cache.
+        Raises:
+            EndpointUnavailable: if no other prompt can succeed; completions so far are in the cache.
         """
         keys = [hashlib.sha256(f"{self.name}\0{prompt}".encode(errors="surrogatepass")).digest() for prompt in prompts]
-        known: dict[bytes, Written] = {key: text for key in keys if (text := self._known(key)) is not None}
+        known: dict[bytes, Completion] = {key: text for key in keys if (text := self._cached(key)) is not None}
         new = {key: prompt for key, prompt in zip(keys, prompts) if key not in known}
-        self.asked += len(new)
+        self.requested += len(new)
         new_keys = list(new)
-        for i, text in self.writer.arriving(list(new.values())) if new else ():
+        for i, text in self.model.completions(list(new.values())) if new else ():
             known[new_keys[i]] = text
-            if isinstance(text, str) and not isinstance(text, CutText):
-                with self.base:
-                    self.base.execute("insert or replace into texts values (?, ?)", (new_keys[i], text))
+            if isinstance(text, str) and not isinstance(text, TruncatedText):
+                with self._database:
+                    self._database.execute("insert or replace into texts values (?, ?)", (new_keys[i], text))
         return [known[key] for key in keys]
 
-    def _known(self, key: bytes) -> str | None:
-        found = self.base.execute("select text from texts where prompt = ?", (key,)).fetchone()
-        return found and found[0]
+    def _cached(self, key: bytes) -> str | None:
+        row = self._database.execute("select text from texts where prompt = ?", (key,)).fetchone()
+        return row[0] if row else None

@@ -1,12 +1,12 @@
-"""Text chats rewritten for speech: questions as people say them, answers short and speakable.
+"""Rewrite text chats for speech: questions as people say them, answers short and speakable.
 
-    python -m instruct_data.text.rewrite chats.jsonl trial.jsonl --endpoint http://localhost:8000/v1 --model NAME --most 20
-    python -m instruct_data.text.rewrite chats.jsonl spoken.jsonl --endpoint http://localhost:8000/v1 --model NAME
+    python -m instruct_data.text.rewrite chats.jsonl trial.jsonl --local FOLDER --most 20
     python -m instruct_data.text.rewrite chats.jsonl spoken.jsonl --local FOLDER
+    python -m instruct_data.text.rewrite chats.jsonl spoken.jsonl --endpoint http://localhost:8000/v1 --model NAME
 
-The prompts are files, `prompts/question.txt` and `prompts/answer.txt`; a folder of your own replaces them. Every text
-is cached by its content, so a killed run, or another run with some other chats, asks for nothing twice.
-Source of the idea: InstructS2S-200K of LLaMA-Omni (Fang et al. 2024, arXiv 2409.06666, section 3).
+The prompts are files, `prompts/question.txt` and `prompts/answer.txt`; another folder replaces them. Every completion
+is cached by its prompt, so a killed run, or a second run over some other chats, requests nothing twice.
+Source of the method: InstructS2S-200K of LLaMA-Omni (Fang et al. 2024, arXiv 2409.06666, section 3).
 """
 
 from __future__ import annotations
@@ -20,31 +20,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from instruct_data.text.chats import TextChat, TextPair, is_broken, write_chats
+from instruct_data.text.chats import TextChat, TextPair, has_lone_surrogate, write_chats
 from instruct_data.text.completion import (
-    CachedWriter,
-    CutText,
-    EndpointWriter,
-    LocalWriter,
-    Writer,
-    WriterError,
-    WriterStopped,
-    Written,
+    CachedModel,
+    Completion,
+    CompletionError,
+    CompletionModel,
+    EndpointModel,
+    EndpointUnavailable,
+    LocalModel,
+    TruncatedText,
 )
 from instruct_data.text.filters import Filters, kept_chats
-from instruct_data.text.sources import read_source
+from instruct_data.text.reasons import TextReason
+from instruct_data.text.sources import NothingKept, exit_code, read_source
+from units.runtime.command import command
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
-BATCH = 64  # chats asked for together, so that their requests can be under way at one time
+BATCH = 64  # chats whose prompts are completed together, so that their requests can run in parallel
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """question: with the place {question}. answer: with {question} and {answer}.
+    """The two prompts, with places that are filled in.
 
-    Both may have the place {history}, for the turns before; a first turn has nothing there.
+    question: has the place {question}. answer: has the places {question} and {answer}.
+    Both may have the place {history} for the turns before; it is empty in the first turn.
     """
 
     question: str
@@ -54,33 +57,37 @@ class Prompts:
     def load(cls, folder: Path) -> Prompts:
         """Read `question.txt` and `answer.txt`.
 
-        Raises: FileNotFoundError, or ValueError on a place that is unknown or missing.
+        Raises:
+            FileNotFoundError: if one of them is missing.
+            ValueError: if a place is unknown or missing.
         """
-        found = cls(*((folder / f"{name}.txt").read_text(encoding="utf-8-sig") for name in ("question", "answer")))
-        for name, text, places in (
-            ("question.txt", found.question, {"question", "history"}),
-            ("answer.txt", found.answer, {"question", "history", "answer"}),
-        ):
-            try:
-                named = {place for _, place, _, _ in string.Formatter().parse(text) if place is not None}
-            except ValueError as error:
-                raise ValueError(f"{folder / name}: {error}; braces that are no place are doubled") from error
-            if "question" not in named or not named <= places:
-                raise ValueError(
-                    f"{folder / name} has the places {sorted(named)}; it may name {sorted(places)}, and must name "
-                    "{question}; braces that are no place are doubled"
-                )
-        return found
+        question = (folder / "question.txt").read_text(encoding="utf-8-sig")
+        answer = (folder / "answer.txt").read_text(encoding="utf-8-sig")
+        _check_places(folder / "question.txt", question, {"question", "history"})
+        _check_places(folder / "answer.txt", answer, {"question", "history", "answer"})
+        return cls(question, answer)
+
+
+def _check_places(path: Path, prompt: str, allowed: set[str]) -> None:
+    try:
+        places = {place for _, place, _, _ in string.Formatter().parse(prompt) if place is not None}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; write a brace that is not part of a place twice") from error
+    if "question" not in places or not places <= allowed:
+        raise ValueError(
+            f"{path} has the places {sorted(places)}; allowed are {sorted(allowed)}, and {{question}} is required. "
+            "Write a brace that is not part of a place twice"
+        )
 
 
 @dataclass
-class _Telling:
-    """A chat on its way: the turns that are rewritten, and why there will be no more."""
+class _Rewriting:
+    """A chat that is being rewritten: the finished turns, and the error that ended it, if any."""
 
-    where: str
+    id: str
     chat: TextChat
     turns: list[TextPair] = field(default_factory=list)
-    failure: WriterError | None = None
+    error: CompletionError | None = None
 
     @property
     def history(self) -> str:
@@ -92,161 +99,180 @@ class _Telling:
 
 
 def rewritten(
-    chats: Iterable[tuple[str, TextChat]],
-    writer: CachedWriter,
-    prompts: Prompts,
-    refusals: Refusals,
-    batch: int = BATCH,
+    chats: Iterable[tuple[str, TextChat]], model: CachedModel, prompts: Prompts, refusals: Refusals, batch: int = BATCH
 ) -> Iterator[tuple[str, TextChat]]:
-    """Stream chats with every question and answer rewritten; a chat of which anything failed is refused.
+    """Stream chats with every question and answer rewritten. A chat with a failed completion is refused.
 
     Args:
-        chats: each with where it stands.
-        batch: chats asked for together; first all their first questions, then the answers, then the second questions.
+        chats: (FILE:LINE, chat) pairs.
+        batch: chats whose prompts are completed together: first all first questions, then their answers, then all
+            second questions, and so on.
 
-    Raises: WriterStopped.
+    Raises:
+        EndpointUnavailable: if no prompt can be completed.
     """
     source = iter(chats)
-    while told := [_Telling(where, chat) for where, chat in itertools.islice(source, batch)]:
-        for number in range(max(len(one.chat.turns) for one in told)):
-            going = [one for one in told if not one.failure and len(one.chat.turns) > number]
-            _rewrite_turn(going, number, writer, prompts)
-        for one in told:
-            if one.failure:
-                refusals.add(one.where, one.failure)
+    while group := [_Rewriting(id, chat) for id, chat in itertools.islice(source, batch)]:
+        for turn in range(max(len(one.chat.turns) for one in group)):
+            unfinished = [one for one in group if not one.error and len(one.chat.turns) > turn]
+            _rewrite_turn(unfinished, turn, model, prompts)
+        for one in group:
+            if one.error:
+                refusals.add(one.id, one.error)
             else:
-                yield one.where, TextChat(tuple(one.turns))
+                yield one.id, TextChat(tuple(one.turns))
 
 
-def _rewrite_turn(told: Sequence[_Telling], number: int, writer: CachedWriter, prompts: Prompts) -> None:
-    """Add the turn of this number to each chat, or the reason why there is none."""
-    turns = [one.chat.turns[number] for one in told]
-    asked = [prompts.question.format(question=turn.question, history=one.history) for one, turn in zip(told, turns)]
-    questions = _ask(writer, asked, "question", prompts.question)
-    ready = [(one, turn, said) for one, turn, said in zip(told, turns, questions) if isinstance(said, str)]
-    answers = _ask(
-        writer,
-        [prompts.answer.format(question=said, answer=turn.answer, history=one.history) for one, turn, said in ready],
-        "answer", prompts.answer,
-    )  # fmt: skip
-    for one, failure in zip(told, questions):
-        one.failure = failure if isinstance(failure, WriterError) else None
-    for (one, turn, said), answer in zip(ready, answers):
-        if isinstance(answer, WriterError):
-            one.failure = answer
+def _rewrite_turn(group: Sequence[_Rewriting], number: int, model: CachedModel, prompts: Prompts) -> None:
+    """Add the rewritten turn of this number to each chat, or the error."""
+    turns = [one.chat.turns[number] for one in group]
+    filled = [prompts.question.format(question=turn.question, history=one.history) for one, turn in zip(group, turns)]
+    questions = _complete(model, filled, "question", prompts.question)
+    ready: list[tuple[_Rewriting, TextPair, str]] = []
+    for one, turn, question in zip(group, turns, questions):
+        if isinstance(question, CompletionError):
+            one.error = question
         else:
-            one.turns.append(dataclasses.replace(turn, question=said, answer=answer))
+            ready.append((one, turn, question))
+    filled = [
+        prompts.answer.format(question=question, answer=turn.answer, history=one.history)
+        for one, turn, question in ready
+    ]
+    for (one, turn, question), answer in zip(ready, _complete(model, filled, "answer", prompts.answer)):
+        if isinstance(answer, CompletionError):
+            one.error = answer
+        else:
+            one.turns.append(dataclasses.replace(turn, question=question, answer=answer))
 
 
-def _ask(writer: CachedWriter, asked: Sequence[str], name: str, prompt: str) -> list[Written]:
-    form = frozenset(_fields(prompt.replace("{{", "{").replace("}}", "}"), name))
-    return [text if isinstance(text, WriterError) else read_field(text, name, form) for text in writer.complete(asked)]
+def _complete(model: CachedModel, filled: Sequence[str], name: str, prompt: str) -> list[Completion]:
+    """Complete prompts and read the field `name` out of each completion."""
+    examples = frozenset(_fields(prompt.replace("{{", "{").replace("}}", "}"), name))
+    completions = model.complete(filled)
+    return [text if isinstance(text, CompletionError) else read_field(text, name, examples) for text in completions]
 
 
-def read_field(text: str, name: str, form: frozenset[str] = frozenset()) -> Written:
-    """The field of the last JSON object in what a model wrote, whatever it wrote around it, or thought before it.
+def read_field(text: str, name: str, examples: frozenset[str] = frozenset()) -> Completion:
+    """The field `name` of the last JSON object in a completion that has it, whatever text surrounds the object.
+
+    The reasoning of a model that writes `<think>..</think>` first is skipped.
 
     Args:
-        form: values that stand in the prompt to show the form, and are no answer.
+        examples: values that the prompt holds to show the format; a model that copies one has not answered.
     """
-    thoughts, ended, rest = text.rpartition("</think>")
-    said = rest if ended or "<think>" not in text else ""
-    values = [value for value in _fields(said, name) if value not in form and not is_broken(value)]
+    reasoning, ended, rest = text.rpartition("</think>")
+    reply = rest if ended or "<think>" not in text else ""
+    values = [value for value in _fields(reply, name) if value not in examples and not has_lone_surrogate(value)]
     if values:
         return values[-1]
-    if isinstance(text, CutText):
-        return WriterError(f"no {name} before the model had used up its tokens: give more with --most_tokens")
-    return WriterError(f"no {name} in what the model wrote: {(said or text).strip()[:80]!r}")
+    if isinstance(text, TruncatedText):
+        message = f"the model reached its token limit before it wrote the {name}; raise --most_tokens"
+        return CompletionError(TextReason.OUT_OF_TOKENS, message)
+    excerpt = (reply or text).strip()[:80]
+    return CompletionError(TextReason.NO_FIELD, f"no {name} in the model's text: {excerpt!r}")
 
 
 def _fields(text: str, name: str) -> Iterator[str]:
-    """The values of this name in all JSON objects of a text, stripped, without empty ones."""
-    for start in (at for at, letter in enumerate(text) if letter == "{"):
+    """The non-empty values of a field in all JSON objects of a text, stripped."""
+    for start in (position for position, letter in enumerate(text) if letter == "{"):
         try:
-            found, _ = json.JSONDecoder().raw_decode(text, start)
+            record, _ = json.JSONDecoder().raw_decode(text, start)
         except (json.JSONDecodeError, RecursionError):
             continue
-        value = found.get(name)
+        value = record.get(name)
         if isinstance(value, str) and value.strip():
             yield value.strip()
 
 
-def rewrite_set(
-    source: Path, out: Path, writer: CachedWriter, prompts: Prompts, filters: Filters, most: int | None, batch: int
-) -> None:
-    """Rewrite a text set into another. Raises SystemExit, and leaves what was there, if nothing comes of it."""
-    listed = out.with_name(f"{out.name}.refused.jsonl")
-    try:
-        with listed_refusals(listed) as refusals:
-            chats = itertools.islice(read_source(source, "plain", refusals), most)
-            shown = progress(chats, desc=f"rewriting {source.name}", unit="chats")
-            told = rewritten(shown, writer, prompts, refusals, batch)
-            kept, _ = write_chats(out, kept_chats(told, filters, refusals))
-    except WriterStopped as error:
-        raise SystemExit(
-            f"{error}. {out} is as it was; what was written so far is in the cache, and asked for no more"
-        ) from error
-    if not kept:
-        raise SystemExit(f"nothing of {source} could be rewritten, {out} is as it was; {refusals}; see {listed}")
-    print(f"{out}: {kept} chats; {writer.asked} texts asked for; {refusals}")
+@dataclass(frozen=True)
+class RewriteConfig:
+    """How chats are rewritten."""
+
+    endpoint: str | None = None
+    """address of a server with OpenAI's chat-completions interface, up to /v1; its key is read from OPENAI_API_KEY"""
+    model: str = ""
+    """the server's name of the model"""
+    local: str | None = None
+    """a transformers model on this machine, instead of a server"""
+    device: str = "cpu"
+    """cpu or cuda, for a local model"""
+    prompts: Path = PROMPTS
+    """folder with question.txt and answer.txt"""
+    cache: Path | None = None
+    """database of completions; OUT.cache if not given"""
+    filters: Filters = Filters()
+    """which rewritten chats are kept"""
+    most: int | None = None
+    """rewrite only this many chats, for a trial; all if not given"""
+    most_tokens: int = 1024
+    """token limit of one completion, the reasoning of a reasoning model included"""
+    temperature: float = 0.0
+    """sampling temperature of a server; 0 is greedy"""
+    extra_body: dict[str, Any] | None = None
+    """more fields of a request, as JSON: {"chat_template_kwargs": {"enable_thinking": false}}; null removes a field"""
+    at_once: int = 8
+    """requests in parallel, or prompts in a batch of a local model"""
+    tries: int = 5
+    """attempts for each request"""
+    timeout: float = 120.0
+    """seconds without a byte from the server before an attempt fails"""
+
+    def __post_init__(self) -> None:
+        if (self.endpoint is None) == (self.local is None):
+            raise ValueError("give one of --endpoint URL and --local FOLDER")
+        if self.endpoint is not None and not self.model:
+            raise ValueError(f"give the name of a model of {self.endpoint}: --model NAME")
+        for name in ("most_tokens", "at_once", "tries"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.most is not None and self.most < 1:
+            raise ValueError(f"--most is {self.most}; it must be 1 or more")
+        if self.temperature < 0:
+            raise ValueError(f"--temperature is {self.temperature}; it must be 0 or more")
+        if self.timeout <= 0:
+            raise ValueError(f"--timeout is {self.timeout}; it must be above 0 seconds")
+
+    def open_model(self) -> CompletionModel:
+        """The model that these settings name."""
+        if self.local is not None:
+            return LocalModel(self.local, self.device, self.most_tokens, self.at_once)
+        return EndpointModel(
+            self.endpoint or "",
+            self.model,
+            temperature=self.temperature,
+            most_tokens=self.most_tokens,
+            tries=self.tries,
+            timeout=self.timeout,
+            at_once=self.at_once,
+            extra_body=self.extra_body or {},
+        )
 
 
-def main(
-    source: Path,
-    out: Path,
-    endpoint: str | None = None,
-    model: str = "",
-    local: str | None = None,
-    device: str = "cpu",
-    prompts: Path = PROMPTS,
-    cache: Path | None = None,
-    filters: Filters = Filters(),
-    most: int | None = None,
-    most_tokens: int = 1024,
-    temperature: float = 0.0,
-    extra_body: dict[str, Any] | None = None,
-    at_once: int = 8,
-    tries: int = 5,
-    timeout: float = 120.0,
-) -> None:
+@command("instruct-rewrite", flat=True)
+def main(source: Path, out: Path, config: RewriteConfig) -> int:
     """Rewrite a text set for speech.
 
     Args:
         source: the text set
-        out: the rewritten one, compressed if its name ends in .gz; what failed is listed in OUT.refused.jsonl
-        endpoint: an OpenAI-compatible server, up to /v1; its key, if it wants one, stands in OPENAI_API_KEY
-        model: the server's name of the model
-        local: a transformers model on this machine, instead of a server
-        device: cpu or cuda, for a local model
-        prompts: folder with question.txt and answer.txt
-        cache: database of what was written so far; OUT.cache if not given
-        filters: what is kept of the rewritten chats
-        most: chats to rewrite, for a look at some before all of them; all if not given
-        most_tokens: of one text, the thoughts of a reasoning model among them
-        temperature: of a server; 0 draws nothing
-        extra_body: more fields of a request, as JSON: {"chat_template_kwargs": {"enable_thinking": false}}; null leaves
-            one out
-        at_once: requests under way at one time, or prompts in one batch
-        tries: of each request
-        timeout: seconds that a server may be silent
+        out: the rewritten text set, compressed if its name ends in .gz; refused chats are listed in OUT.refused.jsonl
+        config: how chats are rewritten
     """
-    if (endpoint is None) == (local is None):
-        raise SystemExit("give one of --endpoint URL and --local FOLDER")
-    inner: Writer
-    if endpoint is None:
-        inner = LocalWriter(str(local), device, most_tokens, at_once)
-    elif model:
-        inner = EndpointWriter(
-            endpoint, model, temperature=temperature, most_tokens=most_tokens, tries=tries, timeout=timeout,
-            at_once=at_once, extra_body=extra_body or {},
-        )  # fmt: skip
-    else:
-        raise SystemExit(f"say which model of {endpoint}: --model NAME")
-    writer = CachedWriter(inner, cache or out.with_name(f"{out.name}.cache"))
-    rewrite_set(source, out, writer, Prompts.load(prompts), filters, most, max(BATCH, 2 * at_once))
+    model = CachedModel(config.open_model(), config.cache or out.with_name(f"{out.name}.cache"))
+    prompts = Prompts.load(config.prompts)
+    listed = out.with_name(f"{out.name}.refused.jsonl")
+    try:
+        with listed_refusals(listed) as refusals:
+            chats = itertools.islice(read_source(source, "plain", refusals), config.most)
+            shown = progress(chats, desc=f"rewriting {source.name}", unit="chats")
+            done = rewritten(shown, model, prompts, refusals, max(BATCH, 2 * config.at_once))
+            kept, _ = write_chats(out, kept_chats(done, config.filters, refusals))
+    except EndpointUnavailable as error:
+        raise EndpointUnavailable(f"{error}. {out} is unchanged; completions so far are in the cache") from error
+    if not kept:
+        raise NothingKept(f"no chat of {source} was rewritten, {out} is unchanged; {refusals}; see {listed}")
+    print(f"{out}: {kept} chats; {model.requested} texts requested; {refusals}")
+    return exit_code(refusals)
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main)
+    main.cli()

@@ -1,7 +1,5 @@
-"""`python -m instruct_data.toy`: see instruct_data/toy/world.py."""
-
-from jsonargparse import auto_cli
+"""Speak the toy world: `python -m instruct_data.toy --out runs/toy/corpus` (see instruct_data/toy/world.py)."""
 
 from instruct_data.toy.world import main
 
-auto_cli(main, as_positional=False)
+main.cli()

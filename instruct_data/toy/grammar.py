@@ -1,8 +1,8 @@
-"""The toy world in text: a small town, small numbers, a calendar, and sentences about them, in about 150 words.
+"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 150 words.
 
-Every question asks for one *combination* (two numbers, a person and a habit, four words to say back). The split is by
-combination: those of dev and test are in the text that the text LLM learns from, but nobody ever speaks them, nor
-their answers, in the training audio.
+Every question asks for one *combination*: two numbers, a person and a habit, or four words to repeat. The split is by
+combination. Combinations of dev and test are in the text that the text LLM is trained on, but neither their questions
+nor their answers are in the training audio.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CITIES = "london paris berlin tokyo boston madrid cairo sydney".split()
 FOODS = "apples bread cheese pizza rice soup carrots bananas".split()
 GAMES = "tennis piano football chess guitar violin hockey drums".split()
 
-# habit -> (question, answer, what it may be)
+# habit -> (question, answer, possible values)
 HABITS = {
     "color": ("what color does {name} like", "{name} likes {value}", COLORS),
     "food": ("what does {name} eat", "{name} eats {value}", FOODS),
@@ -36,12 +36,15 @@ HABITS = {
 }
 FAMILIES = ("sum", "difference", "compare", "calendar", "opposite", "town", "say")
 SPLITS = ("train", "dev", "test")
-TOWN_SEED = 7  # who lives where is part of the world, not of the sample
+TOWN_SEED = 7  # the facts of the town are the same in every toy world
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its answer, the combination it asks for, and the family it belongs to."""
+    """A question and its answer.
+
+    family: one of FAMILIES. key: the combination that it asks for.
+    """
 
     question: str
     answer: str
@@ -51,14 +54,14 @@ class Question:
 
 @dataclass(frozen=True)
 class ToyText:
-    """All text of one toy world: questions by split, and statements for hearing and speaking practice."""
+    """All text of one toy world: questions by split, and statements that recognition and speaking are trained on."""
 
     questions: dict[str, list[Question]]
     statements: list[str]
 
 
 def facts() -> list[Question]:
-    """Every question of the closed families (all but `say`), in a fixed order."""
+    """Every question of the closed families (all families except `say`), in a fixed order."""
     return [*_sums(), *_comparisons(), *_calendar(), *_opposites(), *_town()]
 
 
@@ -116,7 +119,7 @@ def _town() -> list[Question]:
 
 
 def say(adjective: str, color: str, animal: str, verb: str) -> Question:
-    """`please say X` and X, four open words."""
+    """A question of the open family: `please say X`, answered by X, where X holds four words."""
     sentence = f"the {adjective} {color} {animal} {verb}"
     return Question(f"please say {sentence}", sentence, "say", (adjective, color, animal, verb))
 
@@ -125,27 +128,27 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> Toy
     """Draw one toy world.
 
     Args:
-        seed: decides the split and every draw; the town itself never changes.
-        say_counts: distinct `say` questions for each of train, dev, test.
-        num_statements: distinct statements for hearing and speaking practice.
+        seed: decides the split and every draw; the facts of the town never change.
+        say_counts: number of distinct `say` questions by split.
+        num_statements: number of distinct statements.
     """
     draw = random.Random(seed)
     questions: dict[str, list[Question]] = {split: [] for split in SPLITS}
     for family in FAMILIES[:-1]:
         members = [fact for fact in facts() if fact.family == family]
-        side = _deal_keys(sorted({fact.key for fact in members}), draw)
+        split_of = _deal_keys(sorted({fact.key for fact in members}), draw)
         for fact in members:
-            questions[side[fact.key]].append(fact)
+            questions[split_of[fact.key]].append(fact)
     combinations = list(itertools.product(OPPOSITES, COLORS, ANIMALS, VERBS))
     drawn = iter(draw.sample(combinations, sum(say_counts.values())))
     for split in SPLITS:
         questions[split] += [say(*next(drawn)) for _ in range(say_counts[split])]
-    unheard = {q.key for split in ("dev", "test") for q in questions[split]}
-    return ToyText(questions, _statements(num_statements, unheard, draw))
+    held_out = {q.key for split in ("dev", "test") for q in questions[split]}
+    return ToyText(questions, _statements(num_statements, held_out, draw))
 
 
 def _deal_keys(keys: list[tuple[str, ...]], draw: random.Random) -> dict[tuple[str, ...], str]:
-    """A fifth of the combinations to test, a twelfth to dev, at least one each."""
+    """Deal combinations to splits: a fifth to test and a twelfth to dev, at least one each, the others to train."""
     keys = list(keys)
     draw.shuffle(keys)
     num_test, num_dev = max(1, len(keys) // 5), max(1, len(keys) // 12)
@@ -153,29 +156,29 @@ def _deal_keys(keys: list[tuple[str, ...]], draw: random.Random) -> dict[tuple[s
     return dict(zip(keys, splits))
 
 
-def _statements(count: int, unheard: set[tuple[str, ...]], draw: random.Random) -> list[str]:
-    """Distinct sentences over the whole vocabulary that hold no unheard combination."""
+def _statements(count: int, held_out: set[tuple[str, ...]], draw: random.Random) -> list[str]:
+    """Distinct sentences over the whole vocabulary, without combinations of dev and test."""
     found: dict[str, None] = {}
     while len(found) < count:
-        sentence = _statement(unheard, draw)
+        sentence = _statement(held_out, draw)
         if sentence:
             found[sentence] = None
     return list(found)
 
 
-def _statement(unheard: set[tuple[str, ...]], draw: random.Random) -> str | None:
-    """One sentence, or None when the draw hit an unheard combination."""
+def _statement(held_out: set[tuple[str, ...]], draw: random.Random) -> str | None:
+    """One sentence, or None if the draw gave a combination of dev or test."""
     pick = draw.choice
     name, color, animal, city, day = pick(NAMES), pick(COLORS), pick(ANIMALS), pick(CITIES), pick(DAYS)
     kind = draw.randrange(10)
     if kind == 0:
         habit = pick(list(HABITS))
-        if (name, habit) in unheard:
+        if (name, habit) in held_out:
             return None
         return HABITS[habit][1].format(name=name, value=pick(HABITS[habit][2]))
     if kind == 1:
         words = (pick(OPPOSITES), color, animal, pick(VERBS))
-        return None if words in unheard else say(*words).answer
+        return None if words in held_out else say(*words).answer
     return {
         2: f"{name} saw the {pick(OPPOSITES)} {animal} in {city}",
         3: f"{name} went to {city} on {day}",
@@ -183,13 +186,13 @@ def _statement(unheard: set[tuple[str, ...]], draw: random.Random) -> str | None
         5: f"the {animal} {pick(VERBS)} on {day} and {pick(DAYS)}",
         6: f"the numbers are {pick(NUMBERS)} {pick(NUMBERS)} {pick(NUMBERS)}",
         7: f"{pick(GAMES)} is on {day} in {city}",
-        8: _beyond(f"what is {{}} {pick(('plus', 'minus'))} {{}}", 10, draw),
-        9: _beyond(f"which is {pick(('bigger', 'smaller'))} {{}} or {{}}", 12, draw),
+        8: _with_large_number(f"what is {{}} {pick(('plus', 'minus'))} {{}}", 10, draw),
+        9: _with_large_number(f"which is {pick(('bigger', 'smaller'))} {{}} or {{}}", 12, draw),
     }[kind]
 
 
-def _beyond(template: str, largest: int, draw: random.Random) -> str:
-    """Two numbers, one of them above the largest that questions ask for: hearing practice without an answer."""
+def _with_large_number(template: str, largest: int, draw: random.Random) -> str:
+    """A template filled with two numbers, one of them larger than any in a question, so that no answer exists."""
     numbers = [draw.choice(NUMBERS[largest:]), draw.choice(NUMBERS)]
     draw.shuffle(numbers)
     return template.format(*numbers)
@@ -202,15 +205,34 @@ def vocabulary() -> list[str]:
     return sorted({word for sentence in sentences for word in sentence.split()})
 
 
-def judge_grammar() -> str:
-    """The sentences of this world as a JSGF grammar for a recogniser: every template, every slot open to its whole word class."""
+def asr_grammar() -> str:
+    """The sentences of the toy world as a JSGF grammar for the evaluation ASR.
+
+    It holds every template, and each slot of a template takes any word of its class.
+    """
     classes = {
-        "number": NUMBERS, "day": DAYS, "month": MONTHS, "adjective": OPPOSITES, "color": COLORS, "animal": ANIMALS,
-        "verb": VERBS, "name": NAMES, "city": CITIES, "food": FOODS, "game": GAMES,
-    }  # fmt: skip
+        "number": NUMBERS,
+        "day": DAYS,
+        "month": MONTHS,
+        "adjective": OPPOSITES,
+        "color": COLORS,
+        "animal": ANIMALS,
+        "verb": VERBS,
+        "name": NAMES,
+        "city": CITIES,
+        "food": FOODS,
+        "game": GAMES,
+    }
+    rules = [f"<{name}> = {' | '.join(words)};" for name, words in classes.items()]
+    sentence = f"public <sentence> = {' | '.join(_templates())};"
+    return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, sentence, ""])
+
+
+def _templates() -> list[str]:
+    """Every sentence of the toy world, with word classes in place of words."""
     scene = "the <adjective> <color> <animal> <verb>"
     values = {"color": "<color>", "food": "<food>", "city": "<city>", "pet": "<animal>", "game": "<game>"}
-    templates = [
+    return [
         "what is <number> (plus | minus) <number>",
         "which is (bigger | smaller) <number> or <number>",
         "what (day | month) comes (after | before) (<day> | <month>)",
@@ -230,6 +252,3 @@ def judge_grammar() -> str:
         "the numbers are <number> <number> <number>",
         "<game> is on <day> in <city>",
     ]
-    lines = ["#JSGF V1.0;", "grammar toy;"]
-    lines += [f"<{name}> = {' | '.join(words)};" for name, words in classes.items()]
-    return "\n".join([*lines, f"public <sentence> = {' | '.join(templates)};", ""])

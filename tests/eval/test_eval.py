@@ -23,7 +23,7 @@ from eval.resynthesis import report, resynthesise
 from eval.run import TASKS, evaluate, main
 from eval.subject import Subject
 from instruct_data.speech.voices import VoiceError, open_voice
-from instruct_data.toy.grammar import judge_grammar, say
+from instruct_data.toy.grammar import asr_grammar, say
 from speechgpt.answers import Candidate
 from speechgpt.sampling import Sampling
 from units.audio import HOP, num_frames, save_wav
@@ -64,7 +64,7 @@ def speak():
 def judge(tmp_path_factory):
     pytest.importorskip("pocketsphinx", reason="the judge needs pocketsphinx: pip install '.[eval]'")
     path = tmp_path_factory.mktemp("judge") / "judge.jsgf"
-    path.write_text(judge_grammar())
+    path.write_text(asr_grammar())
     return Judge(path)
 
 
@@ -149,7 +149,7 @@ def corpus(tmp_path, speak):
     (corpus / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (corpus / "text.txt").write_text("".join(f"{q}? {a}.\n" for q, a, f in CHATS if f != "say"))
     (corpus / "corpus.json").write_text(json.dumps({"answer_voice": "espeak", "new_voice": "espeak", "seed": 0}))
-    (corpus / "judge.jsgf").write_text(judge_grammar())
+    (corpus / "judge.jsgf").write_text(asr_grammar())
     return corpus
 
 
@@ -250,7 +250,7 @@ def test_results_are_of_one_model_corpus_and_device(bench, corpus, tmp_path):
     assert calls(bench) == 1 and calls(bench) == 0  # finished
     assert calls(Bench(Subject(model, "made 2"), bench.corpus, None, tmp_path)) == 1  # another model
     assert calls(Bench(Subject(model, "made 2", "mps"), bench.corpus, None, tmp_path)) == 1  # another device
-    (corpus / "judge.jsgf").write_text(judge_grammar() + "\n")
+    (corpus / "judge.jsgf").write_text(asr_grammar() + "\n")
     assert calls(Bench(Subject(model, "made 2"), Corpus(corpus), None, tmp_path)) == 1  # another grammar
     assert calls(Bench(Subject(model, None), Corpus(corpus), None, tmp_path)) == 1  # who has no name is never known
     assert calls(Bench(Subject(model, None), Corpus(corpus), None, tmp_path)) == 1

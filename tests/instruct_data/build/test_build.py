@@ -22,7 +22,7 @@ from instruct_data.build.cross_modal import CrossModalPart
 from instruct_data.build.records import read_conversations
 from instruct_data.build.sets import UnitSource
 from instruct_data.build.splits import Splits, copies, drawn
-from instruct_data.text.chats import TextChat, TextPair, chat_line, parse_chat
+from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.dataset.unit_set import UnitRecord, write_unit_set
@@ -374,16 +374,16 @@ def test_draws_are_even_and_of_the_key_alone() -> None:
     "line", ['{"turns": []}', '{"turns": [["a"]]}', '{"turns": [["a", ""]]}', '{"turns": 3}', '{"turns": [["a", 1]]}']
 )
 def test_a_bad_chat_is_refused(line: str) -> None:
-    with pytest.raises(ValueError, match="here: "):
-        parse_chat(line, "here")
+    with pytest.raises(ChatError):
+        parse_chat(line)
 
 
 @pytest.mark.parametrize("turns", [1, 3])
 def test_a_chat_is_read_as_it_was_written(turns: int) -> None:
     chat = TextChat(tuple(TextPair(f'a "{i}"\n', "ü\u2028") for i in range(turns)))
-    assert parse_chat(chat_line(chat), "here") == chat
+    assert parse_chat(chat_line(chat)) == chat
     family = TextChat((TextPair("a", "b", "dev", "sums"),))
-    assert parse_chat(chat_line(family), "here") == family
+    assert parse_chat(chat_line(family)) == family
 
 
 def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path: Path) -> None:
@@ -393,11 +393,12 @@ def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path:
     build.main(made[0], tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert facts["counts"]["text"]["chat"] == len(NUMBERS) + 3
-    assert facts["refused"]["text"] == {"no chat": 4, "not UTF-8": 1}
+    bad_lines = {"no_turn": 1, "not_json": 1, "not_utf8": 1, "lone_surrogate": 1, "wrong_type": 1}
+    assert facts["refused"]["text"] == bad_lines
     for name, reasons in facts["refused"].items():
         listed = [json.loads(line) for line in (tmp_path / "out" / f"{name}.refused.jsonl").read_text().splitlines()]
         assert Counter(row["reason"].partition(": ")[0] for row in listed) == {
             reason: count for reason, count in reasons.items() if reason != "not a question of the text set"
         }
-    assert {row["where"] for row in listed} >= {f"{tmp_path / 'pairs.jsonl'}:{number}" for number in (1, 2, 3, 4, 5)}
+    assert {row.get("id", row.get("where")) for row in listed} >= {f"{tmp_path / 'pairs.jsonl'}:{number}" for number in (1, 2, 3, 4, 5)}
     assert facts["counts"]["chain"]

@@ -1,9 +1,10 @@
-"""Voices that are models: a transformers text-to-speech model, and the stage-2 model that speaks in units."""
+"""TTS voices of every engine, who speaks what in a chat, and a stage-2 model that speaks in units."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from transformers import VitsConfig, VitsModel, VitsTokenizer
 
 from instruct_data.build import sets as build
 from instruct_data.build.records import read_conversations
-from instruct_data.speech import speak, unit_voice
-from instruct_data.speech.speak import Line, chat_lines, speak_lines
-from instruct_data.speech.unit_voice import UnitVoice, texts_of
+from instruct_data.speech import speak, unit_synthesis, unit_voice
+from instruct_data.speech.speak import Line, SpeakConfig, chat_lines, speak_lines
+from instruct_data.speech.unit_synthesis import SynthesizedUnits, UnitSynthesizer
+from instruct_data.speech.unit_voice import UnitVoiceConfig, model_copies, texts_of
 from instruct_data.speech.voices import VoiceError, open_voice, processes
 from instruct_data.text.chats import TextChat, TextPair, chat_line
+from instruct_data.text.reasons import TextReason
 from speechgpt.answers import Candidate
 from speechgpt.prompts import tts_prompt
 from speechgpt.sampling import Sampling
@@ -25,6 +28,7 @@ from speechgpt.vocab import EOA
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.manifest import read_manifest
 from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path, write_unit_set
+from units.runtime.command import SOME_REFUSED
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_text_sounds_the_same_each_time() -> None:
-    """Noise is drawn by the C library; who spoke before, and how often, must not change it."""
+    """Flite draws noise from the C library; what was spoken before must not change it."""
     try:
         first = open_voice("flite:slt").speak("what is two")
     except VoiceError as error:
@@ -69,29 +73,32 @@ def test_a_transformers_model_speaks(vits: Path) -> None:
     assert voice.name == f"transformers:{vits}#1"
     wav = voice.speak("what is two")
     assert wav.dtype == np.float32 and wav.ndim == 1 and len(wav) > 400
-    np.testing.assert_array_equal(wav, voice.speak("what is two"))  # the same text in the same way
+    np.testing.assert_array_equal(wav, voice.speak("what is two"))
     other = open_voice(f"transformers:{vits}#2").speak("what is two")
     assert len(other) != len(wav) or not np.array_equal(wav, other)
 
 
-def test_a_model_that_cannot_speak_says_so(tmp_path: Path, vits: Path) -> None:
-    with pytest.raises(VoiceError, match="no text-to-speech model of transformers"):
-        open_voice(f"transformers:{tmp_path}").speak("a")
-    with pytest.raises(VoiceError, match="could not say"):
-        open_voice(f"transformers:{vits}#7").speak("what is two")
+def test_a_model_that_cannot_speak_is_an_error(tmp_path: Path, vits: Path) -> None:
+    for name, reason in (
+        (f"transformers:{tmp_path}", TextReason.UNKNOWN_VOICE),
+        (f"transformers:{vits}#7", TextReason.ENGINE_FAILED),
+    ):
+        with pytest.raises(VoiceError, match=re.escape(name.removeprefix("transformers:"))) as raised:
+            open_voice(name).speak("what is two")
+        assert raised.value.reason == reason
     with pytest.raises(VoiceError, match="transformers:FOLDER"):
         open_voice("whistle:loud")
 
 
 def test_lines_are_spoken_by_a_model_and_failures_are_counted(vits: Path, tmp_path: Path) -> None:
     lines = [Line("a", "what is two", f"transformers:{vits}#0"), Line("b", "what is three", f"transformers:{vits}#9")]
-    manifest = speak_lines(lines, tmp_path, "train", workers=1)
+    manifest = speak_lines(lines, tmp_path, "train", workers=1).manifest
     (kept,) = read_manifest(manifest)
     assert kept.id == "a" and len(load_wav(kept.audio)) > SAMPLE_RATE // 100
-    assert json.loads((tmp_path / "train.refused.jsonl").read_text())["where"] == "b"
+    assert json.loads((tmp_path / "train.refused.jsonl").read_text())["id"] == "b"
 
 
-# --- who says what
+# --- who speaks what
 
 CHATS = [
     TextChat((TextPair("who is ann", "a girl"), TextPair("and bob", "a boy"))),
@@ -100,7 +107,7 @@ CHATS = [
 ]
 
 
-def test_questions_vary_answers_do_not_and_a_chat_has_one_human_voice() -> None:
+def test_question_voices_vary_and_a_chat_has_one_of_them() -> None:
     voices = ["espeak:en-us", "espeak:en-us+f2", "flite:awb"]
     lines = list(chat_lines(CHATS * 3, voices, "flite:slt", 1, seed=2))
     assert len({line.id for line in lines}) == len(lines)
@@ -124,8 +131,8 @@ def test_questions_vary_answers_do_not_and_a_chat_has_one_human_voice() -> None:
     assert len(list(chat_lines(CHATS, voices, "flite:slt", 2, seed=2))) == 2 * 4 + 3
 
 
-def test_the_answer_voice_does_not_ask() -> None:
-    with pytest.raises(ValueError, match="'espeak:en-us' answers, so it cannot ask"):
+def test_the_answer_voice_is_no_question_voice() -> None:
+    with pytest.raises(ValueError, match="'espeak:en-us' is the answer voice"):
         list(chat_lines(CHATS, ["flite:awb", "espeak:en-us"], "espeak:en-us", 1, seed=0))
 
 
@@ -134,17 +141,17 @@ def text_set(path: Path) -> Path:
     return path
 
 
-def test_a_trial_speaks_the_first_chats_and_what_is_no_chat_is_listed(
+def test_a_trial_speaks_the_first_chats_and_bad_lines_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vits: Path
 ) -> None:
     pairs, voices = tmp_path / "chats.jsonl", ([f"transformers:{vits}#0"], f"transformers:{vits}#1")
     pairs.write_text("no chat\n" + "".join(map(chat_line, CHATS)))
-    speak.main(pairs, tmp_path / "out", *voices, most=1, workers=1)
+    assert speak.main(pairs, tmp_path / "out", *voices, SpeakConfig(most=1, workers=1)) == SOME_REFUSED
     first = read_manifest(tmp_path / "out" / "train.jsonl")
     assert {u.text for u in first} == {"who is ann", "a girl", "and bob", "a boy"}
-    assert json.loads((tmp_path / "out" / "chats.refused.jsonl").read_text())["where"] == f"{pairs}:1"
+    assert json.loads((tmp_path / "out" / "chats.refused.jsonl").read_text())["id"] == f"{pairs}:1"
     spoken = {u.id: u.audio.stat().st_mtime_ns for u in first}
-    speak.main(pairs, tmp_path / "out", *voices, workers=1)
+    speak.main(pairs, tmp_path / "out", *voices, SpeakConfig(workers=1))
     after = {u.id: u.audio.stat().st_mtime_ns for u in read_manifest(tmp_path / "out" / "train.jsonl")}
     assert len(after) == 7 and spoken.items() <= after.items()
 
@@ -162,32 +169,36 @@ def test_a_text_set_is_spoken_and_built_into_a_chain(tmp_path: Path, mfcc_encode
     from units.dataset import extract
 
     pairs = text_set(tmp_path / "chats.jsonl")
-    speak.main(pairs, tmp_path / "corpus", ["espeak:en-us", "espeak:en-us+f2"], "espeak:en-us+f5", workers=2)
+    speak.main(
+        pairs, tmp_path / "corpus", ["espeak:en-us", "espeak:en-us+f2"], "espeak:en-us+f5", SpeakConfig(workers=2)
+    )
     utterances = read_manifest(tmp_path / "corpus" / "train.jsonl")
     assert len(utterances) == 7
     written = {u.audio: u.audio.stat().st_mtime_ns for u in utterances}
-    speak.main(pairs, tmp_path / "corpus", ["espeak:en-us", "espeak:en-us+f2"], "espeak:en-us+f5", workers=2)
-    assert written == {u.audio: u.audio.stat().st_mtime_ns for u in utterances}  # nothing is spoken twice
+    speak.main(
+        pairs, tmp_path / "corpus", ["espeak:en-us", "espeak:en-us+f2"], "espeak:en-us+f5", SpeakConfig(workers=2)
+    )
+    assert written == {u.audio: u.audio.stat().st_mtime_ns for u in utterances}
     extract.extract(utterances, tmp_path / "units", mfcc_encoder)
     build.main(tmp_path / "units", pairs, "espeak:en-us+f5", tmp_path / "out")
     chain = list(read_conversations(tmp_path / "out" / "chain.jsonl.gz"))
-    assert sorted(len(c.messages) // 2 for c in chain) == [1, 1, 1, 2]  # "and bob" needs what was said before it
+    assert sorted(len(c.messages) // 2 for c in chain) == [1, 1, 1, 2]  # "and bob" needs the turn before it
 
 
 # --- the stage-2 model
 
 
 def test_the_model_speaks_in_units(widened: Path) -> None:
-    voice = UnitVoice(widened, sampling=Sampling(temperature=1.0, max_new_tokens=40, seed=1))
+    voice = UnitSynthesizer(widened, sampling=Sampling(temperature=1.0, max_new_tokens=40, seed=1))
     spoken = voice.speak(["what is two", "say it", "word " * 400])
     assert [one.text[:4] for one in spoken] == ["what", "say ", "word"]
-    assert spoken[2].ids is None and spoken[2].reason == "the text is longer than the model's context"
+    assert spoken[2].ids is None and spoken[2].reason == TextReason.LONGER_THAN_CONTEXT
     for one in spoken[:2]:
         assert (one.ids is None) == bool(one.reason)
         assert one.ids is None or (one.ids and max(one.ids) < voice.gpt.codebook.size)
 
 
-def test_the_model_hears_what_it_says_in_units(widened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_verifies_the_units_it_speaks(widened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[tuple[list[str], list[tuple[int, ...]], int]] = []
 
     def replies(model, dialogue, prompts, form, sampling) -> list[list[int]]:
@@ -200,30 +211,37 @@ def test_the_model_hears_what_it_says_in_units(widened: Path, monkeypatch: pytes
         heard.append((texts, first, sampling.candidates))
         return [Candidate((5,), True, 1) for _ in texts]
 
-    monkeypatch.setattr(unit_voice, "generate", replies)
-    monkeypatch.setattr(unit_voice, "choose_candidates", again)
-    spoken = UnitVoice(widened, sampling=Sampling(candidates=2)).speak(["what is two", "say it"])
+    monkeypatch.setattr(unit_synthesis, "generate", replies)
+    monkeypatch.setattr(unit_synthesis, "choose_candidates", again)
+    spoken = UnitSynthesizer(widened, sampling=Sampling(candidates=2)).speak(["what is two", "say it"])
     assert heard == [(["what is two"], [(1, 2)], 2)]
-    assert [one.ids for one in spoken] == [(5,), None] and spoken[1].reason == "the model found no end"
-    assert UnitVoice(widened, sampling=Sampling(candidates=1)).speak(["what is two"])[0].ids == (1, 2) and len(heard) == 1
+    assert [one.ids for one in spoken] == [(5,), None] and spoken[1].reason == TextReason.NO_END
+    assert (
+        UnitSynthesizer(widened, sampling=Sampling(candidates=1)).speak(["what is two"])[0].ids == (1, 2)
+        and len(heard) == 1
+    )
 
 
-def test_texts_are_said_once() -> None:
+def test_texts_are_spoken_once() -> None:
     assert list(texts_of(CHATS, "answers")) == ["a girl", "a boy", "a man"]
     assert list(texts_of(CHATS, "both"))[:3] == ["who is ann", "a girl", "and bob"]
     assert len(list(texts_of(CHATS, "questions"))) == 4
     with pytest.raises(ValueError, match="said is 'songs'"):
         list(texts_of(CHATS, "songs"))
+    with pytest.raises(ValueError, match="--batch is 0"):
+        UnitVoiceConfig(batch=0)
+    with pytest.raises(ValueError, match="--voices_a_question is 0"):
+        SpeakConfig(voices_a_question=0)
 
 
 def test_a_large_model_is_not_copied_for_each_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_voice, "own_cores", lambda beside: 64 // beside)
     monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}[name])
     (tmp_path / "model.safetensors").write_bytes(bytes(200_000))
-    assert unit_voice._copies(tmp_path, "cpu", 1) == 4096 * 1000 // 2 // 400_000 == 5
-    assert unit_voice._copies(tmp_path, "cpu", 2) == 2 and unit_voice._copies(tmp_path, "cuda", 1) == 1
+    assert model_copies(tmp_path, "cpu", 1) == 4096 * 1000 // 2 // 400_000 == 5
+    assert model_copies(tmp_path, "cpu", 2) == 2 and model_copies(tmp_path, "cuda", 1) == 1
     (tmp_path / "model.safetensors").write_bytes(bytes(2_000_000))
-    assert unit_voice._copies(tmp_path, "cpu", 1) == 1
+    assert model_copies(tmp_path, "cpu", 1) == 1
 
 
 def test_a_unit_set_of_the_models_voice_resumes_and_feeds_the_chain(
@@ -238,38 +256,39 @@ def test_a_unit_set_of_the_models_voice_resumes_and_feeds_the_chain(
         "workers": 1,
     }
 
-    def speaks(voice: UnitVoice, texts: list[str]) -> list[unit_voice.SpokenUnits]:
+    def speaks(voice: UnitSynthesizer, texts: list[str]) -> list[SynthesizedUnits]:
         said = [(len(text) % 12, 1) for text in texts]
         return [
-            unit_voice.SpokenUnits(t, None if t == "a man" else ids, "the model said nothing")
+            SynthesizedUnits(t, None, TextReason.NO_UNITS) if t == "a man" else SynthesizedUnits(t, ids)
             for t, ids in zip(texts, said)
         ]
 
-    monkeypatch.setattr(UnitVoice, "speak", speaks)  # an untrained model hardly ever comes to an end
-    unit_voice.main(pairs, out, widened, **settings)
+    monkeypatch.setattr(UnitSynthesizer, "speak", speaks)  # an untrained model hardly ever ends its reply
+    assert unit_voice.main(pairs, out, widened, UnitVoiceConfig(**settings)) == SOME_REFUSED
     made = read_unit_set(out)
     assert (len(made), made.refused, made.shards) == (2, 1, 3)
     assert [(r.text, r.speaker, r.units.ids, r.units.durations) for r in made] == [
         ("a girl", "model", (6, 1), None),
         ("a boy", "model", (5, 1), None),
     ]
-    assert json.loads((out / "refused.jsonl").read_text())["reason"] == "the model said nothing: 'a man'"
+    row = json.loads((out / "refused.jsonl").read_text())
+    assert (row["reason"], row["detail"]) == (TextReason.NO_UNITS.value, "a man")
     pairs.write_text("".join(map(chat_line, CHATS)) + "no chat\n")
     for rank in (1, 0):
         assert not (tmp_path / "shared" / "unit_set.json").exists()
-        unit_voice.main(pairs, tmp_path / "shared", widened, **settings, rank=rank, world=2)
+        unit_voice.main(pairs, tmp_path / "shared", widened, UnitVoiceConfig(**settings, rank=rank, world=2))
     shared = read_unit_set(tmp_path / "shared")
     assert list(shared) == list(made) and shared.refused == 2
     refused = [json.loads(line) for line in (tmp_path / "shared" / "refused.jsonl").read_text().splitlines()]
-    assert [row["where"].rpartition(":")[2] for row in refused][0] == "4"
+    assert [row["id"].rpartition(":")[2] for row in refused][0] == "4"
     with pytest.raises(ValueError, match="rank is 2 of a world of 2"):
-        unit_voice.main(pairs, out, widened, **settings, rank=2, world=2)
+        unit_voice.main(pairs, out, widened, UnitVoiceConfig(**settings, rank=2, world=2))
     shard_path(out, 1).unlink()
     kept = shard_path(out, 0).stat().st_mtime_ns
-    unit_voice.main(pairs, out, widened, **settings)
+    unit_voice.main(pairs, out, widened, UnitVoiceConfig(**settings))
     assert [r.text for r in read_unit_set(out)] == ["a girl", "a boy"] and shard_path(out, 0).stat().st_mtime_ns == kept
     with pytest.raises(ValueError, match="begun with other texts"):
-        unit_voice.main(pairs, out, widened, said="both", **settings)
+        unit_voice.main(pairs, out, widened, UnitVoiceConfig(said="both", **settings))
 
     asked = [UnitRecord(f"q{i}", made_units, 1600, chat.turns[0].question, "espeak:en-us")
              for i, (chat, made_units) in enumerate(zip(CHATS, [r.units for r in made] * 2))]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Text sets on disk: both forms, lines that are none, compression, and the balance of families."""
+"""Text sets on disk: both forms, bad lines, compression, and the balance of families."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from instruct_data.build import text_parts
 from instruct_data.build.splits import Splits
 from instruct_data.build.text_parts import BalancedPart, family_copies, repeat_conversation
-from instruct_data.text.chats import TextChat, TextPair, chat_line, parse_chat, read_chats
+from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat, read_chats
+from instruct_data.text.reasons import TextReason
 from units.runtime.refusals import Refusals, listed_refusals
 
 
@@ -22,21 +23,34 @@ def test_a_pair_may_hold_any_text(tmp_path: Path) -> None:
     assert list(read_chats(tmp_path / "pairs.jsonl", Refusals())) == [TextChat((TextPair(**pair),))]
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["{", "[]", '{"question": "a"}', '{"question": "a", "answer": ""}', '{"question": 1, "answer": "b"}', "[" * 100_000,
-     '{"turns": ["ab"]}', '{"turns": [["a", "b", "c"]]}', '{"turns": [["a", ""]]}', '{"turns": []}', '{"question": "a", "answer": "\\ud83d"}'],
-)  # fmt: skip
-def test_a_bad_pair_is_refused_by_its_line(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ValueError, match="^pairs.jsonl:2: "):
-        parse_chat(line, "pairs.jsonl:2")
+BAD_LINES = {
+    "{": TextReason.NOT_JSON,
+    "[" * 100_000: TextReason.NOT_JSON,
+    "[]": TextReason.NOT_AN_OBJECT,
+    '{"question": "a"}': TextReason.NO_TURN,
+    '{"question": "a", "answer": ""}': TextReason.NO_TURN,
+    '{"question": 1, "answer": "b"}': TextReason.NO_TURN,
+    '{"turns": [["a", ""]]}': TextReason.NO_TURN,
+    '{"turns": ["ab"]}': TextReason.WRONG_TYPE,
+    '{"turns": [["a", "b", "c"]]}': TextReason.WRONG_TYPE,
+    '{"turns": []}': TextReason.WRONG_TYPE,
+    '{"question": "a", "answer": "\\ud83d"}': TextReason.LONE_SURROGATE,
+}
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=lambda line: line[:30])
+def test_a_bad_line_is_refused_with_its_number_and_a_code(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ChatError) as raised:
+        parse_chat(line)
+    assert raised.value.reason == BAD_LINES[line]
     (tmp_path / "pairs.jsonl").write_text('{"question": "a", "answer": "b", "extra": 1}\n' + line + "\n")
     with listed_refusals(tmp_path / "refused.jsonl") as refusals:
         assert len(list(read_chats(tmp_path / "pairs.jsonl", refusals))) == 1
-    assert json.loads((tmp_path / "refused.jsonl").read_text())["where"] == f"{tmp_path / 'pairs.jsonl'}:2"
+    row = json.loads((tmp_path / "refused.jsonl").read_text())
+    assert (row["id"], row["reason"]) == (f"{tmp_path / 'pairs.jsonl'}:2", BAD_LINES[line].value)
 
 
-def test_marks_of_byte_order_blank_lines_and_compression_are_no_matter(tmp_path: Path) -> None:
+def test_byte_order_marks_blank_lines_and_compression_make_no_difference(tmp_path: Path) -> None:
     lines = '\ufeff{"question": "what do wheels do", "answer": "turns"}\r\n\n{"question": "c", "answer": "turns"}\n \n'
     (tmp_path / "pairs.jsonl").write_bytes(lines.encode())
     (tmp_path / "pairs.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
@@ -45,7 +59,7 @@ def test_marks_of_byte_order_blank_lines_and_compression_are_no_matter(tmp_path:
         chats = list(read_chats(tmp_path / name, refusals))
         assert [chat.turns[0].question for chat in chats] == ["what do wheels do", "c"] and not refusals.counts
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-20])
-    with pytest.raises(ValueError, match="cut.jsonl.gz was cut short or damaged"):
+    with pytest.raises(ValueError, match="cut.jsonl.gz"):
         list(read_chats(tmp_path / "cut.jsonl.gz", Refusals()))
 
 
@@ -58,7 +72,7 @@ def test_a_part_begins_where_the_one_before_it_ends(tmp_path: Path, monkeypatch:
     assert [index for part in parts for index, _ in part.lines(Refusals())] == list(range(5))
 
 
-def test_no_family_drowns() -> None:
+def test_families_are_balanced() -> None:
     families = [(i, "many" if i % 10 else "few") for i in range(100)]
     times = family_copies(families, 1, 20, seed=1)
     assert [sum(number % 10 == 0 for number in times), len(times)] == [10, 30]
@@ -79,10 +93,10 @@ def test_a_balanced_set_streams_chats_of_several_turns_and_counts_what_it_refuse
     found = [conversation for _, conversation in part.conversations(refusals)]
     assert [c.id for c in found] == [f"{task}-{i}" for task in ("chat", "repeat") for i in range(8)]
     assert Counter(len(c.messages) for c in found if c.task == "chat") == {2: 4, 4: 4}
-    assert found[-1].messages[1].parts == ("first", "one") and refusals.counts == {"no chat": 1}
+    assert found[-1].messages[1].parts == ("first", "one") and refusals.counts == {TextReason.NOT_JSON: 1}
 
 
-def test_repeating_says_the_question_back_before_the_answer() -> None:
+def test_a_repeat_conversation_has_the_question_before_the_answer() -> None:
     pairs = [TextPair("what is one plus one", "that makes two"), TextPair("which is bigger", "two is bigger")]
     found = [repeat_conversation(pair, i, seed=0) for i, pair in enumerate(pairs)]
     assert [c.messages[1].parts for c in found] == [(p.question, p.answer) for p in pairs]

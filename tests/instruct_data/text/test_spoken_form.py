@@ -83,7 +83,7 @@ def test_numbers_are_read_as_their_language_writes_them(language: str | None, te
     assert speakable(text, language) == said
 
 
-def test_there_is_one_kind_of_space_and_nothing_invisible() -> None:
+def test_tidy_leaves_one_kind_of_space_and_nothing_invisible() -> None:
     assert tidy("a\r\nb\rc\u2028d\u00a0e\u3000f\u200b\ufeff\u00adg") == "a\nb\nc\nd e fg"
     assert (
         tidy("mi\u200cravam \u0915\u094d\u200d\u0937") == "mi\u200cravam \u0915\u094d\u200d\u0937"
@@ -93,7 +93,7 @@ def test_there_is_one_kind_of_space_and_nothing_invisible() -> None:
 PIECES = st.sampled_from([*"0123456789", *".,:/-+=* \n'$%#", "km", "m", "st", "x", "a", "pm", "St.", "No.", "May ", " million", "k", "s", "\u20ac", "\u00b0", "1999"])  # fmt: skip
 
 
-def glued(text: str) -> list[str]:
+def mixed_words(text: str) -> list[str]:
     """Words of digits and letters."""
     return [word for word in re.findall(r"\w+", text) if re.search(r"\d", word) and re.search(r"[^\W\d_]", word)]
 
@@ -105,15 +105,15 @@ def glued(text: str) -> list[str]:
 @example("No.5", "en")
 @example("$5M5", "en")
 @example("10:30am5", "en")
-def test_no_digit_is_glued_to_what_was_written_out(text: str, language: str) -> None:
-    assert set(glued(speakable(text, language))) <= set(glued(tidy(text)))
+def test_no_digit_touches_a_word_that_was_written_out(text: str, language: str) -> None:
+    assert set(mixed_words(speakable(text, language))) <= set(mixed_words(tidy(text)))
 
 
 AMOUNT = r"\d{1,3}(,\d{3}){0,3}(\.\d\d)?"
 
 
 @given(amount=st.from_regex(AMOUNT, fullmatch=True).filter(str.isascii), unit=st.sampled_from(["$", " kg", " people"]))
-def test_the_amount_does_not_hang_on_what_stands_beside_it(amount: str, unit: str) -> None:
+def test_an_amount_is_spoken_alike_with_any_unit(amount: str, unit: str) -> None:
     if amount[0] == "0" or amount.endswith("0") and "." in amount:
         return
     alone = speakable(f"it is {amount}").removeprefix("it is ").split(" point ")[0]
@@ -123,7 +123,7 @@ def test_the_amount_does_not_hang_on_what_stands_beside_it(amount: str, unit: st
 
 
 @given(number=st.integers(0, 10**40))
-def test_no_digit_of_a_number_is_left_unsaid(number: int) -> None:
+def test_no_digit_of_a_number_stays(number: int) -> None:
     said = speakable(f"about {number} of them")
     assert said.startswith("about ") and said.endswith(" of them")
     assert not any(c.isdigit() for c in said)

@@ -1,4 +1,4 @@
-"""Published text sets in their forms; filters that count under their names; text as it is spoken."""
+"""Published formats of text sets; filters that count under their reason codes; text as it is spoken."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from instruct_data.text import rows as text_rows
 from instruct_data.text import sources as text_sources
 from instruct_data.text.chats import TextChat, TextPair, parse_chat
-from instruct_data.text.filters import Filters, is_unspeakable, word_count
-from instruct_data.text.sources import FORMS, read_source
+from instruct_data.text.filters import Filters
+from instruct_data.text.published import FORMATS
+from instruct_data.text.reasons import FILTERED, TextReason
+from instruct_data.text.sources import NothingKept, exit_code, read_source
+from instruct_data.text.speakability import is_unspeakable, word_count
+from units.runtime.command import SOME_REFUSED
 from units.runtime.refusals import Refusals
 
 RAW = Filters(1000, 1000, False, False, False, False, False, None, False)
@@ -83,9 +88,7 @@ def test_each_published_form_is_read_from_each_kind_of_file(tmp_path: Path, kind
     refusals = Refusals()
     ((_, chat),) = read_source(path, form, refusals)
     assert [(turn.question, turn.answer) for turn in chat.turns] == expected
-    assert refusals.counts == (
-        {"its parent is not among its neighbours": 1} if form == "openassistant" and len(rows) > 1 else {}
-    )
+    assert refusals.counts == ({TextReason.NO_PARENT: 1} if form == "openassistant" and len(rows) > 1 else {})
 
 
 def test_a_family_and_a_split_stay(tmp_path: Path) -> None:
@@ -95,12 +98,12 @@ def test_a_family_and_a_split_stay(tmp_path: Path) -> None:
 
 
 BAD_ROWS = {
-    "plain": [({"question": "a"}, "a field is missing"), ({"question": 1, "answer": "b"}, "a field has another type"),
-              ([1], "not an object"), ({"turns": []}, "no question with an answer")],
-    "moss": [({"plain_text": "hello"}, "no question with an answer"), ({"text": ""}, "a field is missing")],
-    "sharegpt": [({"conversations": [{"from": "human", "value": "a"}] * 2}, "one side speaks twice in a row"),
-                 ({"conversations": [{"from": "narrator", "value": "a"}]}, "unknown role"), ({"conversations": 3}, "a field has another type")],
-    "openassistant": [({"prompt": {"text": "a", "role": "prompter"}}, "no question with an answer")],
+    "plain": [({"question": "a"}, TextReason.MISSING_FIELD), ({"question": 1, "answer": "b"}, TextReason.WRONG_TYPE),
+              ([1], TextReason.NOT_AN_OBJECT), ({"turns": []}, TextReason.NO_TURN)],
+    "moss": [({"plain_text": "hello"}, TextReason.NO_TURN), ({"text": ""}, TextReason.MISSING_FIELD)],
+    "sharegpt": [({"conversations": [{"from": "human", "value": "a"}] * 2}, TextReason.ROLES_DO_NOT_ALTERNATE),
+                 ({"conversations": [{"from": "narrator", "value": "a"}]}, TextReason.UNKNOWN_ROLE), ({"conversations": 3}, TextReason.WRONG_TYPE)],
+    "openassistant": [({"prompt": {"text": "a", "role": "prompter"}}, TextReason.NO_TURN)],
 }  # fmt: skip
 
 
@@ -121,23 +124,23 @@ def test_a_damaged_file_gives_what_stands_before_the_damage(tmp_path: Path) -> N
     (tmp_path / "set.jsonl").write_text(
         '{"question": "a", "answer": "b"}\n{"question"\n{"question": "c", "answer": "d"}\n'
     )
-    for name, kept, reason in (("set.json", 1, "the array is damaged from here on"), ("set.jsonl", 2, "not JSON")):
+    for name, kept, reason in (("set.json", 1, TextReason.DAMAGED_ARRAY), ("set.jsonl", 2, TextReason.NOT_JSON)):
         refusals = Refusals()
         assert len(list(read_source(tmp_path / name, "plain", refusals))) == kept
         assert refusals.counts == {reason: 1}
-    with pytest.raises(ValueError, match=r"unknown form 'tales'; there are plain, alpaca"):
+    with pytest.raises(ValueError, match="'tales'.*plain, alpaca"):
         next(read_source(tmp_path / "set.json", "tales", Refusals()))
-    assert set(FORMS) == {"plain", "alpaca", "moss", "sharegpt", "dolly", "openassistant", "ultrachat"}
+    assert set(FORMATS) == {"plain", "alpaca", "moss", "sharegpt", "dolly", "openassistant", "ultrachat"}
 
 
 ODD = ['{"question": "a\tb", "answer": "c", "x": NaN}', '{"question": "a", "answer": "b\\ud83d"}', '{"question": "c", "answer": "d"}']  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "json.gz"])
-def test_what_other_programs_write_into_json_loses_no_other_row(
+def test_rows_that_are_not_valid_json_lose_no_other_row(
     tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_sources, "CHUNK", 7)
+    monkeypatch.setattr(text_rows, "CHUNK", 7)
     text = "\ufeff" + ("\n".join(ODD) if ending == "jsonl" else f"[{', '.join(ODD)}, 12 ]")
     text += "\n\n12" if ending == "jsonl" else ""
     data = text.encode().replace(b'"d"', b'"\xc3\xa4"')
@@ -145,11 +148,11 @@ def test_what_other_programs_write_into_json_loses_no_other_row(
     refusals = Refusals()
     found = [chat.turns[0] for _, chat in read_source(tmp_path / f"a.{ending}", "plain", refusals)]
     assert found == [TextPair("a\tb", "c"), TextPair("c", "\u00e4")]
-    assert refusals.counts == {"half a character": 1, "not an object": 1}
+    assert refusals.counts == {TextReason.LONE_SURROGATE: 1, TextReason.NOT_AN_OBJECT: 1}
 
 
-@pytest.mark.parametrize("ending, reason", [("json", "half a character"), ("jsonl", "not JSON")])
-def test_a_row_of_another_encoding_is_refused_alone(tmp_path: Path, ending: str, reason: str) -> None:
+@pytest.mark.parametrize("ending, reason", [("json", TextReason.LONE_SURROGATE), ("jsonl", TextReason.NOT_JSON)])
+def test_a_row_of_another_encoding_is_refused_alone(tmp_path: Path, ending: str, reason: TextReason) -> None:
     rows = [b'{"question": "\xe4", "answer": "b"}', b'{"question": "c", "answer": "d"}']
     (tmp_path / f"a.{ending}").write_bytes(b"\n".join(rows) if ending == "jsonl" else b"[" + b",".join(rows) + b"]")
     refusals = Refusals()
@@ -161,37 +164,37 @@ def test_a_row_of_another_encoding_is_refused_alone(tmp_path: Path, ending: str,
 
 GOOD = TextPair("What is a cat?", "A small animal that likes milk.")
 REFUSED = {
-    "long answer": TextPair("Why?", "so " * 36),
-    "long question": TextPair("why " * 61, "So."),
-    "code": TextPair("How do I loop?", "Write\n```\nfor x in y: pass\n```"),
-    "url": TextPair("Where is it?", "Look at https://example.org/a for it."),
-    "table": TextPair("Show me.", "| a | b |\n| 1 | 2 |"),
-    "list": TextPair("Name two.", "1. one thing\n2. another thing"),
-    "unspeakable": TextPair("How are you?", "Fine \U0001f600"),
-    "language": TextPair("Was ist das hier?", "Das ist ein kleines Tier, das gerne Milch trinkt."),
-    "empty": TextPair("What is it?", "  "),
+    TextReason.LONG_ANSWER: TextPair("Why?", "so " * 36),
+    TextReason.LONG_QUESTION: TextPair("why " * 61, "So."),
+    TextReason.CODE: TextPair("How do I loop?", "Write\n```\nfor x in y: pass\n```"),
+    TextReason.URL: TextPair("Where is it?", "Look at https://example.org/a for it."),
+    TextReason.TABLE: TextPair("Show me.", "| a | b |\n| 1 | 2 |"),
+    TextReason.LIST: TextPair("Name two.", "1. one thing\n2. another thing"),
+    TextReason.UNSPEAKABLE: TextPair("How are you?", "Fine \U0001f600"),
+    TextReason.LANGUAGE: TextPair("Was ist das hier?", "Das ist ein kleines Tier, das gerne Milch trinkt."),
+    TextReason.EMPTY: TextPair("What is it?", "  "),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_each_filter_counts_under_its_name(name: str) -> None:
+@pytest.mark.parametrize("reason", REFUSED)
+def test_each_filter_counts_under_its_code(reason: TextReason) -> None:
     refusals = Refusals()
     filters = Filters(language="en")
-    assert filters.apply(TextChat((REFUSED[name],)), "here", refusals) is None
-    assert refusals.counts == {name: 1}
-    if name != "empty":  # which is no chat at all
-        assert RAW.apply(TextChat((REFUSED[name],)), "here", refusals) is not None  # switched off, it refuses nothing
+    assert filters.apply(TextChat((REFUSED[reason],)), "here", refusals) is None
+    assert refusals.counts == {reason: 1} and reason in FILTERED
+    if reason != TextReason.EMPTY:  # this filter cannot be switched off
+        assert RAW.apply(TextChat((REFUSED[reason],)), "here", refusals) is not None
 
 
 def test_a_chat_is_cut_before_its_first_bad_turn() -> None:
     refusals = Refusals()
-    kept = Filters().apply(TextChat((GOOD, REFUSED["url"], GOOD)), "here", refusals)
-    assert kept == TextChat((GOOD,)) and refusals.counts == {"url": 1}
+    kept = Filters().apply(TextChat((GOOD, REFUSED[TextReason.URL], GOOD)), "here", refusals)
+    assert kept == TextChat((GOOD,)) and refusals.counts == {TextReason.URL: 1}
 
 
 def test_the_papers_limit_is_35_words() -> None:
     assert Filters().reason(*[TextPair("Why?", "so " * 35)] * 2) is None
-    assert Filters().reason(*[TextPair("Why?", "so " * 36)] * 2) == "long answer"
+    assert Filters().reason(*[TextPair("Why?", "so " * 36)] * 2) == TextReason.LONG_ANSWER
     assert word_count("\u4f60\u597d\uff0c\u4e16\u754c\u3002") == 4  # Chinese: characters, without punctuation
     assert word_count("\uc548\ub155\ud558\uc138\uc694 \uc138\uacc4") == 2  # Korean has spaces
     assert word_count("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e0a\u0e32\u0e27\u0e42\u0e25\u0e01") == 3  # Thai has none
@@ -200,7 +203,7 @@ def test_the_papers_limit_is_35_words() -> None:
 
 @pytest.mark.parametrize("text", ["so\u00a0ein \u201eZitat\u201c", "l\u2019eau\u202f!", "\u300c\u306f\u3044\u300d\u3000\u30a2\u30fb\u30a4", "\u0928\u092e\u0938\u094d\u0924\u0947\u0964",
     "\u0645\u06cc\u200c\u0631\u0648\u0645", "two\r\nlines", "plain", "\u00fcber \u00e9t\u00e9", "\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u0645\u0631\u062d\u0628\u0627\u061f", "it\u2019s \u201cfine\u201d \u2014 yes", "\u0928\u092e\u0938\u094d\u0924\u0947"])  # fmt: skip
-def test_what_can_be_said_is_speakable(text: str) -> None:
+def test_letters_and_silent_punctuation_are_speakable(text: str) -> None:
     assert not is_unspeakable(text)
     for character in "\u2192\x07\t#/@{_$\U0001f600":
         assert is_unspeakable(text + character)
@@ -214,7 +217,7 @@ def test_a_language_may_be_written_in_many_ways() -> None:
         "pt",
         None,
     ]
-    with pytest.raises(ValueError, match="unknown language 'english'; there are ace af am .* en "):
+    with pytest.raises(ValueError, match="'english'.* ace af am .* en "):
         Filters(language="english")
 
 
@@ -222,10 +225,10 @@ def test_a_language_may_be_written_in_many_ways() -> None:
     ("How much is it?", "It costs $5.", "It costs five dollars."),
     ("What is 10 - 4?", "6", "six"),
     ("Wie viele hast du?", "Ich habe 3 \u00c4pfel und 1.500 Euro.", "Ich habe drei \u00c4pfel und eintausendf\u00fcnfhundert Euro."),
-    ("Hm 3?", "7", "7"),  # of no language that could be told
+    ("Hm 3?", "7", "7"),  # its language is uncertain
     ("What is it?\r\nSay it.", "An\u00a0apple.", "An apple."),
 ])  # fmt: skip
-def test_without_a_language_numbers_are_said_in_that_of_the_chat(question: str, answer: str, said: str) -> None:
+def test_without_a_language_numbers_are_written_out_in_that_of_the_chat(question: str, answer: str, said: str) -> None:
     found = Filters().apply(TextChat((TextPair(question, answer),)), "here", Refusals())
     assert found and found.turns[0].answer == said
 
@@ -237,9 +240,10 @@ def test_a_set_is_made_with_its_refusals_listed(tmp_path: Path) -> None:
     filters = Filters(language="en", duplicates=False)
     text_sources.main(tmp_path / "a.json", "alpaca", tmp_path / "chats.jsonl", filters)
     lines = (tmp_path / "chats.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [parse_chat(line, "x").turns for line in lines] == [(GOOD,), (GOOD,)]
+    assert [parse_chat(line).turns for line in lines] == [(GOOD,), (GOOD,)]
+    assert {row["reason"] for row in map(json.loads, (tmp_path / "chats.jsonl.refused.jsonl").open())} == set(REFUSED)
     listed = [json.loads(line) for line in (tmp_path / "chats.jsonl.refused.jsonl").read_text().splitlines()]
-    assert [one["where"] for one in listed] == [f"{tmp_path / 'a.json'}:{i}" for i in range(2, len(turns))]
+    assert [one["id"] for one in listed] == [f"{tmp_path / 'a.json'}:{i}" for i in range(2, len(turns))]
     text_sources.main([tmp_path / "a.json"] * 2, "alpaca", tmp_path / "chats.jsonl.gz", filters)
     assert len(gzip.decompress((tmp_path / "chats.jsonl.gz").read_bytes()).splitlines()) == 4
 
@@ -249,19 +253,32 @@ def test_a_chat_is_kept_once(tmp_path: Path, capsys) -> None:
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text_sources.main(tmp_path / "a.jsonl", "plain", tmp_path / "chats.jsonl", Filters(language="en"))
     assert len((tmp_path / "chats.jsonl").read_text().splitlines()) == 2
-    assert "2 refused; 2 duplicate" in capsys.readouterr().out
+    assert f"2 refused (2 {TextReason.DUPLICATE})" in capsys.readouterr().out
 
 
-def test_a_trial_reads_as_many_chats_as_it_is_told(tmp_path: Path) -> None:
+def test_a_trial_reads_a_limited_number_of_chats(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("".join(f'{{"question": "q{i}", "answer": "a"}}\n' for i in range(9)))
     text_sources.main([tmp_path / "a.jsonl"] * 2, "plain", tmp_path / "out.jsonl", most=7)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 7
+    with pytest.raises(ValueError, match="--most is 0"):
+        text_sources.main(tmp_path / "a.jsonl", "plain", tmp_path / "out.jsonl", most=0)
 
 
-def test_the_wrong_form_fails_and_leaves_what_was_there(tmp_path: Path) -> None:
+def test_refused_inputs_give_an_exit_code_and_filtered_ones_do_not(tmp_path: Path) -> None:
+    rows = ['{"question": "How long?", "answer": "' + "so " * 36 + '"}', '{"question": "What?", "answer": "That."}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    assert text_sources.main(tmp_path / "a.jsonl", "plain", tmp_path / "out.jsonl") == 0
+    (tmp_path / "a.jsonl").write_text("\n".join([*rows, "no json"]))
+    assert text_sources.main(tmp_path / "a.jsonl", "plain", tmp_path / "out.jsonl") == SOME_REFUSED
+    refusals = Refusals()
+    refusals.add("here", TextReason.URL)
+    assert exit_code(refusals) == 0
+
+
+def test_the_wrong_format_fails_and_leaves_the_existing_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"instruction": "a", "output": "b"}]))
-    (tmp_path / "out.jsonl").write_text("of a former run")
-    with pytest.raises(SystemExit, match="no chat of .*a.json as 'sharegpt' was kept.*1 refused; 1 a field is missing"):
+    (tmp_path / "out.jsonl").write_text("of an earlier run")
+    with pytest.raises(NothingKept, match=f"a.json as 'sharegpt'.*1 refused .1 {TextReason.MISSING_FIELD}"):
         text_sources.main(tmp_path / "a.json", "sharegpt", tmp_path / "out.jsonl")
-    assert (tmp_path / "out.jsonl").read_text() == "of a former run"
+    assert (tmp_path / "out.jsonl").read_text() == "of an earlier run"
     assert "'conversations'" in (tmp_path / "out.jsonl.refused.jsonl").read_text()

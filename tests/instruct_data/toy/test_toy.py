@@ -1,4 +1,4 @@
-"""The toy world's laws: nothing that is tested is heard in training, and training holds every word."""
+"""Invariants of the toy world: nothing that is tested is in the training audio, which holds every word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tiny_parts import tones
 from instruct_data.speech import speak
 from instruct_data.speech.speak import Line, speak_lines
 from instruct_data.speech.voices import VoiceError, open_voice
-from instruct_data.toy.grammar import FAMILIES, SPLITS, ToyText, judge_grammar, make_text, vocabulary
+from instruct_data.text.reasons import TextReason
+from instruct_data.toy.grammar import FAMILIES, SPLITS, ToyText, asr_grammar, make_text, vocabulary
 from instruct_data.toy.world import (
     ANSWER_VOICE,
     NEW_VOICE,
@@ -25,6 +26,7 @@ from instruct_data.toy.world import (
     toy_text,
     training_lines,
     unseen_statements,
+    write_texts,
 )
 from units.corpus.manifest import read_manifest
 
@@ -41,11 +43,11 @@ def lines(text: ToyText) -> list[Line]:
     return training_lines(text, ToyConfig())
 
 
-def test_no_held_out_question_is_heard_in_training(text: ToyText, lines: list[Line]) -> None:
-    heard = {line.text for line in lines}
+def test_no_held_out_question_is_in_the_training_audio(text: ToyText, lines: list[Line]) -> None:
+    spoken = {line.text for line in lines}
     for split in ("dev", "test"):
-        assert not heard & {q.question for q in text.questions[split]}
-        assert not heard & {q.answer for q in text.questions[split] if q.family in ("say", "town")}
+        assert not spoken & {q.question for q in text.questions[split]}
+        assert not spoken & {q.answer for q in text.questions[split] if q.family in ("say", "town")}
 
 
 def test_no_combination_is_in_two_splits(text: ToyText) -> None:
@@ -72,7 +74,7 @@ def test_the_vocoders_test_sentences_are_in_no_training_line(text: ToyText, line
     assert not {line.text for line in lines} & set(unseen)
 
 
-def test_every_word_is_heard_in_training(text: ToyText, lines: list[Line]) -> None:
+def test_every_word_is_in_the_training_audio(text: ToyText, lines: list[Line]) -> None:
     words = set(vocabulary())
     assert 140 < len(words) < 175
     assert {word for line in lines for word in line.text.split()} == words
@@ -81,7 +83,7 @@ def test_every_word_is_heard_in_training(text: ToyText, lines: list[Line]) -> No
     assert tested <= asked
 
 
-def test_every_answer_has_somebody_who_speaks_it(text: ToyText, lines: list[Line]) -> None:
+def test_every_training_answer_is_spoken(text: ToyText, lines: list[Line]) -> None:
     spoken = {line.text for line in lines if line.voice == ANSWER_VOICE}
     assert {q.answer for q in text.questions["train"]} <= spoken
 
@@ -102,8 +104,8 @@ def test_a_question_has_one_answer(text: ToyText) -> None:
             assert (q.question + q.answer).replace(" ", "").isalpha()
 
 
-def test_the_judge_knows_every_sentence(text: ToyText) -> None:
-    accepts = sentence_pattern(judge_grammar())
+def test_the_asr_grammar_accepts_every_sentence(text: ToyText) -> None:
+    accepts = sentence_pattern(asr_grammar())
     sentences = text.statements + [s for split in SPLITS for q in text.questions[split] for s in (q.question, q.answer)]
     assert [sentence for sentence in sentences if not accepts.fullmatch(sentence)] == []
     assert not accepts.fullmatch("what is two plus")
@@ -129,18 +131,32 @@ def test_the_same_seed_is_the_same_world() -> None:
     assert Counter(line.voice for line in asked).keys() == set(QUESTION_VOICES)
 
 
+def test_the_texts_of_a_corpus_folder(tmp_path: Path, text: ToyText) -> None:
+    write_texts(tmp_path, text, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {"chats.jsonl", "text.txt", "asr_grammar.jsgf"}
+    rows = [json.loads(line) for line in (tmp_path / "chats.jsonl").read_text().splitlines()]
+    assert Counter(row["split"] for row in rows) == {split: len(text.questions[split]) for split in SPLITS}
+    assert (tmp_path / "asr_grammar.jsgf").read_text() == asr_grammar()
+
+
+@pytest.mark.parametrize("settings", [{"facts": -1}, {"say_questions": -1}, {"answer_renditions": 0}])
+def test_settings_are_checked(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="--toy." + next(iter(settings))):
+        ToyConfig(**settings)
+
+
 # --- speaking
 
 
 class Tone:
-    """A voice of one tone; it cannot say the word bad."""
+    """A voice of one tone; it cannot speak the word bad."""
 
     def __init__(self, spoken: list[str]) -> None:
         self.spoken = spoken
 
     def speak(self, sentence: str):
         if "bad" in sentence:
-            raise VoiceError("cannot say bad")
+            raise VoiceError(TextReason.ENGINE_FAILED, "cannot speak bad")
         self.spoken.append(sentence)
         return tones(0.2) if sentence != "..." else 0.005 * tones(0.2)
 
@@ -149,24 +165,26 @@ def test_speaking_resumes_and_counts_failures(tmp_path: Path, monkeypatch: pytes
     spoken: list[str] = []
     monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
     wanted = [Line("a", "one", "tone:x"), Line("b", "bad word", "tone:x"), Line("c", "two", "tone:y")]
-    manifest = speak_lines(wanted, tmp_path, "train", workers=1)
+    done = speak_lines(wanted, tmp_path, "train", workers=1)
+    manifest = done.manifest
+    assert (done.lines, done.refused) == (3, 1)
     assert [(u.id, u.text, u.speaker) for u in read_manifest(manifest)] == [
         ("a", "one", "tone:x"),
         ("c", "two", "tone:y"),
     ]
     refused = (tmp_path / "train.refused.jsonl").read_text().splitlines()
-    assert list(map(json.loads, refused)) == [{"where": "b", "reason": "cannot say bad"}]
+    row = {"id": "b", "reason": TextReason.ENGINE_FAILED, "detail": "cannot speak bad"}
+    assert list(map(json.loads, refused)) == [row]
     first = manifest.read_bytes()
     read_manifest(manifest)[1].audio.unlink()
-    assert speak_lines(wanted, tmp_path, "train", workers=1).read_bytes() == first
-    assert spoken == ["one", "two", "two"]  # what was there is not spoken again
-    with pytest.raises(VoiceError, match="the first reason: cannot say bad"):
+    assert speak_lines(wanted, tmp_path, "train", workers=1).manifest.read_bytes() == first
+    assert spoken == ["one", "two", "two"]  # existing wavs are not spoken again
+    with pytest.raises(VoiceError, match="cannot speak bad") as raised:
         speak_lines(wanted[1:2], tmp_path, "none", workers=1)
+    assert raised.value.reason == TextReason.ENGINE_FAILED
 
 
-def test_other_lines_of_the_same_names_do_not_take_the_sounds_that_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_text_voice_or_option_does_not_reuse_a_wav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken: list[str] = []
     monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
     for line in (Line("a", "one", "tone:x"), Line("a", "two", "tone:x"), Line("a", "two", "tone:y"),
@@ -175,28 +193,31 @@ def test_other_lines_of_the_same_names_do_not_take_the_sounds_that_are_there(
     assert spoken == ["one", "two", "two", "two"]
 
 
-def test_noise_is_not_brought_to_the_loudness_of_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_noise_is_refused_and_not_amplified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone([]))
     lines = [Line("a", "one", "tone:x"), Line("b", "...", "tone:x")]
-    assert [u.id for u in read_manifest(speak_lines(lines, tmp_path, "train", workers=1))] == ["a"]
-    assert "said nothing: '...'" in (tmp_path / "train.refused.jsonl").read_text()
+    assert [u.id for u in read_manifest(speak_lines(lines, tmp_path, "train", workers=1).manifest)] == ["a"]
+    row = json.loads((tmp_path / "train.refused.jsonl").read_text())
+    assert (row["id"], row["reason"]) == ("b", TextReason.SILENT.value) and "'...'" in row["detail"]
 
 
 @pytest.mark.parametrize("voice", ["espeak:en-us", "flite:slt"])
 def test_a_text_that_an_engine_would_cut_is_refused(voice: str) -> None:
     for broken in ("one\0two", "one \ud83d"):
-        with pytest.raises(VoiceError, match="a NUL or half a character|not installed"):
+        with pytest.raises(VoiceError) as raised:
             open_voice(voice).speak(broken)
+        assert raised.value.reason in (TextReason.NOT_PLAIN_TEXT, TextReason.ENGINE_MISSING)
 
 
 def test_espeak_speaks_and_unknown_voices_are_refused() -> None:
     voice = open_voice("espeak:en-us", speed=180)
     assert voice.name == "espeak:en-us"
     assert 4000 < len(voice.speak("the small red dog jumps")) < 80_000
-    for name, reason in (
-        ("espeak:nobody", "no voice 'nobody'"),
-        ("flite:nobody", "it has slt"),
-        ("siri:x", "unknown engine"),
+    for name, message in (
+        ("espeak:nobody", "'nobody'"),
+        ("flite:nobody", "slt, awb"),
+        ("siri:x", "'siri:x'.*flite:NAME"),
     ):
-        with pytest.raises(VoiceError, match=reason):
+        with pytest.raises(VoiceError, match=message) as raised:
             open_voice(name).speak("hello")
+        assert raised.value.reason == TextReason.UNKNOWN_VOICE

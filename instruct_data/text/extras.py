@@ -1,0 +1,20 @@
+"""Libraries that only the extra `data` installs, imported where they are used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+
+def required(library: str) -> Any:
+    """Import a library of the extra `data`.
+
+    Raises:
+        ImportError: in one line that states what to install.
+    """
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        raise ImportError(
+            f"this needs the library {library}; install it with: pip install 'speechgpt-trainer[data]' ({error})"
+        ) from error
