@@ -72,7 +72,12 @@ def test_the_gate_is_shut_on_a_vocoder_that_learned_nothing(run: Path) -> None:
     out = run / "results" / "resynthesis.json"
     corpus = run / "corpus"
     code = eval.resynthesis.main(
-        run / "unit_encoder", run / "vocoder", corpus / "answers_unseen.jsonl", corpus / "asr_grammar.jsgf", out, limit=4
+        run / "unit_encoder",
+        run / "vocoder",
+        corpus / "answers_unseen.jsonl",
+        corpus / "asr_grammar.jsgf",
+        out,
+        limit=4,
     )
     assert code == 1
     assert json.loads(out.read_text())["score"] > 0.05
