@@ -1,127 +1,123 @@
-"""The language of pickles, interpreted step by step with a short list of what may be called.
+"""Read pickles without trusting them: pickle's interpreter with an allow list and limits.
 
-`Reader` is given what harmless names mean; every other name becomes a class of `Inert` objects, which remember what they
-were given and do nothing. Nothing that a file says is believed: what may be called, filled or changed is looked at
-before it is, and no file takes more than `STEPS` steps, so that it can neither crash nor hold up its reader. The files
-themselves are opened in `units/encoder/inert.py`.
+A pickle is a program: it names classes and functions, and has them called. Here a name on the allow list stands for a
+function of ours; every other name stands for a class of `Inert` objects, which keep their state and do nothing. So the
+weights in a checkpoint can be read, whatever else it holds and whether or not its libraries are installed.
+docs/decisions/pickles.md gives the reasons for each limit, and for an interpreter in Python rather than in C.
+The files themselves are opened in `units/encoder/checkpoint_files.py`.
 """
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterable
-from types import FunctionType
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
-
-STEPS = (
-    2_000_000  # and elements copied: a few seconds, and at worst some 500 MB; a fairseq checkpoint takes some 20 000
-)
+STEPS = 2_000_000  # opcodes, and elements that calls copy: a few seconds; a fairseq checkpoint takes some 20,000
 NAMES = 1000  # classes that a file may name; a fairseq checkpoint names about 30, and each costs a kilobyte
-PARTS = 8  # arguments of a call, and parts of a tuple that is a key; _rebuild_tensor_v2 takes 7
+PARTS = 4096  # of a tuple with those of the tuples in it: they are hashed as keys; the state of Python's random has 628
+DEPTH, SETTINGS = 64, 100_000  # of what `plain` unfolds; fairseq's settings are 5 deep and have some hundred
 
 
 class Inert:
-    """Stands for an object of a class that is not called: `kind` is its name, `args` and `state` what the pickle gave it.
+    """Stands for an object of a class that is not on the allow list.
 
-    Items that the pickle puts into it, as into a subclass of dict or list, are not kept.
+    kind: the name of the class. state: what the pickle sets it to. Arguments and items are not kept.
     """
 
     kind = ""
-    args: tuple[Any, ...] = ()
     state: Any = None
+
+    def __new__(cls, *_: Any, **__: Any) -> Inert:
+        return object.__new__(cls)
 
     def __repr__(self) -> str:
         return f"<{self.kind}, not called>"
 
+    def _ignore(self, *_: Any) -> None:
+        """Items are not kept."""
 
-def _key(key: Any) -> Any:
-    """A dict's key or a set's element, if hashing it is quick: for a tuple of tuples of tuples it may never end."""
-    for part in key if type(key) is tuple and len(key) <= PARTS else (key,):
-        plain_kind = part is None or isinstance(part, (str, bytes, int, float, Inert, type, np.generic))
-        if not plain_kind or (type(part) is int and part.bit_length() > 64):
-            raise ValueError(f"it has a key (a {type(part).__name__}) that takes long to look up")
-    return key
+    __setitem__ = append = extend = add = _ignore
 
 
-def _mapping(pairs: Iterable[Any] = ()) -> dict:
-    return {_key(key): value for key, value in pairs}
-
-
-def _set(items: Iterable[Any] = ()) -> set:
-    return {_key(item) for item in items}
-
-
-def _frozenset(items: Iterable[Any] = ()) -> frozenset:
-    return frozenset(_set(items))
+def _items(value: Any = ()) -> Any:
+    if type(value) not in (list, tuple):
+        raise ValueError(f"it makes a container of a {type(value).__name__}")
+    return value
 
 
 def _encoded(text: str, encoding: str = "latin1") -> bytes:
     """Bytes, as protocols 0 to 2 write them."""
     if type(text) is not str or type(encoding) is not str or encoding != "latin1":
-        raise ValueError("it asks for another encoding than that of bytes")
+        raise ValueError("it asks for an encoding other than that of bytes")
     return text.encode("latin1")
 
 
-# Functions of ours throughout: `Reader` calls nothing else.
+def _set(*args: Any) -> set:
+    return set(_items(*args))
+
+
+def _frozenset(*args: Any) -> frozenset:
+    return frozenset(_items(*args))
+
+
 CONTAINERS: dict[str, Any] = {
-    "collections.OrderedDict": _mapping,
-    "collections.defaultdict": lambda *_: {},  # a real one calls its factory, and many in one another overflow C's stack
+    "collections.OrderedDict": lambda *args: dict(_items(*args)),
+    "collections.defaultdict": lambda *_: {},  # a real one would call its factory
     "_codecs.encode": _encoded,
-    **{f"{module}.set": _set for module in ("builtins", "__builtin__")},
-    **{f"{module}.frozenset": _frozenset for module in ("builtins", "__builtin__")},
+    "builtins.set": _set,
+    "__builtin__.set": _set,
+    "builtins.frozenset": _frozenset,
+    "__builtin__.frozenset": _frozenset,
 }
+FILLS = {pickle.APPEND: list, pickle.APPENDS: list, pickle.SETITEM: dict, pickle.SETITEMS: dict, pickle.ADDITEMS: set}
+CALLS = {pickle.REDUCE: -1, pickle.NEWOBJ: -1, pickle.NEWOBJ_EX: -2}  # where the arguments lie on the stack
+MAKES = {  # what may be slow to hash or to compare
+    pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.FROZENSET, pickle.REDUCE,
+    pickle.INT, pickle.LONG, pickle.LONG4,
+}  # fmt: skip
+# No checkpoint needs these: names registered in this process, buffers outside the file, memory allocated before its
+# bytes are read, and the opcodes of protocol 0 for the memo and for instances
+UNUSED = {
+    pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER, pickle.BYTEARRAY8,
+    pickle.PUT, pickle.INST, pickle.OBJ,
+}  # fmt: skip
 
 
-class _Counted(dict):
-    """The steps by their code; each look-up is paid for by the reader."""
-
-    def __init__(self, steps: dict[int, Any], reader: Reader) -> None:
-        super().__init__(steps)
-        self.reader = reader
-
-    def __getitem__(self, code: int) -> Any:
-        self.reader.spend(1)
-        if code not in self:
-            raise ValueError("it is no pickle, or uses a part of the language that no checkpoint needs")
-        return super().__getitem__(code)
+def _refuse(_: Any) -> None:
+    raise ValueError("it is no pickle, or has an opcode that no checkpoint needs")
 
 
-# The interpreter in Python, not the one in C: it lets us look at every step, and aside where a file is more than a pickle.
-class Reader(pickle._Unpickler):  # type: ignore[misc, name-defined]
-    """Reads one pickle from where `file` stands.
+def _guarded(opcode: bytes, step: Callable[[Any], None]) -> Callable[[Any], None]:
+    def run(unpickler: SafeUnpickler) -> None:
+        unpickler.check(opcode)
+        step(unpickler)
+        if opcode in MAKES:
+            unpickler.measure(unpickler.stack[-1])
 
-    harmless: what a name ("module.name") means: a function of ours, or a value that cannot be called.
+    return run
 
-    Raises (`load`): whatever a damaged or hostile pickle leads to, always an Exception.
+
+class SafeUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+    """pickle's interpreter in Python; the operands of each opcode are checked before it runs.
+
+    Raises (`load`): some Exception, whatever a damaged or hostile pickle does.
     """
 
     stack: list[Any]
-    memo: dict[int, Any]
-    pop_mark: Callable[[], list[Any]]
-    readline: Callable[[], bytes]
-    dispatch: dict[int, Any] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined, assignment]
-    # Names registered in this process; a buffer that is cleared before its bytes are known to be there; others' buffers.
-    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
-        del dispatch[_code[0]]
+    metastack: list[list[Any]]
 
-    def __init__(self, file: BinaryIO, harmless: dict[str, Any], encoding: str = "ASCII") -> None:
+    def __init__(self, file: Any, allowed: dict[str, Any], encoding: str = "ASCII") -> None:
+        """Read from where `file` stands.
+
+        Args:
+            file: allocates no more than it holds, however much it is asked for, as BytesIO and mmap do.
+            allowed: what a name ("module.name") stands for: a function, or a value that cannot be called.
+        """
         super().__init__(file, encoding=encoding)
-        self.file, self.harmless, self.left = file, harmless, STEPS
+        self.file, self.allowed, self.steps = file, allowed, STEPS
         self.named: dict[str, Any] = {}
-        self.dispatch = _Counted(self.dispatch, self)
-
-    def load(self) -> Any:
-        try:
-            return super().load()
-        finally:  # `_Counted` knows us: what was read would stay in memory until garbage is collected
-            self.dispatch, self.memo = {}, {}
-
-    def spend(self, steps: int) -> None:
-        self.left -= steps
-        if self.left < 0:
-            raise ValueError(f"it takes more than {STEPS} steps")
+        self.sizes: dict[int, int] = {}  # of tuples and frozensets, by id; an id that is used again is measured again
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
@@ -129,88 +125,80 @@ class Reader(pickle._Unpickler):  # type: ignore[misc, name-defined]
             if len(self.named) == NAMES:
                 raise ValueError(f"it names more than {NAMES} classes")
             inert = type(name.rsplit(".", 1)[-1] or "Inert", (Inert,), {"kind": full})
-            self.named[full] = self.harmless.get(full, inert)
+            self.named[full] = self.allowed.get(full, inert)
         return self.named[full]
 
-    def _instantiate(self, what: Any, args: Any) -> None:
-        """Push what a class or function makes of its arguments. (The opcodes INST and OBJ come here by themselves.)"""
-        if isinstance(what, type) and issubclass(what, Inert):
-            made = what()
-            made.args = args if isinstance(args, tuple) else ()  # not what(*args), which would be a copy for each call
-        elif isinstance(what, FunctionType) and len(args) <= PARTS:
-            first = args[0] if args else None
-            if isinstance(first, (list, tuple, dict, set, frozenset)):
-                self.spend(len(first))
-            elif isinstance(first, str):
-                self.spend(len(first) // 64)
-            made = what(*args)
-        else:
-            raise ValueError(f"it calls a {type(what).__name__} with {type(args).__name__}")
-        self.stack.append(made)
+    def check(self, opcode: bytes) -> None:
+        """Count the step; let it fill containers only, and call with tuples only."""
+        self.steps -= 1
+        if opcode in FILLS:
+            below = {pickle.APPEND: 2, pickle.SETITEM: 3}.get(opcode)  # the others take all items since the last mark
+            target = self.stack[-below] if below else self.metastack[-1][-1]
+            if type(target) is not FILLS[opcode] and not isinstance(target, Inert):
+                raise ValueError(f"it puts items into a {type(target).__name__}")
+        if opcode in CALLS:
+            args = self.stack[CALLS[opcode]]
+            if type(args) is not tuple:
+                raise ValueError(f"it calls something with a {type(args).__name__}")
+            copied = [one for one in args if isinstance(one, (list, tuple, dict, set, frozenset, str))]
+            self.steps -= sum(len(one) // 64 if isinstance(one, str) else len(one) for one in copied)
+        if self.steps < 0:
+            raise ValueError(f"it takes more than {STEPS} steps")
 
-    def load_reduce(self) -> None:
-        args, what = self.stack.pop(), self.stack.pop()
-        self._instantiate(what, args)
-
-    def load_newobj_ex(self) -> None:
-        self.stack.pop()  # the named arguments
-        self.load_reduce()
+    def measure(self, made: Any) -> None:
+        """Refuse a tuple that holds itself twice, and so on: it would take for ever to hash."""
+        size = made.bit_length() // 64 if type(made) is int else 0
+        if type(made) in (tuple, frozenset):
+            parts = (self.sizes.get(id(part), 1) if type(part) in (tuple, frozenset) else 1 for part in made)
+            size = self.sizes[id(made)] = 1 + sum(parts)
+        if size > PARTS:
+            raise ValueError(f"it holds a {type(made).__name__} of more than {PARTS} parts")
 
     def load_build(self) -> None:
-        state, made = self.stack.pop(), self.stack[-1]
+        state, made = self.stack.pop(), self.stack.pop()
+        self.stack.append(self.built(made, state))
+
+    def built(self, made: Any, state: Any) -> Any:
+        """Give an object its state and return what takes its place.
+
+        Attributes of an OrderedDict, such as the `_metadata` of a model's weights, are not kept.
+        """
         if isinstance(made, Inert):
             made.state = state
-        elif type(made) is not dict:  # an OrderedDict's attributes, such as the _metadata of weights, are not kept
+        elif type(made) is not dict:
             raise ValueError(f"it sets the state of a {type(made).__name__}")
+        return made
 
-    def _filled(self, kind: type) -> Any:
-        """The object on top of the stack, which items come into; something of that kind to throw away if it is inert."""
-        target = self.stack[-1]
-        if not isinstance(target, Inert) and type(target) is not kind:
-            raise ValueError(f"it puts items into a {type(target).__name__}")
-        return kind() if isinstance(target, Inert) else target
 
-    def load_setitems(self) -> None:
-        items = self.pop_mark()
-        self._filled(dict).update(_mapping(zip(items[::2], items[1::2])))
+_steps: dict[int, Any] = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: SafeUnpickler.load_build}  # type: ignore[attr-defined]
+SafeUnpickler.dispatch = dict.fromkeys(range(256), _refuse) | {
+    code: _guarded(bytes([code]), step) for code, step in _steps.items() if bytes([code]) not in UNUSED
+}
 
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._filled(dict)[_key(key)] = value
 
-    def load_dict(self) -> None:
-        items = self.pop_mark()
-        self.stack.append(_mapping(zip(items[::2], items[1::2])))
+def plain(value: Any) -> Any:
+    """Settings out of a checkpoint: omegaconf nodes and argparse namespaces become dicts, lists and values.
 
-    def load_append(self) -> None:
-        item = self.stack.pop()
-        self._filled(list).append(item)
+    What lies deeper than `DEPTH` or beyond the first `SETTINGS` parts becomes None, as in a list that holds itself.
+    """
+    left = SETTINGS
 
-    def load_appends(self) -> None:
-        items = self.pop_mark()
-        self._filled(list).extend(items)
+    def unfolded(value: Any, depth: int) -> Any:
+        nonlocal left
+        if isinstance(value, Inert):
+            state = value.state
+            for content in ("_content", "_val"):  # omegaconf's containers, and its values
+                if isinstance(state, dict) and content in state:
+                    return unfolded(state[content], depth - 1) if depth else None
+            empty = isinstance(state, (dict, list, tuple)) and not state
+            return None if empty or not depth else unfolded(state, depth - 1)
+        if not isinstance(value, (dict, list, tuple)):
+            return value
+        left -= len(value)
+        if left < 0 or not depth:
+            return None
+        if isinstance(value, dict):
+            return {key: unfolded(item, depth - 1) for key, item in value.items()}
+        return [unfolded(item, depth - 1) for item in value]
 
-    def load_additems(self) -> None:
-        items = self.pop_mark()
-        self._filled(set).update(_set(items))
-
-    def load_frozenset(self) -> None:
-        self.stack.append(_frozenset(self.pop_mark()))
-
-    def load_put(self) -> None:
-        self.memo[int(self.readline()[:20])] = self.stack[-1]  # 20 digits: longer ones are slow to look up
-
-    dispatch |= {
-        pickle.REDUCE[0]: load_reduce,
-        pickle.NEWOBJ[0]: load_reduce,
-        pickle.NEWOBJ_EX[0]: load_newobj_ex,
-        pickle.BUILD[0]: lambda self: self.load_build(),
-        pickle.SETITEM[0]: load_setitem,
-        pickle.SETITEMS[0]: load_setitems,
-        pickle.DICT[0]: load_dict,
-        pickle.APPEND[0]: load_append,
-        pickle.APPENDS[0]: load_appends,
-        pickle.ADDITEMS[0]: load_additems,
-        pickle.FROZENSET[0]: load_frozenset,
-        pickle.PUT[0]: load_put,
-    }
+    return unfolded(value, DEPTH)

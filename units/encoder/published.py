@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from units.encoder.inert import Inert, UnreadableFile, plain, read_joblib, read_torch
+from units.encoder.checkpoint_files import UnreadableFile, read_joblib, read_torch
+from units.encoder.pickles import Inert, plain
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from reference import DATA
 from tiny_parts import tones
 
 from units.audio import load_wav
+from units.encoder.checkpoint_files import UnreadableFile, read_joblib, read_torch
 from units.encoder.hubert import HubertFeatures
-from units.encoder.inert import Inert, UnreadableFile, plain, read_joblib, read_torch
+from units.encoder.pickles import Inert, plain
 from units.encoder.published import (
     _literal,
     published_layer,

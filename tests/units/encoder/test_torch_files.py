@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opcodes import call, name, storage, streamed, tensor, value, zipped
 
-from units.encoder.inert import Inert, UnreadableFile, plain, read_torch
+from units.encoder.checkpoint_files import UnreadableFile, read_torch
+from units.encoder.pickles import Inert, plain
 
 RAW = torch.arange(4.0).numpy().tobytes()
 WRITERS = {"zip": zipped, "stream": streamed}
@@ -68,12 +69,12 @@ MISFITS = {
     "of one number repeated": (tensor(storage(4), 0, (10**9,), (0,)), "in its storage"),
     "of fewer steps": (tensor(storage(4), 0, (2, 2), (1,)), "zip"),
     "of no storage": (tensor(value("a"), 0, (1,), (1,)), "no attribute"),
-    "of a storage made up": (call("torch.UntypedStorage", value(4096)), "calls a dtype"),
-    "of a typed storage made up": (call("torch.FloatStorage", value(4096)), "calls a dtype"),
+    "of a storage made up": (call("torch.UntypedStorage", value(4096)), "not callable"),
+    "of a typed storage made up": (call("torch.FloatStorage", value(4096)), "not callable"),
     "of another storage": (tensor(storage(4, key="7"), 0, (1,), (1,)), "KeyError"),
     "of unknown numbers": (tensor(storage(4, "torch.QUInt8Storage"), 0, (1,), (1,)), "no storage"),
     "of a text for a storage": (b"P0\n", "no storage"),
-    "called": (tensor(storage(4), 0, (4,), (1,)) + b")R", "calls a "),
+    "called": (tensor(storage(4), 0, (4,), (1,)) + b")R", "not callable"),
     "given a state": (tensor(storage(4), 0, (4,), (1,)) + b"}b", "sets the state"),
     "written into": (tensor(storage(4), 0, (4,), (1,)) + b"K\0K\0s", "puts items"),
 }  # fmt: skip
