@@ -1,8 +1,8 @@
 """What a model that listens and speaks can be asked for, and what it returns: the protocol SpeechModel.
 
-The command line, the server and eval use this protocol and nothing else of a model. SpeechGPT (speechgpt/inference.py) is
-one implementation. Other packages bring their own; speechgpt/open_model.py finds them. A new system implements every method,
-lists in `capabilities` those that work, and raises NotSupported in the others.
+The command line, the server and eval use this protocol and nothing else of a model. SpeechGPT (speechgpt/inference.py)
+is one implementation. Other packages bring their own; speechgpt/open_model.py finds them. A new system implements
+every method, lists in `capabilities` those that work, and raises NotSupported in the others.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Candidate:
     """One way in which the model spoke a text.
 
     units: what it spoke.
-    understood: whether the model would transcribe them as that text and nothing else; None if they are too long for its context.
+    understood: whether the model would transcribe them as that text and nothing else; None if they are too long for
+    its context.
     number: 0 for the first candidate.
     """
 
@@ -90,7 +91,8 @@ class SpeechModel(Protocol):
     Every method that is missing from `capabilities` raises NotSupported. Bad input (not audio, silent, longer than the
     context) raises ValueError, a missing file FileNotFoundError.
 
-    A model may also have a method `preload()`, which loads what would otherwise be loaded at first use; the server calls it.
+    A model may also have a method `preload()`, which loads what would otherwise be loaded at first use; the server
+    calls it.
     """
 
     @property

@@ -1,60 +1,76 @@
-"""Join a checkpoint, its ears and its voice into one model folder that speechgpt-cli opens.
+"""The `speechgpt-bundle` command: join a checkpoint, its unit encoder and its vocoder into one model folder.
 
-python -m speechgpt.bundle --stage runs/toy/stage3 --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder --out runs/toy/model
+    speechgpt-bundle --stage runs/toy/stage3 --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder --out
+    runs/toy/model speechgpt-bundle --stage M --encoder M/unit_encoder --vocoder another/vocoder --out M     # a
+    finished model, another vocoder
 
-A finished model gets another voice when `--stage` and `--encoder` are its own: --stage M --encoder M/unit_encoder --out M.
+speechgpt-cli, speechgpt-server and eval open the folder.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from speechgpt.checkpoint import CheckpointFacts
-from units.encoder.unit_encoder import UnitEncoder
-from units.vocoder.unit_vocoder import UnitVocoder
+from units.runtime.command import command
+
+if TYPE_CHECKING:
+    from speechgpt.checkpoint import CheckpointFacts
 
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 VOCODER_FILES = ("config.json", "model.safetensors")
-EARS, VOICE = "unit_encoder", "vocoder"
+ENCODER, VOCODER = "unit_encoder", "vocoder"  # folders in the model folder
 
 
+@command("speechgpt-bundle", positional=False)
 def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
-    """Copy the parts of a model into one folder, after checking that they are of one codebook.
+    """Copy the parts of a model into one folder, after checking that they have the same codebook.
 
-    A folder that is there is replaced as a whole: transformers would lay an adapter of an earlier model over the new weights.
+    An existing folder is replaced as a whole: transformers would apply an adapter of an earlier model to the new
+    weights.
 
     Args:
         stage: checkpoint folder
         encoder: unit encoder folder
         vocoder: vocoder folder
-        out: the model folder to make, or to make anew
+        out: the model folder to make or replace
     """
+    from speechgpt.checkpoint import CheckpointFacts
+
     shown, out = out, out.resolve()  # a link's target is replaced, and not the link
     part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
     if old.exists() and not out.exists():
-        old.rename(out)  # killed between the two renamings below
+        old.rename(out)  # an earlier run was killed between the two renamings below
     facts = CheckpointFacts.load(stage)
-    for name, codebook in (
-        ("the unit encoder", UnitEncoder.from_pretrained(encoder).codebook),
-        ("the vocoder", UnitVocoder.from_pretrained(vocoder).codebook),
-    ):
-        facts.units.check_same(codebook, f"the checkpoint {stage}", name)
+    _check_codebooks(facts, stage, encoder, vocoder)
     _check_replaceable(out)
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(encoder, part / EARS)
-    (part / VOICE).mkdir()
+    shutil.copytree(encoder, part / ENCODER)
+    (part / VOCODER).mkdir()
     for name in VOCODER_FILES:
-        shutil.copy2(vocoder / name, part / VOICE / name)
+        shutil.copy2(vocoder / name, part / VOCODER / name)
     for path in _checkpoint_files(stage):
         shutil.copy2(path, part / path.name)
-    facts.save(part)  # anew, for make goes by its time
+    facts.save(part)  # written again, since make compares the time of this file
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
         out.rename(old)
     part.rename(out)
     shutil.rmtree(old, ignore_errors=True)
-    print(f"{shown}: {facts.stage} of {facts.units.name}, with ears and voice")
+    print(f"{shown}: {facts.stage} with units of {facts.units.name}, its unit encoder and its vocoder")
+
+
+def _check_codebooks(facts: CheckpointFacts, stage: Path, encoder: Path, vocoder: Path) -> None:
+    """Raise CodebookMismatch unless the three parts have the same codebook."""
+    from units.encoder.unit_encoder import UnitEncoder
+    from units.vocoder.unit_vocoder import UnitVocoder
+
+    for name, codebook in (
+        ("the unit encoder", UnitEncoder.from_pretrained(encoder).codebook),
+        ("the vocoder", UnitVocoder.from_pretrained(vocoder).codebook),
+    ):
+        facts.units.check_same(codebook, f"the checkpoint {stage}", name)
 
 
 def _checkpoint_files(folder: Path) -> list[Path]:
@@ -62,19 +78,17 @@ def _checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise ValueError if a folder holds what no bundle does, since that would be lost with it."""
+    """Raise ValueError if a folder holds anything but a model, which replacing it would delete."""
     if not out.exists():
         return
-    ours = {out / EARS, out / VOICE, *_checkpoint_files(out)}
-    foreign = sorted(path.name for path in out.iterdir() if path not in ours)
-    if foreign:
+    parts = {out / ENCODER, out / VOCODER, *_checkpoint_files(out)}
+    others = sorted(path.name for path in out.iterdir() if path not in parts)
+    if others:
         raise ValueError(
-            f"{out} is replaced as a whole, but holds {', '.join(foreign[:3])}{' ..' if foreign[3:] else ''}, which is no "
+            f"{out} is replaced as a whole, but holds {', '.join(others[:3])}{' ..' if others[3:] else ''}, which is no "
             "part of a model; name another --out, or move that elsewhere"
         )
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main, as_positional=False)
+    main.cli()

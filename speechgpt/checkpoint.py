@@ -1,4 +1,4 @@
-"""`speechgpt.json`: what the Hugging Face files of a checkpoint do not hold. It is written last, so it marks a complete one."""
+"""`speechgpt.json`: what a checkpoint's Hugging Face files do not hold. Written last: its presence means complete."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class CheckpointFacts:
 
 
 def local_folder(folder: str | Path) -> Path:
-    """The folder itself if it exists; otherwise, where the name could be one of the hub, a local copy of the hub's model.
+    """The folder itself if it exists; otherwise a local copy of the hub's model of that name.
 
     Raises: FileNotFoundError if neither exists.
     """

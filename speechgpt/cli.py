@@ -4,9 +4,9 @@
     speechgpt-cli --model runs/toy/model --ask q.wav --out a.wav      # one question, one answer
     speechgpt-cli --model runs/toy/model --ask q.wav --json
 
-In the chat: text is answered in text, audio by transcript, answer and a wav; `/ask TEXT` answers aloud, `/say TEXT` reads
-aloud, `/hear FILE` only transcribes, `/record [SECONDS]` takes the question from the microphone, `/save FILE` keeps the last
-answer, `/reset` forgets the conversation, `/help`, `/quit`. Ctrl-C stops an answer.
+In the chat: text is answered in text, audio by transcript, answer and a wav; `/ask TEXT` answers aloud, `/say TEXT`
+reads aloud, `/hear FILE` only transcribes, `/record [SECONDS]` takes the question from the microphone, `/save FILE`
+keeps the last answer, `/reset` forgets the conversation, `/help`, `/quit`. Ctrl-C stops an answer.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ def main(
         json: print the answer of --ask as one line of JSON
         play: play spoken answers
         folder: where the chat keeps its turns and spoken answers
-        memory: how many earlier turns the model gets with a question; earlier turns confuse a model that was trained on single
-            questions, as the toy was
+        memory: how many earlier turns the model gets with a question; earlier turns confuse a model that was trained
+            on single questions, as the toy was
         device: cpu or cuda; a GPU if there is one, when not given
         dtype: of the model's weights: float32, bfloat16 or float16; as they are stored if not given
         sampling: how tokens are drawn

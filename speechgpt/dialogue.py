@@ -3,9 +3,9 @@
     cross-modal   [Human]: {task description} This is input: {text or units}<eoh> [SpeechGPT]: {units or text}<eoa>
     chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
 
-This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special tokens
-off, units by addition, so text that spells `<17>` or `[Human]` stays text. The spaces beside special tokens only make the
-lines above readable; they have no token.
+This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special
+tokens off, units by addition, so text that spells `<17>` or `[Human]` stays text. The spaces beside special tokens
+only make the lines above readable; they have no token.
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ class Dialogue:
         Reading stops at `<eoa>` or at the tokenizer's end of sentence. `[tq]` before the transcript is optional.
 
         Args:
-            chained: the reply was asked to begin with a transcript, so one that was cut off before `[ta]` is all transcript.
+            chained: the reply was asked to begin with a transcript, so one that was cut off before `[ta]` is all
+                transcript.
         """
         special, ids = self.vocab.special_ids, list(ids)
         ends = [ids.index(end) for end in (special.get(EOA), self.tokenizer.eos_token_id) if end in ids]

@@ -47,8 +47,8 @@ NEEDS: Mapping[Capability, tuple[str, ...]] = {
     "say": (VOCODER,),
     "chat": (),
 }
-# Stage 1 teaches how units follow one another, stage 2 transcribing and reading aloud beside text chat. Any other stage has
-# learned everything.
+# Stage 1 teaches how units follow one another, stage 2 transcribing and reading aloud beside text chat. Any other
+# stage has learned everything.
 LEARNED: Mapping[str, frozenset[Capability]] = {
     "stage1": frozenset(),
     "stage2": frozenset({"transcribe", "say", "chat"}),
@@ -151,10 +151,11 @@ class SpeechGPT:
 
         Args:
             question: an audio file, or a wav (T,) at 16 kHz.
-            history: earlier turns, such as `answer.turn` of each. The oldest are dropped where they would take more than half
-                of the context. They confuse a model that was trained on single questions, as the toy was.
+            history: earlier turns, such as `answer.turn` of each. The oldest are dropped where they would take more
+                than half of the context. They confuse a model that was trained on single questions, as the toy was.
 
-        Raises: NotSupported, FileNotFoundError, AudioError (not audio, silent, too short), ValueError (longer than the context).
+        Raises: NotSupported, FileNotFoundError, AudioError (not audio, silent, too short), ValueError (longer than the
+        context).
         """
         return self._answers([question], sampling, history)[0]
 
@@ -167,8 +168,9 @@ class SpeechGPT:
     ) -> Iterator[Piece]:
         """Answer a spoken question piece by piece: text while it is written, sound while units are still being drawn.
 
-        The joined pieces equal what `answer` returns. With self-verification (`candidates` above 1) the sound comes in one
-        piece, since a candidate is complete before it is checked; so does the sound of a vocoder with the mel head.
+        The joined pieces equal what `answer` returns. With self-verification (`candidates` above 1) the sound comes in
+        one piece, since a candidate is complete before it is checked; so does the sound of a vocoder with the mel
+        head.
         """
         self._require("stream")
         vocoder = self.vocoder  # a vocoder of another codebook fails here, before anything is drawn

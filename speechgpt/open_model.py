@@ -1,7 +1,8 @@
 """Open any model that talks: `open_model("runs/toy/model").answer("question.wav")`.
 
-`speechgpt.json` in the model folder names a *system*: a way for speech to go into and out of a language model. The class of a
-system is looked up among the entry points of the group `speechgpt.systems`, so any installed package can bring one:
+`speechgpt.json` in the model folder names a *system*: a way for speech to go into and out of a language model. The
+class of a system is looked up among the entry points of the group `speechgpt.systems`, so any installed package can
+bring one:
 
     entry_points={"speechgpt.systems": ["mine = my_package.inference:MyModel"]}
 

@@ -1,4 +1,4 @@
-"""Sampling: how the tokens of a reply are drawn. A light file, so that commands can list these options without torch."""
+"""Sampling: how the tokens of a reply are drawn. Without torch, so that commands list these options fast."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Sampling:
     seed: int | None = None
     """Makes random draws repeatable."""
     candidates: int = 3
-    """Speak a reply up to this many times, until the model understands its own speech (self-verification); 1 turns that off."""
+    """Speak a reply up to this many times, until the model understands it itself (self-verification); 1 turns it off."""
 
     def __post_init__(self) -> None:
         for name, value, allowed, fits in (

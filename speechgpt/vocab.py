@@ -1,4 +1,4 @@
-"""UnitVocab: which token ids are units and special tokens. Pure arithmetic, read from any tokenizer, ours or published."""
+"""UnitVocab: which token ids are units and special tokens, read from any tokenizer, ours or published."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def new_words(size: int) -> list[str]:
 class UnitVocab:
     """Maps units to token ids: unit u is token `first_unit_id + u`.
 
-    size: number of units K. special_ids: token id of each special token that the tokenizer has (published ones lack some).
+    size: number of units K. special_ids: token id of each special token that the tokenizer has (published ones lack
+    some).
     """
 
     first_unit_id: int

@@ -1,4 +1,4 @@
-"""Widen a text LLM by units: new words in the tokenizer, new rows in both embedding matrices."""
+"""Widen a text LLM by units: new words in the tokenizer, new rows in the embedding matrices."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ def widen(
     centres: Tensor | None = None,
     seed: int = 0,
 ) -> UnitVocab:
-    """Add `size` units and the markers to a tokenizer and its model, in place, and what servers are told of them.
+    """Add units and special tokens to a tokenizer and its model, in place, with the chat template and generation
+    config.
+
+    Rows behind the last word are cut off first: many models pad their matrices with untrained rows (Qwen2.5: 151,936
+    rows for 151,665 words), and `mean` must not count them.
 
     Args:
         size: number of units K.
-        init: how new rows start. `random`: normal with the model's own initializer_range, as the SpeechGPT paper's code
-            did. `mean`: normal around the mean of the old rows with their covariance scaled down (transformers'
-            default, after Hewitt 2021). `centres`: `mean`, plus a random projection of the k-means centres, so that
-            units that sound alike start alike. Old rows are those of words: the untrained ones behind them, with which
-            many models fill up their matrices (Qwen2.5: 151,936 rows for 151,665 words), are cut off first.
+        init: how new rows start. `random`: normal with the model's own initializer_range, as in the code of the
+            SpeechGPT paper. `mean`: normal around the mean of the old rows, with their covariance scaled down
+            (transformers' default, after Hewitt 2021). `centres`: as `mean`, plus a random projection of the k-means
+            centres, so that units that sound alike start alike.
         centres: float (K, D), needed for `centres`.
+        seed: of the random rows.
 
-    Raises: ValueError if the tokenizer has units already, or centres are missing or of another size.
+    Raises: ValueError if the tokenizer has units already, or if centres are missing or of another size.
     """
     words, known = new_words(size), tokenizer.get_vocab()
     taken = [word for word in words if word in known]
@@ -46,7 +50,7 @@ def widen(
     if init == "centres" and (centres is None or len(centres) != size):
         raise ValueError(f"init 'centres' needs the {size} centres of the unit encoder, shape (K, D)")
     old, rows = max(known.values()) + 1, model.get_input_embeddings().num_embeddings
-    if rows > old:  # units would take over untrained rows as they are: transformers initialises only those it adds
+    if rows > old:  # transformers initialises only the rows that it adds, so units would get untrained rows as they are
         model.resize_token_embeddings(old)
     tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in words], special_tokens=True)
     vocab = UnitVocab.from_words(table := tokenizer.get_vocab())
@@ -62,7 +66,7 @@ def widen(
 
 @torch.no_grad()
 def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int) -> None:
-    """Add to each unit's row a random projection of its centre, in each matrix of the size that its old rows vary by."""
+    """Add a random projection of each centre to its unit's row, with the deviation of the matrix's old rows."""
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     weights = [embedding] if head is embedding else [embedding, head]
     with gathered(weights):
@@ -76,7 +80,7 @@ def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor,
 
 
 def gathered(weights: list[Tensor]) -> AbstractContextManager:
-    """Inside it every rank holds these weights whole, also under DeepSpeed ZeRO-3; the first rank's are kept."""
+    """In this context every rank holds whole weights, also under DeepSpeed ZeRO-3; the first rank's are kept."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
     import deepspeed

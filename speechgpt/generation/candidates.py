@@ -1,9 +1,12 @@
 """Self-verification: the model transcribes its own speech, and speaks again if it did not understand itself.
 
-Speech is drawn unit by unit, and one wrong unit early in a word makes another word of it. A model that speaks units also
-recognises them, so it can check a candidate: asked to transcribe it, the model must find the text that was meant. (People
-monitor their own speech in the same way: Levelt 1983, "Monitoring and self-repair in speech".) No transcript is generated
-for this. One forward pass over the candidate and the text shows whether each token of the text is the most likely one.
+Speech is drawn unit by unit, and one wrong unit early in a word makes another word of it. A model that speaks units
+also
+recognises them, so it can check a candidate: asked to transcribe it, the model must find the text that was meant.
+(People
+monitor their own speech in the same way: Levelt 1983, "Monitoring and self-repair in speech".) No transcript is
+generated for this. One forward pass over the candidate and the text shows whether each token of the text is the most
+likely one.
 """
 
 from __future__ import annotations
@@ -35,8 +38,8 @@ def choose_candidates(
 ) -> list[Candidate]:
     """For each text, the first candidate that the model understands; if it understands none, the first one of all.
 
-    Choosing the likelier of two misunderstood candidates was tried and made answers worse: a model that recognises badly
-    also ranks badly (docs/decisions/self-verification.md).
+    Choosing the likelier of two misunderstood candidates was tried and made answers worse: a model that recognises
+    badly also ranks badly (docs/decisions/self-verification.md).
 
     Args:
         prompts: token ids after which the model speaks.

@@ -8,15 +8,18 @@
 |---|---|---|
 | GET / | | the page |
 | GET /model | | {"name", "capabilities", "sample_rate"} |
-| POST /answer | an audio file | a line of JSON for each piece: "transcript" and "text" are what they have gained, "wav" is sound (16-bit little-endian samples at the model's rate, in base64); the last line also has "finished" and "understood" |
+| POST /answer | an audio file | a line of JSON for each piece of the answer |
 | POST /transcribe | an audio file | {"text"} |
 | POST /chat | a question, as UTF-8 | {"text"} |
 | POST /say | a text, as UTF-8 | a wav |
 
-Errors are {"error": reason}: status 400 for bad input, 404 for a path that does not exist or that the model does not support,
-403 for another site's page. An error in the middle of an answer is its last line. Questions are answered one at a time, each
-without history. Sampling is set by the command's options; `?candidates=1` on /answer streams the speech without
-self-verification.
+A piece of an answer has what was gained: "transcript", "text", and "wav", 16-bit little-endian samples at the model's
+rate in base64; the last piece also has "finished" and "understood".
+
+Errors are {"error": reason}: status 400 for bad input, 404 for a path that does not exist or that the model does not
+support, 403 for another site's page. An error in the middle of an answer is its last line. Questions are answered one
+at a time, each without history. Sampling is set by the command's options; `?candidates=1` on /answer streams the
+speech without self-verification.
 """
 
 from __future__ import annotations
@@ -109,8 +112,8 @@ class Handler(BaseHTTPRequestHandler):
     def _other_site(self) -> str | None:
         """The site whose page sent this request, if it is not this server's page.
 
-        Any page that is open in a browser on this machine could send one. A site may also have made its own name point to this
-        machine, so a server that listens on this machine alone accepts only this machine's names.
+        Any page that is open in a browser on this machine could send one. A site may also have made its own name point
+        to this machine, so a server that listens on this machine alone accepts only this machine's names.
         """
         origin, host = self.headers.get("Origin"), self.headers.get("Host", "")
         if origin is not None and urlsplit(origin).netloc != host:

@@ -21,8 +21,8 @@ PLAYERS = (["ffplay", "-nodisp", "-autoexit", "-loglevel", "quiet"], ["aplay", "
 def named_audio(line: str) -> Path | None:
     """The path that a typed line names, or None if the line is words.
 
-    A line names a path if it has an audio file's suffix, is an existing file, or holds a separator and exists. Quotes around
-    it, which terminals add to dragged files, and `~` are understood.
+    A line names a path if it has an audio file's suffix, is an existing file, or holds a separator and exists. Quotes
+    around it, which terminals add to dragged files, and `~` are understood.
     """
     if len(line) > 1 and line[0] == line[-1] and line[0] in "'\"":
         line = line[1:-1]

@@ -30,7 +30,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast, get_type_hints
 
 SOME_REFUSED = 3  # exit code: the work is done, but for the inputs that were refused and listed
 WRONG_CALL = 2  # exit code
@@ -129,6 +129,8 @@ def _call(function: Callable[..., int | None], name: str, args: list[str], posit
             print(f"{name}: {' '.join(message.split())} ({name} --help lists the options)", file=sys.stderr)
             raise SystemExit(WRONG_CALL)
 
+    # where annotations are strings, jsonargparse runs the TYPE_CHECKING block of the module, which imports torch
+    function.__annotations__ = get_type_hints(function)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=name, description=_summary(function))
     parser.add_argument("--config", action="config", help="a yaml file with options")
