@@ -1,8 +1,10 @@
 """The `speechgpt-bundle` command: join a checkpoint, its unit encoder and its vocoder into one model folder.
 
-    speechgpt-bundle --stage runs/toy/stage3 --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder --out
-    runs/toy/model speechgpt-bundle --stage M --encoder M/unit_encoder --vocoder another/vocoder --out M     # a
-    finished model, another vocoder
+    R=runs/toy; speechgpt-bundle --stage $R/stage3 --encoder $R/unit_encoder --vocoder $R/vocoder --out $R/model
+
+A finished model gets another vocoder in place:
+
+    M=runs/toy/model; speechgpt-bundle --stage $M --encoder $M/unit_encoder --vocoder another/vocoder --out $M
 
 speechgpt-cli, speechgpt-server and eval open the folder.
 """
@@ -78,7 +80,7 @@ def _checkpoint_files(folder: Path) -> list[Path]:
 
 
 def _check_replaceable(out: Path) -> None:
-    """Raise ValueError if a folder holds anything but a model, which replacing it would delete."""
+    """Raise ValueError if a folder holds more than a model: it is replaced as a whole."""
     if not out.exists():
         return
     parts = {out / ENCODER, out / VOCODER, *_checkpoint_files(out)}

@@ -20,7 +20,7 @@ class Sampling:
     seed: int | None = None
     """Makes random draws repeatable."""
     candidates: int = 3
-    """Speak a reply up to this many times, until the model understands it itself (self-verification); 1 turns it off."""
+    """Speak a reply up to this many times, until the model understands it (self-verification); 1 turns that off."""
 
     def __post_init__(self) -> None:
         for name, value, allowed, fits in (
