@@ -238,7 +238,7 @@ def test_a_vocabulary_that_is_no_block_is_refused() -> None:
         with pytest.raises(VocabularyError, match=reason):
             UnitVocab.from_words(changed)
     with pytest.raises(VocabularyError, match=r"has no \[ta\]"):
-        UnitVocab.from_words({word: token for word, token in words.items() if word != TA}).marker(TA)
+        UnitVocab.from_words({word: token for word, token in words.items() if word != TA}).special_id(TA)
 
 
 def test_the_published_layout_is_read() -> None:
