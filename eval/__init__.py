@@ -1,1 +1,1 @@
-"""Measures anything with answer(wav), task by task as far as it can; one results file per task, and the report drawn from them."""
+"""Measures any model that answers speech: one results file per task (eval.run), and a report drawn from them (eval.report.card)."""

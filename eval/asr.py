@@ -1,113 +1,143 @@
-"""The judge: an outside recogniser that listens to spoken answers and knows nothing of the model or of the answer.
+"""The evaluation ASR: an outside speech recogniser that transcribes spoken answers without access to the model or its text.
 
-    judge = Judge("runs/toy/corpus/judge.jsgf")
-    judge.transcribe(load_wav("answer.wav"))      # "that makes twelve"
+    asr = GrammarASR("runs/toy/corpus/asr_grammar.jsgf")
+    asr.transcribe(load_wav("answer.wav"))      # "that makes twelve"
 
-pocketsphinx 5.1 with its own English model. It may hear any sentence of a grammar whose slots are open to their whole
-word class, so a wrong number is heard as that number; it cannot hear a sentence outside of the grammar, so its word
-error rates are those of a closed world. Its own error on real recordings is its floor, and is always reported beside.
+GrammarASR is pocketsphinx 5.1 with its own English model. It recognises only sentences of a grammar. Each slot of the
+grammar is open to its whole word class, so a wrong number is recognised as that number; a sentence outside the grammar
+cannot be recognised. Its word error rates are therefore those of a closed vocabulary. Its own error on the original
+recordings is the lowest rate that any model could reach, and is always reported beside the model's.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import functools
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from units.audio import SAMPLE_RATE
+from units.runtime.pool import Workers
 
-PAD = round(0.25 * SAMPLE_RATE)  # samples of faint noise on either side
+PAD = round(0.25 * SAMPLE_RATE)  # samples of faint noise before and after the wav
 NOISE = 1e-3  # standard deviation of that noise: digital silence has no log energy to normalise
 PEAK = 0.7
-SILENCE = 1e-4  # peak below which a wav holds no speech
-FEW = 8  # wavs that are heard sooner than a second process has started
+SILENCE = 1e-4  # a wav whose peak is below this has no speech
+FEW = 8  # so many wavs are transcribed before a second process has started
+CHUNK = 4  # wavs of one job
 
 
-class JudgeError(RuntimeError):
-    """The recogniser is missing or cannot read its grammar; the message says what to do."""
+@runtime_checkable
+class EvaluationASR(Protocol):
+    """A speech recogniser that scores a model's speech."""
+
+    @property
+    def name(self) -> str:
+        """Recogniser and version. It is written into the results."""
+
+    def transcribe(self, wav: np.ndarray | None) -> str:
+        """The words of a wav (T,) at 16 kHz; "" for None, for silence, and where no words are recognised."""
+
+    def transcribe_all(self, wavs: Sequence[np.ndarray | None]) -> list[str]:
+        """As transcribe, for many wavs, in order. No result depends on the other wavs."""
 
 
-class Judge:
-    """A recogniser of the sentences of one grammar.
+class ASRNotInstalled(ImportError):
+    """The recogniser's package is missing; the message has the command that installs it."""
+
+
+class GrammarError(ValueError):
+    """The recogniser cannot read its grammar."""
+
+
+def open_asr(grammar: str | Path | None) -> EvaluationASR | None:
+    """The evaluation ASR for a grammar; None without a grammar, since GrammarASR is the only one so far.
+
+    Raises: as GrammarASR.
+    """
+    return None if grammar is None else GrammarASR(grammar)
+
+
+class GrammarASR:
+    """pocketsphinx, restricted to the sentences of one grammar.
 
     Args:
-        grammar: a JSGF file with one public rule; every word is in the CMU dictionary.
+        grammar: a JSGF file with one public rule, whose words are all in the CMU dictionary.
 
     Raises:
         FileNotFoundError: no such grammar.
-        JudgeError: pocketsphinx is not installed, or refuses the grammar.
+        ASRNotInstalled: pocketsphinx is not installed.
+        GrammarError: pocketsphinx refuses the grammar.
     """
 
     def __init__(self, grammar: str | Path) -> None:
         self.grammar = Path(grammar)
         if not self.grammar.is_file():
             raise FileNotFoundError(
-                f"no judge grammar at {self.grammar}; instruct_data.toy writes judge.jsgf into its corpus folder"
+                f"no ASR grammar at {self.grammar}; instruct_data.toy writes asr_grammar.jsgf into its corpus folder"
             )
         self._decoder = _open_decoder(self.grammar)
 
     @property
     def name(self) -> str:
+        """As EvaluationASR.name."""
         return f"pocketsphinx {metadata.version('pocketsphinx')}, sentence grammar"
 
     def transcribe(self, wav: np.ndarray | None) -> str:
-        """Hear one wav (T,) at 16 kHz; "" for None, for silence, and for what fits no sentence of the grammar."""
+        """The sentence of the grammar that fits a wav (T,) at 16 kHz; "" for None, for silence, and where none fits."""
         if wav is None or not len(wav) or np.abs(wav).max() < SILENCE:
             return ""
         self._decoder.start_utt()
         self._decoder.process_raw(_prepare(wav).tobytes(), no_search=False, full_utt=True)
         self._decoder.end_utt()
-        heard = self._decoder.hyp()
-        return heard.hypstr if heard is not None else ""
+        hypothesis = self._decoder.hyp()
+        return hypothesis.hypstr if hypothesis is not None else ""
 
     def transcribe_all(self, wavs: Sequence[np.ndarray | None], workers: int | None = None) -> list[str]:
-        """Hear many wavs, in order, in parallel; what each is heard as does not depend on the others.
+        """As transcribe, for many wavs, in order and in parallel.
 
         Args:
-            workers: processes; None takes one for each core.
+            workers: processes; None takes one per core.
         """
-        workers = workers or os.cpu_count() or 1
         if len(wavs) <= FEW or workers == 1:
             return [self.transcribe(wav) for wav in wavs]
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(min(workers, len(wavs)), _start_worker, (self.grammar,)) as pool:
-            return pool.map(_hear, wavs, chunksize=4)
+        chunks = [(self.grammar, start, wavs[start : start + CHUNK]) for start in range(0, len(wavs), CHUNK)]
+        with Workers(workers) as pool:
+            texts = dict(pool.run(_transcribe_chunk, chunks))
+        return [text for start in sorted(texts) for text in texts[start]]
 
 
 def _prepare(wav: np.ndarray) -> np.ndarray:
-    """wav (T,) -> int16 (PAD + T + PAD,), peak 0.7, in faint noise that is the same every time."""
+    """wav (T,) -> int16 (PAD + T + PAD,) with peak 0.7, in faint noise that is the same every time."""
     noise = np.random.default_rng(0).normal(0.0, NOISE, len(wav) + 2 * PAD)
     noise[PAD : PAD + len(wav)] += wav * (PEAK / np.abs(wav).max())
     return (np.clip(noise, -1.0, 1.0) * 32767).astype(np.int16)
 
 
-def _open_decoder(grammar: Path):
+def _open_decoder(grammar: Path) -> Any:
     try:
         from pocketsphinx import Decoder
     except ImportError as error:
-        raise JudgeError(
-            "the judge needs pocketsphinx, which is not installed. Install the evaluation extra: pip install '.[eval]'"
+        raise ASRNotInstalled(
+            "the evaluation ASR needs pocketsphinx, which is not installed. Install the evaluation extra: "
+            "pip install '.[eval]'"
         ) from error
     try:
         return Decoder(jsgf=str(grammar), wip=0.65, cmn="batch", bestpath=False, loglevel="FATAL")
     except (RuntimeError, ValueError) as error:
-        raise JudgeError(
+        raise GrammarError(
             f"pocketsphinx refuses {grammar} ({error}); it takes a JSGF file with one public rule, "
-            "whose words all stand in the CMU dictionary"
+            "whose words are all in the CMU dictionary"
         ) from error
 
 
-_worker: Judge  # one a process: a decoder cannot be pickled
+_recogniser = functools.lru_cache(maxsize=1)(GrammarASR)  # one per worker process, since a decoder cannot be pickled
 
 
-def _start_worker(grammar: Path) -> None:
-    global _worker
-    _worker = Judge(grammar)
-
-
-def _hear(wav: np.ndarray | None) -> str:
-    return _worker.transcribe(wav)
+def _transcribe_chunk(chunk: tuple[Path, int, Sequence[np.ndarray | None]]) -> tuple[int, list[str]]:
+    """(grammar, place of the first wav, wavs) -> (place of the first wav, texts)."""
+    grammar, start, wavs = chunk
+    return start, [_recogniser(grammar).transcribe(wav) for wav in wavs]

@@ -25,10 +25,10 @@ class Score:
 
 
 def words(text: str | None) -> list[str]:
-    """Lower-case words without punctuation; None, a missing part, has none.
+    """Lower-case words without punctuation. None (a missing part) has no words.
 
-    Letters that are spelled in two ways, and apostrophes, are one; vowel signs stay with their letters. Number words stay
-    words: the English normaliser of Whisper writes "one two three" as 123, one word for three.
+    Unicode is composed (NFC), all apostrophes become one, and vowel signs stay with their letters. Number words stay words;
+    the English normaliser of Whisper would write "one two three" as 123, one word for three.
     """
     composed = unicodedata.normalize("NFC", (text or "").lower())
     found = (word.strip("'") for word in "".join(map(_letter, composed)).split())
@@ -36,94 +36,100 @@ def words(text: str | None) -> list[str]:
 
 
 def _letter(character: str) -> str:
-    """What becomes of a character: itself, an apostrophe, a blank, or nothing where it is invisible."""
+    """A character as words() sees it: itself, an apostrophe, a space, or "" for an invisible one."""
     if character in "'\u2019\u02bc":
         return "'"
     kind = unicodedata.category(character)
     if character.isalnum() or kind[0] == "M":  # marks, such as the vowels of Hindi
         return character
-    return "" if kind == "Cf" else " "  # joiners and soft hyphens stand within words
+    return "" if kind == "Cf" else " "  # joiners and soft hyphens occur inside words
 
 
-def word_errors(reference: str | None, heard: str | None) -> tuple[int, int]:
+def word_errors(reference: str | None, given: str | None) -> tuple[int, int]:
     """(substitutions + deletions + insertions, words of the reference) of one sentence, by jiwer's alignment."""
     import jiwer
 
-    spoken, got = words(reference), words(heard)
-    if not spoken or not got:  # jiwer refuses an empty reference
-        return max(len(spoken), len(got)), len(spoken)
-    found = jiwer.process_words(" ".join(spoken), " ".join(got))
-    return found.substitutions + found.deletions + found.insertions, len(spoken)
+    expected, got = words(reference), words(given)
+    if not expected or not got:  # jiwer refuses an empty reference
+        return max(len(expected), len(got)), len(expected)
+    found = jiwer.process_words(" ".join(expected), " ".join(got))
+    return found.substitutions + found.deletions + found.insertions, len(expected)
 
 
-def character_errors(reference: str | None, heard: str | None) -> tuple[int, int]:
-    """As word_errors, for the characters of the words and the blanks between them."""
+def character_errors(reference: str | None, given: str | None) -> tuple[int, int]:
+    """As word_errors, for the characters of the words and the spaces between them."""
     import jiwer
 
-    spoken, got = " ".join(words(reference)), " ".join(words(heard))
-    if not spoken or not got:
-        return max(len(spoken), len(got)), len(spoken)
-    found = jiwer.process_characters(spoken, got)
-    return found.substitutions + found.deletions + found.insertions, len(spoken)
+    expected, got = " ".join(words(reference)), " ".join(words(given))
+    if not expected or not got:
+        return max(len(expected), len(got)), len(expected)
+    found = jiwer.process_characters(expected, got)
+    return found.substitutions + found.deletions + found.insertions, len(expected)
 
 
 def word_error_rate(
-    references: Sequence[str | None], heard: Sequence[str | None], clusters: Sequence[Hashable] | None = None
+    references: Sequence[str | None], given: Sequence[str | None], clusters: Sequence[Hashable] | None = None
 ) -> Score:
-    """Errors over reference words, of the whole set; n is how many references have words.
+    """Errors divided by reference words, over the whole set. n counts the references that have words.
 
     Args:
-        references: what was said. heard: what was understood, in the same order.
-        clusters: utterances that are not independent, such as those of one speaker, share one; default each its own.
+        references: the right texts.
+        given: transcripts or answers, in the same order.
+        clusters: a label per utterance; utterances that are not independent share one. Default: all are independent.
 
     Raises: ValueError if the lengths differ.
     """
-    return _error_rate(word_errors, references, heard, clusters)
+    return _error_rate(word_errors, references, given, clusters)
 
 
 def character_error_rate(
-    references: Sequence[str | None], heard: Sequence[str | None], clusters: Sequence[Hashable] | None = None
+    references: Sequence[str | None], given: Sequence[str | None], clusters: Sequence[Hashable] | None = None
 ) -> Score:
-    """As word_error_rate, for characters: for languages that write no blanks between words."""
-    return _error_rate(character_errors, references, heard, clusters)
+    """As word_error_rate, for characters: for languages that write no spaces between words."""
+    return _error_rate(character_errors, references, given, clusters)
 
 
-def _error_rate(errors_of: Callable, references: Sequence, heard: Sequence, clusters: Sequence | None) -> Score:
-    counts = [errors_of(*pair) for pair in zip(references, heard, strict=True)]
-    score = ratio([errors for errors, _ in counts], [spoken for _, spoken in counts], clusters)
-    return replace(score, n=sum(spoken > 0 for _, spoken in counts))
+def _error_rate(errors_of: Callable, references: Sequence, given: Sequence, clusters: Sequence | None) -> Score:
+    counts = [errors_of(*pair) for pair in zip(references, given, strict=True)]
+    score = ratio([errors for errors, _ in counts], [expected for _, expected in counts], clusters)
+    return replace(score, n=sum(expected > 0 for _, expected in counts))
 
 
-def ratio(tops: Sequence[float], bottoms: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Score:
-    """sum(tops) / sum(bottoms), with the jackknife's standard error, leaving out one cluster at a time.
+def ratio(
+    numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable] | None = None
+) -> Score:
+    """sum(numerators) / sum(denominators), with the standard error of the jackknife that leaves out one cluster at a time.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), equation 11.5.
 
     Raises: ValueError if the lengths differ.
     """
     groups: dict[Hashable, list[float]] = {}
-    for top, bottom, cluster in zip(tops, bottoms, range(len(tops)) if clusters is None else clusters, strict=True):
+    labels = range(len(numerators)) if clusters is None else clusters
+    for top, bottom, cluster in zip(numerators, denominators, labels, strict=True):
         group = groups.setdefault(cluster, [0.0, 0.0])
         group[0] += top
         group[1] += bottom
-    top, bottom = float(sum(tops)), float(sum(bottoms))
+    top, bottom = float(sum(numerators)), float(sum(denominators))
     value = top / bottom if bottom else None
     rest = [(top - a, bottom - b) for a, b in groups.values()]
     if value is None or len(rest) < 2 or not all(b > 0 for _, b in rest):
-        return Score(value, None, len(tops))
+        return Score(value, None, len(numerators))
     without = [a / b for a, b in rest]
     mean = sum(without) / len(without)
     variance = (len(without) - 1) / len(without) * sum((v - mean) ** 2 for v in without)
-    return Score(value, math.sqrt(variance), len(tops))
+    return Score(value, math.sqrt(variance), len(numerators))
 
 
 def accuracy(
     references: Sequence[str | None], given: Sequence[str | None], clusters: Sequence[Hashable] | None = None
 ) -> Score:
-    """Share of examples whose words are exactly the reference's, among those whose reference has words.
+    """Share of examples whose words equal the reference's, among those whose reference has words.
 
     Args:
-        clusters: as in word_error_rate; the standard error is binomial without, and the jackknife's with them.
+        references: the right texts.
+        given: transcripts or answers, in the same order.
+        clusters: as in word_error_rate. The standard error is binomial without clusters, and the jackknife's with them.
 
     Raises: ValueError if the lengths differ.
     """

@@ -1,0 +1,1 @@
+"""The report of a run: figures, curves and audio as one HTML page and as Markdown."""

@@ -1,0 +1,20 @@
+"""The tasks. Each lies in a file of its own: what is measured, how it is scored, and its place in the report.
+
+To add a task, write such a file and add its TASK to TASKS. All tasks use the test split.
+"""
+
+from __future__ import annotations
+
+from eval.tasks import answer_speech, asr, new_voice, originals, speed, spoken_qa, text_qa, tts
+from eval.tasks.task import Task
+
+TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the report
+    originals.TASK,
+    asr.TASK,
+    spoken_qa.TASK,
+    answer_speech.TASK,
+    new_voice.TASK,
+    text_qa.TASK,
+    tts.TASK,
+    speed.TASK,
+)

@@ -1,0 +1,77 @@
+"""answer_speech: the evaluation ASR transcribes the spoken answers. Do they say what the model wrote, and what is right?"""
+
+from __future__ import annotations
+
+from eval.measurement import Measurement
+from eval.metrics import accuracy, word_error_rate, words
+from eval.results import kept_wav, save_details
+from eval.tasks.breakdown import by_family
+from eval.tasks.task import ASR_ANSWER_VOICE, FamilyColumn, Figure, Outcome, Task, detail
+from units.audio import RECEPTIVE_FIELD, save_wav
+
+NUM_KEPT = 5  # answers that are kept as audio
+
+
+def run(measurement: Measurement) -> Outcome:
+    """Word error rate of the spoken answers against the model's own text; also against the right answers."""
+    asr, test_set = measurement.asr, measurement.test_set
+    measurement.require_part("wav")
+    items, answers, recognised = test_set.test, measurement.answers, measurement.recognised
+    texts = [answer.text for answer in answers]
+    # one sentence that answers many questions is well or badly spoken each time, so its answers are one cluster
+    clusters = [" ".join(words(text)) for text in texts]
+    has_speech = [answer.wav is not None and len(answer.wav) > 0 for answer in answers]
+    more = {
+        "exact": accuracy(texts, recognised, clusters),
+        "first_candidate": word_error_rate(texts, measurement.first_recognised, clusters),
+        "gave_speech": accuracy(["yes"] * len(items), ["yes" if spoke else "no" for spoke in has_speech]),
+        **by_family(word_error_rate, items, texts, recognised, clusters),
+    }
+    if test_set.has("chats.jsonl"):
+        gold = [item.gold for item in items]
+        more["wer_against_gold"] = word_error_rate(gold, recognised, clusters)
+        more["exact_against_gold"] = accuracy(gold, recognised, clusters)
+    rows = zip(items, texts, recognised, measurement.first_recognised)
+    details = [detail(item, text=text, heard=heard, heard_first=first) for item, text, heard, first in rows]
+    _keep_answers(measurement)
+    return Outcome(word_error_rate(texts, recognised, clusters), details, asr.name, more)
+
+
+def _keep_answers(measurement: Measurement) -> None:
+    """Keep the first question of each of five families with its answer, right or wrong: wavs and transcripts."""
+    items = measurement.test_set.test
+    first: dict[str, int] = {}
+    for i, item in enumerate(items):
+        first.setdefault(item.family, i)
+    rest = [i for i in range(len(items)) if i not in first.values()]
+    records = []
+    for i in sorted([*first.values(), *rest][:NUM_KEPT]):
+        item, answer = items[i], measurement.answers[i]
+        if item.id not in measurement.refused:
+            save_wav(kept_wav(measurement.keep, item.id, "question"), item.wav())
+        if answer.wav is not None and len(answer.wav) >= RECEPTIVE_FIELD:  # load_wav refuses shorter ones
+            save_wav(kept_wav(measurement.keep, item.id, "answer"), answer.wav)
+        records.append(detail(item, transcript=answer.transcript, text=answer.text, heard=measurement.recognised[i]))
+    save_details(measurement.keep / "answers.jsonl", records)
+
+
+TASK = Task(
+    "answer_speech",
+    run,
+    "wer",
+    higher_is_better=False,
+    version=2,
+    figures=(
+        Figure("answer_wer", "spoken answer against the model's own text", beside=ASR_ANSWER_VOICE, headline=True),
+        Figure(
+            "first_candidate_wer",
+            "... of the first candidate, without self-verification",
+            "first_candidate",
+            beside=ASR_ANSWER_VOICE,
+        ),
+        Figure(
+            "answer_gold_wer", "spoken answer against the right answer", "wer_against_gold", beside=ASR_ANSWER_VOICE
+        ),
+    ),
+    families=(FamilyColumn("answer speech WER"),),
+)

@@ -1,0 +1,193 @@
+"""Test sets: the spoken questions of a corpus folder with their right answers, or the utterances of any manifest.
+
+TestSet("runs/toy/corpus").test[0].wav()      # with the right answer, its .gold
+TestSet("dev.jsonl").test[0].question         # a manifest has no answers, only what was said
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval.metrics import words
+from units.corpus.manifest import Utterance, read_manifest
+from units.runtime.provenance import content_hash
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GRAMMAR = "asr_grammar.jsgf"  # of the evaluation ASR
+OLD_GRAMMAR = "judge.jsgf"  # the name of that file in corpora of release 0.1.0
+# Every file of a corpus folder that a task may read, besides the audio.
+FILES = (
+    "test.jsonl",
+    "test_new_voice.jsonl",
+    "answers_unseen.jsonl",
+    "train.jsonl",
+    "chats.jsonl",
+    "text.txt",
+    "corpus.json",
+    GRAMMAR,
+    OLD_GRAMMAR,
+)
+
+
+class NotMeasured(ValueError):
+    """A task needs something that this test set or these answers lack; the message names it."""
+
+
+class MissingAnswer(ValueError):
+    """A test question has no record in chats.jsonl."""
+
+
+@dataclass(frozen=True)
+class TestItem:
+    """One test utterance. gold, family: the right answer and its kind, "" where they are unknown."""
+
+    __test__ = False  # not a test class of pytest
+
+    utterance: Utterance
+    gold: str = ""
+    family: str = ""
+
+    @property
+    def id(self) -> str:
+        """The utterance's id."""
+        return self.utterance.id
+
+    @property
+    def question(self) -> str:
+        """What is said in it."""
+        return self.utterance.text or ""
+
+    @property
+    def speaker(self) -> str:
+        """Who says it, "" if unknown."""
+        return self.utterance.speaker or ""
+
+    @property
+    def line(self) -> str:
+        """Question and answer as plain words, as TestSet.text_lines has them."""
+        return " ".join(words(f"{self.question} {self.gold}"))
+
+    def wav(self) -> np.ndarray:
+        """The audio as a wav, float32 (T,). Raises AudioError or OSError."""
+        from units.audio import load_wav
+
+        return load_wav(self.utterance.audio, self.utterance.start, self.utterance.duration)
+
+
+def spread(items: Sequence, limit: int | None) -> list:
+    """At most `limit` items, evenly spaced, so that every part of a sorted list is represented."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+class TestSet:
+    """A corpus folder with test.jsonl and any of the other FILES, or one manifest that is the test set.
+
+    Args:
+        path: the folder or the manifest.
+        grammar: JSGF grammar of the evaluation ASR; None takes asr_grammar.jsgf of the folder.
+        limit: the most examples of each list, evenly spaced; None takes all.
+
+    Raises:
+        FileNotFoundError: there is no such path.
+        ValueError: the limit is below 1.
+    """
+
+    __test__ = False
+
+    def __init__(self, path: str | Path, grammar: str | Path | None = None, limit: int | None = None) -> None:
+        self.path, self.limit = Path(path), limit
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}; allowed: 1 or more examples")
+        if not self.path.exists():
+            raise FileNotFoundError(
+                f"no corpus at {self.path}; it is a manifest, or a folder with test.jsonl (instruct_data.toy writes one)"
+            )
+        paths = {name: self.path / name for name in FILES} if self.path.is_dir() else {"test.jsonl": self.path}
+        self._files = {name: file for name, file in paths.items() if file.exists()}
+        if grammar is not None:
+            self._files.pop(OLD_GRAMMAR, None)
+            self._files[GRAMMAR] = Path(grammar)
+
+    @cached_property
+    def name(self) -> str:
+        """The path's name and a hash of manifests, texts and grammar. Audio files are not read for it."""
+        return f"{self.path.stem} {content_hash(self._files)}"
+
+    def has(self, name: str) -> bool:
+        """Whether one of FILES exists."""
+        return name in self._files
+
+    def file(self, name: str) -> Path:
+        """The path of one of FILES. Raises NotMeasured if it does not exist."""
+        if not self.has(name):
+            raise NotMeasured(f"{self.path} has no {name}" if self.path.is_dir() else f"a manifest has no {name}")
+        return self._files[name]
+
+    @property
+    def grammar(self) -> Path | None:
+        """The grammar of the evaluation ASR, if there is one."""
+        return self._files.get(GRAMMAR) or self._files.get(OLD_GRAMMAR)
+
+    @cached_property
+    def answers(self) -> dict[str, dict]:
+        """Question text -> its record in chats.jsonl. Raises NotMeasured without that file."""
+        lines = self.file("chats.jsonl").read_text(encoding="utf-8").splitlines()
+        return {record["question"]: record for record in map(json.loads, lines)}
+
+    @cached_property
+    def facts(self) -> dict:
+        """The content of corpus.json; empty without that file."""
+        return json.loads(self.file("corpus.json").read_text(encoding="utf-8")) if self.has("corpus.json") else {}
+
+    @cached_property
+    def test(self) -> list[TestItem]:
+        """The test utterances."""
+        return self.items("test.jsonl")
+
+    @cached_property
+    def new_voice(self) -> list[TestItem]:
+        """The test questions in a voice that is in no training set."""
+        return self.items("test_new_voice.jsonl")
+
+    def items(self, name: str) -> list[TestItem]:
+        """The utterances of a manifest that have a text, with their answers if the folder has chats.jsonl.
+
+        Raises:
+            NotMeasured: there are none.
+            MissingAnswer: chats.jsonl lacks one of the questions.
+        """
+        spoken = [utterance for utterance in read_manifest(self.file(name)) if words(utterance.text)]
+        if not spoken:
+            raise NotMeasured(f"{self.file(name)} has no utterance with a text")
+        return spread([self._item(utterance, name) for utterance in spoken], self.limit)
+
+    def _item(self, utterance: Utterance, name: str) -> TestItem:
+        if not self.has("chats.jsonl") or name == "answers_unseen.jsonl":
+            return TestItem(utterance)
+        chat = self.answers.get(utterance.text or "")
+        if chat is None:
+            raise MissingAnswer(
+                f"{utterance.id} of {name} asks {utterance.text!r}, which is not in chats.jsonl; "
+                "make the corpus again, or remove chats.jsonl to measure transcription alone"
+            )
+        return TestItem(utterance, chat["answer"], chat.get("family", ""))
+
+    def trained_sentences(self) -> set[str | None]:
+        """Sentences that the answer voice speaks in the training audio. Raises NotMeasured where that is unknown."""
+        voice = self.facts.get("answer_voice")
+        if voice is None:
+            raise NotMeasured(f"the corpus.json of {self.path} does not name the answer voice")
+        return {u.text for u in read_manifest(self.file("train.jsonl")) if u.speaker == voice}
+
+    def text_lines(self) -> set[str]:
+        """Lines that the text LLM was trained on, as plain words. Raises NotMeasured where they are unknown."""
+        return {" ".join(words(line)) for line in self.file("text.txt").read_text(encoding="utf-8").splitlines()}
