@@ -1,4 +1,4 @@
-"""The evaluation ASR: an outside speech recogniser that transcribes spoken answers without access to the model or its text.
+"""The evaluation ASR: an outside recogniser that transcribes spoken answers and never sees the model or its text.
 
     asr = GrammarASR("runs/toy/corpus/asr_grammar.jsgf")
     asr.transcribe(load_wav("answer.wav"))      # "that makes twelve"

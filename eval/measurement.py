@@ -122,7 +122,7 @@ class Measurement:
             raise NotSupported(self.model, capability)
 
     def require_part(self, part: str) -> None:
-        """Raises NotMeasured if the model cannot give a part of an answer: it never did, and nothing shows that it can."""
+        """Raises NotMeasured if no answer has a part and no capability shows that the model could give it."""
         able = CAPABILITY_OF_PART[part] in self.model.capabilities
         if not able and all(getattr(answer, part) is None for answer in self.answers):
             raise NotMeasured(f"the model's answers have no {part}")

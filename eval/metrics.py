@@ -27,8 +27,8 @@ class Score:
 def words(text: str | None) -> list[str]:
     """Lower-case words without punctuation. None (a missing part) has no words.
 
-    Unicode is composed (NFC), all apostrophes become one, and vowel signs stay with their letters. Number words stay words;
-    the English normaliser of Whisper would write "one two three" as 123, one word for three.
+    Unicode is composed (NFC), all apostrophes become one, and vowel signs stay with their letters. Number words stay
+    words; the English normaliser of Whisper would write "one two three" as 123, one word for three.
     """
     composed = unicodedata.normalize("NFC", (text or "").lower())
     found = (word.strip("'") for word in "".join(map(_letter, composed)).split())
@@ -98,7 +98,7 @@ def _error_rate(errors_of: Callable, references: Sequence, given: Sequence, clus
 def ratio(
     numerators: Sequence[float], denominators: Sequence[float], clusters: Sequence[Hashable] | None = None
 ) -> Score:
-    """sum(numerators) / sum(denominators), with the standard error of the jackknife that leaves out one cluster at a time.
+    """sum(numerators) / sum(denominators), with the standard error of the jackknife over clusters.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), equation 11.5.
 

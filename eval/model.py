@@ -121,8 +121,8 @@ class AdaptedModel:
     def _answer(self, given: Any) -> Answer:
         if not any(hasattr(given, part) for part in PARTS):
             raise NoAnswer(
-                f"{self.name or 'the model'} answered with a {type(given).__name__}; an answer is an object with some of "
-                f"transcript, text and wav (float, mono, {self.sample_rate} Hz)"
+                f"{self.name or 'the model'} answered with a {type(given).__name__}; an answer is an object with some "
+                f"of transcript, text and wav (float, mono, {self.sample_rate} Hz)"
             )
         transcript, text, wav = (getattr(given, part, None) for part in PARTS)
         return Answer(

@@ -1,4 +1,4 @@
-r"""wav -> units -> wav, transcribed by the evaluation ASR: what units and vocoder lose, before any language model is trained.
+r"""wav -> units -> wav, transcribed by the evaluation ASR: what units and vocoder lose before an LLM is trained.
 
     eval-resynthesis --encoder runs/toy/unit_encoder --vocoder runs/toy/vocoder \
         --manifest runs/toy/corpus/answers_unseen.jsonl --grammar runs/toy/corpus/asr_grammar.jsgf \
@@ -6,8 +6,8 @@ r"""wav -> units -> wav, transcribed by the evaluation ASR: what units and vocod
 
     eval-resynthesis ... --picture docs/resynthesis.png    # also draws spectrograms of the first sentence
 
-The manifest holds sentences in the answer voice that are in no training set. If the word error rate is above `--gate`, the
-exit code is 1.
+The manifest holds sentences in the answer voice that are in no training set. The exit code is 1 if the word error rate
+is above `--gate`.
 """
 
 from __future__ import annotations
@@ -253,8 +253,8 @@ def report(result: Result, gate: float) -> int:
     print(f"  true durations        {value['wer_true']:.4f}")
     print(f"  predicted durations   {result.score:.4f}")
     print(
-        f"  {value['units_per_second']:.1f} units/s; predicted lengths are off by {value['length_error_predicted']:.1%}, "
-        f"in total by {value['length_bias_predicted']:+.1%}"
+        f"  {value['units_per_second']:.1f} units/s; predicted lengths are off by "
+        f"{value['length_error_predicted']:.1%}, in total by {value['length_bias_predicted']:+.1%}"
     )
     print(f"  mel-cepstral distance with true durations: {value['mel_cepstral_distance_db']:.2f} dB")
     encode, decode = value["encode_real_time_factor"], value["decode_real_time_factor"]

@@ -5,8 +5,8 @@
     eval-run --model runs/mine/model --corpus dev.jsonl --out /tmp/dev      # a manifest: transcription and speed only
     eval-run --model my_models:baseline --corpus runs/toy/corpus --out /tmp/baseline
 
-A task is skipped, with the reason, if the model or the corpus lacks what it needs. A task whose results file exists, for the
-same model, corpus, device and limit, is not run again unless `--force` is given.
+A task is skipped, with the reason, if the model or the corpus lacks what it needs. A task whose results file exists,
+for the same model, corpus, device and limit, is not run again unless `--force` is given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(
         limit: the most examples of each list, evenly spaced, for a quick run
         force: run finished tasks again
         device: where the model runs, such as cpu or cuda
-        grammar: JSGF grammar of the evaluation ASR, which transcribes the model's speech; default: the one in the corpus folder
+        grammar: JSGF grammar of the evaluation ASR that transcribes the model's speech; default: the corpus folder's
     """
     from eval.asr import open_asr
     from eval.evaluation import evaluate, tasks_of

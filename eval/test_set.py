@@ -109,7 +109,8 @@ class TestSet:
             raise ValueError(f"limit is {limit}; allowed: 1 or more examples")
         if not self.path.exists():
             raise FileNotFoundError(
-                f"no corpus at {self.path}; it is a manifest, or a folder with test.jsonl (instruct_data.toy writes one)"
+                f"no corpus at {self.path}; a corpus is a manifest, or a folder with test.jsonl "
+                "(instruct_data.toy writes one)"
             )
         paths = {name: self.path / name for name in FILES} if self.path.is_dir() else {"test.jsonl": self.path}
         self._files = {name: file for name, file in paths.items() if file.exists()}

@@ -1,9 +1,9 @@
-"""Draw the report of a run folder: figures with errors, training curves and audio. A figure that was not measured is "not run".
+"""Draw the report of a run folder: figures with errors, training curves and audio.
 
     eval-report --run runs/toy --out runs/toy/report
 
-Reads results/, */log.jsonl and corpus/corpus.json of the run folder and changes nothing in it. The last line that it prints
-has the run's headline figures.
+Reads results/, */log.jsonl and corpus/corpus.json of the run folder and changes nothing in them. A figure that was not
+measured is shown as "not run". The last printed line has the headline figures.
 """
 
 from __future__ import annotations

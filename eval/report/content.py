@@ -86,7 +86,7 @@ def read_exchanges(folder: Path) -> list[Exchange]:
 
 
 def minutes_taken(run: Path, since: Path) -> float | None:
-    """Minutes from the time of the file `since` to the run's last result, or to now without results. None without the file."""
+    """Minutes from the time of the file `since` to the last result, or to now without results. None without it."""
     if not since.exists():
         return None
     ends = [path.stat().st_mtime for path in (run / "results").glob("*.json")]

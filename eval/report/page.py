@@ -29,7 +29,7 @@ def html(report: Report) -> str:
 
 
 def verdict(text: str | None, reference: str | None) -> str:
-    """The style of a text beside its reference: "right" if the words are equal, else "wrong"; "" without a reference."""
+    """The style of a text: "right" if its words are the reference's, else "wrong"; "" without a reference."""
     if not words(reference):
         return ""
     return "right" if words(text) == words(reference) else "wrong"

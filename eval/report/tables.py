@@ -28,7 +28,7 @@ FAMILY_COLUMNS: tuple[tuple[str, FamilyColumn], ...] = tuple(
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of the report, measured or not. beside: the figure to compare it with, if it has one and it was measured."""
+    """One figure of the report, measured or not. beside: the figure to compare it with, if that was measured."""
 
     figure: Figure
     score: Score | None
@@ -126,7 +126,7 @@ def _scaled(value: float, unit: str) -> str:
 
 
 def summary_line(results: dict[str, Result], minutes: float | None, name: str) -> str:
-    """The headline figures of a run on one line, as fractions: `NAME: asr_wer=0.026 spoken_qa=0.892 ... minutes=23.4`."""
+    """The headline figures of a run on one line, as fractions: `NAME: asr_wer=0.026 ... minutes=23.4`."""
     cells = [f"{row.figure.name}={_fraction(row.score)}" for row in score_rows(results) if row.figure.headline]
     return f"{name}: {' '.join(cells)} minutes={'unknown' if minutes is None else f'{minutes:.1f}'}"
 

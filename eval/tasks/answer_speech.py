@@ -1,4 +1,4 @@
-"""answer_speech: the evaluation ASR transcribes the spoken answers. Do they say what the model wrote, and what is right?"""
+"""answer_speech: the evaluation ASR transcribes the spoken answers, which are compared with the model's text."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def by_family(
 
 
 def by_training_text(test_set: TestSet, items: Sequence[TestItem], texts: Sequence) -> dict[str, Score]:
-    """Exact answers among questions whose answer is in the LLM's training text ("read"), and among the others ("unread").
+    """Exact answers, split by whether question and answer are in the LLM's training text: "read" and "unread".
 
     Empty where the training text is unknown.
     """

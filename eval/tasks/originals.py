@@ -1,6 +1,6 @@
 """originals: the evaluation ASR on the original recordings.
 
-Its error there is the lowest that a model's speech could reach, and a recogniser to compare the model's own transcripts with.
+Its error there is the lowest that a model's speech could reach, and is compared with the model's own transcripts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""tts: the model reads the right answers aloud, or the questions where there are no answers; the evaluation ASR transcribes."""
+"""tts: the model reads the right answers aloud, or the questions without answers; the evaluation ASR transcribes."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def test_word_error_rate_and_its_jackknife_by_hand():
 
 
 def test_clusters_widen_the_error():
-    tops, bottoms = [1, 1, 0, 0], [2, 2, 2, 2]
-    alone, together = ratio(tops, bottoms), ratio(tops, bottoms, ["a", "a", "b", "b"])
+    errors, lengths = [1, 1, 0, 0], [2, 2, 2, 2]
+    alone, together = ratio(errors, lengths), ratio(errors, lengths, ["a", "a", "b", "b"])
     assert alone.value == together.value == 0.25
     assert together.standard_error == pytest.approx(0.25)  # leaving out a half gives 0 or 1/2
     assert alone.standard_error < together.standard_error
@@ -67,10 +67,10 @@ def test_accuracy_and_its_binomial_error_by_hand():
     )
 
 
-def test_what_cannot_be_measured_is_none():
+def test_a_figure_over_nothing_is_none():
     assert accuracy([], []) == Score(None, None, 0)
     assert word_error_rate([None], ["a"]) == Score(None, None, 0)
-    assert accuracy([None, "", "a"], [None, None, "a"]) == Score(1.0, 0.0, 1)  # what says nothing is never right
+    assert accuracy([None, "", "a"], [None, None, "a"]) == Score(1.0, 0.0, 1)  # a reference without words does not count
     assert word_error_rate([None, "a"], [None, "a"]).n == 1
     assert word_error_rate(["a"], ["a"]) == Score(0.0, None, 1)
     with pytest.raises(ValueError):

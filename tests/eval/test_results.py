@@ -1,14 +1,19 @@
-"""results.json: read as written, refused if it is anything else."""
+"""results.json: read as it was written, by this release and by 0.1.0; refused if it is anything else."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from made_results import made_result
 
-from eval.results import ResultError, load_result, save_result
+from eval.metrics import Score
+from eval.report.tables import score_rows
+from eval.results import ResultError, load_result, load_results, save_result
 from units.runtime.provenance import fingerprint, machine
+
+DATA = Path(__file__).parents[1] / "data" / "results_0.1.0"
 
 
 def test_results_are_read_as_written(tmp_path):
@@ -16,11 +21,23 @@ def test_results_are_read_as_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["asr.json"]
 
 
-def test_results_from_before_corpus_and_device_are_read(tmp_path):
+def test_results_without_corpus_and_device_are_read(tmp_path):
     path = save_result(tmp_path / "asr.json", made_result())
     record = json.loads(path.read_text())
     path.write_text(json.dumps({name: record[name] for name in record if name not in ("corpus", "device")}))
     assert load_result(path) == made_result(corpus="unknown", device="unknown")
+
+
+def test_results_of_release_0_1_0_are_read():
+    """tests/data/results_0.1.0 was written by release 0.1.0; a figure has another name since."""
+    found = load_results(DATA)
+    assert set(found) == {"answer_speech", "resynthesis"}
+    spoken = found["answer_speech"]
+    assert (spoken.version, spoken.metric, spoken.limit, spoken.n) == (2, "wer", None, 6)
+    assert spoken.more["first_candidate"] == Score(0.2, 0.13, 6) and "first_take" not in spoken.more
+    assert spoken.listener == "pocketsphinx 5.1.0, sentence grammar"
+    rows = {row.figure.name: row for row in score_rows(found)}
+    assert rows["first_candidate_wer"].value == "20.0 %" and rows["resynth_wer"].value == "2.9 %"
 
 
 def test_the_machine_of_a_gpu_names_it(monkeypatch):
@@ -45,7 +62,7 @@ def test_nan_is_never_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_fingerprint_follows_the_weights(tmp_path):
+def test_fingerprint_depends_on_the_weights(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"one")
     first = fingerprint(tmp_path)
     assert fingerprint(tmp_path) == first
