@@ -271,7 +271,7 @@ $(RUN)/results/done: $(RUN)/model/speechgpt.json
 $(REPORT): $(RUN)/results/done $(GATE)
 	@echo "[9/9] report"
 	@mkdir -p $(@D)
-	@$(PYTHON) -m eval.report.card --run $(RUN) --out $(@D) >$@.part
+	@$(PYTHON) -m eval.report.card --run $(RUN) --out $(@D) --name $(PRESET) >$@.part
 	@mv $@.part $@
 
 else

@@ -90,6 +90,7 @@ class GrammarASR:
         """The sentence of the grammar that fits a wav (T,) at 16 kHz; "" for None, for silence, and where none fits."""
         if wav is None or not len(wav) or np.abs(wav).max() < SILENCE:
             return ""
+        self._decoder.reinit_feat()  # its acoustic front end would otherwise remember the utterance before
         self._decoder.start_utt()
         self._decoder.process_raw(_prepare(wav).tobytes(), no_search=False, full_utt=True)
         self._decoder.end_utt()

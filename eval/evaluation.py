@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.measurement import Measurement
-from eval.model import codebook_of
+from eval.model import UNNAMED, codebook_of
 from eval.results import Result, ResultError, load_result, save_details, save_result
 from eval.tasks import TASKS
 from eval.tasks.task import Task
@@ -71,7 +71,7 @@ def sentence(result: Result) -> str:
 
 def _finished(path: Path, task: Task, measurement: Measurement) -> Result | None:
     """The task's result, if the file exists and another run would measure the same."""
-    if not path.exists() or not measurement.model.name:
+    if not path.exists() or measurement.model.name == UNNAMED:
         return None
     try:
         result = load_result(path)
@@ -92,7 +92,7 @@ def _run(measurement: Measurement, out: Path, task: Task) -> Result:
         metric=task.metric,
         higher_is_better=task.higher_is_better,
         listener=outcome.listener,
-        model=measurement.model.name or "without a name",
+        model=measurement.model.name,
         codebook=codebook_of(measurement.model),
         corpus=measurement.test_set.name,
         commit=commit(),

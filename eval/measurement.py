@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from eval.asr import EvaluationASR
+from eval.model import NoAnswer
 from eval.test_set import NotMeasured, TestItem, TestSet
 from speechgpt.answers import Answer, Capability, NotSupported, SpeechModel
 from speechgpt.sampling import Sampling
@@ -26,6 +27,8 @@ NO_ANSWER = Answer(None, None, None, None)  # stands for the answer to an uttera
 FIRST_CANDIDATE = Sampling(candidates=1)  # no self-verification
 # A model with this capability can give this part of an answer, so answers without it are wrong and not unmeasurable.
 CAPABILITY_OF_PART: dict[str, Capability] = {"text": "chat", "wav": "say"}
+
+FAULTS_OF_THE_MODEL = (NotSupported, NoAnswer)  # errors that do not depend on the utterance
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
@@ -143,7 +146,7 @@ class Measurement:
         def one(item: TestItem) -> object:
             try:
                 [output] = function([item.wav()])
-            except NotSupported:
+            except FAULTS_OF_THE_MODEL:
                 raise
             except (ValueError, OSError) as error:
                 refused[item.id] = refusal(item, error)
@@ -153,7 +156,7 @@ class Measurement:
         def batch(some: list[TestItem]) -> list:
             try:
                 return function([item.wav() for item in some])
-            except NotSupported:
+            except FAULTS_OF_THE_MODEL:
                 raise
             except (ValueError, OSError):  # one utterance failed; the others of the batch are still measured
                 return [one(item) for item in some]

@@ -21,6 +21,7 @@ from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE
 
 PARTS = ("transcript", "text", "wav")
+UNNAMED = "without a name"  # the name of a model that has none; its results are measured again every time
 
 
 class NoAnswer(ValueError):
@@ -51,8 +52,8 @@ class AdaptedModel:
 
     @property
     def name(self) -> str:
-        """The object's name; "" without one."""
-        return getattr(self.model, "name", None) or ""
+        """The object's name, or UNNAMED."""
+        return getattr(self.model, "name", None) or UNNAMED
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -121,7 +122,7 @@ class AdaptedModel:
     def _answer(self, given: Any) -> Answer:
         if not any(hasattr(given, part) for part in PARTS):
             raise NoAnswer(
-                f"{self.name or 'the model'} answered with a {type(given).__name__}; an answer is an object with some "
+                f"the model {self.name} answered with a {type(given).__name__}; an answer is an object with some "
                 f"of transcript, text and wav (float, mono, {self.sample_rate} Hz)"
             )
         transcript, text, wav = (getattr(given, part, None) for part in PARTS)

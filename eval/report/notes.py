@@ -81,8 +81,8 @@ def _recall(results: dict[str, Result]) -> str:
     return (
         f"The text LLM was trained on {share} test questions with their answers, word for word (corpus/text.txt), and "
         "stages 2 and 3 train on them as typed questions. Text QA is therefore mostly recall, and spoken QA shows how "
-        "much of it remains when the question is spoken. Only the sentences of the family `say` have to be taken from the "
-        "question itself."
+        "much of it remains when the question is spoken. Only the sentences of the family `say` have to be taken from "
+        "the question itself."
     )
 
 

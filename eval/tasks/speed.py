@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-from eval.measurement import Measurement, refusal
+from eval.measurement import FAULTS_OF_THE_MODEL, Measurement, refusal
 from eval.metrics import ratio
 from eval.model import question_units
 from eval.tasks.task import NO_LISTENER, Figure, Outcome, Task
 from eval.test_set import NotMeasured, TestItem, spread
-from speechgpt.answers import NotSupported
 from units.audio import SAMPLE_RATE
 from units.runtime.progress import progress
 
@@ -22,7 +21,7 @@ def run(measurement: Measurement) -> Outcome:
     for item in progress(spread(measurement.test_set.test, NUM_TIMED), desc="timing", unit="questions"):
         try:
             details.append(_timed(measurement, item, warm_up=not details))
-        except NotSupported:
+        except FAULTS_OF_THE_MODEL:
             raise
         except (ValueError, OSError) as error:
             measurement.refused[item.id] = refusal(item, error)

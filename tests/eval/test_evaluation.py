@@ -1,4 +1,4 @@
-"""Whole evaluations: every task of a model that answers from a table, and what is skipped, refused or already finished."""
+"""Whole evaluations of a model that answers from a table, and what is skipped, refused or already finished."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def test_a_whole_evaluation(measurement: Measurement, tmp_path: Path) -> None:
     assert found["answer_speech"].more["gave_speech"].value == pytest.approx(4 / 6)
     assert found["answer_speech"].more["wer_against_gold"].value >= 6 / 21  # the two unspoken sums are six lost words
     spoken = found["answer_speech"]
-    assert spoken.more["first_candidate"].value >= spoken.main.value + 2 / 15  # one answer of 3 words of 15 is misspoken
+    assert (
+        spoken.more["first_candidate"].value >= spoken.main.value + 2 / 15
+    )  # one answer of 3 words of 15 is misspoken
     assert found["tts"].more["wer_trained_sentences"].n == 1 and found["tts"].more["wer_unheard_sentences"].n == 5
     assert found["originals"].more["wer_answer_voice"].n == 1
     assert found["new_voice"].more["family/sum"].n == found["new_voice"].more["spoken_qa_family/sum"].n == 2
@@ -134,7 +136,9 @@ def test_a_model_that_loses_examples_or_refuses_all_is_refused(corpus: Path, tmp
 
     for model, error in ((Loses(), LostExamples), (SimpleNamespace(transcribe=refuse), EverythingRefused)):
         with pytest.raises(error):
-            evaluate(Measurement(as_speech_model(model), TestSet(corpus), None, tmp_path), tmp_path / "results", ["asr"])
+            evaluate(
+                Measurement(as_speech_model(model), TestSet(corpus), None, tmp_path), tmp_path / "results", ["asr"]
+            )
 
 
 def test_a_refused_utterance_counts_as_wrong_and_is_listed(

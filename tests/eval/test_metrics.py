@@ -70,7 +70,9 @@ def test_accuracy_and_its_binomial_error_by_hand():
 def test_a_figure_over_nothing_is_none():
     assert accuracy([], []) == Score(None, None, 0)
     assert word_error_rate([None], ["a"]) == Score(None, None, 0)
-    assert accuracy([None, "", "a"], [None, None, "a"]) == Score(1.0, 0.0, 1)  # a reference without words does not count
+    assert accuracy([None, "", "a"], [None, None, "a"]) == Score(
+        1.0, 0.0, 1
+    )  # a reference without words does not count
     assert word_error_rate([None, "a"], [None, "a"]).n == 1
     assert word_error_rate(["a"], ["a"]) == Score(0.0, None, 1)
     with pytest.raises(ValueError):

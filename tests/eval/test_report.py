@@ -14,7 +14,15 @@ from eval.metrics import Score
 from eval.report import card, plots
 from eval.report.content import Exchange, Report, gather
 from eval.report.markdown import exchange_cells, table
-from eval.report.notes import EVALUATION_ASR, OWN_TEST_SET, SHIPPED_ENCODER, STANDARD_ERRORS, TEST_SPLIT, notes, warnings
+from eval.report.notes import (
+    EVALUATION_ASR,
+    OWN_TEST_SET,
+    SHIPPED_ENCODER,
+    STANDARD_ERRORS,
+    TEST_SPLIT,
+    notes,
+    warnings,
+)
 from eval.report.page import html, verdict
 from eval.report.tables import FIGURES, NOT_RUN, family_table, score_rows, show, summary_line
 from units.codebook import Codebook

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from made_results import made_result
 
-from eval.metrics import Score
 from eval.report.tables import score_rows
 from eval.results import ResultError, load_result, load_results, save_result
 from units.runtime.provenance import fingerprint, machine

@@ -25,7 +25,7 @@ ROOMS = {
     "speechgpt": ("vocab", "dialogue", "serve"),
     "instruct_data": ("text", "speech", "build", "toy released"),
     "stages": ("config", "planning", "train"),
-    "eval": ("metrics results", "report", "run resynthesis"),
+    "eval": ("metrics results asr test_set", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
 }
 FILE_LINES = 500
 FUNCTION_LINES = 80

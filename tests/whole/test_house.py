@@ -22,6 +22,7 @@ import stages.train
 import units.dataset.extract
 import units.encoder.fit
 import units.vocoder.train_vocoder
+from eval.resynthesis import ResynthesisOptions
 from instruct_data.speech.voices import VoiceError, open_voice
 from instruct_data.toy.world import ToyConfig
 from speechgpt.inference import SpeechGPT
@@ -77,7 +78,7 @@ def test_the_gate_is_shut_on_a_vocoder_that_learned_nothing(run: Path) -> None:
         corpus / "answers_unseen.jsonl",
         corpus / "asr_grammar.jsgf",
         out,
-        limit=4,
+        ResynthesisOptions(limit=4),
     )
     assert code == 1
     assert json.loads(out.read_text())["score"] > 0.05
@@ -85,6 +86,6 @@ def test_the_gate_is_shut_on_a_vocoder_that_learned_nothing(run: Path) -> None:
 
 def test_figures_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     eval.run.main(run / "model", run / "corpus", run / "results", limit=3)
-    eval.report.card.main(run, run / "report")
+    eval.report.card.main(run, run / "report", name="toy")
     assert "toy: asr_wer=" in capsys.readouterr().out
     assert "<audio" in (run / "report" / "report.html").read_text()
