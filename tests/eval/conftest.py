@@ -12,7 +12,7 @@ from eval.asr import GrammarASR
 from eval.measurement import Measurement
 from eval.model import as_speech_model
 from eval.test_set import TestSet
-from instruct_data.toy.grammar import judge_grammar
+from instruct_data.toy.grammar import asr_grammar
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +25,13 @@ def speak() -> Speak:
 def asr(tmp_path_factory: pytest.TempPathFactory) -> GrammarASR:
     pytest.importorskip("pocketsphinx", reason="the evaluation ASR needs pocketsphinx: pip install '.[eval]'")
     path = tmp_path_factory.mktemp("asr") / "asr_grammar.jsgf"
-    path.write_text(judge_grammar())
+    path.write_text(asr_grammar())
     return GrammarASR(path)
 
 
 @pytest.fixture
 def corpus(tmp_path: Path, speak: Speak) -> Path:
-    return write_corpus(tmp_path / "run" / "corpus", speak, judge_grammar())
+    return write_corpus(tmp_path / "run" / "corpus", speak, asr_grammar())
 
 
 @pytest.fixture
