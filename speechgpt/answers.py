@@ -23,12 +23,15 @@ CAPABILITIES: frozenset[Capability] = frozenset(get_args(Capability))
 
 
 class NotSupported(ValueError):
-    """The model lacks a capability. The message names the model, the capability, the reason and what the model can do.
-
-    capability: the one that was asked for.
-    """
+    """The model lacks a capability. The message names the model, the reason, and what it does support."""
 
     def __init__(self, model: SpeechModel, capability: Capability, reason: str = "") -> None:
+        """
+        Args:
+            model: the one that was asked.
+            capability: what it was asked for.
+            reason: why it lacks that, if there is more to say.
+        """
         able = ", ".join(sorted(model.capabilities)) or "nothing of this protocol"
         super().__init__(
             f"the model {model.name} does not support {capability!r}{reason and f': {reason}'}. It supports: {able}"
@@ -38,50 +41,46 @@ class NotSupported(ValueError):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way in which the model spoke a text.
-
-    units: what it spoke.
-    understood: whether the model would transcribe them as that text and nothing else; None if they are too long for
-    its context.
-    number: 0 for the first candidate.
-    """
+    """One way in which the model spoke a text."""
 
     units: tuple[int, ...]
+    """What it spoke."""
     understood: bool | None
+    """Whether the model would transcribe them as that text and nothing else; None if they exceed its context."""
     number: int = 0
+    """0 for the first candidate."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply as text and sound. A part that was not asked for, or that the model did not give, is None.
-
-    transcript: what the model understood. text: its answer. units: the spoken answer's, for systems that speak units.
-    wav: float32 (T,) at the model's sample rate.
-    candidate: the one that was chosen by self-verification; None without self-verification.
-    finished: False if the reply was cut off by `max_new_tokens` or by the end of the context.
-    turn: question and reply, to be passed as `history` with the next question.
-    """
+    """A reply as text and sound. A part that was not asked for, or that the model did not give, is None."""
 
     transcript: str | None
+    """What the model understood of a spoken question."""
     text: str | None
+    """The answer, or the text that was read aloud."""
     units: tuple[int, ...] | None
+    """Of the spoken answer, for systems that speak units."""
     wav: np.ndarray | None
+    """The spoken answer: float32 (T,) at the model's sample rate."""
     candidate: Candidate | None = None
+    """The one that self-verification chose; None without self-verification."""
     finished: bool = True
+    """False if the reply was cut off by `max_new_tokens` or by the end of the context."""
     turn: tuple[Message, ...] = ()
+    """Question and reply, to be passed as `history` with the next question."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What a streamed answer has gained since the piece before: text, sound (T,), or both.
-
-    answer: the whole answer, in the last piece alone.
-    """
+    """What a streamed answer has gained since the piece before."""
 
     transcript: str = ""
     text: str = ""
     wav: np.ndarray | None = None
+    """float32 (T,) at the model's sample rate."""
     answer: Answer | None = None
+    """The whole answer, in the last piece alone."""
 
 
 @runtime_checkable

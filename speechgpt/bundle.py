@@ -86,9 +86,10 @@ def _check_replaceable(out: Path) -> None:
     parts = {out / ENCODER, out / VOCODER, *_checkpoint_files(out)}
     others = sorted(path.name for path in out.iterdir() if path not in parts)
     if others:
+        names = ", ".join(others[:3]) + (" .." if others[3:] else "")
         raise ValueError(
-            f"{out} is replaced as a whole, but holds {', '.join(others[:3])}{' ..' if others[3:] else ''}, which is no "
-            "part of a model; name another --out, or move that elsewhere"
+            f"{out} is replaced as a whole, but holds {names}, which is no part of a model; name another --out, "
+            "or move that elsewhere"
         )
 
 

@@ -48,7 +48,8 @@ class CheckpointFacts:
     def units(self) -> Codebook:
         """The codebook of a model that has one.
 
-        Raises: ValueError for a system without units.
+        Raises:
+            ValueError: the model is of a system without units.
         """
         if self.codebook is None:
             raise ValueError(f"this is a checkpoint of the system {self.system!r}, which has no units")
@@ -66,7 +67,9 @@ class CheckpointFacts:
     def load(cls, folder: str | Path) -> CheckpointFacts:
         """Read `speechgpt.json` from a checkpoint folder, also one of release 0.1.0.
 
-        Raises: FileNotFoundError that says how such a folder is made; ValueError for unknown or missing fields.
+        Raises:
+            FileNotFoundError: there is no such folder or file; the message says how one is made.
+            ValueError: the file is not JSON, or has unknown or missing fields.
         """
         path = Path(folder) / FILE
         if not path.exists():
@@ -103,7 +106,8 @@ class CheckpointFacts:
 def local_folder(folder: str | Path) -> Path:
     """The folder itself if it exists; otherwise a local copy of the hub's model of that name.
 
-    Raises: FileNotFoundError if neither exists.
+    Raises:
+        FileNotFoundError: neither exists.
     """
     if Path(folder).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
         return Path(folder)

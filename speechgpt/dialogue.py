@@ -50,7 +50,8 @@ class NoUnitsError(ValueError):
 def part_units(part: tuple[int, ...] | Speech) -> tuple[int, ...]:
     """The units of a part that is not text.
 
-    Raises: NoUnitsError if it is speech whose units are not known.
+    Raises:
+        NoUnitsError: it is speech whose units are not known.
     """
     if not isinstance(part, Speech):
         return part

@@ -76,7 +76,9 @@ class SpeechGPT:
             dtype: of the LLM's weights: float32, bfloat16 or float16. None takes the one that they are stored in, but
                 float32 for bfloat16 weights on a device that would only emulate it.
 
-        Raises: FileNotFoundError or ValueError naming what is missing or does not fit.
+        Raises:
+            FileNotFoundError: the folder, or a file in it, is missing.
+            ValueError: weights are damaged, the tokenizer is of another checkpoint, or device or dtype do not exist.
         """
         check_device(device)
         if dtype not in (None, *DTYPES):
@@ -154,8 +156,10 @@ class SpeechGPT:
             history: earlier turns, such as `answer.turn` of each. The oldest are dropped where they would take more
                 than half of the context. They confuse a model that was trained on single questions, as the toy was.
 
-        Raises: NotSupported, FileNotFoundError, AudioError (not audio, silent, too short), ValueError (longer than the
-        context).
+        Raises:
+            NotSupported: the model has not learned to answer, or lacks its unit encoder or vocoder.
+            AudioError: the question is missing, not audio, silent or too short.
+            ValueError: the question is longer than the context.
         """
         return self._answers([question], sampling, history)[0]
 

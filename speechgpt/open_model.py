@@ -37,7 +37,10 @@ def open_model(folder: str | Path, device: str | None = None, dtype: str | None 
         device: such as `cpu` or `cuda:1`; None takes a GPU if there is one.
         dtype: of the weights: float32, bfloat16 or float16; None leaves the choice to the model.
 
-    Raises: FileNotFoundError if there is no model; UnknownSystem, or another ValueError that names what does not fit.
+    Raises:
+        FileNotFoundError: there is no such model.
+        UnknownSystem: no installed package provides the model's system.
+        ValueError: the files of the model do not fit together.
     """
     folder = local_folder(folder)
     system = system_class(CheckpointFacts.load(folder).system)
@@ -47,7 +50,8 @@ def open_model(folder: str | Path, device: str | None = None, dtype: str | None 
 def system_class(system: str) -> Any:
     """The class of a system.
 
-    Raises: UnknownSystem.
+    Raises:
+        UnknownSystem: no installed package provides it, or its module does not import.
     """
     installed = {name: EntryPoint(name, target, GROUP) for name, target in BUILT_IN.items()}
     installed |= {entry.name: entry for entry in entry_points(group=GROUP)}

@@ -37,7 +37,8 @@ class UnitVocab:
     def from_words(cls, ids: Mapping[str, int]) -> UnitVocab:
         """Read from a tokenizer's table of words and ids (`tokenizer.get_vocab()`).
 
-        Raises: VocabularyError if there are no units, or if their ids are not one contiguous block in order.
+        Raises:
+            VocabularyError: there are no units, or their ids are not one contiguous block in order.
         """
         size = 0
         while unit_word(size) in ids:

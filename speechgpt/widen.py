@@ -41,7 +41,11 @@ def widen(
         centres: float (K, D), needed for `centres`.
         seed: of the random rows.
 
-    Raises: ValueError if the tokenizer has units already, or if centres are missing or of another size.
+    Returns:
+        The vocabulary of the widened tokenizer.
+
+    Raises:
+        ValueError: the tokenizer has units already, or centres are missing or of another size.
     """
     words, known = new_words(size), tokenizer.get_vocab()
     taken = [word for word in words if word in known]

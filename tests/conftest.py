@@ -1,4 +1,4 @@
-"""Tiny parts that many tests share: wavs, unit encoders, a widened Llama, a vocoder, and the model they make together."""
+"""Tiny parts that many tests share: unit encoders, a widened Llama, a vocoder, and the model they make together."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def dialogue(widened: Path) -> Dialogue:
 
 @pytest.fixture(scope="session")
 def make_bundle(widened: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[UnitEncoder, UnitEncoder], Path]:
-    """Join the checkpoint with the ears of one encoder and the voice of another (refused unless they are alike)."""
+    """Join the checkpoint with a unit encoder and a vocoder for the units of `spoken`."""
 
-    def make(ears: UnitEncoder, voice: UnitEncoder) -> Path:
+    def make(encoder: UnitEncoder, spoken: UnitEncoder) -> Path:
         folder = tmp_path_factory.mktemp("bundle")
-        ears.save_pretrained(folder / "ears")
-        tiny_vocoder(voice).save_pretrained(folder / "voice")
-        bundle.main(widened, folder / "ears", folder / "voice", folder / "model")
+        encoder.save_pretrained(folder / "encoder")
+        tiny_vocoder(spoken).save_pretrained(folder / "vocoder")
+        bundle.main(widened, folder / "encoder", folder / "vocoder", folder / "model")
         return folder / "model"
 
     return make

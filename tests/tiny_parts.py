@@ -61,14 +61,14 @@ def fit_encoder(features: HubertFeatures | MfccFeatures, size: int = K, seed: in
 
 
 def tiny_vocoder(encoder: UnitEncoder) -> UnitVocoder:
-    """A random voice for an encoder's units."""
+    """A random vocoder for the units of an encoder."""
     torch.manual_seed(2)
     settings = MelGeneratorConfig(width=16, slow_blocks=1, fast_blocks=1, kernel=5, griffin_lim_iterations=2)
     return UnitVocoder(encoder.codebook, settings).eval()
 
 
 def talkative(gpt: SpeechGPT, endless: bool = False) -> SpeechGPT:
-    """Let a random model end its sections: its markers are made likelier. endless: but for the end of its speech."""
+    """Let a random model end its sections by likelier special tokens. endless: all but the end of its speech."""
     liking = torch.zeros(gpt.model.get_output_embeddings().weight.shape[0])
     liking[list(gpt.dialogue.vocab.special_ids.values())] = 7.0
     liking[gpt.dialogue.vocab.special_id(EOSP)] = -99.0 if endless else 7.0

@@ -41,7 +41,8 @@ def draws(
 
     Prompts of any lengths run as one batch, and each reply may grow as long as it could alone.
 
-    Raises: ValueError if a prompt leaves no room in the model's context.
+    Raises:
+        ValueError: a prompt leaves no room in the model's context.
     """
     end = dialogue.vocab.special_id(EOA)
     grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
@@ -52,7 +53,8 @@ def draws(
 def continuation(model: PreTrainedModel, prompt: list[int], ends: set[int], sampling: Sampling) -> list[int]:
     """What a model writes after a prompt, without a grammar, up to and including one of the tokens `ends`.
 
-    Raises: ValueError if the prompt leaves no room in the model's context.
+    Raises:
+        ValueError: the prompt leaves no room in the model's context.
     """
     return [row[0] for row in _draws(model, [prompt], ends, None, sampling) if row[0] is not None]
 
@@ -95,7 +97,8 @@ def generate(
 ) -> list[list[int]]:
     """Reply ids of each prompt, `<eoa>` last where the model reached it.
 
-    Raises: ValueError as draws does.
+    Raises:
+        ValueError: a prompt leaves no room in the model's context.
     """
     replies: list[list[int]] = [[] for _ in prompts]
     for tokens in draws(model, dialogue, prompts, form, sampling) if prompts else ():

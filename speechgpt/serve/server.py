@@ -185,7 +185,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _wav(body: bytes) -> np.ndarray:
-    """The wav (T,) of an audio file's bytes. Raises AudioError, without the name of the temporary file."""
+    """The wav (T,) of an audio file's bytes. Raises ValueError, without the temporary file's name, if they are none."""
     from units.audio import AudioError, load_wav
 
     with tempfile.NamedTemporaryFile(prefix="speechgpt-") as file:

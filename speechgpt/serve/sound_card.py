@@ -38,7 +38,8 @@ def named_audio(line: str) -> Path | None:
 def record(seconds: str) -> np.ndarray:
     """Record from the microphone -> wav (T,) at 16 kHz.
 
-    Raises: ValueError if `seconds` is not a number in range, or if nothing can be recorded.
+    Raises:
+        ValueError: `seconds` is not a number in range, or nothing can be recorded.
     """
     try:
         wanted = float(seconds)

@@ -1,4 +1,4 @@
-"""Render, then parse: whatever users type comes back as they typed it, and never becomes a unit or a marker."""
+"""Rendering, then parsing: typed text comes back unchanged and never becomes a unit or a special token."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "none", "0123abcd")
 @given(conversation=conversations)
 @example(Conversation((Message("human", ("",)), Message("assistant", ("",)))))
 @example(Conversation((Message("human", ("<17>", (3,))), Message("assistant", ("[ta]", "[ua] <1>", (1,))))))
-def test_rendering_then_parsing_gives_the_conversation_back(dialogue: Dialogue, conversation: Conversation) -> None:
+def test_parsing_is_the_inverse_of_rendering(dialogue: Dialogue, conversation: Conversation) -> None:
     check_read_back(conversation, parsed(dialogue, dialogue.render(conversation).ids))
 
 
 @settings(max_examples=300)
 @given(conversation=conversations)
-def test_text_becomes_no_unit_and_units_no_text(dialogue: Dialogue, conversation: Conversation) -> None:
+def test_text_and_units_are_never_confused(dialogue: Dialogue, conversation: Conversation) -> None:
     ids = dialogue.render(conversation).ids
     sounds = [
         unit
@@ -43,7 +43,7 @@ def test_text_becomes_no_unit_and_units_no_text(dialogue: Dialogue, conversation
 
 
 @given(conversation=conversations)
-def test_a_line_on_disk_keeps_every_character(conversation: Conversation) -> None:
+def test_records_keep_every_character(conversation: Conversation) -> None:
     line = conversation_line(conversation)
     assert line.count(b"\n") == 1
     assert parse_conversation(line.decode(), "here", CODEBOOK) == Conversation(conversation.messages, "chat", "")

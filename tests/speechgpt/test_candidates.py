@@ -1,4 +1,4 @@
-"""Takes: a model that hears itself right is heard; one that does not is asked again, and only then."""
+"""Self-verification: a candidate that the model understands is kept; one that it does not is drawn again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rendered(dialogue: Dialogue, units: tuple[int, ...], text: str):
     return dialogue.render(Conversation((asr_prompt(units), Message("assistant", (text,)))))
 
 
-def test_a_batch_is_understood_as_each_utterance_alone(model: PreTrainedModel, dialogue: Dialogue) -> None:
+def test_a_batch_is_verified_as_each_utterance_alone(model: PreTrainedModel, dialogue: Dialogue) -> None:
     for units, text, candidate in zip(SPOKEN, TEXTS, verify(model, dialogue, SPOKEN, TEXTS), strict=True):
         one = rendered(dialogue, units, text)
         with torch.no_grad():
@@ -41,12 +41,12 @@ def test_a_batch_is_understood_as_each_utterance_alone(model: PreTrainedModel, d
         assert candidate.understood == all(int(likely[i - 1].argmax()) == one.ids[i] for i in reply)
 
 
-def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialogue: Dialogue) -> None:
+def test_a_candidate_is_understood_if_the_model_would_transcribe_it(model: PreTrainedModel, dialogue: Dialogue) -> None:
     prompt = dialogue.prompt([asr_prompt(SPOKEN[0])])
     meant = rendered(dialogue, SPOKEN[0], "two").ids[len(prompt) :]
 
     class Parrot(torch.nn.Module):
-        """Hears "two" in the first utterance, and nothing anywhere else."""
+        """Transcribes the first utterance as "two", and any other one as nothing."""
 
         config, device = model.config, model.device
 
@@ -63,7 +63,7 @@ def test_understood_is_what_the_model_would_write(model: PreTrainedModel, dialog
     assert [candidate.understood for candidate in found] == [True, False, False]
 
 
-def test_what_is_too_long_to_hear_is_said_once(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
+def test_speech_beyond_the_context_is_not_verified(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
     long = (1, 2) * model.config.max_position_embeddings
     assert verify(model, dialogue, [long, SPOKEN[1]], TEXTS[:2])[0].understood is None
     monkeypatch.setattr(candidates, "generate", None)  # it would fail
@@ -71,7 +71,7 @@ def test_what_is_too_long_to_hear_is_said_once(model: PreTrainedModel, dialogue:
 
 
 class Script:
-    """Later takes and what is understood, told beforehand: text -> (units, understood) of each candidate."""
+    """A scripted model: text -> (units, understood) of each candidate."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dialogue: Dialogue, acts: dict[str, list[tuple]]) -> None:
         self.dialogue, self.acts, self.asked, self.samplings = dialogue, acts, [], []
@@ -102,21 +102,29 @@ class Script:
         return choose_candidates(None, self.dialogue, prompts, texts, first, Sampling(**sampling))
 
 
-def test_only_the_misunderstood_are_said_again(monkeypatch, dialogue: Dialogue) -> None:
-    script = Script(monkeypatch, dialogue, {
-        "clear": [((1,), True)],
-        "second": [((2,), False), ((3,), True)],
-        "third": [((4,), False), ((5,), False), ((6,), True)],
-        "never": [((7,), False), ((8,), False), ((9,), False)],
-        "cut": [((10,), False), ((11,), True, CUT), ((0,), True)],
-    })  # fmt: skip
+def test_only_misunderstood_candidates_are_drawn_again(monkeypatch, dialogue: Dialogue) -> None:
+    script = Script(
+        monkeypatch,
+        dialogue,
+        {
+            "clear": [((1,), True)],
+            "second": [((2,), False), ((3,), True)],
+            "third": [((4,), False), ((5,), False), ((6,), True)],
+            "never": [((7,), False), ((8,), False), ((9,), False)],
+            "cut": [((10,), False), ((11,), True, CUT), ((0,), True)],
+        },
+    )
     assert script.choose(candidates=3) == [
-        Candidate((1,), True, 0), Candidate((3,), True, 1), Candidate((6,), True, 2), Candidate((7,), False, 0), Candidate((0,), True, 2)
-    ]  # fmt: skip
+        Candidate((1,), True, 0),
+        Candidate((3,), True, 1),
+        Candidate((6,), True, 2),
+        Candidate((7,), False, 0),
+        Candidate((0,), True, 2),
+    ]
     assert script.asked == [["second", "third", "never", "cut"], ["third", "never", "cut"]]
 
 
-def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
+def test_further_candidates_are_sampled_and_repeatable(monkeypatch, dialogue: Dialogue) -> None:
     acts = {"a": [((1,), False)] * 4}
     script = Script(monkeypatch, dialogue, acts)
     script.choose(candidates=4, top_k=5)
@@ -127,11 +135,11 @@ def test_later_takes_are_loose_and_repeatable(monkeypatch, dialogue: Dialogue) -
     assert [s.seed for s in again.samplings] == [s.seed for s in script.samplings]
     assert {s.temperature for s in again.samplings} == {0.3}
     free = Script(monkeypatch, dialogue, acts)
-    free.choose(candidates=4, temperature=0.3)  # who draws by chance gets chance
+    free.choose(candidates=4, temperature=0.3)  # unseeded sampling stays unseeded
     assert {s.seed for s in free.samplings} == {None}
 
 
-def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
+def test_a_single_candidate_is_not_verified(monkeypatch, dialogue: Dialogue) -> None:
     script = Script(monkeypatch, dialogue, {"a": [((1,), False)]})
     script.choose(candidates=1)
     assert script.asked == []
@@ -139,7 +147,7 @@ def test_one_take_is_never_heard(monkeypatch, dialogue: Dialogue) -> None:
         Sampling(candidates=0)
 
 
-def test_a_real_model_takes_again_what_it_misheard(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
+def test_a_random_model_keeps_its_first_candidate(model: PreTrainedModel, dialogue: Dialogue, monkeypatch) -> None:
     prompts = [dialogue.prompt([Message("human", (text,))]) for text in TEXTS]
     sampling = Sampling(max_new_tokens=30, candidates=3)
     first = [dialogue.parse_reply(ids).units for ids in generate(model, dialogue, prompts, "units", sampling)]

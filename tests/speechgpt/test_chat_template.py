@@ -1,4 +1,4 @@
-"""What servers are told: a chat that they spell has the ids of Dialogue's, and a reply that they draw ends at `<eoa>`."""
+"""The files that servers read: a chat rendered by the template has Dialogue's ids, and a reply ends at `<eoa>`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from stages.config import Lora, Source
 from stages.train import train
 
 PREFIX = "You 'are' an \"AI\" \U0001f600.\nAnswer."
-# no tokenizer here has a word of a colon and their beginning
+# no tokenizer here has a word of a colon and the beginning of these texts
 plain = st.text(st.sampled_from("aeiou \n.?;\u00e9\U0001f600"), max_size=12).map(lambda text: "what " + text)
 
 
@@ -57,19 +57,19 @@ def meant(tokenizer: PreTrainedTokenizerBase, turns: list, prefix: str = "") -> 
 @given(turns=st.lists(plain, min_size=3, max_size=3), prefix=st.sampled_from(["", PREFIX]))
 @example(turns=["", "what;", " what \n"], prefix="")
 @example(turns=["one", ";", ""], prefix=PREFIX)
-def test_a_chat_is_spelled_as_the_stages_show_it(tokenizer: PreTrainedTokenizerBase, turns, prefix: str) -> None:
+def test_the_chat_template_gives_the_ids_of_training(tokenizer: PreTrainedTokenizerBase, turns, prefix: str) -> None:
     for length in (1, 3):
         assert spelled(tokenizer, turns[:length], prefix) == meant(tokenizer, turns[:length], prefix)
 
 
-def test_spelled_units_are_units(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_units_spelled_in_a_chat_are_units(tokenizer: PreTrainedTokenizerBase) -> None:
     assert spelled(tokenizer, ["<sosp><3><7><eosp>"]) == meant(tokenizer, [((3, 7),)])
     assert spelled(tokenizer, ["what is<sosp><3><eosp>", "two"] + ["x"]) == meant(
         tokenizer, [("what is", (3,)), "two", "x"]
     )
 
 
-def test_where_a_word_begins_with_a_colon_the_ids_differ_and_the_text_does_not(tokenizer, kind: str) -> None:
+def test_words_that_begin_with_a_colon_change_ids_but_not_the_text(tokenizer, kind: str) -> None:
     ids, expected = spelled(tokenizer, ["noon"]), meant(tokenizer, ["noon"])
     assert (ids == expected) == (kind in ("llama", "mistral", "gpt2"))
     assert tokenizer.decode(ids).replace(" ", "") == tokenizer.decode(expected).replace(" ", "")
@@ -80,7 +80,7 @@ def test_other_roles_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.apply_chat_template([{"role": "system", "content": "x"}], chat_template=chat_template(tokenizer))
 
 
-def test_nothing_but_the_ends_is_left_of_a_generation_config(kind: str, tmp_path: Path) -> None:
+def test_the_generation_config_keeps_only_the_end_tokens(kind: str, tmp_path: Path) -> None:
     tokenizer, model = widened_kind(kind, tmp_path)
     model.save_pretrained(tmp_path / "model")
     saved = json.loads((tmp_path / "model/generation_config.json").read_text())
@@ -106,11 +106,12 @@ tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 chat = [{"role": "user", "content": "what is two"}]
 ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-print(json.dumps({"prompt": ids["input_ids"][0].tolist(), "whole": model.generate(**ids, max_new_tokens=20)[0].tolist()}))
+whole = model.generate(**ids, max_new_tokens=20)
+print(json.dumps({"prompt": ids["input_ids"][0].tolist(), "whole": whole[0].tolist()}))
 """
 
 
-def test_a_plain_generate_stops_where_the_reply_ends(tmp_path: Path) -> None:
+def test_generate_of_transformers_stops_at_the_end_of_a_reply(tmp_path: Path) -> None:
     tokenizer, model = widened_kind("llama", tmp_path)
     prompt, word = meant(tokenizer, ["what is two"]), tokenizer.encode("a", add_special_tokens=False)[-1]
     end = tokenizer.convert_tokens_to_ids(EOA)
@@ -129,14 +130,14 @@ def test_a_plain_generate_stops_where_the_reply_ends(tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == {"prompt": prompt, "whole": [*prompt, word, end]}
 
 
-def test_every_stage_tells_servers(tmp_path: Path) -> None:
+def test_every_stage_writes_the_files_for_servers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     start = {"repetition_penalty": 1.1, "do_sample": True, "top_k": 20}
     GenerationConfig(**start).save_pretrained(run / "text_llm")
     (run / "text_llm/chat_template.jinja").write_text("{{ messages[0]['content'] }}<|im_end|>")
     chat = {"widen": None, "data": [Source("data/chat.jsonl.gz")], "prefix": PREFIX, "training": {"max_steps": 1}}
     one = train(stage_config(run, prefix=PREFIX, training={"max_steps": 1}))
-    GenerationConfig(**start).save_pretrained(one)  # as stages used to leave it
+    GenerationConfig(**start).save_pretrained(one)  # as earlier releases wrote it
     (one / "chat_template.jinja").unlink()
     two = train(stage_config(run, stage="stage2", model="stage1", out="stage2", **chat))
     three = train(stage_config(run, stage="stage3", model="stage2", out="stage3", lora=Lora(r=2), **chat))

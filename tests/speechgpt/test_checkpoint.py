@@ -1,4 +1,4 @@
-"""Checkpoints: any engine opens them without this package; the vocabulary's order; parts of two codebooks never join."""
+"""Checkpoints open without this package; the vocabulary is in order; parts of two codebooks are not joined."""
 
 from __future__ import annotations
 
@@ -53,8 +53,14 @@ def test_transformers_alone_opens_a_checkpoint(widened: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert [word for word in found["words"] if word.startswith(("<", "[")) and word != "<s>"] == [
-        "[Human]", "<sosp>", "<3>", "<7>", "<eosp>", "<eoh>", "[SpeechGPT]"
-    ]  # fmt: skip
+        "[Human]",
+        "<sosp>",
+        "<3>",
+        "<7>",
+        "<eosp>",
+        "<eoh>",
+        "[SpeechGPT]",
+    ]
     assert found["rows"] % ROW_MULTIPLE == 0
     assert not found["missing"]
     model = AutoModelForCausalLM.from_pretrained(widened)
@@ -77,11 +83,17 @@ def test_the_order_of_the_vocabulary(widened: Path) -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("init", ["random", "mean", "centres"])
-def test_widening_keeps_what_the_model_knew(widened: Path, init: str, tied: bool) -> None:
+def test_widening_keeps_the_old_rows(widened: Path, init: str, tied: bool) -> None:
     tokenizer = text_tokenizer(widened)
     torch.manual_seed(0)
-    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                         intermediate_size=16, tie_word_embeddings=tied)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        tie_word_embeddings=tied,
+    )
     model = LlamaForCausalLM(config)
     old = model.get_input_embeddings().weight.detach().clone()
     centres = torch.randn(K, 5, generator=torch.Generator().manual_seed(1))
@@ -93,7 +105,7 @@ def test_widening_keeps_what_the_model_knew(widened: Path, init: str, tied: bool
     if init == "centres":
         placed = rows[vocab.first_unit_id : vocab.first_unit_id + K]
         near, far = torch.cdist(centres, centres).flatten(), torch.cdist(placed, placed).flatten()
-        assert torch.corrcoef(torch.stack([near, far]))[0, 1] > 0.5  # alike in sound, alike in embedding
+        assert torch.corrcoef(torch.stack([near, far]))[0, 1] > 0.5  # units that sound alike have embeddings alike
     with pytest.raises(ValueError, match="<0> already; widen a text LLM"):
         widen(tokenizer, model, K)
 
@@ -103,7 +115,7 @@ def text_tokenizer(widened: Path) -> PreTrainedTokenizerBase:
     return train_tokenizer(widened.parent / "text.txt", 360)
 
 
-def test_widening_by_centres_needs_them(widened: Path) -> None:
+def test_init_centres_needs_centres(widened: Path) -> None:
     with pytest.raises(ValueError, match=f"needs the {K} centres"):
         widen(
             text_tokenizer(widened), AutoModelForCausalLM.from_pretrained(widened), K, "centres", torch.zeros(K - 1, 4)
@@ -113,7 +125,7 @@ def test_widening_by_centres_needs_them(widened: Path) -> None:
 # --- speechgpt.json
 
 
-def test_facts_are_read_as_they_were_written(widened: Path, tmp_path: Path) -> None:
+def test_loading_facts_is_the_inverse_of_saving(widened: Path, tmp_path: Path) -> None:
     facts = CheckpointFacts.load(widened)
     facts.save(tmp_path)
     assert CheckpointFacts.load(tmp_path) == facts
@@ -153,12 +165,12 @@ def test_a_bundle_is_whole(model_folder: Path, mfcc_encoder: UnitEncoder, dialog
     assert gpt.dialogue.prompt(prompt) == dialogue.prompt(prompt)
 
 
-@pytest.mark.parametrize("foreign", ["ears", "voice", "both"])
+@pytest.mark.parametrize("foreign", ["encoder", "vocoder", "both"])
 def test_a_bundle_refuses_a_foreign_codebook(make_bundle, mfcc_encoder, hubert_encoder, foreign: str) -> None:
-    ears = hubert_encoder if foreign in ("ears", "both") else mfcc_encoder
-    voice = hubert_encoder if foreign in ("voice", "both") else mfcc_encoder
-    with pytest.raises(CodebookMismatch, match="vocoder" if foreign == "voice" else "unit encoder"):
-        make_bundle(ears, voice)
+    encoder = hubert_encoder if foreign in ("encoder", "both") else mfcc_encoder
+    spoken = hubert_encoder if foreign in ("vocoder", "both") else mfcc_encoder
+    with pytest.raises(CodebookMismatch, match="vocoder" if foreign == "vocoder" else "unit encoder"):
+        make_bundle(encoder, spoken)
 
 
 def test_parts_swapped_later_are_refused(model_folder: Path, hubert_encoder: UnitEncoder, tmp_path: Path) -> None:
@@ -181,7 +193,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("order", ["adapter first", "adapter last"])
-def test_a_bundle_made_anew_holds_nothing_of_the_one_before(widened, model_folder, tmp_path: Path, order: str) -> None:
+def test_a_replaced_bundle_holds_nothing_of_the_one_before(widened, model_folder, tmp_path: Path, order: str) -> None:
     model, parts = tmp_path / "model", parts_of(model_folder)
     adapter = tmp_path / "adapter"
     base = AutoModelForCausalLM.from_pretrained(widened)
@@ -204,15 +216,15 @@ def test_a_bundle_made_anew_holds_nothing_of_the_one_before(widened, model_folde
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "alone", "base", "model"]
 
 
-def test_a_finished_model_gets_another_voice(model_folder, mfcc_encoder, tmp_path: Path) -> None:
+def test_a_finished_model_gets_another_vocoder(model_folder, mfcc_encoder, tmp_path: Path) -> None:
     model = shutil.copytree(model_folder, tmp_path / "model")
     before, other = files(model), tiny_vocoder(mfcc_encoder)
     with torch.no_grad():
         next(other.parameters()).add_(1)
-    other.save_pretrained(tmp_path / "voice")
+    other.save_pretrained(tmp_path / "vocoder")
     link = tmp_path / "link"
     link.symlink_to(model)
-    bundle.main(link, link / "unit_encoder", tmp_path / "voice", link)
+    bundle.main(link, link / "unit_encoder", tmp_path / "vocoder", link)
     after = files(model)
     assert link.is_symlink()
     assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} == {
@@ -240,11 +252,11 @@ def test_a_killed_bundle_leaves_the_model_as_it_was(widened, model_folder, tmp_p
             patched.setattr(thing, name, stop)
             bundle.main(widened, **parts, out=model)
         assert files(model) == files(model_folder)
-    model.rename(tmp_path / ".model.old")  # killed while there was no model: the next one has it back
+    model.rename(tmp_path / ".model.old")  # killed while there was no model: the next run restores it
     with pytest.raises(FileNotFoundError):
         bundle.main(tmp_path / "no stage", **parts, out=model)
     assert files(model) == files(model_folder)
 
 
 def test_a_bundle_is_newer_than_its_parts(widened, model_folder) -> None:
-    assert (model_folder / FILE).stat().st_mtime_ns > (widened / FILE).stat().st_mtime_ns  # make goes by it
+    assert (model_folder / FILE).stat().st_mtime_ns > (widened / FILE).stat().st_mtime_ns  # make compares these times

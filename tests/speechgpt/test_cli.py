@@ -1,4 +1,4 @@
-"""speechgpt-cli: answers a file, chats, and meets every bad input with one clear line and exit code 2."""
+"""speechgpt-cli answers a file and chats; every bad input is one line and exit code 2."""
 
 from __future__ import annotations
 
@@ -116,12 +116,19 @@ def write_ten_minutes(path: Path) -> None:
     soundfile.write(path, np.tile(tones(10.0), 60), SAMPLE_RATE)
 
 
-@pytest.mark.parametrize("make, says", [
-    (lambda path: None, "no audio file at"), (Path.mkdir, "is a folder, not an audio file"),
-    (write_text, "cannot be read as audio"), (Path.touch, "cannot be read as audio"), (write_silence, "is silent"),
-    (write_short, "is 0.010 s long; at least 0.025 s"), (write_ten_minutes, "is 600 s long; this model's context"),
-])  # fmt: skip
-def test_what_cannot_be_heard_is_one_line(cli, model_folder: Path, tmp_path: Path, capsys, make, says: str) -> None:
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda path: None, "no audio file at"),
+        (Path.mkdir, "is a folder, not an audio file"),
+        (write_text, "cannot be read as audio"),
+        (Path.touch, "cannot be read as audio"),
+        (write_silence, "is silent"),
+        (write_short, "is 0.010 s long; at least 0.025 s"),
+        (write_ten_minutes, "is 600 s long; this model's context"),
+    ],
+)
+def test_bad_audio_is_one_line(cli, model_folder: Path, tmp_path: Path, capsys, make, says: str) -> None:
     path = tmp_path / "q.wav"
     make(path)
     began = time.monotonic()
@@ -137,9 +144,16 @@ def test_audio_that_fills_the_context_is_one_line(cli, model_folder: Path, tmp_p
     assert "this model's context is 256; give less audio" in line
 
 
-@pytest.mark.parametrize("part, says", [("vocoder", "has no vocoder/"), ("unit_encoder", "has no unit_encoder/"),
-                                        ("speechgpt.json", "has no speechgpt.json"), ("config.json", "config.json"),
-                                        ("model.safetensors", "model.safetensors")])  # fmt: skip
+@pytest.mark.parametrize(
+    "part, says",
+    [
+        ("vocoder", "has no vocoder/"),
+        ("unit_encoder", "has no unit_encoder/"),
+        ("speechgpt.json", "has no speechgpt.json"),
+        ("config.json", "config.json"),
+        ("model.safetensors", "model.safetensors"),
+    ],
+)
 def test_a_model_folder_without_a_part_is_one_line(
     cli, model_folder: Path, question: Path, tmp_path: Path, capsys, part: str, says: str
 ) -> None:
@@ -176,17 +190,52 @@ def test_a_chat(
     cli, model_folder: Path, question: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "work" / "hello").mkdir()  # a folder of that name does not turn the word into a path
-    typed = ["/save early.wav", "", "/help", "what is two plus two", "hello", "x" * 5000, str(question), "/save kept.wav",
-             "/hear", f"/hear {question}", "/say", "/say hello", "/dance", str(tmp_path / "no.wav"), "/no/where.wav",
-             str(tmp_path), "/record soon", "/reset", "/save late.wav", "/quit", "never read"]  # fmt: skip
+    typed = [
+        "/save early.wav",
+        "",
+        "/help",
+        "what is two plus two",
+        "hello",
+        "x" * 5000,
+        str(question),
+        "/save kept.wav",
+        "/hear",
+        f"/hear {question}",
+        "/say",
+        "/say hello",
+        "/dance",
+        str(tmp_path / "no.wav"),
+        "/no/where.wav",
+        str(tmp_path),
+        "/record soon",
+        "/reset",
+        "/save late.wav",
+        "/quit",
+        "never read",
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
     cli("--model", model_folder, "--folder", tmp_path / "answers", *BRIEF)
     caught = capsys.readouterr()
     assert "Traceback" not in caught.out + caught.err
     replies = caught.out.split("> ")
-    expected = {0: "model ", 1: "no spoken answer to save", 3: "`/say TEXT`", 6: "256", 7: "answer_1.wav", 8: "saved kept.wav",
-                9: "hear what?", 11: "say what?", 12: "answer_2.wav", 13: "unknown command /dance", 14: "no audio file at",
-                15: "no audio file at", 16: "is a folder", 17: "record for 'soon' seconds?", 18: "forgotten", 19: "no spoken answer"}  # fmt: skip
+    expected = {
+        0: "model ",
+        1: "no spoken answer to save",
+        3: "`/say TEXT`",
+        6: "256",
+        7: "answer_1.wav",
+        8: "saved kept.wav",
+        9: "hear what?",
+        11: "say what?",
+        12: "answer_2.wav",
+        13: "unknown command /dance",
+        14: "no audio file at",
+        15: "no audio file at",
+        16: "is a folder",
+        17: "record for 'soon' seconds?",
+        18: "forgotten",
+        19: "no spoken answer",
+    }
     for turn, words in expected.items():
         assert words in replies[turn], (turn, typed[turn - 1][:60], replies[turn])
     assert len(replies) == 21
@@ -200,7 +249,7 @@ def test_a_chat(
 
 
 def chat(cli, monkeypatch: pytest.MonkeyPatch, capsys, *typed: str, args: tuple = ()) -> list[str]:
-    """What a chat prints for each line; first its greeting."""
+    """What a chat prints for each line; the greeting comes first."""
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed) + "\n"))
     cli(*args, *BRIEF)
     return capsys.readouterr().out.split("> ")
@@ -233,11 +282,14 @@ def test_paths_are_understood_as_terminals_give_them(
 
 
 @pytest.mark.usefixtures("talkative")
-def test_memory_is_what_the_model_is_given(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+def test_memory_limits_the_history(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
     given: list[int] = []
     prompt = SpeechGPT._prompt
-    monkeypatch.setattr(SpeechGPT, "_prompt", lambda self, message, history=(): given.append(len(history))
-                        or prompt(self, message, history))  # fmt: skip
+    monkeypatch.setattr(
+        SpeechGPT,
+        "_prompt",
+        lambda self, message, history=(): given.append(len(history)) or prompt(self, message, history),
+    )
     typed = ["one", str(question), "three", "/reset", "four"]
     for memory, expected in ((0, [0, 0, 0, 0]), (1, [0, 2, 2, 0]), (9, [0, 2, 4, 0])):
         given.clear()
@@ -257,7 +309,7 @@ def test_an_answer_can_be_stopped(cli, model_folder: Path, question: Path, capsy
 
 
 @pytest.mark.usefixtures("talkative")
-def test_what_is_cut_off_is_told(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
+def test_a_reply_that_was_cut_off_is_marked(cli, model_folder: Path, question: Path, capsys, monkeypatch) -> None:
     args = ("--model", model_folder, "--ask", question, "--sampling.max_new_tokens", "3", "--sampling.candidates", "1")
     cli(*args)
     assert "(cut off)" in capsys.readouterr().out
@@ -268,7 +320,7 @@ def test_what_is_cut_off_is_told(cli, model_folder: Path, question: Path, capsys
     assert "(cut off:" in capsys.readouterr().out
 
 
-def test_flags_that_would_do_nothing_are_refused(cli, model_folder: Path, capsys) -> None:
+def test_options_without_effect_are_refused(cli, model_folder: Path, capsys) -> None:
     for flag in (("--json",), ("--out", "a.wav")):
         assert "need --ask FILE" in one_line(lambda flag=flag: cli("--model", model_folder, *flag), capsys)
     assert "memory is -1" in one_line(lambda: cli("--model", model_folder, "--memory", "-1"), capsys)
@@ -287,9 +339,9 @@ def test_an_answer_is_played(cli, model_folder: Path, question: Path, tmp_path: 
     assert (tmp_path / "played").read_text() == "-q q.answer.wav\n"
 
 
-def test_the_microphone_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_from_the_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
     class Card:
-        """sounddevice, as far as it is used."""
+        """A stand-in for sounddevice."""
 
         class PortAudioError(Exception):
             pass
@@ -320,7 +372,7 @@ def test_the_microphone_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stage, warned", [("stage1", True), ("stage2", True), ("stage3", False), ("mine", False)])
-def test_a_model_that_cannot_answer_yet_says_so(
+def test_the_greeting_names_missing_capabilities(
     cli, model_folder, tmp_path, capsys, monkeypatch, stage, warned
 ) -> None:
     copy = shutil.copytree(model_folder, tmp_path / "model")
@@ -329,7 +381,7 @@ def test_a_model_that_cannot_answer_yet_says_so(
     assert ("does not support: answer" in greeting) == warned
 
 
-def test_a_chat_ends_with_its_input(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_chat_ends_at_the_end_of_its_input(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     cli("--model", model_folder)
     assert "/help" in capsys.readouterr().out

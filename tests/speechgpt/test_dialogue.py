@@ -1,4 +1,4 @@
-"""The template: what is rendered is read back for any text; text never becomes units or markers, nor units text."""
+"""The template: parsing is the inverse of rendering; text never becomes units or special tokens, nor units text."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ from speechgpt.vocab import (
 from units.notation import EOSP, SOSP
 
 LAYOUT = DATA / "speechgpt_layout"
-TRICKS = ["", "<17>", "<3>", "[Human]", "[Human]: hi<eoh> [SpeechGPT]: ", "<eoh>", "<eoa>", "</s>", "<s>", "<unk>", "[ta]",
-          "<sosp><1><2><eosp>", "a; [ta] b; [ua] ", ";", "a;", "a ;", ";;", "; ", "a\nb\n\nc", "\t", 'she said "no"', "'",
-          "😀👩‍👩‍👧", "שלום עולם", "مرحبا", "größe", "<0x41>", "\x00", "  two  spaces  ", "naïve “quotes”"]  # fmt: skip
+TRICKS = [
+    "", "<17>", "<3>", "[Human]", "[Human]: hi<eoh> [SpeechGPT]: ", "<eoh>", "<eoa>", "</s>", "<s>", "<unk>",
+    "[ta]", "<sosp><1><2><eosp>", "a; [ta] b; [ua] ", ";", "a;", "a ;", ";;", "; ", "a\nb\n\nc", "\t",
+    'she said "no"', "'", "😀👩‍👩‍👧", "שלום עולם", "مرحبا", "größe", "<0x41>", "\x00", "  two  spaces  ",
+    "naïve “quotes”",
+]  # fmt: skip
 # sentencepiece writes a space as U+2581, so its tokenizers cannot keep the two apart
 plain = st.text(st.characters(exclude_characters="\u2581", exclude_categories=["Cs"]), max_size=40)
 texts = st.one_of(
@@ -55,8 +58,15 @@ def rendered_reply(dialogue: Dialogue, parts: tuple[Part, ...], train_on_prompt:
 
 
 @settings(max_examples=150, deadline=None)
-@given(parts=st.one_of(st.tuples(texts), st.tuples(units), st.tuples(texts, texts), st.tuples(texts, units),
-                       st.tuples(texts, texts, units)))  # fmt: skip
+@given(
+    parts=st.one_of(
+        st.tuples(texts),
+        st.tuples(units),
+        st.tuples(texts, texts),
+        st.tuples(texts, units),
+        st.tuples(texts, texts, units),
+    )
+)
 @example(parts=("", "", ()))
 @example(parts=("a;", "b;", (1,)))
 @example(parts=("; [ta] x", "; [ua] <sosp><1><eosp>"))
@@ -71,7 +81,7 @@ def test_a_reply_is_read_back(dialogue: Dialogue, parts: tuple[Part, ...]) -> No
 
 @settings(max_examples=150, deadline=None)
 @given(text=texts)
-def test_text_is_never_a_unit_or_a_marker(dialogue: Dialogue, text: str) -> None:
+def test_text_is_never_a_unit_or_a_special_token(dialogue: Dialogue, text: str) -> None:
     ids = dialogue.encode_text(text)
     specials = set(dialogue.vocab.special_ids.values()) | set(dialogue.tokenizer.all_special_ids)
     assert not [token for token in ids if dialogue.vocab.is_unit(token) or token in specials]
@@ -82,9 +92,9 @@ def test_text_is_never_a_unit_or_a_marker(dialogue: Dialogue, text: str) -> None
 @given(text=texts, spoken=units)
 def test_user_text_cannot_change_the_structure(dialogue: Dialogue, text: str, spoken: tuple[int, ...]) -> None:
     ids = dialogue.prompt([asked(text, spoken), Message("assistant", ("ok",)), asked(text)])
-    marker = dialogue.vocab.special_id
+    special = dialogue.vocab.special_id
     structure = [token for token in ids if token in dialogue.vocab.special_ids.values()]
-    assert structure == [marker(word) for word in (HUMAN, SOSP, EOSP, EOH, SPEECHGPT, EOA, HUMAN, EOH, SPEECHGPT)]
+    assert structure == [special(word) for word in (HUMAN, SOSP, EOSP, EOH, SPEECHGPT, EOA, HUMAN, EOH, SPEECHGPT)]
     assert tuple(dialogue.vocab.decode(ids)) == spoken
 
 
@@ -130,7 +140,7 @@ def test_the_loss_covers_the_reply(dialogue: Dialogue, parts: tuple[Part, ...]) 
     assert all(whole.train[first : first + len(reply)])
 
 
-def test_upstreams_way_counts_all_but_the_prefix(dialogue: Dialogue) -> None:
+def test_train_on_prompt_counts_everything_but_the_prefix(dialogue: Dialogue) -> None:
     prefixed = Dialogue(dialogue.tokenizer, "You are an AI assistant.")
     whole = prefixed.render(Conversation((asked("one"), Message("assistant", ("two",)))), train_on_prompt=True)
     uncounted = whole.train.count(False)
@@ -138,7 +148,7 @@ def test_upstreams_way_counts_all_but_the_prefix(dialogue: Dialogue) -> None:
     assert whole.ids[:uncounted] == [prefixed.tokenizer.bos_token_id, *prefixed.encode_text("You are an AI assistant.")]
 
 
-def test_what_stands_in_every_conversation_is_encoded_once(dialogue: Dialogue, monkeypatch) -> None:
+def test_constant_texts_are_encoded_once(dialogue: Dialogue, monkeypatch) -> None:
     prefixed = Dialogue(dialogue.tokenizer, "You are an AI assistant.")
     chat = Conversation((asked("one"), Message("assistant", ("heard", "said", (1, 2)))))
     first = prefixed.render(chat)
@@ -158,11 +168,17 @@ def test_roles_alternate() -> None:
             Conversation(messages)
 
 
-@pytest.mark.parametrize("role, parts, reason", [
-    ("user", ("a",), "'human' or 'assistant'"), ("human", (), "has no parts"), ("assistant", ("a", "b", "c"), "this one is"),
-    ("assistant", ((1,), "a"), "this one is units, text"), ("assistant", ((1,), (2,)), "this one is"),
-])  # fmt: skip
-def test_messages_that_cannot_be_are_refused(role: str, parts: tuple[Part, ...], reason: str) -> None:
+@pytest.mark.parametrize(
+    "role, parts, reason",
+    [
+        ("user", ("a",), "'human' or 'assistant'"),
+        ("human", (), "has no parts"),
+        ("assistant", ("a", "b", "c"), "this one is"),
+        ("assistant", ((1,), "a"), "this one is units, text"),
+        ("assistant", ((1,), (2,)), "this one is"),
+    ],
+)
+def test_malformed_messages_are_refused(role: str, parts: tuple[Part, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Message(role, parts)
 
@@ -175,23 +191,25 @@ def test_a_conversation_without_turns_is_refused() -> None:
 # --- what upstream's data disagree on
 
 
-def test_reading_is_lenient(dialogue: Dialogue) -> None:
-    encode, marker, spoken = dialogue.encode_text, dialogue.vocab.special_id, dialogue.vocab.encode((3, 4))
+def test_parsing_is_lenient(dialogue: Dialogue) -> None:
+    encode, special, spoken = dialogue.encode_text, dialogue.vocab.special_id, dialogue.vocab.encode((3, 4))
     eos = dialogue.tokenizer.eos_token_id
-    chain = [*encode("heard;"), marker(TA), *encode("said;"), marker(UA), *spoken]
+    chain = [*encode("heard;"), special(TA), *encode("said;"), special(UA), *spoken]
     expected = Reply("heard", "said", (3, 4))
-    assert dialogue.parse_reply([*chain, marker(EOA)]) == expected
+    assert dialogue.parse_reply([*chain, special(EOA)]) == expected
     assert dialogue.parse_reply([*chain, eos]) == expected  # another end
     assert dialogue.parse_reply(chain) == expected  # cut off at the end
-    assert dialogue.parse_reply([marker(TQ), *chain, marker(EOA), *encode("more"), marker(TA)]) == expected
-    assert dialogue.parse_reply([marker(TQ), *encode("heard;"), marker(TA), *encode("said")]) == Reply("heard", "said")
+    assert dialogue.parse_reply([special(TQ), *chain, special(EOA), *encode("more"), special(TA)]) == expected
+    assert dialogue.parse_reply([special(TQ), *encode("heard;"), special(TA), *encode("said")]) == Reply(
+        "heard", "said"
+    )
     assert dialogue.parse_reply([]) == Reply(None, "", None)
 
 
-def test_a_chain_cut_off_early_is_no_answer(dialogue: Dialogue) -> None:
-    encode, marker = dialogue.encode_text, dialogue.vocab.special_id
+def test_a_chain_that_was_cut_off_early_has_no_answer(dialogue: Dialogue) -> None:
+    encode, special = dialogue.encode_text, dialogue.vocab.special_id
     assert dialogue.parse_reply(encode("what is two"), chained=True) == Reply("what is two", None, None)
-    assert dialogue.parse_reply([*encode("heard;"), marker(TA)], chained=True) == Reply("heard", "", None)
+    assert dialogue.parse_reply([*encode("heard;"), special(TA)], chained=True) == Reply("heard", "", None)
     whole = rendered_reply(dialogue, ("heard", "said", (3,)))
     for end in range(len(whole) + 1):
         cut = dialogue.parse_reply(whole[:end], chained=True)
@@ -223,7 +241,7 @@ def test_a_unit_out_of_range_is_refused(dialogue: Dialogue, unit: int) -> None:
         dialogue.vocab.encode([0, unit])
 
 
-def test_a_vocabulary_that_is_no_block_is_refused() -> None:
+def test_units_that_are_not_one_block_are_refused() -> None:
     words = {word: 50 + i for i, word in enumerate(new_words(5))}
     assert UnitVocab.from_words(words).size == 5
     for change, reason in (

@@ -1,4 +1,4 @@
-"""Sampling with a grammar: whatever a random model draws is a reply of the form asked for; batches equal their rows."""
+"""Generation under a grammar: any reply of a random model has the requested form; batches equal their rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def model(widened: Path) -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def brief(widened: Path, dialogue: Dialogue) -> PreTrainedModel:
-    """A random model that likes markers, so that its replies end within a few dozen tokens."""
+    """A random model with likelier special tokens, so that its replies end within a few dozen tokens."""
     model = AutoModelForCausalLM.from_pretrained(widened).eval()
     liking = torch.zeros(model.get_output_embeddings().weight.shape[0])
     liking[list(dialogue.vocab.special_ids.values())] = 5.0
@@ -51,7 +51,7 @@ def prompts(dialogue: Dialogue) -> list[list[int]]:
 
 
 def sections(dialogue: Dialogue, reply: list[int]) -> list[str]:
-    """A reply as its classes of tokens, runs collapsed: text, units and markers by name."""
+    """A reply as its classes of tokens, runs collapsed: text, units and special tokens by name."""
     names = {token: word for word, token in dialogue.vocab.special_ids.items()}
     kinds = ["units" if dialogue.vocab.is_unit(token) else names.get(token, "text") for token in reply]
     return [kind for kind, before in zip(kinds, [None, *kinds]) if kind != before]
@@ -64,7 +64,7 @@ def draw(
 
 
 @pytest.mark.parametrize("form", ["text", "units", "chain"])
-def test_every_reply_obeys_its_form(brief: PreTrainedModel, dialogue: Dialogue, prompts, form: Form) -> None:
+def test_every_reply_has_its_form(brief: PreTrainedModel, dialogue: Dialogue, prompts, form: Form) -> None:
     full = {
         "text": [["text", EOA], [EOA]],
         "units": [[SOSP, "units", EOSP, EOA]],
@@ -93,12 +93,12 @@ def test_every_reply_obeys_its_form(brief: PreTrainedModel, dialogue: Dialogue, 
     assert finished > 2
 
 
-def test_every_step_rules_out_the_padding_rows(model: PreTrainedModel, dialogue: Dialogue) -> None:
+def test_no_step_allows_padding_rows(model: PreTrainedModel, dialogue: Dialogue) -> None:
     rows = model.get_output_embeddings().weight.shape[0]
     assert rows > len(dialogue.tokenizer)
-    marker, vocab = dialogue.vocab.special_id, dialogue.vocab
-    reply = [marker(TQ), *dialogue.encode_text("heard;"), marker(TA), *dialogue.encode_text("said"), marker(UA)]
-    reply += [*vocab.encode((1, 2)), marker(EOA)]
+    special, vocab = dialogue.vocab.special_id, dialogue.vocab
+    reply = [special(TQ), *dialogue.encode_text("heard;"), special(TA), *dialogue.encode_text("said"), special(UA)]
+    reply += [*vocab.encode((1, 2)), special(EOA)]
     grammar, states = Grammar(dialogue, "chain", rows, torch.device("cpu")), torch.zeros(1, dtype=torch.long)
     for token in reply:
         allowed = grammar.allowed(states)[0]
@@ -106,10 +106,10 @@ def test_every_step_rules_out_the_padding_rows(model: PreTrainedModel, dialogue:
         assert not allowed[len(dialogue.tokenizer) :].any()
         assert not allowed[[dialogue.tokenizer.bos_token_id, dialogue.tokenizer.eos_token_id]].any()
         states = grammar.after(states, torch.tensor([token]))
-    assert grammar.allowed(states)[0].nonzero().tolist() == [[marker(EOA)]]  # it waits for the others
+    assert grammar.allowed(states)[0].nonzero().tolist() == [[special(EOA)]]  # a finished row waits for the others
 
 
-def test_no_added_special_token_is_text(widened: Path) -> None:
+def test_added_special_tokens_are_not_text(widened: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(widened)
     tokenizer.add_tokens([AddedToken("<|eot_id|>", special=True), AddedToken("<|reserved_7|>", special=True), "plain"])
     dialogue = Dialogue(tokenizer)
@@ -121,7 +121,7 @@ def test_no_added_special_token_is_text(widened: Path) -> None:
 
 
 class Allowed(LogitsProcessor):
-    """The grammar, as transformers' own loop takes it."""
+    """The grammar as a logits processor of transformers."""
 
     def __init__(self, dialogue: Dialogue, form: Form, rows: int, prompt: int) -> None:
         self.grammar, self.prompt = Grammar(dialogue, form, rows, torch.device("cpu")), prompt
@@ -134,30 +134,34 @@ class Allowed(LogitsProcessor):
 
 
 @pytest.mark.parametrize("form", ["text", "units", "chain"])
-def test_the_likeliest_reply_is_what_transformers_generates(
+def test_the_most_likely_reply_equals_that_of_transformers(
     brief: PreTrainedModel, dialogue: Dialogue, prompts, form
 ) -> None:
     end = dialogue.vocab.special_id(EOA)
     for prompt in prompts:
         grammar = Allowed(dialogue, form, brief.get_output_embeddings().weight.shape[0], len(prompt))
         theirs = brief.generate(
-            torch.tensor([prompt]), max_new_tokens=60, do_sample=False, eos_token_id=end, pad_token_id=end,
+            torch.tensor([prompt]),
+            max_new_tokens=60,
+            do_sample=False,
+            eos_token_id=end,
+            pad_token_id=end,
             logits_processor=LogitsProcessorList([grammar]),
-        )[0, len(prompt) :].tolist()  # fmt: skip
+        )[0, len(prompt) :].tolist()
         assert generate(brief, dialogue, [prompt], form, Sampling(max_new_tokens=60)) == [theirs]
 
 
-def test_the_settings_of_a_base_model_do_not_count(widened: Path, dialogue: Dialogue, prompts) -> None:
+def test_generation_settings_of_the_base_model_are_ignored(widened: Path, dialogue: Dialogue, prompts) -> None:
     model = AutoModelForCausalLM.from_pretrained(widened).eval()
     sampling = Sampling(max_new_tokens=40)
     plain = generate(model, dialogue, prompts, "units", sampling)
-    model.generation_config.repetition_penalty = 5.0  # such as Qwen's folders bring
+    model.generation_config.repetition_penalty = 5.0  # as in the folders of Qwen
     model.generation_config.no_repeat_ngram_size = 1
     assert generate(model, dialogue, prompts, "units", sampling) == plain
 
 
 @pytest.mark.parametrize("form", ["text", "units", "chain"])
-def test_a_batch_is_its_rows_one_by_one(model: PreTrainedModel, dialogue: Dialogue, prompts, form: Form) -> None:
+def test_a_batch_equals_its_rows(model: PreTrainedModel, dialogue: Dialogue, prompts, form: Form) -> None:
     sampling = Sampling(max_new_tokens=40)
     together = generate(model, dialogue, prompts, form, sampling)
     alone = [generate(model, dialogue, [prompt], form, sampling)[0] for prompt in prompts]
@@ -166,13 +170,13 @@ def test_a_batch_is_its_rows_one_by_one(model: PreTrainedModel, dialogue: Dialog
 
 
 def positioned(rows: int) -> PreTrainedModel:
-    """A random GPT-2, whose positions are a table of 64 rows: none may be asked for beyond."""
+    """A random GPT-2, whose positions are a table of 64 rows; a higher one is an index error."""
     torch.manual_seed(4)
     return GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_positions=64, n_embd=32, n_layer=2, n_head=2)).eval()
 
 
 @pytest.mark.parametrize("form", ["text", "units"])
-def test_a_long_neighbour_takes_no_room(dialogue: Dialogue, form: Form) -> None:
+def test_a_long_prompt_does_not_shorten_other_replies(dialogue: Dialogue, form: Form) -> None:
     model = positioned(len(dialogue.tokenizer))
     prompts = [dialogue.prompt([Message("human", ((1,) * length,))]) for length in (1, 20, 50)]
     assert max(map(len, prompts)) < 64 and sum(map(len, prompts)) > 64
@@ -181,7 +185,7 @@ def test_a_long_neighbour_takes_no_room(dialogue: Dialogue, form: Form) -> None:
     assert [len(reply) for reply in alone] == [context_length(model) - len(prompt) for prompt in prompts]
 
 
-def test_tokens_come_one_by_one(brief: PreTrainedModel, dialogue: Dialogue, prompts) -> None:
+def test_tokens_are_yielded_one_by_one(brief: PreTrainedModel, dialogue: Dialogue, prompts) -> None:
     sampling = Sampling(temperature=1.5, max_new_tokens=60, seed=1)
     steps = list(draws(brief, dialogue, prompts, "chain", sampling))
     replies = generate(brief, dialogue, prompts, "chain", sampling)
@@ -191,7 +195,7 @@ def test_tokens_come_one_by_one(brief: PreTrainedModel, dialogue: Dialogue, prom
         assert column == reply + [None] * (len(steps) - len(reply))
 
 
-def test_a_seed_leaves_other_draws_alone(model: PreTrainedModel, dialogue: Dialogue, prompts) -> None:
+def test_a_seed_does_not_touch_the_global_generator(model: PreTrainedModel, dialogue: Dialogue, prompts) -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -202,13 +206,13 @@ def test_a_seed_leaves_other_draws_alone(model: PreTrainedModel, dialogue: Dialo
 @pytest.mark.parametrize(
     "setting", [{"temperature": -1.0}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"max_new_tokens": 0}]
 )
-def test_a_sampling_that_cannot_be_is_refused(setting: dict) -> None:
+def test_invalid_sampling_is_refused(setting: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         Sampling(**setting)
 
 
 @pytest.mark.parametrize("setting", [{"top_k": 1}, {"top_p": 1e-6}])
-def test_the_narrowest_sampling_takes_the_likeliest(
+def test_the_narrowest_sampling_takes_the_most_likely_token(
     model: PreTrainedModel, dialogue: Dialogue, prompts, setting: dict
 ) -> None:
     likeliest = generate(model, dialogue, prompts, "units", Sampling(max_new_tokens=20))
@@ -218,13 +222,13 @@ def test_the_narrowest_sampling_takes_the_likeliest(
     )
 
 
-def test_draws_repeat_with_their_seed(model: PreTrainedModel, dialogue: Dialogue, prompts) -> None:
+def test_the_same_seed_gives_the_same_reply(model: PreTrainedModel, dialogue: Dialogue, prompts) -> None:
     first, again, other = (draw(model, dialogue, prompts, "units", seed) for seed in (5, 5, 6))
     assert first == again
     assert first != other
 
 
-def test_no_prompts_have_no_replies(model: PreTrainedModel, dialogue: Dialogue) -> None:
+def test_no_prompts_give_no_replies(model: PreTrainedModel, dialogue: Dialogue) -> None:
     assert generate(model, dialogue, [], "text", Sampling()) == []
 
 

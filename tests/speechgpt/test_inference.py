@@ -1,4 +1,4 @@
-"""SpeechGPT: streams say what answers say, history is heard, what was cut off is told, and a folder opens as its device can."""
+"""SpeechGPT: a stream equals the answer, history counts, cut-off replies are marked, errors of opening."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gpt(model_folder: Path) -> SpeechGPT:
 
 @pytest.fixture(scope="module")
 def waves(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> SpeechGPT:
-    """The same with a voice that speaks while units come."""
+    """The same with a vocoder that makes sound while units are still being drawn."""
     return with_waves(opened(model_folder))
 
 
@@ -52,11 +52,13 @@ def joined(pieces: list[Piece]) -> tuple[str, str, np.ndarray]:
     return "".join(p.transcript for p in pieces), "".join(p.text for p in pieces), np.concatenate(wavs)
 
 
-@pytest.mark.parametrize("voice", ["gpt", "waves"])
+@pytest.mark.parametrize("opened_model", ["gpt", "waves"])
 @pytest.mark.parametrize("candidates", [1, 2])
 @pytest.mark.parametrize("seed", [3, 4, 5])
-def test_joined_pieces_are_the_answer(request: pytest.FixtureRequest, voice: str, candidates: int, seed: int) -> None:
-    model = request.getfixturevalue(voice)
+def test_joined_pieces_equal_the_answer(
+    request: pytest.FixtureRequest, opened_model: str, candidates: int, seed: int
+) -> None:
+    model = request.getfixturevalue(opened_model)
     sampling = Sampling(temperature=1.0, seed=seed, max_new_tokens=250, candidates=candidates)
     whole = model.answer(tones(0.4), sampling)
     pieces = list(model.stream(tones(0.4), sampling))
@@ -91,7 +93,7 @@ def test_sound_comes_before_the_last_unit(model_folder: Path, monkeypatch: pytes
     assert heard_at[0] < len(drawn) / 2
 
 
-def test_a_letter_of_several_tokens_comes_whole(gpt: SpeechGPT) -> None:
+def test_a_letter_of_several_tokens_is_streamed_whole(gpt: SpeechGPT) -> None:
     text = "né 😀 été"
     ids = gpt.dialogue.encode_text(text)
     assert len(ids) > len(text)  # the tiny tokenizer has these letters as bytes
@@ -102,7 +104,7 @@ def test_a_letter_of_several_tokens_comes_whole(gpt: SpeechGPT) -> None:
     assert reply.finish() == ids
 
 
-def test_a_reply_cut_off_before_it_speaks_has_no_sound(gpt: SpeechGPT) -> None:
+def test_a_reply_cut_off_before_its_speech_has_no_sound(gpt: SpeechGPT) -> None:
     pieces = list(gpt.stream(tones(0.4), Sampling(max_new_tokens=2, candidates=1)))
     assert all(piece.wav is None for piece in pieces)
     assert pieces[-1].answer.finished is False
@@ -111,7 +113,7 @@ def test_a_reply_cut_off_before_it_speaks_has_no_sound(gpt: SpeechGPT) -> None:
 # --- answers
 
 
-def test_an_answer_says_whether_it_came_to_an_end(gpt: SpeechGPT, model_folder: Path, monkeypatch) -> None:
+def test_an_answer_reports_whether_it_is_finished(gpt: SpeechGPT, model_folder: Path, monkeypatch) -> None:
     whole = gpt.answer(tones(0.4), CHANCE)
     assert whole.finished and len(whole.wav) >= len(whole.units) * HOP
     gpt = opened(model_folder, endless=True)
@@ -121,10 +123,10 @@ def test_an_answer_says_whether_it_came_to_an_end(gpt: SpeechGPT, model_folder: 
 
     monkeypatch.setattr(inference, "choose_candidates", lambda *args: [Candidate((1, 2), True, 1)])
     [again] = gpt.say_batch(["hello"], Sampling(max_new_tokens=5))
-    assert again.finished and again.units == (1, 2)  # a later take is a whole one
+    assert again.finished and again.units == (1, 2)  # a further candidate is complete
 
 
-def test_history_is_heard(gpt: SpeechGPT) -> None:
+def test_history_changes_the_answer(gpt: SpeechGPT) -> None:
     first = gpt.answer(tones(0.4), CHANCE)
     assert [message.role for message in first.turn] == ["human", "assistant"]
     assert first.turn[1].parts == (first.transcript, first.text, first.units)
@@ -139,7 +141,7 @@ def test_history_is_heard(gpt: SpeechGPT) -> None:
     assert last.answer.turn == again.turn
 
 
-def test_the_oldest_turns_are_forgotten(gpt: SpeechGPT) -> None:
+def test_the_oldest_turns_are_dropped(gpt: SpeechGPT) -> None:
     def turn(word: str) -> tuple[Message, Message]:
         return Message("human", (word,)), Message("assistant", ((1, 2) * 15,))
 
@@ -154,7 +156,7 @@ def test_the_oldest_turns_are_forgotten(gpt: SpeechGPT) -> None:
 # --- opening
 
 
-def test_bfloat16_weights_open_as_the_processor_can(model_folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_bfloat16_weights_open_in_a_dtype_that_is_not_emulated(model_folder: Path, tmp_path: Path, monkeypatch) -> None:
     from transformers import AutoModelForCausalLM
 
     copy = shutil.copytree(model_folder, tmp_path / "model")
@@ -167,7 +169,7 @@ def test_bfloat16_weights_open_as_the_processor_can(model_folder: Path, tmp_path
     assert isinstance(answer, Answer) and not answer.finished
 
 
-def test_what_cannot_be_opened_says_why(model_folder: Path, tmp_path: Path) -> None:
+def test_errors_of_opening_name_the_cause(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no device 'gpu' here"):
         SpeechGPT.from_pretrained(model_folder, device="gpu")
     with pytest.raises(ValueError, match="dtype"):
@@ -178,7 +180,7 @@ def test_what_cannot_be_opened_says_why(model_folder: Path, tmp_path: Path) -> N
         SpeechGPT.from_pretrained(copy)
 
 
-def test_a_model_of_the_hub_is_fetched(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_fetched_from_the_hub(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name: asked.append(name) or str(model_folder))
     assert SpeechGPT.from_pretrained("anna/talks").folder == model_folder
@@ -190,10 +192,10 @@ def test_a_model_of_the_hub_is_fetched(model_folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.snapshot_download", unknown)
     with pytest.raises(FileNotFoundError, match="anna/sings.* hub .*no such repository"):
         checkpoint.local_folder("anna/sings")
-    assert checkpoint.local_folder("/nowhere/anna/sings") == Path("/nowhere/anna/sings")  # no name of the hub
+    assert checkpoint.local_folder("/nowhere/anna/sings") == Path("/nowhere/anna/sings")  # no hub name
 
 
-def test_a_voice_of_another_codebook_is_refused_before_anything_is_drawn(
+def test_a_vocoder_of_another_codebook_is_refused_before_anything_is_drawn(
     gpt, hubert_encoder, model_folder, tmp_path
 ) -> None:
     copy = shutil.copytree(model_folder, tmp_path / "model")

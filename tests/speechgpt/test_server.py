@@ -1,4 +1,4 @@
-"""speechgpt-server: every door of it over a real socket, what is wrong told in one line, and a page that needs nothing else."""
+"""speechgpt-server over a real socket: every path, errors as JSON, and a page that loads nothing else."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def audio(wav: np.ndarray, kind: str = "WAV") -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG"])
-def test_an_answer_comes_in_lines(server: Server, gpt: SpeechGPT, kind: str) -> None:
+def test_an_answer_is_streamed_in_lines(server: Server, gpt: SpeechGPT, kind: str) -> None:
     status, type_, content = ask(server, "POST", "/answer", audio(tones(0.4), kind))
     assert (status, type_) == (200, "application/x-ndjson")
     lines = [json.loads(line) for line in content.splitlines()]
@@ -72,12 +72,12 @@ def test_an_answer_comes_in_lines(server: Server, gpt: SpeechGPT, kind: str) -> 
     assert not any("finished" in line for line in lines[:-1])
 
 
-def test_candidates_can_be_asked_for(server: Server) -> None:
+def test_a_request_may_set_its_candidates(server: Server) -> None:
     _, _, content = ask(server, "POST", "/answer?candidates=2", audio(tones(0.4)))
     assert json.loads(content.splitlines()[-1])["understood"] in (True, False)
 
 
-def test_texts_are_answered_and_said(server: Server, gpt: SpeechGPT) -> None:
+def test_texts_are_answered_and_spoken(server: Server, gpt: SpeechGPT) -> None:
     question = "what is two plus two"
     assert json.loads(ask(server, "POST", "/chat", question.encode())[2]) == {"text": gpt.chat(question, SAMPLING)}
     status, kind, content = ask(server, "POST", "/say", question.encode())
@@ -87,23 +87,32 @@ def test_texts_are_answered_and_said(server: Server, gpt: SpeechGPT) -> None:
     np.testing.assert_allclose(wav, np.clip(gpt.say_batch([question], SAMPLING)[0].wav, -1, 1), atol=1e-4)
     heard = json.loads(ask(server, "POST", "/transcribe", audio(tones(0.4)))[2])
     assert heard == {"text": gpt.transcribe_batch([tones(0.4)], SAMPLING)[0]}
-    told = json.loads(ask(server, "GET", "/model")[2])
-    assert told == {
+    facts = json.loads(ask(server, "GET", "/model")[2])
+    assert facts == {
         "name": gpt.name,
         "capabilities": ["answer", "chat", "say", "stream", "transcribe"],
         "sample_rate": SAMPLE_RATE,
     }
 
 
-@pytest.mark.parametrize("method, path, body, status, says", [
-    ("POST", "/answer", b"no audio", 400, "the request's body cannot be read as audio (Error opening it"),
-    ("POST", "/answer", audio(np.zeros(SAMPLE_RATE)), 400, "is silent"), ("POST", "/answer", audio(tones(0.01)), 400, "at least 0.025 s"),
-    ("POST", "/answer?candidates=0", audio(tones(0.4)), 400, "candidates is 0"), ("POST", "/answer?candidates=x", audio(tones(0.4)), 400, "invalid literal"),
-    ("POST", "/answer", None, 400, "has a body"), ("POST", "/chat", b"", 400, "has a body"), ("POST", "/chat", b"  ", 400, "an empty text"),
-    ("POST", "/say", b"\xff\xfe", 400, "not UTF-8"), ("POST", "/chat", b"x" * 5000, 400, "this model's context is 256"),
-    ("POST", "/sing", b"x", 404, "there is no /sing; POST to /answer"), ("GET", "/etc/passwd", None, 404, "there is no /etc/passwd"),
-])  # fmt: skip
-def test_what_is_wrong_is_told(server: Server, method: str, path: str, body, status: int, says: str) -> None:
+@pytest.mark.parametrize(
+    "method, path, body, status, says",
+    [
+        ("POST", "/answer", b"no audio", 400, "the request's body cannot be read as audio (Error opening it"),
+        ("POST", "/answer", audio(np.zeros(SAMPLE_RATE)), 400, "is silent"),
+        ("POST", "/answer", audio(tones(0.01)), 400, "at least 0.025 s"),
+        ("POST", "/answer?candidates=0", audio(tones(0.4)), 400, "candidates is 0"),
+        ("POST", "/answer?candidates=x", audio(tones(0.4)), 400, "invalid literal"),
+        ("POST", "/answer", None, 400, "has a body"),
+        ("POST", "/chat", b"", 400, "has a body"),
+        ("POST", "/chat", b"  ", 400, "an empty text"),
+        ("POST", "/say", b"\xff\xfe", 400, "not UTF-8"),
+        ("POST", "/chat", b"x" * 5000, 400, "this model's context is 256"),
+        ("POST", "/sing", b"x", 404, "there is no /sing; POST to /answer"),
+        ("GET", "/etc/passwd", None, 404, "there is no /etc/passwd"),
+    ],
+)
+def test_errors_are_json(server: Server, method: str, path: str, body, status: int, says: str) -> None:
     found, kind, content = ask(server, method, path, body)
     assert (found, kind) == (status, "application/json")
     assert says in json.loads(content)["error"]
@@ -115,7 +124,7 @@ def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
     assert status == 400 and str(command.MAX_BODY) in json.loads(content)["error"]
 
 
-def test_pages_of_others_may_not_ask(server: Server) -> None:
+def test_pages_of_other_sites_are_refused(server: Server) -> None:
     status, _, content = ask(server, "POST", "/chat", b"x", Origin="http://evil.example")
     assert status == 403 and "may not use this server" in json.loads(content)["error"]
     port = server.server_address[1]
@@ -125,7 +134,7 @@ def test_pages_of_others_may_not_ask(server: Server) -> None:
     assert ask(server, "POST", "/chat", b"x", Origin=own)[0] == 200
 
 
-def test_an_error_in_the_midst_is_the_last_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_during_an_answer_is_its_last_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     def stream(self, *args):
         yield Piece(transcript="so far")
         raise ValueError("and no further")
@@ -138,7 +147,7 @@ def test_an_error_in_the_midst_is_the_last_line(server: Server, monkeypatch: pyt
     ]
 
 
-def test_who_leaves_stops_the_answer_and_blocks_nobody(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_leaves_stops_its_answer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     left = threading.Event()
 
     def stream(self, *args):
@@ -160,14 +169,14 @@ def test_who_leaves_stops_the_answer_and_blocks_nobody(server: Server, monkeypat
     assert ask(server, "POST", "/chat", b"still there")[0] == 200
 
 
-def test_the_page_stands_alone(server: Server) -> None:
+def test_the_page_loads_nothing_else(server: Server) -> None:
     status, kind, content = ask(server, "GET", "/")
     assert (status, kind) == (200, "text/html; charset=utf-8")
     page = content.decode()
     assert page == PAGE.read_text(encoding="utf-8")
-    assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", page)  # nothing from elsewhere
-    for door in ('fetch("model")', 'fetch("answer"', 'fetch("chat"', 'fetch("say"'):
-        assert door in page
+    assert not re.search(r"(src|href)\s*=\s*[\"'](https?:)?//", page)  # nothing from other sites
+    for request in ('fetch("model")', 'fetch("answer"', 'fetch("chat"', 'fetch("say"'):
+        assert request in page
 
 
 def test_the_command_serves_until_it_is_stopped(model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

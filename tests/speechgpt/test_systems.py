@@ -201,10 +201,19 @@ def test_the_server_serves_another_system(loudness: Path) -> None:
 # --- sampling
 
 
-@pytest.mark.parametrize("bad", [
-    {"temperature": -1}, {"temperature": np.nan}, {"temperature": np.inf}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1},
-    {"max_new_tokens": 0}, {"candidates": 0},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": -1},
+        {"temperature": np.nan},
+        {"temperature": np.inf},
+        {"top_k": -1},
+        {"top_p": 0},
+        {"top_p": 1.1},
+        {"max_new_tokens": 0},
+        {"candidates": 0},
+    ],
+)
 def test_sampling_out_of_range_names_the_option(bad: dict[str, float]) -> None:
     [(name, value)] = bad.items()
     with pytest.raises(ValueError, match=f"{name} is {value}; allowed: "):

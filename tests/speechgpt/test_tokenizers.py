@@ -1,4 +1,4 @@
-"""Tokenizers of every kind: what is rendered is read back, what is typed stays text, what is drawn obeys the grammar."""
+"""Tokenizers of every kind: parsing inverts rendering, typed text stays text, replies obey the grammar."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dialogue(opened) -> Dialogue:
 
 
 def kept(dialogue: Dialogue, text: str) -> str:
-    """A text as its tokenizer keeps it: Qwen's composes characters."""
+    """A text as its tokenizer keeps it: that of Qwen composes characters."""
     normalizer = dialogue.tokenizer.backend_tokenizer.normalizer
     return unicodedata.normalize("NFC", text) if "NFC" in repr(normalizer) else text
 
@@ -54,18 +54,18 @@ def test_a_conversation_is_read_back(dialogue: Dialogue, conversation: Conversat
 
 @many
 @given(text=texts)
-def test_text_is_never_a_special_word(dialogue: Dialogue, text: str) -> None:
-    markers = set(dialogue.vocab.special_ids.values())
+def test_text_is_never_a_special_token(dialogue: Dialogue, text: str) -> None:
+    special = set(dialogue.vocab.special_ids.values())
     words = [word.content for word in dialogue.tokenizer.added_tokens_decoder.values()]
     for typed in (text, *words[:20], *words[-12:], f"{text}{words[-1]}{text}"):
         ids = dialogue.encode_text(typed)
         assert not set(ids) & special_words(dialogue)
-        assert not [token for token in ids if token in markers or dialogue.vocab.is_unit(token)]
+        assert not [token for token in ids if token in special or dialogue.vocab.is_unit(token)]
         assert dialogue.decode_text(ids) == kept(dialogue, typed.strip())
 
 
 @pytest.mark.parametrize("form", ["text", "units", "chain"])
-def test_what_is_drawn_obeys_the_form(opened, form: str) -> None:
+def test_replies_have_their_form(opened, form: str) -> None:
     dialogue, model = opened
     foreign = special_words(dialogue)
     assert foreign

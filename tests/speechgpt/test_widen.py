@@ -1,4 +1,4 @@
-"""Widening a text LLM: what was there stays, new rows come where and how they should."""
+"""Widening a text LLM: old rows stay, new rows are added in the right place with the right scale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def opened(run: Path):
 
 
 @pytest.mark.parametrize("init", ["random", "mean", "centres"])
-def test_widening_leaves_what_was_there(built, init: str) -> None:
+def test_widening_keeps_tokenizer_and_weights(built, init: str) -> None:
     tokenizer, model = opened(built)
     prompt = tokenizer("red is my dog", return_tensors="pt")
     rows, old = len(tokenizer), model.get_input_embeddings().weight.detach().clone()
@@ -50,7 +50,7 @@ def test_widening_leaves_what_was_there(built, init: str) -> None:
         widen(tokenizer, model, K)
 
 
-def test_centres_place_near_units_near(built) -> None:
+def test_init_centres_places_similar_units_near_each_other(built) -> None:
     tokenizer, model = opened(built)
     centres = torch.randn(K, 6, generator=torch.manual_seed(4))
     centres[1] = centres[0] + 0.01
@@ -62,11 +62,19 @@ def test_centres_place_near_units_near(built) -> None:
         widen(*opened(built), K, "centres", centres[:4])
 
 
-def test_each_matrix_gets_rows_of_its_own_size(built) -> None:
+def test_new_rows_have_the_scale_of_their_matrix(built) -> None:
     tokenizer = AutoTokenizer.from_pretrained(built / "text_llm")
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=1,
-                             num_attention_heads=2, intermediate_size=16, tie_word_embeddings=False))  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            tie_word_embeddings=False,
+        )
+    )
     matrices = [part.weight.data for part in (model.get_input_embeddings(), model.get_output_embeddings())]
     for weight, deviation in zip(matrices, (1.0, 0.01)):
         weight.normal_(0, deviation)
@@ -79,13 +87,19 @@ def test_each_matrix_gets_rows_of_its_own_size(built) -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("size", [K, 100])  # with its markers fewer rows than the filler, and more
 @pytest.mark.parametrize("init", ["random", "mean", "centres"])
-def test_filler_behind_the_words_changes_nothing(built, init: str, size: int, tied: bool) -> None:
+def test_padding_rows_of_the_base_model_change_nothing(built, init: str, size: int, tied: bool) -> None:
     widened = []
     for filler in (0, 70):
         tokenizer = AutoTokenizer.from_pretrained(built / "text_llm")
         torch.manual_seed(0)
-        config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                             intermediate_size=16, tie_word_embeddings=tied)  # fmt: skip
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            tie_word_embeddings=tied,
+        )
         model = LlamaForCausalLM(config)
         words = len(tokenizer)
         model.resize_token_embeddings(words + filler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,3 +128,18 @@ def test_the_function_stays_a_function() -> None:
     calls.clear()
     assert try_it("some", settings=Settings(5)) == SOME_REFUSED
     assert calls == [("some", None, Settings(5))]
+
+
+@pytest.mark.parametrize("verbose, silent", [("", True), ("1", False)])
+def test_libraries_report_only_errors_unless_asked(monkeypatch: pytest.MonkeyPatch, verbose: str, silent: bool) -> None:
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("DeepSpeed")
+    monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setenv("SPEECHGPT_VERBOSE", verbose)
+    transformers_logging.enable_progress_bar()
+    try_it.cli(["source"])
+    for level, shown in ((logging.WARNING, not silent), (logging.ERROR, True)):
+        record = logger.makeRecord("DeepSpeed", level, "", 0, "a message", (), None)
+        assert bool(logger.filter(record)) is shown
+    assert transformers_logging.is_progress_bar_enabled() is not silent
