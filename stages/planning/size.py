@@ -31,10 +31,13 @@ class Size:
     notes: tuple[str, ...] = ()
 
 
-def count(model: Any, config: StageConfig, parts: Mapping[str, tuple[str, ...]], notes: tuple[str, ...] = ()) -> Size:
+def count(
+    model: Any, shape: Any, config: StageConfig, parts: Mapping[str, tuple[str, ...]], notes: tuple[str, ...] = ()
+) -> Size:
     """Count a model, of which the weights may be without memory (torch's meta device).
 
     Args:
+        shape: config of the LLM in the model.
         parts: named parts of the model, each as prefixes of parameter names.
 
     Raises: ValueError if the config trains a part that does not exist.
@@ -58,7 +61,7 @@ def count(model: Any, config: StageConfig, parts: Mapping[str, tuple[str, ...]],
             weight.requires_grad_(name.startswith(prefixes))
         learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
         updated = multiplying_parameters(model, learning=True)
-    text = model.config.get_text_config()
+    text = shape.get_text_config()
     inner = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size
     return Size(
         total, learning, multiplying, updated, text.num_hidden_layers, text.hidden_size, inner, text.vocab_size, notes

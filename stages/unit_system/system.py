@@ -141,7 +141,7 @@ class UnitSystem:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(shape)
         notes = (f"there is no unit encoder yet; {ASSUMED_UNITS:,} units are assumed",) if assumed else ()
-        return count(model, config, UnitOpened.parts, notes)
+        return count(model, shape, config, UnitOpened.parts, notes)
 
 
 UNIT_SYSTEM = UnitSystem()
