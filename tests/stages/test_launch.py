@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.train import main
+from stages.train import cli, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -250,7 +250,7 @@ def test_a_stage_says_how_many_processes_can_share_it(capsys) -> None:
         main([stage3, "--share", str(processes)])
         assert capsys.readouterr().out.splitlines()[-1] == share
     with pytest.raises(SystemExit):
-        main([stage3, "--share", "128"])  # by 1 block a pass they can; it is for the user to say so
+        cli([stage3, "--share", "128"])  # with 1 block a pass they can; the user has to set that
     assert "set training.per_device_train_batch_size to 1" in capsys.readouterr().err
 
 
