@@ -28,6 +28,7 @@ from instruct_data.toy.world import ToyConfig
 from speechgpt.inference import SpeechGPT
 from units.audio import HOP, load_wav, save_wav
 from units.corpus.manifest import read_manifest
+from units.encoder.recipes import FitRecipe
 
 TOY = Path(stages.train.__file__).parent / "configs" / "toy"
 
@@ -46,7 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     instruct_data.toy.world.main(
         corpus, ToyConfig(facts=8, say_questions=12, spoken_statements=10, answer_voice_statements=10)
     )
-    units.encoder.fit.main(corpus / "train.jsonl", run / "unit_encoder", encoder="mfcc", size=20, utterances=30)
+    recipe = FitRecipe(encoder="mfcc", size=20, utterances=30)
+    units.encoder.fit.main(corpus / "train.jsonl", run / "unit_encoder", recipe=recipe)
     units.dataset.extract.main(corpus / "train.jsonl", run / "units" / "train", run / "unit_encoder", processes=1)
     recipe = units.vocoder.train_vocoder.VocoderRecipe(steps=4, batch_size=2)
     manifest = corpus / "train.jsonl"

@@ -1,13 +1,11 @@
-"""What HuBERT pre-training reads: the recipe, the corpus, and the steps made of it and its targets."""
+"""What HuBERT pre-training reads: the corpus with the lengths of its utterances, and the steps made of it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -19,98 +17,26 @@ from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav,
 from units.corpus.manifest import Utterance
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
+from units.encoder.recipes import PretrainRecipe
 from units.runtime.ahead import worked_ahead
 from units.runtime.atomic import written_whole
 from units.runtime.progress import progress
 
-CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernels are prepared once for each
-BATCH_FILES, BATCH_SECONDS = 16, 240  # whose features are made together, at most
+BATCH_FILES, BATCH_SECONDS = 16, 240  # features are computed for at most so many utterances at once
 
 Features: TypeAlias = HubertFeatures | MfccFeatures
-Job: TypeAlias = tuple[Features, Callable[[Tensor], Any]]  # and what is done with an utterance's features (N, D)
-
-
-@dataclass
-class Iteration:
-    """One round of targets and training."""
-
-    steps: int
-    """Optimiser steps."""
-    clusters: dict[int, list[int]]
-    """Codebook sizes to predict, by the layer of the previous iteration they are fitted on; layer 0 is MFCC."""
-    peak_lr: float = 1.5e-3
-    """Learning rate after warm-up; it falls linearly to 3 percent of this."""
-
-
-def _two_iterations() -> list[Iteration]:
-    return [Iteration(5000, {0: [100, 500]}), Iteration(12000, {0: [100], 3: [200, 500]})]
-
-
-@dataclass
-class PretrainRecipe:
-    """The encoder and how it is trained. The defaults made the shipped starter encoder."""
-
-    width: int = 256
-    """Hidden width D."""
-    layers: int = 4
-    """Transformer layers."""
-    heads: int = 4
-    """Attention heads."""
-    conv_width: int = 64
-    """Channels of the convolutional front end."""
-    batch_seconds: float = 10.0
-    """Audio in one step."""
-    max_crop_seconds: float = 3.0
-    """Longest stretch of one utterance in a step."""
-    iterations: list[Iteration] = field(default_factory=_two_iterations)
-    """Rounds of clustering and training."""
-    mask_start: float = 0.08
-    """Probability that a masked span starts at a frame."""
-    mask_span: int = 8
-    """Frames of a masked span."""
-    unmasked_weight: float = 0.5
-    """Weight of the loss on frames that are not masked."""
-    speed_range: float = 0.08
-    """A crop is played faster or slower by up to this share (tempo, pitch and vocal tract together)."""
-    noise_probability: float = 0.5
-    """Share of crops with white noise added at 10 to 40 dB."""
-    warmup: int = 150
-    """Steps of linear warm-up in each iteration."""
-    seed: int = 0
-    """Seeds weights, order, masks and perturbation."""
-    save_every: int = 500
-    """Steps between checkpoints."""
-
-    def __post_init__(self) -> None:
-        if self.longest < self.shortest:
-            least = f"{self.shortest / SAMPLE_RATE:.2f} at a speed_range of {self.speed_range}"
-            raise ValueError(f"max_crop_seconds is {self.max_crop_seconds}; it is at least {least}")
-
-    @property
-    def longest(self) -> int:
-        """Samples of one utterance that a step takes at most."""
-        return round(self.max_crop_seconds * SAMPLE_RATE)
-
-    @property
-    def shortest(self) -> int:
-        """Samples an utterance needs to fill the shortest crop at the highest speed."""
-        return math.ceil(CROP_STEP * (1 + self.speed_range))
-
-    def crop_length(self, length: int) -> int:
-        """Samples of a crop that `length` samples of an utterance, at least `shortest`, fill at any speed."""
-        length = int(min(length, self.longest) / (1 + self.speed_range))
-        return max(CROP_STEP, length - length % CROP_STEP)
+Job: TypeAlias = tuple[Features, Callable[[Tensor], Any]]  # features, and a function of an utterance's features (N, D)
 
 
 def measure(
     utterances: list[Utterance], kept: Path | None = None, workers: int = 0, settled: bool = False
 ) -> dict[str, int | str]:
-    """By id, the samples that load_wav gives of each utterance, or why it gives none.
+    """Measure utterances: by id, the samples that load_wav gives, or the reason why it gives none.
 
     Args:
-        kept: a file that holds the answer, or will, unless nothing is readable; it is written whole.
+        kept: a file that holds the result, or will, unless nothing is readable; it is written whole.
         workers: threads that read; 0 reads in this one.
-        settled: what `kept` calls unreadable stays so; else it is tried again, as errors may pass.
+        settled: utterances that are unreadable in `kept` stay so; else they are tried again, as errors may pass.
 
     Raises: ValueError if `kept` was measured for other utterances.
     """
@@ -123,11 +49,11 @@ def measure(
         if record["rows"] != rows:
             raise ValueError(f"{kept} is of other utterances than the manifest's: it changed; give another --out")
         found = record["found"]
-    asked = [u for u in utterances if u.id not in found or (isinstance(found[u.id], str) and not settled)]
-    if not asked:
+    unknown = [u for u in utterances if u.id not in found or (isinstance(found[u.id], str) and not settled)]
+    if not unknown:
         return found
-    bar = progress(worked_ahead(_measured, asked, workers), desc="lengths", unit="files", total=len(asked))
-    found |= {u.id: length for length, u in zip(bar, asked)}
+    bar = progress(worked_ahead(_measured, unknown, workers), desc="lengths", unit="files", total=len(unknown))
+    found |= {u.id: length for length, u in zip(bar, unknown)}
     if kept and any(isinstance(length, int) for length in found.values()):
         with written_whole(kept) as file:
             json.dump({"rows": rows, "found": found}, file)
@@ -136,15 +62,15 @@ def measure(
 
 def _measured(utterance: Utterance) -> int | str:
     try:
-        return _told_length(utterance) or len(_load(utterance))
+        return _length_in_header(utterance) or len(_load(utterance))
     except (AudioError, OSError) as error:
         return str(error)
 
 
-def _told_length(utterance: Utterance) -> int | None:
-    """Samples of an utterance as its file's header has them: 16 kHz PCM in a wav. None where only decoding tells.
+def _length_in_header(utterance: Utterance) -> int | None:
+    """Samples of an utterance by its file's header, for 16 kHz PCM in a wav; None where the file must be decoded.
 
-    Of compressed files a header may tell too much (cut, damaged), floats may be NaN, and resampling rounds in its way.
+    The header of a compressed file may announce too much (cut, damaged), floats may be NaN, and resampling rounds.
     """
     import soundfile
 
@@ -157,7 +83,7 @@ def _told_length(utterance: Utterance) -> int | None:
             length = left if utterance.duration is None else min(left, round(utterance.duration * SAMPLE_RATE))
             file.seek(file.frames - left + max(0, length - 1))
             return length if length >= RECEPTIVE_FIELD and len(file.read(1)) else None
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError):  # load_wav will say why
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError):  # load_wav reports the reason
         return None
 
 
@@ -165,7 +91,7 @@ def _load(utterance: Utterance) -> np.ndarray:
     return load_wav(utterance.audio, utterance.start, utterance.duration)
 
 
-class Corpus:
+class PretrainCorpus:
     """The utterances of a manifest that crops can be taken from; the others are left out and counted.
 
     utterances: those U. lengths: int64 (U,), samples. first_frame: int64 (U + 1,), where the frames of each begin in
@@ -173,9 +99,14 @@ class Corpus:
     """
 
     def __init__(
-        self, utterances: list[Utterance], shortest: int, kept: Path | None = None, workers: int = 0, settled: bool = False
-    ) -> None:  # fmt: skip
-        """Measure the utterances, but for what `kept` has (see `measure`). Raises ValueError if none is of use."""
+        self,
+        utterances: list[Utterance],
+        shortest: int,
+        kept: Path | None = None,
+        workers: int = 0,
+        settled: bool = False,
+    ) -> None:
+        """Measure the utterances that `kept` does not hold (see `measure`). Raises ValueError if none can be used."""
         found = measure(utterances, kept, workers, settled)
         self.refused = {name: length for name, length in found.items() if isinstance(length, str)}
         lengths = {name: length for name, length in found.items() if isinstance(length, int)}
@@ -183,11 +114,16 @@ class Corpus:
         self.utterances = [u for u in utterances if lengths.get(u.id, 0) >= shortest]
         if not self.utterances:
             raise ValueError(
-                f"none of {len(utterances)} utterances is of use: {len(self.short)} are below {shortest / SAMPLE_RATE:.2f} s, "
-                f"{len(self.refused)} not readable {list(self.refused.values())[:1]}"
+                f"none of {len(utterances)} utterances can be used: {len(self.short)} are shorter than "
+                f"{shortest / SAMPLE_RATE:.2f} s, {len(self.refused)} not readable {list(self.refused.values())[:1]}"
             )
         self.lengths = np.array([lengths[u.id] for u in self.utterances])
         self.first_frame = np.concatenate([[0], np.cumsum([num_frames(n) for n in self.lengths])])
+
+    @property
+    def hours(self) -> float:
+        """Hours of audio."""
+        return float(self.lengths.sum() / SAMPLE_RATE / 3600)
 
     def wav(self, index: int) -> np.ndarray:
         """float32 (T,) of utterance `index`, T = lengths[index].
@@ -197,20 +133,27 @@ class Corpus:
         wav, length, utterance = _load(self.utterances[index]), self.lengths[index], self.utterances[index]
         if len(wav) != length:
             raise ValueError(
-                f"{utterance.audio} has {len(wav)} samples for {utterance.id!r} and had {length}: it changed; give another --out"
+                f"{utterance.audio} has {len(wav)} samples for {utterance.id!r} and had {length}: it changed; "
+                "give another --out"
             )
         return wav
 
-    def heard(self, order: np.ndarray, jobs: list[Job]) -> Iterator[tuple[np.ndarray, list[list]]]:
-        """Batches of `order` (int64, the shortest first): their rows, and of each job, what it makes of each row.
+    def run_jobs(self, order: np.ndarray, jobs: list[Job]) -> Iterator[tuple[np.ndarray, list[list]]]:
+        """Compute features of utterances in batches, mean-normalise them, and give them to each job's function.
 
-        Features are made mean-free first. Each core decodes a batch of its own and does the jobs of the CPU on it, which
-        serves a CPU better than a share of every small matrix product; the jobs of a GPU are done in this thread.
+        Each core decodes a separate batch and runs the CPU's jobs on it, which is faster than sharing every small matrix
+        product; a GPU's jobs run in this thread.
+
+        Args:
+            order: int64, indices of utterances, the shortest first.
+            jobs: features, and the function of them.
+
+        Returns: for each batch, the indices of its utterances, and for each job the results of these.
         """
 
         def work(rows: np.ndarray) -> tuple[list[np.ndarray], list[list | None]]:
             wavs = [self.wav(row) for row in rows]
-            return wavs, [_done(job, wavs) if job[0].device.type == "cpu" else None for job in jobs]
+            return wavs, [_run(job, wavs) if job[0].device.type == "cpu" else None for job in jobs]
 
         threads = torch.get_num_threads()
         batches = list(self._batches(order))
@@ -219,7 +162,7 @@ class Corpus:
         bar = progress(found, desc=f"features of {names}", unit="batches", total=len(batches))
         try:
             for (wavs, results), rows in zip(bar, batches):
-                yield rows, [_done(job, wavs) if own is None else own for job, own in zip(jobs, results)]
+                yield rows, [_run(job, wavs) if done is None else done for job, done in zip(jobs, results)]
         finally:
             torch.set_num_threads(threads)
 
@@ -230,20 +173,24 @@ class Corpus:
             order = order[fits:]
 
 
-def _done(job: Job, wavs: list[np.ndarray]) -> list:
+def _run(job: Job, wavs: list[np.ndarray]) -> list:
     extract, act = job
     return [act(piece - piece.mean(0)) for piece in extract(wavs)]
 
 
 class Steps(torch.utils.data.Dataset):
-    """Step i of an iteration: crops of similar utterances, perturbed, with their targets. A function of seed and i alone.
+    """Step i of an iteration: perturbed crops of utterances of similar length, with their targets.
+
+    A step depends on the seed and on i only.
 
     Args:
-        corpus: of utterances of at least `recipe.shortest` samples.
+        corpus: utterances of at least `recipe.shortest` samples.
         targets: labels of every frame of the corpus, whole numbers (total frames, heads).
     """
 
-    def __init__(self, corpus: Corpus, targets: np.ndarray, recipe: PretrainRecipe, iteration: int, steps: int) -> None:
+    def __init__(
+        self, corpus: PretrainCorpus, targets: np.ndarray, recipe: PretrainRecipe, iteration: int, steps: int
+    ) -> None:
         self.corpus, self.targets, self.recipe, self.salt, self.steps = corpus, targets, recipe, iteration, steps
         self.by_length = np.argsort(corpus.lengths, kind="stable")
 
@@ -262,8 +209,8 @@ class Steps(torch.utils.data.Dataset):
     def _members(self, anchor: int) -> np.ndarray:
         """The utterance at `anchor` in the order of length and the next longer ones, the shortest first: (B,).
 
-        Near the end the anchor moves down, so that the longest never meet the shortest. Only a corpus smaller than a
-        step is heard more than once in it.
+        Near the end the anchor moves down, so that the longest never share a step with the shortest. Only if the corpus
+        is smaller than a step do its utterances occur in it more than once.
         """
         total = len(self.by_length)
         length = min(self.recipe.longest, int(self.corpus.lengths[self.by_length[anchor]]))
@@ -272,7 +219,7 @@ class Steps(torch.utils.data.Dataset):
         return self.by_length[anchor + np.arange(rows) % (total - anchor)]
 
     def _crop(self, index: int, length: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A stretch of one utterance at another speed, float32 (length,), and its frames' targets, int32 (N, heads)."""
+        """A segment of one utterance at another speed, float32 (length,), and its frames' targets, int32 (N, heads)."""
         wav = self.corpus.wav(index)
         speed = draw.uniform(1 - self.recipe.speed_range, 1 + self.recipe.speed_range)
         taken = min(len(wav), round(length * speed))

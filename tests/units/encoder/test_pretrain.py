@@ -1,4 +1,4 @@
-"""HuBERT pre-training: a killed run ends where an undisturbed one does, nothing that is not finite is kept or trained on."""
+"""HuBERT pre-training: a killed run ends where an undisturbed one does; values that are not finite are not kept."""
 
 import dataclasses
 import json
@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-import units.encoder.pretrain as room
 from units.audio import save_wav
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
+from units.encoder import masked_prediction, pretrain
 from units.encoder.hubert import HubertFeatures
+from units.encoder.masked_prediction import IterationTraining, build_model, masked_prediction_loss
 from units.encoder.mfcc import MfccFeatures
-from units.encoder.pretrain import build_model, main, make_targets, masked_prediction_loss
-from units.encoder.pretrain_data import Corpus, Iteration, PretrainRecipe
+from units.encoder.pretrain import main
+from units.encoder.pretrain_data import PretrainCorpus
+from units.encoder.recipes import Iteration, PretrainRecipe
+from units.encoder.targets import make_targets
 
 RECIPE = PretrainRecipe(
     width=32, layers=2, heads=2, conv_width=16, batch_seconds=2.0, warmup=2, save_every=3,
@@ -41,7 +44,7 @@ def weights(folder):
 
 def test_a_killed_run_ends_where_an_undisturbed_one_does(manifest, tmp_path, monkeypatch):
     main(manifest, tmp_path / "whole", RECIPE, threads=1)
-    update, calls = room.Round.update, []
+    update, calls = IterationTraining.update, []
 
     def dying(self, *batch):
         calls.append(1)
@@ -49,10 +52,10 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(manifest, tmp_path, mon
             raise KeyboardInterrupt
         return update(self, *batch)
 
-    monkeypatch.setattr(room.Round, "update", dying)
+    monkeypatch.setattr(IterationTraining, "update", dying)
     with pytest.raises(KeyboardInterrupt):
         main(manifest, tmp_path / "cut", RECIPE, threads=1)
-    monkeypatch.setattr(room.Round, "update", update)
+    monkeypatch.setattr(IterationTraining, "update", update)
     main(manifest, tmp_path / "cut", RECIPE, threads=1)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert all(torch.allclose(whole[name], cut[name], atol=1e-3) for name in whole)
@@ -76,7 +79,7 @@ def test_a_changed_corpus_is_refused(manifest, tmp_path):
         main(fewer, tmp_path, short, threads=1)
 
 
-def test_what_becomes_readable_after_targets_were_made_stays_left_out(manifest, tmp_path):
+def test_an_utterance_that_becomes_readable_after_the_targets_stays_left_out(manifest, tmp_path):
     rows = read_manifest(manifest)
     late = dataclasses.replace(rows[0], id="late", audio=tmp_path / "late.wav")
     more = write_manifest(tmp_path / "more.jsonl", [*rows, late])
@@ -105,8 +108,10 @@ def test_utterances_too_short_for_a_crop_are_left_out_and_counted(manifest, tmp_
         for n in (400, 2000, 4319)
     ]
     mixed = write_manifest(tmp_path / "mixed.jsonl", read_manifest(manifest) + brief)
-    update, losses = room.Round.update, []
-    monkeypatch.setattr(room.Round, "update", lambda self, *batch: losses.append(update(self, *batch)) or losses[-1])
+    update, losses = IterationTraining.update, []
+    monkeypatch.setattr(
+        IterationTraining, "update", lambda self, *batch: losses.append(update(self, *batch)) or losses[-1]
+    )
     main(mixed, tmp_path / "out", RECIPE, threads=1)
     assert len(losses) == 12 and torch.stack(losses).isfinite().all()
     assert all(weight.isfinite().all() for weight in weights(tmp_path / "out").values())
@@ -114,18 +119,18 @@ def test_utterances_too_short_for_a_crop_are_left_out_and_counted(manifest, tmp_
     assert (result["utterances"], result["refused"], result["too_short"]) == (8, 1, 3)
 
 
-@pytest.mark.parametrize("spoilt", ["loss", "gradient"])
-def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest, tmp_path, monkeypatch, spoilt):
-    loss_of, calls = room.masked_prediction_loss, []
+@pytest.mark.parametrize("broken", ["loss", "gradient"])
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest, tmp_path, monkeypatch, broken):
+    loss_of, calls = masked_prediction.masked_prediction_loss, []
 
-    def spoiling(logits, *others):
+    def breaking(logits, *others):
         loss, accuracy = loss_of(logits, *others)
         calls.append(1)
         if len(calls) == 5:
-            loss = loss * math.nan if spoilt == "loss" else loss + (0 * logits[0]).sum().sqrt()
+            loss = loss * math.nan if broken == "loss" else loss + (0 * logits[0]).sum().sqrt()
         return loss, accuracy
 
-    monkeypatch.setattr(room, "masked_prediction_loss", spoiling)
+    monkeypatch.setattr(masked_prediction, "masked_prediction_loss", breaking)
     with pytest.raises(FloatingPointError, match="step 5"):
         main(manifest, tmp_path, RECIPE, threads=1)
     kept = torch.load(tmp_path / "iteration1.pt", weights_only=True)
@@ -134,17 +139,17 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest
     assert all(weight.isfinite().all() for weight in weights(tmp_path).values())
 
 
-def test_numbers_are_read_when_they_are_told_or_kept(manifest, tmp_path, monkeypatch):
-    """To read a number of a GPU's is to wait for all that it was given to do."""
-    finite, read = room._finite, []
+def test_numbers_are_read_for_reports_and_checkpoints_only(manifest, tmp_path, monkeypatch):
+    """Reading a number from a GPU waits for all its work."""
+    finite, read = masked_prediction._finite, []
     monkeypatch.setattr(
-        room, "_finite", lambda history, last: read.append((len(history), last)) or finite(history, last)
+        masked_prediction, "_finite", lambda history, last: read.append((len(history), last)) or finite(history, last)
     )
-    monkeypatch.setattr(room, "REPORT_EVERY", 4)
+    monkeypatch.setattr(masked_prediction, "REPORT_EVERY", 4)
     main(manifest, tmp_path, dataclasses.replace(RECIPE, iterations=[Iteration(6, {0: [8]})]), threads=1)
     assert read == [(3, 3), (4, 4), (2, 6)]  # checkpoints at 3 and 6, a report at 4
-    [told] = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert told["step"] == 4 and 0 < told["loss"] < 9
+    [report] = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert report["step"] == 4 and 0 < report["loss"] < 9
 
 
 @pytest.mark.gpu
@@ -158,7 +163,7 @@ def test_a_gpu_learns_what_a_cpu_learns(manifest, tmp_path):
 
 def test_targets_of_several_codebooks_are_those_of_each_whatever_the_threads(manifest, monkeypatch):
     monkeypatch.setattr("units.encoder.pretrain_data.BATCH_FILES", 3)  # so that threads have batches to share
-    corpus = Corpus(read_manifest(manifest), RECIPE.shortest)
+    corpus = PretrainCorpus(read_manifest(manifest), RECIPE.shortest)
     torch.manual_seed(0)
     one, two = (MfccFeatures(), [8, 12]), (HubertFeatures(build_model(RECIPE), 1, "layer 1"), [10])
     threads, found = torch.get_num_threads(), []
@@ -178,5 +183,5 @@ def test_the_network_departs_from_the_paper_as_the_docstring_says():
     config = build_model(RECIPE).config
     dropped = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout", "layerdrop")
     assert [getattr(config, name) for name in dropped] == [0.0] * len(dropped)
-    assert config.num_conv_pos_embeddings == 32 and "32 wide" in room.__doc__
-    assert RECIPE.mask_span == 8 and "spans of 8 frames" in room.__doc__
+    assert config.num_conv_pos_embeddings == 32 and "32 wide" in pretrain.__doc__
+    assert RECIPE.mask_span == 8 and "spans of 8 frames" in pretrain.__doc__

@@ -1,4 +1,4 @@
-"""What pre-training reads: lengths as load_wav gives them and measured once, steps of like utterances, short ones left out."""
+"""What pre-training reads: lengths as load_wav gives them, measured once; steps of utterances of similar length."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -8,10 +8,11 @@ import pytest
 import soundfile
 import torch
 
-import units.encoder.pretrain_data as room
 from units.audio import AudioError, load_wav, num_frames, save_wav
 from units.corpus.manifest import Utterance
-from units.encoder.pretrain_data import CROP_STEP, Corpus, PretrainRecipe, Steps, measure
+from units.encoder import pretrain_data
+from units.encoder.pretrain_data import PretrainCorpus, Steps, measure
+from units.encoder.recipes import CROP_STEP, FitRecipe, Iteration, PretrainRecipe
 
 RECIPE = PretrainRecipe(batch_seconds=2.0)
 
@@ -29,13 +30,13 @@ def utterances(tmp_path):
 @pytest.fixture
 def loads(monkeypatch):
     """The utterances that were decoded since the test began."""
-    heard = []
-    monkeypatch.setattr(room, "load_wav", lambda *stretch: heard.append(stretch) or load_wav(*stretch))
-    return heard
+    decoded = []
+    monkeypatch.setattr(pretrain_data, "load_wav", lambda *segment: decoded.append(segment) or load_wav(*segment))
+    return decoded
 
 
 def files_of_all_kinds(folder):
-    """Utterances of files that tell their length, that tell it wrong, that must be resampled, and that cannot be read."""
+    """Utterances of files with a right and a wrong length in the header, that must be resampled, that are unreadable."""
     wav = noise(24_000)
     for name, rate, kind in [
         ("plain.wav", 16_000, "PCM_16"), ("deep.wav", 16_000, "PCM_24"), ("float.wav", 16_000, "FLOAT"),
@@ -53,15 +54,15 @@ def files_of_all_kinds(folder):
         (folder / f"damaged_{name}").write_bytes(data[:middle] + bytes(3000) + data[middle + 3000 :])
     (folder / "text.wav").write_text("no audio")
     names = sorted(path.name for path in folder.iterdir())
-    stretches = [(0.0, None), (0.5, None), (0.3, 0.7), (1.2, 9.0), (1.49, 0.5), (7.0, None), (0.1234567, 0.7654321)]
+    segments = [(0.0, None), (0.5, None), (0.3, 0.7), (1.2, 9.0), (1.49, 0.5), (7.0, None), (0.1234567, 0.7654321)]
     return [
         Utterance(f"{name} {start} {duration}", folder / name, start, duration)
-        for name in (*names, "missing.wav", 300 * "a") for start, duration in stretches
+        for name in (*names, "missing.wav", 300 * "a") for start, duration in segments
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_a_length_is_what_load_wav_gives_and_every_refusal_is_told(tmp_path, workers):
+def test_a_length_is_what_load_wav_gives_and_every_refusal_has_its_reason(tmp_path, workers):
     utterances = files_of_all_kinds(tmp_path)
     found = measure(utterances, workers=workers)
     assert list(found) == [u.id for u in utterances]
@@ -74,65 +75,65 @@ def test_a_length_is_what_load_wav_gives_and_every_refusal_is_told(tmp_path, wor
     assert isinstance(found["damaged_whole.flac 0.0 None"], str) and isinstance(found["nan.wav 0.0 None"], str)
 
 
-def test_lengths_that_a_header_tells_are_not_decoded(utterances, loads):
-    utterances.append(dataclasses.replace(utterances[0], id="stretch", start=0.05, duration=0.4))
-    corpus = Corpus(utterances, RECIPE.shortest)
+def test_files_whose_header_has_the_length_are_not_decoded(utterances, loads):
+    utterances.append(dataclasses.replace(utterances[0], id="segment", start=0.05, duration=0.4))
+    corpus = PretrainCorpus(utterances, RECIPE.shortest)
     assert not loads and corpus.lengths.tolist() == [8000 + 900 * i for i in range(8)] + [6400]
 
 
 def test_lengths_are_measured_once(tmp_path, loads):
     utterances = []
-    for i in range(4):  # at a rate at which only decoding tells
+    for i in range(4):  # at a rate at which files must be decoded
         soundfile.write(tmp_path / f"u{i}.wav", noise(5000 + i), 8000)
         utterances.append(Utterance(f"u{i}", tmp_path / f"u{i}.wav"))
     utterances.append(Utterance("missing", tmp_path / "missing.wav"))
     kept = tmp_path / "out" / "lengths.json"
-    first = Corpus(utterances, RECIPE.shortest, kept, workers=2)
+    first = PretrainCorpus(utterances, RECIPE.shortest, kept, workers=2)
     assert len(loads) == 5 and kept.exists()
-    again = Corpus(utterances, RECIPE.shortest, kept, workers=2, settled=True)
+    again = PretrainCorpus(utterances, RECIPE.shortest, kept, workers=2, settled=True)
     assert len(loads) == 5
     assert again.lengths.tolist() == first.lengths.tolist() == [10_000, 10_002, 10_004, 10_006]
     assert again.refused == first.refused and list(first.refused) == ["missing"]
     with pytest.raises(ValueError, match="it changed"):
-        Corpus(utterances[1:], RECIPE.shortest, kept)
+        PretrainCorpus(utterances[1:], RECIPE.shortest, kept)
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
-def test_a_file_the_system_does_not_give_is_counted(utterances, monkeypatch, error):
-    def refusing(path, *stretch):
+def test_a_file_that_the_system_cannot_read_is_counted(utterances, monkeypatch, error):
+    def refusing(path, *segment):
         if path == utterances[2].audio:
             raise error
-        return load_wav(path, *stretch)
+        return load_wav(path, *segment)
 
-    monkeypatch.setattr(room, "_told_length", lambda utterance: None)
-    monkeypatch.setattr(room, "load_wav", refusing)
-    corpus = Corpus(utterances, RECIPE.shortest)
+    monkeypatch.setattr(pretrain_data, "_length_in_header", lambda utterance: None)
+    monkeypatch.setattr(pretrain_data, "load_wav", refusing)
+    corpus = PretrainCorpus(utterances, RECIPE.shortest)
     assert corpus.refused == {"u2": str(error)} and len(corpus.utterances) == 7
 
 
 def test_an_error_that_passes_is_not_kept_until_targets_were_made(utterances, tmp_path, monkeypatch, loads):
-    kept, given = tmp_path / "lengths.json", room._measured
-    monkeypatch.setattr(room, "_measured", lambda u: "Input/output error" if u.id == "u2" else given(u))
-    assert list(Corpus(utterances, RECIPE.shortest, kept).refused) == ["u2"]
-    monkeypatch.setattr(room, "_measured", given)
-    assert list(Corpus(utterances, RECIPE.shortest, kept, settled=True).refused) == ["u2"]
-    asked = []
-    monkeypatch.setattr(room, "_measured", lambda u: asked.append(u.id) or given(u))
+    kept, given = tmp_path / "lengths.json", pretrain_data._measured
+    monkeypatch.setattr(pretrain_data, "_measured", lambda u: "Input/output error" if u.id == "u2" else given(u))
+    assert list(PretrainCorpus(utterances, RECIPE.shortest, kept).refused) == ["u2"]
+    monkeypatch.setattr(pretrain_data, "_measured", given)
+    assert list(PretrainCorpus(utterances, RECIPE.shortest, kept, settled=True).refused) == ["u2"]
+    tried = []
+    monkeypatch.setattr(pretrain_data, "_measured", lambda u: tried.append(u.id) or given(u))
     for _ in range(2):
-        corpus = Corpus(utterances, RECIPE.shortest, kept)
+        corpus = PretrainCorpus(utterances, RECIPE.shortest, kept)
         assert not corpus.refused and corpus.lengths.tolist() == [8000 + 900 * i for i in range(8)]
-    assert asked == ["u2"]
+    assert tried == ["u2"]
 
 
-def test_what_cannot_be_used_at_all_is_not_kept(tmp_path):
+def test_lengths_are_not_kept_if_nothing_is_readable(tmp_path):
     kept = tmp_path / "lengths.json"
     with pytest.raises(ValueError, match="1 not readable"):
-        Corpus([Utterance("u", tmp_path / "missing.wav")], RECIPE.shortest, kept)
+        PretrainCorpus([Utterance("u", tmp_path / "missing.wav")], RECIPE.shortest, kept)
     assert not kept.exists()  # so that the next start looks again
 
 
 def test_a_file_that_changed_while_the_run_went_on_is_refused(utterances):
-    corpus = Corpus(utterances, RECIPE.shortest)
+    corpus = PretrainCorpus(utterances, RECIPE.shortest)
     save_wav(utterances[3].audio, noise(7000))
     with pytest.raises(ValueError, match="it changed"):
         corpus.wav(3)
@@ -140,7 +141,9 @@ def test_a_file_that_changed_while_the_run_went_on_is_refused(utterances):
 
 def test_short_utterances_are_left_out_and_the_shortest_of_the_others_fills_a_crop(tmp_path):
     sizes = (400, 3000, RECIPE.shortest - 1, RECIPE.shortest, RECIPE.shortest + 1)
-    corpus = Corpus([Utterance(str(n), save_wav(tmp_path / f"{n}.wav", noise(n))) for n in sizes], RECIPE.shortest)
+    corpus = PretrainCorpus(
+        [Utterance(str(n), save_wav(tmp_path / f"{n}.wav", noise(n))) for n in sizes], RECIPE.shortest
+    )
     assert corpus.short == [str(n) for n in sizes[:3]] and corpus.lengths.tolist() == list(sizes[3:])
     steps = Steps(corpus, np.zeros((corpus.first_frame[-1], 1), np.uint16), RECIPE, 1, 20)
     for wav, labels, mask in (steps[i] for i in range(20)):
@@ -162,7 +165,7 @@ def test_a_recipe_whose_crops_are_too_short_is_refused():
         PretrainRecipe(max_crop_seconds=0.26)
 
 
-def test_the_longest_never_meet_the_shortest():
+def test_the_longest_never_share_a_step_with_the_shortest():
     lengths = np.sort(np.random.default_rng(0).integers(RECIPE.shortest, 40_000, 300))[::-1].copy()
     steps = Steps(SimpleNamespace(lengths=lengths), None, PretrainRecipe(batch_seconds=10.0), 1, 1)
     rank = np.argsort(steps.by_length)
@@ -179,10 +182,10 @@ def test_a_corpus_smaller_than_a_step_fills_it_all_the_same():
 
 
 def test_steps_are_a_function_of_seed_and_number(utterances):
-    corpus = Corpus(utterances, RECIPE.shortest)
+    corpus = PretrainCorpus(utterances, RECIPE.shortest)
     targets = np.arange(int(corpus.first_frame[-1]), dtype=np.uint16)[:, None]
     one, two = (Steps(corpus, targets, RECIPE, 1, 10) for _ in range(2))
-    two[7]  # whatever was asked for before
+    two[7]  # another step first
     for a, b in zip(one[3], two[3]):
         assert torch.equal(a, b)
     wav, labels, mask = one[3]
@@ -192,7 +195,48 @@ def test_steps_are_a_function_of_seed_and_number(utterances):
 
 def test_a_mask_span_longer_than_a_crop_masks_to_its_end(utterances):
     recipe = dataclasses.replace(RECIPE, mask_span=500, mask_start=0.0)
-    corpus = Corpus(utterances, recipe.shortest)
+    corpus = PretrainCorpus(utterances, recipe.shortest)
     mask = Steps(corpus, np.zeros((corpus.first_frame[-1], 1), np.uint16), recipe, 1, 1)[0][2]
     first = mask.shape[1] // 3
     assert mask[:, first:].all() and not mask[:, :first].any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"size": 0}, "size is 0; it is from 1 to 65536"),
+        ({"size": 70_000}, "size is 70000"),
+        ({"layer": 0}, "layer is 0; it is at least 1"),
+        ({"frames": -1}, "frames is -1"),
+        ({"utterances": 0}, "utterances is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"centring": "speaker"}, "'utterance' or 'none'"),
+    ],
+)
+def test_a_fit_out_of_range_is_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        FitRecipe(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"heads": 0}, "heads is 0"),
+        ({"heads": 3}, "width is 256; it is a multiple of heads"),
+        ({"width": 40}, "width is 40; it is a multiple of heads .* and of 16"),
+        ({"mask_start": 1.5}, "mask_start is 1.5; it is from 0 to 1"),
+        ({"speed_range": 1.0}, "speed_range is 1.0"),
+        ({"warmup": 0}, "warmup is 0"),
+        ({"layers": 2}, "layers 0 to 2"),
+        ({"iterations": []}, "there is at least one"),
+    ],
+)
+def test_a_recipe_out_of_range_is_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        PretrainRecipe(**settings)
+
+
+@pytest.mark.parametrize(("steps", "clusters"), [(0, {0: [8]}), (1, {}), (1, {0: []}), (1, {0: [0]}), (1, {-1: [8]})])
+def test_an_iteration_out_of_range_is_refused(steps, clusters):
+    with pytest.raises(ValueError, match="steps is 0" if not steps else "clusters is"):
+        Iteration(steps, clusters)
