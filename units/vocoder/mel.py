@@ -1,7 +1,7 @@
-"""Log-mel spectrograms, 100 frames a second, and the way back to a wav by fast Griffin-Lim.
+"""Log-mel spectrograms at 100 frames a second, and their inverse by fast Griffin-Lim.
 
-Frame j looks at the 640 samples around sample 160 j + 80, so a wav of N * 320 samples has exactly 2 N frames and the
-inverse has exactly N * 320 samples.
+Frame j covers the 640 samples around sample 160 j + 80, so a wav of N * 320 samples has exactly 2 N frames, and the
+inverse of 2 N frames has exactly N * 320 samples.
 
 B batch, T samples, F mel frames (two for each unit frame), M mels, S spectrum bins.
 """
@@ -17,16 +17,16 @@ from units.audio import HOP, SAMPLE_RATE
 
 MEL_HOP = HOP // 2  # samples: 10 ms
 WINDOW = 4 * MEL_HOP  # samples: 40 ms
-EDGE = (WINDOW - MEL_HOP) // 2  # samples that the first and the last frame see beyond the wav
+EDGE = (WINDOW - MEL_HOP) // 2  # samples by which the first and the last frame reach beyond the wav
 FFT = 1024
-FLOOR = 1e-3  # of a mel magnitude
-SHARPEN = 1.2  # exponent on the magnitudes: the mel filters and the L1 loss have blurred the harmonics
-MOMENTUM = 0.9
+FLOOR = 1e-3  # smallest mel magnitude
+SHARPEN = 1.2  # exponent on the magnitudes: the mel filters and the L1 loss blur the harmonics
+MOMENTUM = 0.9  # of fast Griffin-Lim
 PHASE_FRAMES = 512  # the table of starting phases repeats after this many frames
 
 
 class MelSpectrogram(nn.Module):
-    """The 80-band log-mel transform of a vocoder and its inverse. Holds constants only, nothing that is saved."""
+    """The log-mel transform of the head "mel" and its inverse. It holds constants only; nothing of it is saved."""
 
     def __init__(self, mels: int = 80, iterations: int = 40) -> None:
         import librosa
@@ -45,13 +45,19 @@ class MelSpectrogram(nn.Module):
         return (self._analyse(wav).abs() @ self.basis).clamp(min=FLOOR).log()
 
     def invert(self, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Log-mels (F, M) of each row -> wav (F * 160,) of each, within [-1, 1].
+        """Log-mels to wavs by fast Griffin-Lim from fixed phases.
 
-        Fast Griffin-Lim (Perraudin, Balazs and Sondergaard 2013) from fixed phases: the same mels give the same wav,
-        alone or among others.
+        The same log-mels give the same wav, alone or in a batch.
+
+        Args:
+            rows: log-mels (F, M) of each row.
+
+        Returns: a wav (F * 160,) for each row, within [-1, 1].
+
+        Source: Perraudin, Balazs and Sondergaard 2013, A fast Griffin-Lim algorithm.
         """
         # Griffin-Lim amplifies a rounding error a thousandfold, and matrix products round differently in another batch
-        # shape, so magnitudes are made a row at a time; FFTs, which do the work, treat each frame alone.
+        # shape. So magnitudes are computed one row at a time; the FFTs, most of the work, treat each frame alone.
         magnitudes = [self._magnitudes(log_mels) for log_mels in rows]
         counts = torch.tensor([len(one) for one in magnitudes], device=self.window.device)
         target = nn.utils.rnn.pad_sequence(magnitudes, batch_first=True)  # (B, F, S)
@@ -61,7 +67,7 @@ class MelSpectrogram(nn.Module):
         return [wav / wav.abs().max().clamp(min=1) for wav in wavs]
 
     def _magnitudes(self, log_mels: Tensor) -> Tensor:
-        """Log-mels (F, M) -> spectrum magnitudes (F, S), sharpened at equal energy."""
+        """Log-mels (F, M) -> spectrum magnitudes (F, S), sharpened without a change of energy."""
         plain = (log_mels.exp() @ self.inverse).clamp(min=1e-5)
         sharp = plain**SHARPEN
         return sharp * (plain.square().sum() / sharp.square().sum()).sqrt()
@@ -79,18 +85,30 @@ class MelSpectrogram(nn.Module):
         return self._synthesise(target * phase, scale)
 
     def _analyse(self, wav: Tensor) -> Tensor:
-        """(B, T) -> complex (B, T / 160, S)."""
+        """Wav (B, T) -> complex spectrum (B, T / 160, S)."""
         frames = nn.functional.pad(wav, (EDGE, EDGE)).unfold(-1, WINDOW, MEL_HOP)
         return torch.fft.rfft(frames * self.window, n=FFT)
 
     def _synthesise(self, spectrum: Tensor, scale: Tensor) -> Tensor:
-        """Least-squares inverse of _analyse (Griffin and Lim 1984, equation 6); `scale` is 1 / the windows' energy."""
+        """Least-squares inverse of _analyse (Griffin and Lim 1984, equation 6).
+
+        Args:
+            spectrum: complex (B, F, S).
+            scale: (B, F * 160), 1 / the summed squares of the windows.
+        """
         frames = torch.fft.irfft(spectrum, n=FFT)[..., :WINDOW] * self.window
         return overlap_add(frames, MEL_HOP) * scale
 
 
 def overlap_add(frames: Tensor, hop: int) -> Tensor:
-    """Frames (B, F, W) set down `hop` samples apart, W a multiple of hop -> (B, F * hop), the edges cut off evenly."""
+    """Add up overlapping frames.
+
+    Args:
+        frames: (B, F, W), W a multiple of `hop`.
+        hop: samples between the starts of two frames.
+
+    Returns: (B, F * hop); both edges are cut off by the same length.
+    """
     batch, count, window = frames.shape
     overlap, edge = window // hop, (window - hop) // 2
     pieces = frames.reshape(batch, count, overlap, hop)
@@ -101,19 +119,20 @@ def overlap_add(frames: Tensor, hop: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Log-mels as HiFi-GAN's loss takes them (arXiv 2010.05646, section 3.3), from the keys of its published config."""
+    """The log-mels of HiFi-GAN's loss (arXiv 2010.05646, section 3.3), with the values of its published config."""
 
-    def __init__(
-        self, fft: int = 1024, hop: int = 256, window: int = 1024, mels: int = 80, lowest: float = 0.0,
-        highest: float = SAMPLE_RATE / 2,
-    ) -> None:  # fmt: skip
+    fft = 1024  # n_fft
+    hop = 256  # hop_size, in samples
+    window = 1024  # win_size, in samples
+    mels = 80  # num_mels
+
+    def __init__(self) -> None:
         import librosa
 
         super().__init__()
-        basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=mels, fmin=lowest, fmax=highest)
-        self.fft, self.hop, self.window = fft, hop, window
+        basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=self.fft, n_mels=self.mels, fmin=0, fmax=SAMPLE_RATE / 2)
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)  # (M, S)
-        self.register_buffer("taper", torch.hann_window(window), persistent=False)
+        self.register_buffer("taper", torch.hann_window(self.window), persistent=False)
 
     def forward(self, wav: Tensor) -> Tensor:
         """Wav (B, T) -> log-mels (B, M, F), F = T // hop."""

@@ -1,14 +1,14 @@
-"""Train a unit vocoder: wavs and their units -> a folder that UnitVocoder opens.
+"""The `units-train-vocoder` command: wavs and their units -> a vocoder folder.
 
-    python -m units.vocoder.train_vocoder --config units/configs/toy_vocoder.yaml --units runs/toy/units/train \\
+    units-train-vocoder --config units/configs/toy_vocoder.yaml --units runs/toy/units/train \\
         --manifest runs/toy/corpus/train.jsonl --speaker flite:slt --out runs/toy/vocoder      # six minutes, one CPU
     accelerate launch -m units.vocoder.train_vocoder --config units/configs/hifigan_vocoder.yaml --units UNITS \\
         --manifest MANIFEST --out OUT --device cuda                                            # several GPUs
 
-Writes `OUT/log.jsonl` (step, losses, seconds), `OUT/training.pt` (the checkpoint a killed run goes on from), with the
-heads "vocos" and "hifigan" also `OUT/samples` and `OUT/tensorboard`, and last `OUT/model.safetensors` and
-`OUT/config.json`. What a step sees depends on the seed and the step alone, so a run that was killed ends with the
-weights of one that was not.
+Writes `OUT/log.jsonl` (step, losses, seconds) and `OUT/training.pt` (the checkpoint that a killed run resumes from); with
+the heads "vocos" and "hifigan" also `OUT/samples` and `OUT/tensorboard`; and last `OUT/model.safetensors` and
+`OUT/config.json`. The crops of a step depend on the seed and the step alone, so a resumed run ends with the weights of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from units.runtime.command import command
+from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.training.recipe import VocoderRecipe
 
 
@@ -35,13 +36,13 @@ def main(
         units: unit set of the manifest
         manifest: utterances with their wavs
         out: folder of the vocoder
-        speaker: train on this speaker's utterances only; all speakers if not given
+        speaker: train on this speaker's utterances only; on all if not given
         recipe: the vocoder and how it is trained
         device: cpu, cuda, or cuda:N
-        threads: CPU threads, torch's own choice if 0
+        threads: CPU threads; 0 leaves the number to torch
     """
     if threads < 0:
-        raise ValueError(f"threads is {threads}; it is 0 (torch's choice) or more")
+        raise VocoderError(VocoderReason.INVALID_SETTING, f"threads is {threads}; it is 0 or more")
     import torch
 
     from units.corpus.manifest import read_manifest

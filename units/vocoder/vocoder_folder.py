@@ -1,8 +1,8 @@
-"""A vocoder on disk: our folder, or a published CodeHiFiGAN's pair of files.
+"""A vocoder on disk: a vocoder folder, or the two files of a published CodeHiFiGAN.
 
 model.safetensors    the network's weights
-config.json          codebook, head, sizes; for the head "hifigan" the sizes stand under their published keys
-vocoder.pt           "hifigan" only: the same weights as the old tools read them, with this very config.json
+config.json          codebook, head and settings; with the head "hifigan" the settings have their published names
+vocoder.pt           "hifigan" only: the same weights for fairseq and other tools, with the same config.json
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from units.audio import FRAME_RATE
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
+from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HeadConfig, HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.heads.mel_generator import MelNetwork
@@ -27,12 +29,30 @@ from units.vocoder.heads.vocos import Vocos
 from units.vocoder.published import PUBLISHED, config_of, read_config, read_weights, settings_of, write_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-HEADS = {"mel": (MelNetwork, MelGeneratorConfig), "hifigan": (HifiGan, HifiGanConfig), "vocos": (Vocos, VocosConfig)}
+FIELDS = {"codebook", "head", "generator"}  # of config.json, but for the head "hifigan"; `speakers` may be there too
+
+
+@dataclass(frozen=True)
+class Head:
+    """A kind of network.
+
+    network: makes one for a number of units and settings. settings: their class.
+    """
+
+    network: Callable[..., nn.Module]
+    settings: type[HeadConfig]
+
+
+HEADS = {
+    MelGeneratorConfig.head: Head(MelNetwork, MelGeneratorConfig),
+    HifiGanConfig.head: Head(HifiGan, HifiGanConfig),
+    VocosConfig.head: Head(Vocos, VocosConfig),
+}
 
 
 @dataclass(frozen=True)
 class VocoderFiles:
-    """What a vocoder's files say: its codebook, its head's sizes, names of its speakers, and its weights by name."""
+    """The content of a vocoder's files: its codebook, settings, names of speakers, and weights by name."""
 
     codebook: Codebook
     settings: HeadConfig
@@ -41,56 +61,68 @@ class VocoderFiles:
 
 
 def read_vocoder(source: Path, config: Path | None = None, codebook: Codebook | None = None) -> VocoderFiles:
-    """Read a folder, or a published file with its config. Arguments and errors as in UnitVocoder.from_pretrained."""
+    """Read a vocoder folder, or a published file with its config. Arguments and errors: UnitVocoder.from_pretrained."""
     if source.is_file():
         return _read_published(source, config or source.parent / CONFIG, codebook)
-    weights = source / PUBLISHED
-    if not (source / WEIGHTS).is_file() and weights.is_file():
-        return _read_published(weights, config or source / CONFIG, codebook)
+    if not (source / WEIGHTS).is_file() and (source / PUBLISHED).is_file():
+        return _read_published(source / PUBLISHED, config or source / CONFIG, codebook)
     for name in (CONFIG, WEIGHTS):
         if not (source / name).is_file():
             raise FileNotFoundError(
                 f"no {name} in {source}; a vocoder folder holds {CONFIG} and {WEIGHTS}. "
-                f"Train one with: python -m units.vocoder.train_vocoder --out {source} ... (a killed training goes on)"
+                f"Train one: units-train-vocoder --out {source} ... (it resumes a training that was killed)"
             )
-    described = _read_config(json.loads((source / CONFIG).read_text(encoding="utf-8")), source / CONFIG)
+    described = _read_config(source / CONFIG)
     try:
         return dataclasses.replace(described, weights=load_file(source / WEIGHTS))
     except SafetensorError as error:
-        raise ValueError(f"{source / WEIGHTS} does not hold the weights that {CONFIG} describes: {error}") from error
+        raise VocoderError(
+            VocoderReason.OTHER_WEIGHTS,
+            f"{source / WEIGHTS} does not hold the weights that {CONFIG} describes: {error}",
+        ) from error
 
 
-def _read_config(config: dict, source: Path) -> VocoderFiles:
+def _read_config(path: Path) -> VocoderFiles:
+    """A folder's config.json, without weights."""
+    config = json.loads(path.read_text(encoding="utf-8"))
     if not {"codebook", "head"} <= config.keys():
-        raise ValueError(f"{source} has the fields {sorted(config)}; a vocoder's are codebook, generator and head")
+        raise _other_fields(path, config)
     head, speakers = config["head"], tuple(config.get("speakers", ()))
     if head not in HEADS:
-        raise ValueError(f"{source} names the head {head!r}; this version knows {sorted(HEADS)}")
+        raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path} has the head {head!r}; heads are {sorted(HEADS)}")
     codebook = Codebook.from_json(config["codebook"])
     if head == HifiGanConfig.head:
-        return VocoderFiles(codebook, settings_of(config, source), speakers, {})
-    if set(config) - {"speakers"} != {"codebook", "head", "generator"}:
-        raise ValueError(f"{source} has the fields {sorted(config)}; a vocoder's are codebook, generator and head")
-    settings_class = HEADS[head][1]
-    unknown = set(config["generator"]) - {field.name for field in dataclasses.fields(settings_class)}
+        return VocoderFiles(codebook, settings_of(config, path), speakers, {})
+    if set(config) - {"speakers"} != FIELDS:
+        raise _other_fields(path, config)
+    settings = HEADS[head].settings
+    unknown = set(config["generator"]) - {field.name for field in dataclasses.fields(settings)}
     if unknown:
-        raise ValueError(f"{source}: the {head} head has no settings {sorted(unknown)}")
-    return VocoderFiles(codebook, settings_class(**config["generator"]), speakers, {})
+        raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path}: the head {head!r} has no settings {sorted(unknown)}")
+    return VocoderFiles(codebook, settings(**config["generator"]), speakers, {})
+
+
+def _other_fields(path: Path, config: dict) -> VocoderError:
+    return VocoderError(
+        VocoderReason.INVALID_CONFIG, f"{path} has the fields {sorted(config)}; a vocoder's are {sorted(FIELDS)}"
+    )
 
 
 def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> VocoderFiles:
+    """A published pair of files."""
     published = read_config(config)
     settings, size = settings_of(published, config), published["num_embeddings"]
     state = read_weights(weights)
-    if "codebook" in published:  # ours, written for the old tools
+    if "codebook" in published:  # a pair of files written by write_vocoder
         codebook = Codebook.from_json(published["codebook"])
     elif codebook is None:
-        of = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
-        codebook = Codebook(f"{weights.stem}-km{size}", "unknown", 0, size, FRAME_RATE, "none", of)
+        fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
+        codebook = Codebook(f"{weights.stem}-km{size}", "unknown", 0, size, FRAME_RATE, "none", fingerprint)
     if codebook.size != size:
-        raise ValueError(
-            f"{weights} speaks {size} units, but the codebook {codebook.name!r} has {codebook.size}; "
-            "they were not made for each other"
+        raise VocoderError(
+            VocoderReason.OTHER_CODEBOOK_SIZE,
+            f"{weights} is for {size} units, but the codebook {codebook.name!r} has {codebook.size}; "
+            "use the unit encoder that the vocoder was trained with",
         )
     return VocoderFiles(codebook, settings, tuple(published.get("speakers", ())), state)
 
@@ -98,7 +130,7 @@ def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> V
 def write_vocoder(
     folder: Path, codebook: Codebook, settings: HeadConfig, speakers: tuple[str, ...], network: nn.Module
 ) -> None:
-    """Write a folder; config.json comes last, so its presence means complete. Inverse of read_vocoder."""
+    """Write a vocoder folder. config.json comes last, so its presence means complete. Inverse of read_vocoder."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     with written_whole(folder / WEIGHTS, "wb") as file:
         file.write(save(state))

@@ -1,4 +1,7 @@
-"""Sizes of the three heads of a unit vocoder. This file imports no torch."""
+"""Settings of the three heads: "mel", "hifigan" and "vocos". Imports no torch, so that `--help` is quick.
+
+The class of the settings selects the head; `head` is its name in a vocoder's config.json.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,37 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from units.audio import HOP
+from units.vocoder.errors import VocoderError, VocoderReason
+
+
+def check_least(config: object, least: dict[str, float]) -> None:
+    """Check that each named setting is at least the given number.
+
+    Raises: VocoderError naming the setting, its value and the smallest allowed value.
+    """
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        if value < smallest:
+            raise _invalid(f"{name} is {value}; it is {smallest} or more")
+
+
+def check_odd(config: object, *names: str) -> None:
+    """Check that kernels are odd, so that a convolution keeps the length of its input.
+
+    Raises: VocoderError.
+    """
+    for name in names:
+        if getattr(config, name) % 2 == 0:
+            raise _invalid(f"{name} is {getattr(config, name)}; kernels are odd numbers")
+
+
+def _invalid(message: str) -> VocoderError:
+    return VocoderError(VocoderReason.INVALID_SETTING, message)
 
 
 @dataclass(frozen=True)
 class MelGeneratorConfig:
-    """The mel head: ConvNeXt blocks to log-mels, inverted by Griffin-Lim."""
+    """The head "mel": ConvNeXt blocks predict log-mels, which Griffin-Lim inverts."""
 
     head: ClassVar[str] = "mel"
     num_speakers: ClassVar[int] = 0
@@ -23,83 +52,105 @@ class MelGeneratorConfig:
     fast_blocks: int = 2
     """ConvNeXt blocks at 100 frames a second."""
     kernel: int = 7
-    """Frames of a block's convolution, odd."""
+    """Kernel of a block's convolution in frames, odd."""
     expansion: int = 3
-    """Width of a block's MLP over D."""
+    """Hidden width of a block's MLP, divided by D."""
     mels: int = 80
     """Mel bands."""
     griffin_lim_iterations: int = 40
-    """Rounds of phase reconstruction; more are clearer and slower."""
+    """Iterations of phase reconstruction. More are clearer and slower."""
+
+    def __post_init__(self) -> None:
+        least = {"width": 1, "slow_blocks": 0, "fast_blocks": 0, "kernel": 1, "expansion": 1, "mels": 1}
+        check_least(self, {**least, "griffin_lim_iterations": 0})
+        check_odd(self, "kernel")
 
 
 @dataclass(frozen=True)
 class UnitNetworkConfig:
-    """Sizes that every waveform network has."""
+    """Settings that the waveform heads "hifigan" and "vocos" share."""
 
     head: ClassVar[str]
 
     embedding_dim: int = 128
     """Width of a unit's embedding, and of a speaker's."""
     num_speakers: int = 0
-    """Voices to choose from; 0 for one voice without a choice."""
+    """Rows of the speaker table; 0 for a vocoder with one speaker and no table."""
     duration_width: int = 128
     """Hidden width of the duration predictor; 0 leaves it out."""
     duration_kernel: int = 3
-    """Units of the duration predictor's convolutions, odd."""
+    """Kernel of the duration predictor's convolutions in units, odd."""
     duration_dropout: float = 0.5
     """Dropout of the duration predictor."""
 
+    def __post_init__(self) -> None:
+        check_least(self, {"embedding_dim": 1, "num_speakers": 0, "duration_width": 0, "duration_kernel": 1})
+        check_odd(self, "duration_kernel")
+        if not 0 <= self.duration_dropout < 1:
+            raise _invalid(f"duration_dropout is {self.duration_dropout}; it is from 0 up to, not including, 1")
+
     @property
     def input_dim(self) -> int:
-        """Channels that the network reads: a unit's embedding, and the speaker's where there are several."""
+        """Input channels of the network: a unit's embedding, and the speaker's where there is a speaker table."""
         return self.embedding_dim * (2 if self.num_speakers else 1)
 
 
 @dataclass(frozen=True)
 class HifiGanConfig(UnitNetworkConfig):
-    """Sizes under their published names; the defaults are the published English vocoder's."""
+    """The head "hifigan", under the published names. The defaults are the published English vocoder's."""
 
     head: ClassVar[str] = "hifigan"
 
     upsample_rates: tuple[int, ...] = (5, 4, 4, 2, 2)
-    """Strides of the transposed convolutions; they multiply to 320 samples, one unit frame."""
+    """Strides of the transposed convolutions. Their product is 320 samples, one unit frame."""
     upsample_kernel_sizes: tuple[int, ...] = (11, 8, 8, 4, 4)
-    """Their kernels, each longer than its stride by an even number."""
+    """Kernels of the transposed convolutions. Each exceeds its stride by an even number."""
     upsample_initial_channel: int = 512
-    """Channels at 50 frames a second; each upsampling halves them."""
+    """Channels at 50 frames a second. Each upsampling halves them."""
     resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    """Kernels of the residual blocks that are averaged after each upsampling."""
+    """Kernels of the residual blocks that are averaged after each upsampling, odd."""
     resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     """Dilations of each block's convolutions."""
 
     def __post_init__(self) -> None:
-        if math.prod(self.upsample_rates) != HOP:
-            raise ValueError(
-                f"upsample_rates {list(self.upsample_rates)} multiply to {math.prod(self.upsample_rates)} samples a unit "
-                f"frame; a frame of 20 ms at 16 kHz has {HOP}"
+        super().__post_init__()
+        self._check_upsampling()
+        self._check_resblocks()
+
+    def _check_upsampling(self) -> None:
+        rates, kernels = list(self.upsample_rates), list(self.upsample_kernel_sizes)
+        if math.prod(rates) != HOP:
+            raise _invalid(
+                f"upsample_rates {rates} multiply to {math.prod(rates)} samples a unit frame; "
+                f"a frame of 20 ms at 16 kHz has {HOP}"
             )
-        pairs = list(zip(self.upsample_rates, self.upsample_kernel_sizes))
-        if len(pairs) != len(self.upsample_kernel_sizes) or any(k < u or (k - u) % 2 for u, k in pairs):
-            raise ValueError(
-                f"upsample_kernel_sizes {list(self.upsample_kernel_sizes)} do not suit upsample_rates "
-                f"{list(self.upsample_rates)}: each rate needs a kernel longer by 0, 2, 4, ..."
+        if len(rates) != len(kernels) or any(
+            kernel < rate or (kernel - rate) % 2 for rate, kernel in zip(rates, kernels)
+        ):
+            raise _invalid(
+                f"upsample_kernel_sizes {kernels} do not fit upsample_rates {rates}: "
+                "each rate needs a kernel that is longer by 0, 2, 4, ..."
             )
-        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ValueError(
-                f"{len(self.resblock_kernel_sizes)} resblock_kernel_sizes, but {len(self.resblock_dilation_sizes)} "
-                "resblock_dilation_sizes; each block has one of both"
+        if self.upsample_initial_channel < 1 or self.upsample_initial_channel % 2 ** len(rates):
+            raise _invalid(
+                f"upsample_initial_channel is {self.upsample_initial_channel}; it is halved {len(rates)} times, "
+                f"so it is a multiple of {2 ** len(rates)}"
             )
-        if any(kernel % 2 == 0 for kernel in (*self.resblock_kernel_sizes, self.duration_kernel)):
-            raise ValueError("kernels of residual blocks and of the duration predictor are odd numbers")
-        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
-            raise ValueError(
-                f"upsample_initial_channel is halved {len(self.upsample_rates)} times; it has to be divisible"
+
+    def _check_resblocks(self) -> None:
+        kernels, dilations = self.resblock_kernel_sizes, self.resblock_dilation_sizes
+        if len(kernels) != len(dilations):
+            raise _invalid(
+                f"{len(kernels)} resblock_kernel_sizes, but {len(dilations)} resblock_dilation_sizes; "
+                "each block has one of both"
             )
+        if any(kernel % 2 == 0 for kernel in kernels):
+            raise _invalid(f"resblock_kernel_sizes are {list(kernels)}; kernels are odd numbers")
 
 
 @dataclass(frozen=True)
 class VocosConfig(UnitNetworkConfig):
-    """Sizes of the Vocos-style head. The defaults are about as many weights as the published HiFi-GAN's."""
+    """The head "vocos". The defaults have about as many weights as the published HiFi-GAN."""
 
     head: ClassVar[str] = "vocos"
 
@@ -108,13 +159,14 @@ class VocosConfig(UnitNetworkConfig):
     blocks: int = 8
     """ConvNeXt blocks."""
     kernel: int = 7
-    """Frames of each convolution, odd."""
+    """Kernel of each convolution in frames, odd."""
     expansion: int = 3
-    """Width of a block's MLP over D."""
+    """Hidden width of a block's MLP, divided by D."""
 
     def __post_init__(self) -> None:
-        if self.kernel % 2 == 0 or self.duration_kernel % 2 == 0:
-            raise ValueError("kernels of the blocks and of the duration predictor are odd numbers")
+        super().__post_init__()
+        check_least(self, {"width": 1, "blocks": 0, "kernel": 1, "expansion": 1})
+        check_odd(self, "kernel")
 
 
 HeadConfig = MelGeneratorConfig | HifiGanConfig | VocosConfig

@@ -1,4 +1,6 @@
-"""Duration predictors: how many frames each unit lasts, from its neighbours.
+"""Duration predictors: the number of frames that each unit lasts, predicted from the unit and its neighbours.
+
+Both follow Lee et al. 2021 (arXiv 2107.05604, section 3.3), who use the variance predictor of FastSpeech 2.
 
 B batch, U units of a row, C channels.
 """
@@ -14,15 +16,17 @@ from units.vocoder.heads.convnext import ConvNeXtBlock
 
 @dataclass(frozen=True)
 class Context:
-    """How far one moment of sound looks: `left` and `right` are frames of 20 ms, or units for a duration predictor."""
+    """The neighbourhood that one output depends on: frames of 20 ms, or units for a duration predictor.
+
+    left: how many before. right: how many after.
+    """
 
     left: int
     right: int
 
 
-class DurationPredictor(nn.Module):
-    """How many frames each unit lasts, from its neighbours: speech resynthesis from units with their durations predicted
-    as in Lee et al. 2021, arXiv 2107.05604, section 3.3 (FastSpeech 2's predictor), with ConvNeXt blocks."""
+class ConvNeXtDurationPredictor(nn.Module):
+    """The duration predictor of the head "mel": ConvNeXt blocks that predict log(frames)."""
 
     def __init__(self, num_units: int, width: int = 96, blocks: int = 2, kernel: int = 5) -> None:
         super().__init__()
@@ -31,7 +35,7 @@ class DurationPredictor(nn.Module):
         self.head = nn.Linear(width, 1)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids int64 (B, U), mask bool (B, U) -> log frames (B, U)."""
+        """Units int64 (B, U) and mask bool (B, U) -> log(frames) (B, U)."""
         x = self.unit(ids) * mask[..., None]
         for block in self.blocks:
             x = block(x, mask[..., None])
@@ -39,20 +43,19 @@ class DurationPredictor(nn.Module):
 
     @staticmethod
     def whole_frames(log_durations: Tensor) -> Tensor:
-        """Log frames as predicted -> whole frames, at least one, int64."""
+        """Predicted log(frames) -> whole frames, int64, at least one."""
         return log_durations.float().exp().round().clamp(min=1).long()
 
     def loss(self, ids: Tensor, durations: Tensor, mask: Tensor) -> Tensor:
-        """Mean squared error of log frames, padding left out."""
+        """Mean squared error of log(frames), without the padding. All arguments are (B, U)."""
         error = (self(ids, mask).float() - durations.clamp(min=1).log()).square()
         return (error * mask).sum() / mask.sum()
 
 
-class VariancePredictor(nn.Module):
-    """How many frames each unit lasts: two convolutions with LayerNorm, predicting log(1 + frames).
+class PublishedDurationPredictor(nn.Module):
+    """The duration predictor of the waveform heads: two convolutions with LayerNorm that predict log(1 + frames).
 
-    Source: FastSpeech 2's predictor as in Lee et al. 2021 (arXiv 2107.05604, section 3.3); layout of fairseq's
-    fastspeech2.py.
+    Source: the layout is that of fairseq's fastspeech2.py, so that published weights load.
     """
 
     def __init__(self, width_in: int, width: int, kernel: int, dropout: float) -> None:
@@ -73,3 +76,8 @@ class VariancePredictor(nn.Module):
         x = self.dropout(self.ln1(x)) * inside
         x = self.conv2(x.transpose(1, 2)).transpose(1, 2)
         return self.proj(self.dropout(self.ln2(x)))[..., 0]
+
+    @staticmethod
+    def whole_frames(log_durations: Tensor) -> Tensor:
+        """Predicted log(1 + frames) -> whole frames, int64, at least one."""
+        return (log_durations.float().exp() - 1).round().clamp(min=1).long()

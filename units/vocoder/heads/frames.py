@@ -1,4 +1,4 @@
-"""Units laid out in time: the unit of each frame, and where in its run the frame lies.
+"""Units laid out in time: one unit id a frame, and the position of each frame within its run.
 
 B batch, U units of a row, N frames (50 a second).
 """
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Frames:
-    """Units laid out in time.
+    """A padded batch of units laid out in time.
 
-    ids: int64 (B, N), the unit of each frame. runs: float32 (B, N, 2), where in its run a frame lies (0 to 1) and the
-    log of the run's length in frames. mask: bool (B, N), False in the padding.
+    ids: int64 (B, N), the unit of each frame.
+    runs: float32 (B, N, 2), the position of a frame in its run (0 to 1) and the log of the run's length in frames.
+    mask: bool (B, N), False in the padding.
     """
 
     ids: Tensor
@@ -26,7 +27,12 @@ class Frames:
 
     @classmethod
     def lay_out(cls, rows: Sequence[tuple[Tensor, Tensor]], device: torch.device | str = "cpu") -> Frames:
-        """From (ids, durations) of each row, int64 (U,) each."""
+        """Lay out rows of units and pad them to one length.
+
+        Args:
+            rows: (ids, durations) of each row, int64 (U,) each.
+            device: device of the result.
+        """
         pairs = [run_frames(ids, durations) for ids, durations in rows]
         lengths = torch.tensor([len(ids) for ids, _ in pairs])
         ids, runs = (nn.utils.rnn.pad_sequence(list(column), batch_first=True) for column in zip(*pairs))
@@ -35,7 +41,14 @@ class Frames:
 
 
 def run_frames(ids: Tensor, durations: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and durations, int64 (U,) each -> the unit (N,) and the run features (N, 2) of each frame."""
+    """Lay out one row of units.
+
+    Args:
+        ids: int64 (U,).
+        durations: int64 (U,), in frames.
+
+    Returns: the unit of each frame, int64 (N,), and the run features of each frame, float32 (N, 2).
+    """
     length = durations.repeat_interleave(durations)
     first = (durations.cumsum(0) - durations).repeat_interleave(durations)
     position = (torch.arange(len(length)) - first + 0.5) / length

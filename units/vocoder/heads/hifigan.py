@@ -1,7 +1,8 @@
-"""The published unit vocoder's network: HiFi-GAN's generator (Kong et al. 2020, arXiv 2010.05646) over unit embeddings.
+"""The head "hifigan", the published unit vocoder: the generator of HiFi-GAN over unit embeddings.
 
-Weights and names are those of fairseq's `hifigan.py` and `codehifigan.py` with weight norm folded away. With the
-published sizes a second of sound costs some 8 billion multiply-adds, nearly all in the residual blocks.
+Source: Kong et al. 2020, arXiv 2010.05646. Weights and names are those of fairseq's `hifigan.py` and `codehifigan.py`
+with weight norm folded into the weights. At the published sizes a second of audio costs some 8 billion multiply-adds,
+nearly all in the residual blocks.
 
 B batch, N frames (50 a second), C channels, S steps of time at some layer's rate.
 """
@@ -19,12 +20,12 @@ from units.vocoder.heads.configs import HifiGanConfig
 from units.vocoder.heads.duration_predictors import Context
 from units.vocoder.heads.unit_network import UnitNetwork
 
-SLOPE = 0.1  # of the leaky ReLUs, but for the last one, which has torch's default in every published version
+SLOPE = 0.1  # of all leaky ReLUs but the last, which has torch's default in every published version
 END_KERNEL = 7  # of the first and the last convolution
 
 
 class ResBlock(nn.Module):
-    """Pairs of a dilated and a plain convolution, each pair added to what it read (arXiv 2010.05646, appendix A.1)."""
+    """Pairs of a dilated and a plain convolution, each with a residual connection (arXiv 2010.05646, appendix A.1)."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -34,20 +35,27 @@ class ResBlock(nn.Module):
         self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=kernel // 2) for _ in dilations)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """x (B, C, S), zero where the mask (B, 1, S) is, and so is what returns."""
+        """One block.
+
+        Args:
+            x: (B, C, S), zero in the padding.
+            mask: (B, 1, S), zero in the padding; None without padding.
+
+        Returns: (B, C, S), zero in the padding.
+        """
         for dilated, plain in zip(self.convs1, self.convs2):
-            inner = _hidden(leaky_relu(dilated(leaky_relu(x, SLOPE)), SLOPE), mask)
-            x = x + _hidden(plain(inner), mask)
+            inner = _masked(leaky_relu(dilated(leaky_relu(x, SLOPE)), SLOPE), mask)
+            x = x + _masked(plain(inner), mask)
         return x
 
 
-def _hidden(x: Tensor, mask: Tensor | None) -> Tensor:
-    """A row in a batch must see zeros beyond its end, as it does alone."""
+def _masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Zero the padding, so that a row in a batch reads zeros beyond its end, as it does when it is alone."""
     return x if mask is None else x * mask
 
 
 class HifiGan(UnitNetwork):
-    """Transposed convolutions up to 16 kHz, after each the mean of several residual blocks."""
+    """Transposed convolutions from 50 Hz up to 16 kHz; the mean of several residual blocks follows each."""
 
     def __init__(self, num_units: int, config: HifiGanConfig) -> None:
         super().__init__(num_units, config)
@@ -67,41 +75,41 @@ class HifiGan(UnitNetwork):
         self.context = receptive_field(config)
 
     def convolutions(self) -> list[nn.Module]:
-        """Every layer that is trained with weight norm."""
+        """The layers that are trained with weight norm."""
         inner = [layer for block in self.resblocks for layer in (*block.convs1, *block.convs2)]
         return [self.conv_pre, *self.ups, *inner, self.conv_post]
 
     def normalise_weights(self) -> None:
-        """Put weight norm on, for training."""
+        """Add weight norm to the convolutions, for training."""
         for layer in self.convolutions():
             weight_norm(layer)
 
     def folded(self) -> HifiGan:
-        """A copy without weight norm, for use; inverse of normalise_weights."""
+        """A copy without weight norm, for inference; inverse of normalise_weights."""
         state = {name: value for name, value in self.state_dict().items() if ".parametrizations." not in name}
         for name, layer in self.named_modules():
             if is_parametrized(layer, "weight"):
                 state[f"{name}.weight"] = layer.weight.detach()
-        # removing the parametrisations of a deep copy would remove the original's as well: they share a class
+        # a deep copy shares its parametrised class with the original; removing parametrisations would break both
         plain = HifiGan(self.dict.num_embeddings, self.config)
         plain.load_state_dict(state)
         return plain
 
     def forward(self, ids: Tensor, speakers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """As UnitNetwork.forward says."""
+        """As UnitNetwork.forward."""
         inside = None if mask is None else mask[:, None].to(self.dict.weight.dtype)
-        x = self.conv_pre(_hidden(self.embed(ids, speakers), inside))
+        x = self.conv_pre(_masked(self.embed(ids, speakers), inside))
         for i, (up, rate) in enumerate(zip(self.ups, self.config.upsample_rates)):
-            x = up(leaky_relu(_hidden(x, inside), SLOPE))
+            x = up(leaky_relu(_masked(x, inside), SLOPE))
             inside = None if inside is None else inside.repeat_interleave(rate, dim=2)
-            x = _hidden(x, inside)
+            x = _masked(x, inside)
             count = len(self.config.resblock_kernel_sizes)
             x = _mean(self.resblocks[i * count : (i + 1) * count], x, inside)
-        return _hidden(torch.tanh(self.conv_post(leaky_relu(x))), inside)[:, 0]
+        return _masked(torch.tanh(self.conv_post(leaky_relu(x))), inside)[:, 0]
 
 
 def _mean(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of the blocks' results, added up in place: at 16 kHz a stack of them would not fit into a CPU's caches."""
+    """Mean of the blocks' outputs, summed in place: at 16 kHz a stack of them would not fit into a CPU's caches."""
     total = blocks[0](x, mask)
     for block in blocks[1:]:
         total += block(x, mask)
@@ -109,8 +117,8 @@ def _mean(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def receptive_field(config: HifiGanConfig) -> Context:
-    """Frames before and after a frame that its 320 samples depend on, walked backwards through the layers."""
-    first, last = 0, HOP - 1  # steps of time of the layer at hand that matter
+    """The frames before and after a frame that its 320 samples depend on, found by walking back through the layers."""
+    first, last = 0, HOP - 1  # time steps of the current layer that the samples depend on
     reach = END_KERNEL // 2
     first, last = first - reach, last + reach
     widest = max(
@@ -119,7 +127,7 @@ def receptive_field(config: HifiGanConfig) -> Context:
     )
     for rate, kernel in reversed(list(zip(config.upsample_rates, config.upsample_kernel_sizes))):
         first, last = first - widest, last + widest
-        # an output o reads the inputs i with 0 <= o + padding - i * rate < kernel
+        # output o depends on the inputs i with 0 <= o + padding - i * rate < kernel
         padding = (kernel - rate) // 2
         first, last = -((kernel - 1 - padding - first) // rate), (last + padding) // rate
     return Context(left=reach - first, right=last + reach)

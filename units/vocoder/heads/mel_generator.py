@@ -1,8 +1,9 @@
-"""Networks that turn units into sound: how long each unit lasts, and what its frames sound like.
+"""The head "mel": ConvNeXt blocks predict log-mels from units, and Griffin-Lim makes a wav of them.
 
-Padding never changes a result: every block sees zeros beyond a row's end, as it does when the row is alone.
+It trains in minutes on a laptop; the waveform heads sound more natural. Padding never changes a result: every block
+reads zeros beyond the end of a row, as it does when the row is alone.
 
-B batch, U units of a row, N frames (50 a second), D width, M mels.
+B batch, U units of a row, N frames (50 a second), M mels.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from torch import Tensor, nn
 
 from units.vocoder.heads.configs import MelGeneratorConfig
 from units.vocoder.heads.convnext import ConvNeXtBlock
-from units.vocoder.heads.duration_predictors import DurationPredictor
+from units.vocoder.heads.duration_predictors import ConvNeXtDurationPredictor
 from units.vocoder.heads.frames import Frames
 from units.vocoder.mel import MelSpectrogram
 
 
 class MelGenerator(nn.Module):
-    """Units in time -> log-mels -> wav. Trains in minutes on a laptop; a neural waveform head sounds more natural."""
+    """Units laid out in time -> log-mels -> wav."""
 
     def __init__(self, num_units: int, config: MelGeneratorConfig) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class MelGenerator(nn.Module):
         return nn.ModuleList(ConvNeXtBlock(config.width, config.kernel, config.expansion) for _ in range(count))
 
     def forward(self, frames: Frames) -> Tensor:
-        """Log-mels (B, 2 N, M)."""
+        """Units laid out in time -> log-mels (B, 2 N, M)."""
         mask = frames.mask[..., None]
         x = (self.unit(frames.ids) + self.run(frames.runs)) * mask
         for block in self.slow:
@@ -50,38 +51,45 @@ class MelGenerator(nn.Module):
         return self.head(self.norm(x))
 
     def synthesise(self, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
-        """Ids and durations, int64 (U,) each, of each row -> wav (sum(durations) * 320,) of each."""
+        """Units to wavs.
+
+        Args:
+            rows: (ids, durations) of each row, int64 (U,) each.
+
+        Returns: a wav (sum(durations) * 320,) for each row.
+        """
         device = self.head.weight.device
-        # one row at a time, as MelSpectrogram.invert explains; the network is a tenth of the work
+        # one row at a time, for the reason given in MelSpectrogram.invert; the network is a tenth of the work
         return self.spectrogram.invert([self(Frames.lay_out([row], device))[0] for row in rows])
 
     def loss(self, frames: Frames, log_mels: Tensor) -> Tensor:
-        """Mean absolute error against log-mels (B, 2 N, M), padding left out."""
+        """Mean absolute error against log-mels (B, 2 N, M), without the padding."""
         mask = frames.mask.repeat_interleave(2, dim=1)
         error = (self(frames).float() - log_mels).abs().mean(-1)
         return (error * mask).sum() / mask.sum()
 
 
 class MelNetwork(nn.Module):
-    """The mel head as a vocoder has it: generator and duration predictor, of one voice."""
+    """The network of a vocoder with the head "mel": generator and duration predictor, for one speaker."""
 
-    context = None  # Griffin-Lim makes every sample depend on the whole utterance: nothing can be said before its end
+    context = None  # Griffin-Lim makes every sample depend on the whole utterance, so nothing can be streamed
+    has_duration_predictor = True
 
     def __init__(self, num_units: int, config: MelGeneratorConfig) -> None:
         super().__init__()
         self.generator = MelGenerator(num_units, config)
-        self.durations = DurationPredictor(num_units)
+        self.durations = ConvNeXtDurationPredictor(num_units)
 
     def log_durations(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """log(frames) of units int64 (B, U) with mask bool (B, U)."""
+        """Units int64 (B, U) and mask bool (B, U) -> log(frames) (B, U)."""
         return self.durations(ids, mask)
 
-    whole_frames = staticmethod(DurationPredictor.whole_frames)
+    whole_frames = staticmethod(ConvNeXtDurationPredictor.whole_frames)
 
     def duration_bias(self) -> Tensor:
-        """The scalar that lengthens all durations by a factor e when it grows by one."""
+        """The bias of log(frames): adding x to it multiplies all predicted durations by exp(x)."""
         return self.durations.head.bias
 
     def synthesise(self, rows: Sequence[tuple[Tensor, Tensor]], speakers: Sequence[int]) -> list[Tensor]:
-        """Ids and durations, int64 (U,) each, of each row -> wav (sum(durations) * 320,) of each."""
+        """As UnitNetwork.synthesise; there is one speaker, so `speakers` is not read."""
         return self.generator.synthesise(rows)

@@ -1,7 +1,7 @@
-"""A faster head: ConvNeXt blocks at 50 frames a second and an inverse STFT (Vocos, Siuzdak 2023, arXiv 2306.00814).
+"""The head "vocos": ConvNeXt blocks at 50 frames a second and an inverse STFT (Vocos, Siuzdak 2023, arXiv 2306.00814).
 
-Vocos reads mels; this one reads units, and its frames are the units' own, so no layer ever works above 50 Hz and sound
-comes out of one matrix product and one FFT a frame.
+Vocos reads mels; this head reads units, and has one frame for each unit frame. So no layer runs above 50 Hz, and one
+matrix product and one FFT a frame make the wav. It is the fastest head on a CPU.
 
 B batch, N frames (50 a second), C channels, D width, S spectrum bins.
 """
@@ -18,12 +18,12 @@ from units.vocoder.heads.duration_predictors import Context
 from units.vocoder.heads.unit_network import UnitNetwork
 from units.vocoder.mel import overlap_add
 
-WINDOW = 4 * HOP  # samples: 80 ms, each frame's sinusoids overlap with three others'
-LOUDEST = 100.0  # magnitude of a bin; keeps exp() finite, as in Vocos
+WINDOW = 4 * HOP  # samples: 80 ms, so each frame overlaps with three others
+LOUDEST = 100.0  # largest magnitude of a bin; keeps exp() finite, as in Vocos
 
 
 class Vocos(UnitNetwork):
-    """Units in time -> magnitudes and phases of overlapping windows -> wav."""
+    """Units laid out in time -> magnitudes and phases of overlapping windows -> wav."""
 
     def __init__(self, num_units: int, config: VocosConfig) -> None:
         super().__init__(num_units, config)
@@ -37,12 +37,12 @@ class Vocos(UnitNetwork):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, WINDOW + 2)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
-        # a sample lies in the windows of four frames: at most two before and two after its own
+        # a sample lies in the windows of four frames, at most two before and two after its frame
         frames = reach * (config.blocks + 1) + WINDOW // HOP // 2
         self.context = Context(left=frames, right=frames)
 
     def forward(self, ids: Tensor, speakers: Tensor, mask: Tensor | None = None) -> Tensor:
-        """As UnitNetwork.forward says."""
+        """As UnitNetwork.forward."""
         if mask is None:
             mask = torch.ones_like(ids, dtype=torch.bool)
         inside = mask[..., None]

@@ -1,11 +1,11 @@
-"""The training of a vocoder from its first step, or its checkpoint, to its last: batches, log, samples, checkpoints."""
+"""The training loop of a vocoder, from its first step or its checkpoint on: batches, log, samples, checkpoints."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -13,64 +13,70 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from units.codebook import Units
-from units.corpus.manifest import Utterance
 from units.runtime.ahead import usual_loaders
 from units.runtime.atomic import written_whole
 from units.runtime.progress import progress
-from units.vocoder.training.crops import CropDataset
+from units.vocoder.errors import VocoderError, VocoderReason
+from units.vocoder.training.crops import CropDataset, Pair, TrainingData
 from units.vocoder.training.gan_training import GanTraining
 from units.vocoder.training.mel_training import MelTraining
 from units.vocoder.training.recipe import VocoderRecipe
+from units.vocoder.training.samples import spread, write_samples
 from units.vocoder.unit_vocoder import UnitVocoder
 
 CHECKPOINT, LOG = "training.pt", "log.jsonl"
-MOST_CALIBRATED = 2000  # utterances; their total length is known to a thousandth
+MOST_CALIBRATED = 2000  # utterances; enough to know their total length to a thousandth
+
+Training = MelTraining | GanTraining
 
 
-def train(pairs: list[tuple[Utterance, Units]], recipe: VocoderRecipe, out: Path, device: str = "cpu") -> UnitVocoder:
-    """Train on pairs of utterance and units, from the checkpoint in `out` if there is one, and save to `out`.
+def train(pairs: list[Pair], recipe: VocoderRecipe, out: Path, device: str = "cpu") -> UnitVocoder:
+    """Train a vocoder, and save it in `out`. A checkpoint in `out` is resumed.
 
-    Raises: ValueError if the checkpoint is of another recipe or codebook, or units do not fit their audio.
+    Args:
+        pairs: utterances with their units.
+        recipe: the vocoder and how it is trained.
+        out: folder of the vocoder, its log and its checkpoint.
+        device: cpu, cuda, or cuda:N.
+
+    Raises: VocoderError if the checkpoint has another recipe or codebook, or units do not fit their audio.
     """
     out.mkdir(parents=True, exist_ok=True)
-    speakers = tuple(sorted({str(utterance.speaker) for utterance, _ in pairs})) if recipe.multi_speaker else ()
-    codebook = pairs[0][1].codebook
-    training = (MelTraining if recipe.head == "mel" else GanTraining)(codebook, recipe, device, speakers)
-    made_of = json.dumps([codebook.fingerprint, dataclasses.asdict(recipe), speakers])
+    data = TrainingData.of(pairs, recipe.multi_speaker)
+    training = (MelTraining if recipe.head == "mel" else GanTraining)(data.codebook, recipe, device, data.speakers)
+    origin = json.dumps([data.codebook.fingerprint, dataclasses.asdict(recipe), data.speakers])
     if (out / CHECKPOINT).exists():
-        _load(training, out / CHECKPOINT, made_of)
-    corpus = CropDataset(pairs, recipe, training.target, speakers, copies=training.world * max(1, _loaders(training)))
+        _load(training, out / CHECKPOINT, origin)
+    crops = CropDataset(data, recipe, training.target, copies=training.world * max(1, _workers(training)))
     if training.rank == 0:
-        print(f"{len(pairs)} utterances, {corpus.seconds / 60:.1f} minutes; steps {training.step} to {recipe.steps}")
-    _run(training, corpus, out, made_of)
+        print(f"{len(pairs)} utterances, {crops.seconds / 60:.1f} minutes; steps {training.step} to {recipe.steps}")
+    _run(training, crops, out, origin)
     vocoder = training.vocoder.eval()
     if training.rank == 0:
-        _calibrate(vocoder, [units for _, units in pairs])
+        _calibrate(vocoder, data.units)
         vocoder.save_pretrained(out)
     return vocoder
 
 
 def _calibrate(vocoder: UnitVocoder, corpus: list[Units]) -> None:
-    """Make predicted durations as long as true ones, where the head predicts any."""
-    if getattr(vocoder.network, "dur_predictor", vocoder) is not None:
+    """Calibrate the duration predictor, if there is one."""
+    if vocoder.network.has_duration_predictor:
         factor = vocoder.calibrate_durations(corpus[:: -(-len(corpus) // MOST_CALIBRATED)])
         print(f"predicted durations calibrated: {factor:.3f} times as long")
 
 
-def _run(training: MelTraining | GanTraining, corpus: CropDataset, out: Path, made_of: str) -> None:
-    """All steps that are left, with log, bar, samples and checkpoints; these on the first of several processes only."""
+def _run(training: Training, crops: CropDataset, out: Path, origin: str) -> None:
+    """All remaining steps. The first of several processes writes the log, the samples and the checkpoints."""
     recipe, first = training.recipe, training.rank == 0
     if first:
         lines = _lines_up_to(out / LOG, training.step)
         with written_whole(out / LOG) as log:
             log.writelines(lines)
-    bar = (
-        progress(total=recipe.steps, initial=training.step, desc="vocoder", unit="steps")
-        if first
-        else tqdm(disable=True)
-    )
+    bar = tqdm(disable=True)
+    if first:
+        bar = progress(total=recipe.steps, initial=training.step, desc="vocoder", unit="steps")
     with (out / LOG).open("a", encoding="utf-8") as log, bar, _board(training, out) as board:
-        for batch in _batches(training, corpus):
+        for batch in _batches(training, crops):
             began = time.monotonic()
             losses = training.advance(batch)
             training.seconds += time.monotonic() - began
@@ -85,28 +91,28 @@ def _run(training: MelTraining | GanTraining, corpus: CropDataset, out: Path, ma
                 bar.set_postfix_str(f"mel {values['mel']:.3f} duration {values['duration']:.3f}", refresh=False)
                 for name, value in values.items() if board else ():
                     board.add_scalar(name, value, training.step)
-            if isinstance(training, GanTraining) and (training.step % recipe.gan.sample_every == 0 or last):
-                training.illustrate(out, corpus.pairs, board)
+            if board and (training.step % recipe.gan.sample_every == 0 or last):
+                write_samples(out, training.step, training.vocoder, spread(crops.pairs, recipe.gan.samples), board)
             if training.step % recipe.save_every == 0 or last:
-                _save(training, out / CHECKPOINT, made_of)
+                _save(training, out / CHECKPOINT, origin)
 
 
-def _batches(training: MelTraining | GanTraining, corpus: CropDataset) -> DataLoader:
-    """Every step that is left; rank r of W takes the crops r, r + W, ..."""
+def _batches(training: Training, crops: CropDataset) -> DataLoader:
+    """The batches of all remaining steps; rank r of W takes the batches r, r + W, ..."""
     recipe, world = training.recipe, training.world
-    mine = range(training.step * world + training.rank, recipe.steps * world, world)
+    indices = range(training.step * world + training.rank, recipe.steps * world, world)
     pinned = training.device.type == "cuda"
-    return DataLoader(corpus, sampler=mine, batch_size=None, num_workers=_loaders(training), pin_memory=pinned)
+    return DataLoader(crops, sampler=indices, batch_size=None, num_workers=_workers(training), pin_memory=pinned)
 
 
-def _loaders(training: MelTraining | GanTraining) -> int:
-    """Processes that make batches for this device."""
+def _workers(training: Training) -> int:
+    """Worker processes that make batches for this device."""
     given = training.recipe.workers
     return usual_loaders(training.device.type, training.world) if given is None else given
 
 
-def _board(training: MelTraining | GanTraining, out: Path):
-    """A tensorboard writer for the heads that need days, else nothing."""
+def _board(training: Training, out: Path) -> AbstractContextManager:
+    """A tensorboard writer for adversarial training, on the first process; otherwise nothing."""
     if training.recipe.head == "mel" or training.rank:
         return nullcontext()
     from torch.utils.tensorboard import SummaryWriter
@@ -114,25 +120,27 @@ def _board(training: MelTraining | GanTraining, out: Path):
     return SummaryWriter(str(out / "tensorboard"), purge_step=training.step)
 
 
-def _save(training: MelTraining | GanTraining, path: Path, made_of: str) -> None:
-    state = {"made_of": made_of, "step": training.step, "seconds": training.seconds, **training.state()}
+def _save(training: Training, path: Path, origin: str) -> None:
+    """Write a checkpoint; `made_of` holds its codebook, recipe and speakers."""
+    state = {"made_of": origin, "step": training.step, "seconds": training.seconds, **training.state()}
     with written_whole(path, "wb") as file:
         torch.save(state, file)
 
 
-def _load(training: MelTraining | GanTraining, path: Path, made_of: str) -> None:
-    """Inverse of _save. Raises ValueError if the checkpoint is of another recipe or codebook."""
+def _load(training: Training, path: Path, origin: str) -> None:
+    """Inverse of _save. Raises VocoderError if the checkpoint has another recipe or codebook."""
     state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["made_of"] != made_of:
-        raise ValueError(
-            f"{path} is a checkpoint of another recipe or codebook; choose another --out, or remove the folder to start afresh"
+    if state["made_of"] != origin:
+        raise VocoderError(
+            VocoderReason.OTHER_RECIPE,
+            f"{path} was written with another recipe or codebook; choose another --out, or delete the folder",
         )
     training.load_state(state)
     training.step, training.seconds = state["step"], state["seconds"]
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    """Lines of a log that a checkpoint at `step` still stands for; later ones will be written again."""
+    """The lines of a log up to a checkpoint's step; later ones will be written again."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
