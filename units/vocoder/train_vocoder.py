@@ -5,10 +5,10 @@
     accelerate launch -m units.vocoder.train_vocoder --config units/configs/hifigan_vocoder.yaml --units UNITS \\
         --manifest MANIFEST --out OUT --device cuda                                            # several GPUs
 
-Writes `OUT/log.jsonl` (step, losses, seconds) and `OUT/training.pt` (the checkpoint that a killed run resumes from); with
-the heads "vocos" and "hifigan" also `OUT/samples` and `OUT/tensorboard`; and last `OUT/model.safetensors` and
-`OUT/config.json`. The crops of a step depend on the seed and the step alone, so a resumed run ends with the weights of an
-uninterrupted one.
+Writes `OUT/log.jsonl` (step, losses, seconds) and `OUT/training.pt` (the checkpoint that a killed run resumes from);
+with the heads "vocos" and "hifigan" also `OUT/samples` and `OUT/tensorboard`; and last `OUT/model.safetensors` and
+`OUT/config.json`. The crops of a step depend on the seed and the step alone, so a resumed run ends with the weights of
+an uninterrupted one.
 """
 
 from __future__ import annotations

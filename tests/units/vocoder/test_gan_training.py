@@ -11,7 +11,7 @@ import pytest
 import scipy.signal
 import torch
 from tiny_vocoders import CODEBOOK
-from tiny_voice_corpus import make_pairs
+from tiny_tone_corpus import make_pairs
 from transformers import TrainingArguments
 
 from units.corpus.manifest import read_manifest
@@ -20,7 +20,7 @@ from units.vocoder import train_vocoder
 from units.vocoder.heads.configs import HifiGanConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.mel import LogMel
-from units.vocoder.training.crops import CropDataset, match, wav_frames
+from units.vocoder.training.crops import CropDataset, TrainingData, match, wav_frames
 from units.vocoder.training.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from units.vocoder.training.gan_training import GanTraining
 from units.vocoder.training.loop import train
@@ -124,7 +124,7 @@ def test_training_shows_itself_and_leaves_a_vocoder(tmp_path: Path) -> None:
 def test_several_speakers_are_told_apart(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path)
     pairs = [(dataclasses.replace(u, speaker="anna" if i % 2 else "ben"), units) for i, (u, units) in enumerate(pairs)]
-    corpus = CropDataset(pairs, RECIPE, wav_frames, ("anna", "ben"))
+    corpus = CropDataset(TrainingData.of(pairs, multi_speaker=True), RECIPE, wav_frames)
     whose = {units.ids: i % 2 for i, (_, units) in enumerate(pairs)}
     for step in range(4):
         batch = corpus.batch(step)
@@ -184,7 +184,7 @@ def test_a_gpu_trains_every_head(tmp_path: Path) -> None:
 
 def test_crops_of_sound_belong_to_their_units(tmp_path: Path) -> None:
     """Unit u of the test corpus is a tone of 200 + 150 u Hz: it must be the loudest where the unit is."""
-    corpus = CropDataset(make_pairs(tmp_path), RECIPE, wav_frames)
+    corpus = CropDataset(TrainingData(make_pairs(tmp_path)), RECIPE, wav_frames)
     for step in range(4):
         batch = corpus.batch(step)
         assert batch.target.shape == (2, 16, 320)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_voice_corpus import CODEBOOK, K, draw_units, make_pairs
+from tiny_tone_corpus import CODEBOOK, K, draw_units, make_pairs
 
 from units.audio import HOP, load_wav
 from units.codebook import Codebook, CodebookMismatch, Units
@@ -18,12 +18,12 @@ from units.corpus.manifest import Utterance, write_manifest
 from units.dataset.unit_set import UnitRecord
 from units.vocoder import train_vocoder
 from units.vocoder.heads.configs import MelGeneratorConfig
-from units.vocoder.heads.duration_predictors import DurationPredictor
+from units.vocoder.heads.duration_predictors import ConvNeXtDurationPredictor
 from units.vocoder.heads.frames import Frames, run_frames
 from units.vocoder.heads.mel_generator import MelGenerator
 from units.vocoder.mel import MEL_HOP, MelSpectrogram
 from units.vocoder.training import loop
-from units.vocoder.training.crops import Batch, CropDataset, match
+from units.vocoder.training.crops import CropBatch, CropDataset, TrainingData, match
 from units.vocoder.training.loop import train
 from units.vocoder.training.mel_training import MelTraining
 from units.vocoder.training.recipe import VocoderRecipe
@@ -82,7 +82,7 @@ def test_padding_does_not_reach_the_networks_results() -> None:
     torch.manual_seed(0)
     draw = random.Random(2)
     rows = [(torch.tensor(units.ids), torch.tensor(units.durations)) for units in (draw_units(draw) for _ in range(8))]
-    generator, predictor = MelGenerator(K, TINY), DurationPredictor(K)
+    generator, predictor = MelGenerator(K, TINY), ConvNeXtDurationPredictor(K)
     padded = generator(Frames.lay_out(rows))
     ids = torch.nn.utils.rnn.pad_sequence([ids for ids, _ in rows], batch_first=True)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(ids) for ids, _ in rows])[:, None]
@@ -195,7 +195,7 @@ def test_a_killed_training_ends_as_one_that_was_not(tmp_path: Path, monkeypatch:
     whole = train(pairs, RECIPE, tmp_path / "whole")
     advance = MelTraining.advance
 
-    def killed_at_8(self: MelTraining, batch: Batch):
+    def killed_at_8(self: MelTraining, batch: CropBatch):
         if self.step == 8:
             raise KeyboardInterrupt
         return advance(self, batch)
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_crops_are_aligned_and_of_one_shape(tmp_path: Path) -> None:
-    corpus = CropDataset(make_pairs(tmp_path), RECIPE, MelSpectrogram())
+    corpus = CropDataset(TrainingData(make_pairs(tmp_path)), RECIPE, MelSpectrogram())
     first, again = corpus.batch(4), corpus.batch(4)
     torch.testing.assert_close(first.target, again.target, rtol=0, atol=0)
     for step in range(6):
@@ -243,8 +243,8 @@ def test_crops_are_aligned_and_of_one_shape(tmp_path: Path) -> None:
 
 def test_a_crop_is_the_same_from_memory_and_from_disk(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path)
-    kept = CropDataset(pairs, RECIPE, MelSpectrogram())
-    fresh = CropDataset(pairs, VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=0), MelSpectrogram())
+    kept = CropDataset(TrainingData(pairs), RECIPE, MelSpectrogram())
+    fresh = CropDataset(TrainingData(pairs), VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=0), MelSpectrogram())
     for step in (0, 1, 0):
         torch.testing.assert_close(kept.batch(step).target, fresh.batch(step).target, rtol=0, atol=0)
 
@@ -255,7 +255,7 @@ def test_processes_share_the_cache(tmp_path: Path) -> None:
     held = []
     for copies in (1, 4):
         recipe = VocoderRecipe(TINY, batch_size=4, crop_frames=24, cache_gib=whole / 2**30)
-        corpus = CropDataset(pairs, recipe, MelSpectrogram(), copies=copies)
+        corpus = CropDataset(TrainingData(pairs), recipe, MelSpectrogram(), copies=copies)
         for step in range(30):
             corpus.batch(step)
         held.append(sum(target.nbytes for target in corpus._cache.values()))
@@ -278,7 +278,7 @@ def test_a_training_s_corpus_knows_how_many_share_its_cache(tmp_path: Path, monk
 
 
 def test_a_batch_goes_to_a_device_whole(tmp_path: Path) -> None:
-    batch = CropDataset(make_pairs(tmp_path), RECIPE, MelSpectrogram()).batch(0)
+    batch = CropDataset(TrainingData(make_pairs(tmp_path)), RECIPE, MelSpectrogram()).batch(0)
     there = batch.to("meta")
     for here, moved in ((batch, there), (batch.frames, there.frames)):
         for name, part in vars(here).items():
@@ -291,7 +291,7 @@ def test_units_of_other_audio_are_refused(tmp_path: Path) -> None:
     utterance, units = make_pairs(tmp_path)[1]
     longer = Units((*units.ids, 3), (*units.durations, 2), CODEBOOK)
     with pytest.raises(ValueError, match="extract them again"):
-        CropDataset([(utterance, longer)], RECIPE, MelSpectrogram()).batch(0)
+        CropDataset(TrainingData([(utterance, longer)]), RECIPE, MelSpectrogram()).batch(0)
 
 
 def test_match_pairs_one_speaker_by_id(tmp_path: Path) -> None:
