@@ -1,4 +1,4 @@
-"""Utterances whose units are tones."""
+"""A corpus of utterances whose units are tones."""
 
 from __future__ import annotations
 
@@ -6,21 +6,11 @@ import random
 from pathlib import Path
 
 import numpy as np
+from tiny_vocoders import CODEBOOK, draw_units
 
 from units.audio import HOP, num_frames, save_wav
-from units.codebook import Codebook, Units
+from units.codebook import Units
 from units.corpus.manifest import Utterance
-
-K = 12
-
-
-CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "utterance", "0123abcd")
-
-
-def draw_units(draw: random.Random, longest: int = 30) -> Units:
-    count = draw.randint(1, longest)
-    ids, durations = (tuple(draw.choices(values, k=count)) for values in (range(K), (1, 1, 2, 3, 5, 9)))
-    return Units(ids, durations, CODEBOOK)
 
 
 def make_pairs(folder: Path, count: int = 6) -> list[tuple[Utterance, Units]]:
@@ -33,5 +23,5 @@ def make_pairs(folder: Path, count: int = 6) -> list[tuple[Utterance, Units]]:
         wav = np.concatenate([wav, wav[: 400 - HOP]])
         path = save_wav(folder / f"{i}.wav", wav)
         pairs.append((Utterance(id=f"u{i}", audio=path, speaker="tone"), units))
-        assert num_frames(len(wav)) == sum(units.durations)
+        assert num_frames(len(wav)) == sum(units.durations or ())
     return pairs

@@ -1,4 +1,4 @@
-"""Random vocoders whose sound depends on every unit: as initialised, HiFi-GAN hardly hears its input."""
+"""Random vocoders whose output depends on every unit; HiFi-GAN as initialised hardly depends on its input."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ K = 12
 CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "utterance", "0123abcd")
 SMALL = {"embedding_dim": 8, "duration_width": 8}
 HIFIGAN = HifiGanConfig(upsample_initial_channel=32, **SMALL)
-# other strides, kernels and dilations than the published ones, of one voice of three
+# three speakers, and other strides, kernels and dilations than the published ones
 ODD_HIFIGAN = HifiGanConfig(
-    upsample_rates=(8, 5, 8), upsample_kernel_sizes=(16, 5, 10), upsample_initial_channel=16,
-    resblock_kernel_sizes=(5,), resblock_dilation_sizes=((2, 4),), num_speakers=3, duration_kernel=5, **SMALL,
-)  # fmt: skip
+    upsample_rates=(8, 5, 8),
+    upsample_kernel_sizes=(16, 5, 10),
+    upsample_initial_channel=16,
+    resblock_kernel_sizes=(5,),
+    resblock_dilation_sizes=((2, 4),),
+    num_speakers=3,
+    duration_kernel=5,
+    **SMALL,
+)
 VOCOS = VocosConfig(width=16, blocks=2, **SMALL)
 MANY_VOCOS = VocosConfig(width=16, blocks=1, kernel=5, num_speakers=3, **SMALL)
 HEADS = {"hifigan": HIFIGAN, "odd_hifigan": ODD_HIFIGAN, "vocos": VOCOS, "many_vocos": MANY_VOCOS}
 
 
 def loud_vocoder(settings: UnitNetworkConfig, seed: int = 0) -> UnitVocoder:
-    """A random vocoder that neither whispers nor saturates."""
+    """A random vocoder whose output is neither near silence nor clipped."""
     torch.manual_seed(seed)
     vocoder = UnitVocoder(CODEBOOK, settings).eval()
     with torch.no_grad():
@@ -41,6 +47,7 @@ def loud_vocoder(settings: UnitNetworkConfig, seed: int = 0) -> UnitVocoder:
 
 
 def draw_units(draw: random.Random, longest: int = 30, known: bool = True) -> Units:
+    """Random units, up to `longest`, with durations if `known`."""
     count = draw.randint(1, longest)
     ids, durations = (tuple(draw.choices(values, k=count)) for values in (range(K), (1, 1, 2, 3, 5, 9)))
     return Units(ids, durations if known else None, CODEBOOK)

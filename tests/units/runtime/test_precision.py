@@ -42,7 +42,9 @@ def test_what_is_not_there_is_refused_with_what_is(two_gpus: None, name: str) ->
     lambda folder: fit.main(folder / "m.jsonl", folder / "out", device="cuda"),
     lambda folder: pretrain.main(folder / "m.jsonl", folder / "out", device="cuda"),
     lambda folder: train_vocoder.main(folder / "units", folder / "m.jsonl", folder / "out", device="cuda"),
-    lambda folder: vocode.main(folder / "units.txt", folder / "out", folder / "vocoder", device="cuda"),
+    lambda folder: vocode.main(
+        folder / "units.txt", folder / "out", vocode.VocodeConfig(folder / "vocoder", device="cuda")
+    ),
 ])  # fmt: skip
 def test_every_command_asks_first(no_gpu: None, tmp_path: Path, command) -> None:
     with pytest.raises(ValueError, match="no device 'cuda' here; torch .* finds cpu$"):

@@ -1,4 +1,4 @@
-"""Adversarial training of the waveform heads: it learns, it resumes to the digit, and it shows itself on the way."""
+"""Adversarial training of the waveform heads: losses fall, a resumed run equals an uninterrupted one, samples."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import scipy.signal
 import torch
-from tiny_vocoders import CODEBOOK
+from refused import refused
 from tiny_tone_corpus import make_pairs
+from tiny_vocoders import CODEBOOK
 from transformers import TrainingArguments
 
 from units.corpus.manifest import read_manifest
 from units.dataset.unit_set import read_unit_set
 from units.vocoder import train_vocoder
+from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HifiGanConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.mel import LogMel
@@ -30,10 +32,16 @@ from units.vocoder.unit_vocoder import UnitVocoder
 TOY = Path(train_vocoder.__file__).parents[2] / "runs" / "toy"
 SMALL = {"embedding_dim": 8, "duration_width": 8}
 RECIPE = VocoderRecipe(
-    head="vocos", steps=6, batch_size=2, crop_frames=16, log_every=1, save_every=2,
-    vocos=VocosConfig(width=16, blocks=1, **SMALL), hifigan=HifiGanConfig(upsample_initial_channel=32, **SMALL),
+    head="vocos",
+    steps=6,
+    batch_size=2,
+    crop_frames=16,
+    log_every=1,
+    save_every=2,
+    vocos=VocosConfig(width=16, blocks=1, **SMALL),
+    hifigan=HifiGanConfig(upsample_initial_channel=32, **SMALL),
     gan=GanRecipe(discriminator_divisor=16, sample_every=4, samples=1),
-)  # fmt: skip
+)
 
 
 def _within(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
@@ -46,7 +54,9 @@ def lines(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("head", ["vocos", pytest.param("hifigan", marks=pytest.mark.slow)])
-def test_a_killed_training_ends_as_one_that_was_not(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, pairs = dataclasses.replace(RECIPE, head=head), make_pairs(tmp_path)
     whole = train(pairs, recipe, tmp_path / "whole")
     advance = GanTraining.advance
@@ -60,7 +70,7 @@ def test_a_killed_training_ends_as_one_that_was_not(head: str, tmp_path: Path, m
         patch.setattr(GanTraining, "advance", killed_at_5)
         train(pairs, recipe, tmp_path / "killed")
     assert [line["step"] for line in lines(tmp_path / "killed")] == [1, 2, 3, 4, 5]
-    torch.rand(7)  # another process would find torch's generator in another state
+    torch.rand(7)  # in another process torch's generator has another state
     resumed = train(pairs, recipe, tmp_path / "killed")
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
     for name, weight in whole.state_dict().items():
@@ -72,16 +82,25 @@ def test_a_killed_training_ends_as_one_that_was_not(head: str, tmp_path: Path, m
     not (TOY / "units" / "train" / "unit_set.json").exists(), reason=f"no toy corpus in {TOY}; make vocoder"
 )
 @pytest.mark.parametrize("head", ["vocos", "hifigan"])
-def test_the_toy_corpus_resumed_in_the_middle(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From scratch on real speech: the same losses as without the interruption, and falling ones."""
+def test_a_resumed_training_on_the_toy_corpus_equals_an_uninterrupted_one(
+    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On real speech: the losses fall, and equal those of an uninterrupted run."""
     pairs = match(read_unit_set(TOY / "units" / "train"), read_manifest(TOY / "corpus" / "train.jsonl"), "flite:slt")[
         :200
     ]
     recipe = dataclasses.replace(
-        RECIPE, head=head, steps=60, save_every=20, batch_size=4, crop_frames=32, seed=3,
-        vocos=VocosConfig(width=64, blocks=3), hifigan=HifiGanConfig(upsample_initial_channel=64),
+        RECIPE,
+        head=head,
+        steps=60,
+        save_every=20,
+        batch_size=4,
+        crop_frames=32,
+        seed=3,
+        vocos=VocosConfig(width=64, blocks=3),
+        hifigan=HifiGanConfig(upsample_initial_channel=64),
         gan=GanRecipe(learning_rate=1e-3, discriminator_divisor=16, sample_every=30, samples=1),
-    )  # fmt: skip
+    )
     train(pairs, recipe, tmp_path / "whole")
     advance = GanTraining.advance
 
@@ -101,7 +120,7 @@ def test_the_toy_corpus_resumed_in_the_middle(head: str, tmp_path: Path, monkeyp
         assert last < 0.8 * first, name
 
 
-def test_training_shows_itself_and_leaves_a_vocoder(tmp_path: Path) -> None:
+def test_training_writes_samples_and_a_vocoder(tmp_path: Path) -> None:
     recipe, pairs = dataclasses.replace(RECIPE, head="hifigan", multi_speaker=True), make_pairs(tmp_path)
     pairs = [(dataclasses.replace(u, speaker="anna" if i % 2 else "ben"), units) for i, (u, units) in enumerate(pairs)]
     trained = train(pairs, recipe, tmp_path / "v")
@@ -121,16 +140,16 @@ def test_training_shows_itself_and_leaves_a_vocoder(tmp_path: Path) -> None:
     np.testing.assert_allclose(published.decode(units, speaker="anna"), anna, atol=1e-6)
 
 
-def test_several_speakers_are_told_apart(tmp_path: Path) -> None:
+def test_each_crop_has_the_speaker_of_its_utterance(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path)
     pairs = [(dataclasses.replace(u, speaker="anna" if i % 2 else "ben"), units) for i, (u, units) in enumerate(pairs)]
-    corpus = CropDataset(TrainingData.of(pairs, multi_speaker=True), RECIPE, wav_frames)
-    whose = {units.ids: i % 2 for i, (_, units) in enumerate(pairs)}
+    crops = CropDataset(TrainingData.of(pairs, multi_speaker=True), RECIPE, wav_frames)
+    spoken_by_anna = {units.ids: i % 2 for i, (_, units) in enumerate(pairs)}
     for step in range(4):
-        batch = corpus.batch(step)
+        batch = crops.batch(step)
         for ids, mask, speaker in zip(batch.ids, batch.unit_mask, batch.speakers):
-            said = tuple(ids[mask].tolist())
-            assert 1 - int(speaker) in {odd for known, odd in whose.items() if _within(said, known)}
+            part = tuple(ids[mask].tolist())
+            assert 1 - int(speaker) in {anna for whole, anna in spoken_by_anna.items() if _within(part, whole)}
     vocoder = train(pairs, dataclasses.replace(RECIPE, steps=2, multi_speaker=True), tmp_path / "v")
     units = pairs[1][1]
     assert np.abs(vocoder.decode(units, speaker="anna") - vocoder.decode(units, speaker="ben")).max() > 1e-3
@@ -150,12 +169,33 @@ def test_training_lowers_the_mel_loss_and_the_duration_loss(tmp_path: Path) -> N
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path)
     train(pairs, dataclasses.replace(RECIPE, steps=2), tmp_path / "v")
-    with pytest.raises(ValueError, match="another recipe"):
+    with refused(VocoderReason.OTHER_RECIPE, "training.pt", error=VocoderError):
         train(pairs, dataclasses.replace(RECIPE, steps=2, seed=1), tmp_path / "v")
 
 
-def test_the_device_that_is_named_is_the_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """accelerate takes the current GPU, so that has to be it."""
+@pytest.mark.parametrize("head", ["vocos", "hifigan"])
+def test_a_checkpoint_of_release_0_1_0_is_resumed(head: str, tmp_path: Path) -> None:
+    """Release 0.1.0 wrote the discriminators and their optimiser under other names."""
+    recipe, pairs = dataclasses.replace(RECIPE, head=head, steps=4), make_pairs(tmp_path)
+    whole = train(pairs, recipe, tmp_path / "whole")
+    half = dataclasses.replace(recipe, steps=2)
+    train(pairs, half, tmp_path / "old")
+    checkpoint = torch.load(tmp_path / "old" / "training.pt", weights_only=True)
+    assert {"discriminators", "discriminator_optimizer"} < checkpoint.keys()
+    old_names = {"discriminators": "judges", "discriminator_optimizer": "judge_optimizer"}
+    old = {old_names.get(name, name): value for name, value in checkpoint.items()}
+    old["made_of"] = old["made_of"].replace('"steps": 2,', '"steps": 4,', 1)
+    torch.save(old, tmp_path / "old" / "training.pt")
+    resumed = train(pairs, recipe, tmp_path / "old")
+    assert [line["step"] for line in lines(tmp_path / "old")] == [1, 2, 3, 4]
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, rtol=0, atol=0, msg=name)
+    new = torch.load(tmp_path / "old" / "training.pt", weights_only=True)
+    assert new.keys() == checkpoint.keys()
+
+
+def test_the_named_device_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """accelerate uses the current GPU."""
     chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(torch.device(device)))
     for device in ("cpu", "cuda", "cuda:3"):
@@ -165,7 +205,7 @@ def test_the_device_that_is_named_is_the_one(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("first", ["no", "bf16"])
 def test_a_process_trains_again_in_another_precision(tmp_path: Path, first: str) -> None:
-    """accelerate's state is the process's: a training before this one must not decide its precision."""
+    """accelerate's state belongs to the process: an earlier training must not decide the precision of this one."""
     TrainingArguments(str(tmp_path), bf16=first == "bf16", use_cpu=True).device  # noqa: B018  # as a stage starts
     for precision in ("no", "bf16", "no"):
         recipe = dataclasses.replace(RECIPE, gan=dataclasses.replace(RECIPE.gan, mixed_precision=precision))
@@ -182,8 +222,8 @@ def test_a_gpu_trains_every_head(tmp_path: Path) -> None:
     assert torch.cuda.current_device() == torch.cuda.device_count() - 1
 
 
-def test_crops_of_sound_belong_to_their_units(tmp_path: Path) -> None:
-    """Unit u of the test corpus is a tone of 200 + 150 u Hz: it must be the loudest where the unit is."""
+def test_the_audio_of_a_crop_is_that_of_its_units(tmp_path: Path) -> None:
+    """Unit u of the test corpus is a tone of 200 + 150 u Hz, which must be the loudest where the unit is."""
     corpus = CropDataset(TrainingData(make_pairs(tmp_path)), RECIPE, wav_frames)
     for step in range(4):
         batch = corpus.batch(step)
@@ -195,25 +235,25 @@ def test_crops_of_sound_belong_to_their_units(tmp_path: Path) -> None:
         assert inside.any() and ((frequency - wanted).abs()[inside] < 75).all()
 
 
-def test_the_judges_are_the_papers(tmp_path: Path) -> None:
-    """70.7 million weights are HiFi-GAN's: 41.1 of periods and 29.6 of scales, weight norm's lengths included."""
-    judges = Discriminators()
-    periods, scales = (sum(p.numel() for p in part.parameters()) for part in (judges.periods, judges.scales))
+def test_the_discriminators_have_the_papers_size() -> None:
+    """HiFi-GAN's have 70.7 million weights: 41.1 of periods and 29.6 of scales, weight norm's lengths included."""
+    published = Discriminators()
+    periods, scales = (sum(p.numel() for p in part.parameters()) for part in (published.periods, published.scales))
     assert (round(periods / 1e5) / 10, round(scales / 1e5) / 10) == (41.1, 29.6)
     small = Discriminators(16).eval().requires_grad_(False)
     wav = torch.randn(2, 2000)
-    verdicts = small(wav, wav)
-    assert len(verdicts) == 8
-    for real, fake in verdicts:
+    scores = small(wav, wav)
+    assert len(scores) == 8
+    for real, fake in scores:
         torch.testing.assert_close(real.score, fake.score)
-    assert float(feature_loss(verdicts)) < 1e-5
-    real, fake = verdicts[0]
+    assert float(feature_loss(scores)) < 1e-5
+    real, fake = scores[0]
     expected = ((1 - real.score).square().mean() + fake.score.square().mean()).item()
-    assert discriminator_loss(verdicts[:1]).item() == pytest.approx(expected)
-    assert generator_loss(verdicts[:1]).item() == pytest.approx((1 - fake.score).square().mean().item())
+    assert discriminator_loss(scores[:1]).item() == pytest.approx(expected)
+    assert generator_loss(scores[:1]).item() == pytest.approx((1 - fake.score).square().mean().item())
 
 
-def test_weight_norm_changes_nothing_until_it_is_trained() -> None:
+def test_weight_norm_does_not_change_the_output() -> None:
     torch.manual_seed(0)
     network = HifiGan(12, RECIPE.hifigan).eval()
     ids, speakers = torch.randint(12, (1, 9)), torch.zeros(1, dtype=torch.long)
@@ -237,17 +277,22 @@ def test_log_mels_are_as_defined() -> None:
     np.testing.assert_allclose(LogMel()(torch.from_numpy(wav)[None])[0].numpy(), expected, atol=1e-4)
 
 
-def test_settings_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match='"mel" has one voice'):
+def test_invalid_recipes_are_refused() -> None:
+    with refused(VocoderReason.INVALID_SETTING, "multi_speaker", '"mel"', error=VocoderError):
         VocoderRecipe(multi_speaker=True)
-    with pytest.raises(ValueError, match="discriminator_divisor is 3"):
+    with refused(VocoderReason.INVALID_SETTING, "discriminator_divisor is 3", "1, 2, 4, 8, 16"):
         GanRecipe(discriminator_divisor=3)
+    with refused(VocoderReason.INVALID_SETTING, "sample_every is 0", "1 or more"):
+        GanRecipe(sample_every=0)
+    for name, value, least in (("steps", 0, 1), ("batch_size", 0, 1), ("cache_gib", -1.0, 0), ("workers", -1, 0)):
+        with refused(VocoderReason.INVALID_SETTING, f"{name} is {value}", f"{least} or more"):
+            VocoderRecipe(**{name: value})
     assert RECIPE.learning_rate(0) == 2e-4 and RECIPE.learning_rate(2500) == pytest.approx(2e-4 * 0.999**2)
     assert CODEBOOK.size == 12
 
 
 @pytest.mark.parametrize("name, head", [("hifigan", "hifigan"), ("vocos", "vocos"), ("toy", "mel")])
-def test_the_recipes_that_ship_are_read(name: str, head: str) -> None:
+def test_the_recipes_in_units_configs_are_read(name: str, head: str) -> None:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()

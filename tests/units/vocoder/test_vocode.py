@@ -1,23 +1,27 @@
-"""units-vocode: every form of units to wavs, resumed, refusals listed."""
+"""units-vocode: every form of units becomes wavs, a killed run resumes, refused lines are listed."""
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reference import DATA
+from refused import refused
 from tiny_vocoders import CODEBOOK, HIFIGAN, ODD_HIFIGAN, loud_vocoder
 
 from units.audio import save_wav
 from units.codebook import Codebook, Units
 from units.dataset import unit_set
-from units.dataset.unit_set import UnitRecord
+from units.dataset.unit_set import UnitRecord, read_unit_set
+from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL
+from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.published import config_of, write_weights
 from units.vocoder.unit_vocoder import UnitVocoder
-from units.vocoder.vocode import cli
+from units.vocoder.vocode import main
+from units.vocoder.vocode_lines import VocodeReason
 
 TEXT = """\
 a|1 2 2 7
@@ -27,26 +31,27 @@ a|1 2 2 7
 deep/er|<sosp><8><eosp>
 """
 IDS = {"a": (1, 2, 2, 7), "00002": (3, 4), "00004": (5, 6), "deep/er": (8,)}
-REFUSED = """\
-far|12
-word|1 b
-../out|3
-a|3
-nothing|
-open|<sosp><3>
-"""
+REFUSED = {  # line 6 and the following ones, and why each is refused
+    "far|12": ("far", VocodeReason.OUT_OF_RANGE, "12"),
+    "word|1 b": ("word", VocodeReason.NOT_UNITS, "1 b"),
+    "../out|3": ("../out", VocodeReason.OUTSIDE_FOLDER, "../out"),
+    "a|3": ("a", VocodeReason.SAME_ID, "'a'"),
+    "nothing|": ("nothing", VocodeReason.NO_UNITS, ""),
+    "open|<sosp><3>": ("open", VocodeReason.NOT_UNITS, "<sosp><3>"),
+    "beyond|<sosp><12><eosp>": ("beyond", VocodeReason.OUT_OF_RANGE, "12"),
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A vocoder folder of three voices."""
+    """A vocoder folder with three speakers."""
     vocoder = loud_vocoder(ODD_HIFIGAN)
     vocoder.speakers = ("anna", "ben", "cleo")
     return vocoder.save_pretrained(tmp_path_factory.mktemp("vocoder"))
 
 
 def spoken(out: Path) -> dict[str, np.ndarray]:
-    import soundfile  # load_wav wants at least 25 ms
+    import soundfile  # load_wav needs at least 25 ms
 
     return {
         str(path.relative_to(out).with_suffix("")): soundfile.read(path, dtype="float32")[0]
@@ -74,22 +79,27 @@ def write_set(folder: Path, records: list[UnitRecord], codebook: Codebook = CODE
     return folder
 
 
-def test_every_form_of_line_is_spoken_and_every_bad_one_listed(
+def vocode(source: Path, out: Path, vocoder: Path, *options: object) -> None:
+    """units-vocode SOURCE OUT --vocoder VOCODER ..."""
+    main.cli([str(source), str(out), "--vocoder", str(vocoder), *map(str, options)])
+
+
+def test_every_form_of_line_is_vocoded_and_every_bad_line_listed(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "units.txt").write_text(TEXT + REFUSED)
-    cli([str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder)])
+    (tmp_path / "units.txt").write_text(TEXT + "\n".join(REFUSED))
+    with pytest.raises(SystemExit) as ended:
+        vocode(tmp_path / "units.txt", tmp_path / "out", folder)
+    assert ended.value.code == SOME_REFUSED
     vocoder = UnitVocoder.from_pretrained(folder)
     assert_same(tmp_path / "out", {name: vocoder.decode(Units(ids, None, CODEBOOK)) for name, ids in IDS.items()})
-    refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
-    reasons = {one["id"]: one["reason"] for one in refused}
-    for name, reason in {
-        "far": "line 6: .*12 to 12.*0 to 11", "word": "line 7: .*not units", "../out": "line 8: .*below the output",
-        "a": "line 9: .*stands twice", "nothing": "line 10: .*at least one", "open": "line 11: not spelled units",
-    }.items():  # fmt: skip
-        assert re.match(reason, reasons.pop(name)), name
-    assert reasons == {}
-    assert "4 wavs" in capsys.readouterr().out and not (tmp_path / "out.wav").exists()
+    rows = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().splitlines()]
+    assert len(rows) == len(REFUSED)
+    for number, (row, (name, reason, value)) in enumerate(zip(rows, REFUSED.values()), 6):
+        assert (row["id"], row["reason"]) == (name, reason.value)
+        assert f"line {number}:" in row["detail"] and value in row["detail"]
+    printed = capsys.readouterr().out
+    assert "4 wavs" in printed and "7 refused" in printed and not (tmp_path / "out.wav").exists()
 
 
 def test_without_durations_each_id_is_a_frame_and_speakers_have_names(folder: Path, tmp_path: Path) -> None:
@@ -97,7 +107,7 @@ def test_without_durations_each_id_is_a_frame_and_speakers_have_names(folder: Pa
     vocoder = UnitVocoder.from_pretrained(folder)
     for speaker in ("cleo", "2"):
         out = tmp_path / speaker
-        cli([str(tmp_path / "units.txt"), str(out), "--vocoder", str(folder), "--no-durations", "--speaker", speaker])
+        vocode(tmp_path / "units.txt", out, folder, "--no-durations", "--speaker", speaker)
         expected = {name: vocoder.decode(Units.from_frames(ids, CODEBOOK), speaker=2) for name, ids in IDS.items()}
         assert_same(out, expected)
         assert len(expected["a"]) == 4 * 320
@@ -107,44 +117,46 @@ def test_a_unit_set_keeps_its_durations(folder: Path, tmp_path: Path) -> None:
     all_units = {"x": Units((1, 2, 3), (4, 1, 2), CODEBOOK), "y/z": Units((5,), (30,), CODEBOOK)}
     records = [UnitRecord(name, units, 0) for name, units in all_units.items()]
     source = write_set(tmp_path / "set", [*records, UnitRecord("none", Units((), (), CODEBOOK), 0)])
-    cli([str(source), str(tmp_path / "out"), "--vocoder", str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        vocode(source, tmp_path / "out", folder)
+    assert ended.value.code == SOME_REFUSED
     vocoder = UnitVocoder.from_pretrained(folder)
     assert_same(tmp_path / "out", {name: vocoder.decode(units) for name, units in all_units.items()})
-    assert json.loads((tmp_path / "out" / "refused.jsonl").read_text())["id"] == "none"
+    row = json.loads((tmp_path / "out" / "refused.jsonl").read_text())
+    assert (row["id"], row["reason"]) == ("none", VocodeReason.NO_UNITS.value)
 
 
-def test_a_published_vocoder_speaks_a_unit_set(tmp_path: Path) -> None:
+def test_a_published_vocoder_vocodes_a_unit_set(tmp_path: Path) -> None:
     vocoder = loud_vocoder(HIFIGAN)
     weights = write_weights(tmp_path / "g_00500000", vocoder.network)
     (tmp_path / "km.json").write_text(json.dumps(config_of(HIFIGAN, CODEBOOK.size)))
     units = Units((1, 2, 3), (4, 1, 2), CODEBOOK)
     source = write_set(tmp_path / "set", [UnitRecord("x", units, 0)])
-    cli([str(source), str(tmp_path / "out"), "--vocoder", str(weights), "--vocoder-config", str(tmp_path / "km.json")])
+    vocode(source, tmp_path / "out", weights, "--vocoder-config", tmp_path / "km.json")
     assert_same(tmp_path / "out", {"x": vocoder.decode(units)})
 
 
-def test_bfloat16_is_asked_for_by_name(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bfloat16_is_an_option(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "units.txt").write_text(TEXT)
-    cli([str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder), "--dtype", "bfloat16"])
+    vocode(tmp_path / "units.txt", tmp_path / "out", folder, "--dtype", "bfloat16")
     vocoder = UnitVocoder.from_pretrained(folder, precision=torch.bfloat16)
     exact = UnitVocoder.from_pretrained(folder)
     for name, ids in IDS.items():
         found, units = spoken(tmp_path / "out")[name], Units(ids, None, CODEBOOK)
         assert np.abs(found - vocoder.decode(units)).max() < 1e-4
-        assert np.abs(found - exact.decode(units)).max() > 1e-4  # else the choice would do nothing
+        assert np.abs(found - exact.decode(units)).max() > 1e-4  # otherwise the option would have no effect
     with pytest.raises(SystemExit):  # the folder was begun in another precision
-        cli([str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder)])
-    assert "was begun with" in capsys.readouterr().err
+        vocode(tmp_path / "units.txt", tmp_path / "out", folder)
+    assert "dtype" in capsys.readouterr().err
     UnitVocoder(CODEBOOK).save_pretrained(tmp_path / "mel")
-    with pytest.raises(ValueError, match='head "mel", which speaks in float32 only'):
+    with refused(VocoderReason.UNSUPPORTED, '"mel"', "float32", "bfloat16", error=VocoderError):
         UnitVocoder.from_pretrained(tmp_path / "mel", precision=torch.bfloat16)
 
 
-def test_a_second_run_speaks_only_what_is_missing(
+def test_a_second_run_writes_only_the_missing_wavs(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "units.txt").write_text(TEXT)
-    args = [str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder)]
     written: list[Path] = []
 
     def killed_after_two(path: Path, wav: np.ndarray) -> Path:
@@ -153,12 +165,13 @@ def test_a_second_run_speaks_only_what_is_missing(
         written.append(path)
         return save_wav(path, wav)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr("units.vocoder.vocode.save_wav", killed_after_two)
-        cli(args)
+        vocode(tmp_path / "units.txt", tmp_path / "out", folder)
+    assert ended.value.code == INTERRUPTED
     times = {path: path.stat().st_mtime_ns for path in written}
     capsys.readouterr()
-    cli(args)
+    vocode(tmp_path / "units.txt", tmp_path / "out", folder)
     assert "2 wavs" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in written} == times
     assert spoken(tmp_path / "out").keys() == IDS.keys()
@@ -168,37 +181,47 @@ def test_a_second_run_speaks_only_what_is_missing(
     "change, message",
     [
         (["--speaker", "dora"], "no speaker 'dora'"),
-        (["--speaker", "3"], "out of range; this vocoder has 0 to 2"),
-        (["--speaker", "1"], "was begun with"),
-        (["--no-durations"], "was begun with"),
+        (["--speaker", "3"], "has 0 to 2"),
+        (["--speaker", "1"], "other speaker"),
+        (["--no-durations"], "other durations"),
         (["--vocoder", "nowhere"], "no config.json in nowhere"),
-        (["--vocoder-config"], None),
+        (["--dtype", "float16"], "float16"),
+        (["--vocoder-config"], "vocoder_config"),
     ],
 )
 def test_a_users_error_is_one_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str | None
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
 ) -> None:
     (tmp_path / "units.txt").write_text("1 2\n")
-    args = [str(tmp_path / "units.txt"), str(tmp_path / "out"), "--vocoder", str(folder)]
-    cli(args)
+    vocode(tmp_path / "units.txt", tmp_path / "out", folder)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as exit:
-        cli([*args, *change])
-    assert exit.value.code == 2
-    if message:
-        said = capsys.readouterr().err.strip().splitlines()
-        assert said[-1].startswith("units-vocode: ") and message in said[-1]
+    with pytest.raises(SystemExit) as ended:
+        vocode(tmp_path / "units.txt", tmp_path / "out", folder, *change)
+    assert ended.value.code == WRONG_CALL
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("units-vocode: "))
+    assert message in line
 
 
-def test_sources_that_cannot_be_spoken_are_refused(
+def test_sources_that_cannot_be_vocoded_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = Codebook("other", "mfcc", 0, 12, 50.0, "utterance", "ffff0000")
     source = write_set(tmp_path / "set", [UnitRecord("x", Units((1,), (4,), foreign), 0)], foreign)
     own = write_set(tmp_path / "own", [UnitRecord("x", Units((1,), (4,), CODEBOOK), 0)])
-    for args, message in (
-        ([str(source)], "'other'"), ([str(tmp_path / "no.txt")], "no such"), ([str(own), "--no-durations"], "text files"),
-    ):  # fmt: skip
-        with pytest.raises(SystemExit):
-            cli([args[0], str(tmp_path / "out"), "--vocoder", str(folder), *args[1:]])
+    cases = (
+        ([source], "'other'"),
+        ([tmp_path / "no.txt"], "no.txt"),
+        ([own, "--no-durations"], "--no-durations is for text files"),
+    )
+    for (path, *options), message in cases:
+        with pytest.raises(SystemExit) as ended:
+            vocode(path, tmp_path / "out", folder, *options)
+        assert ended.value.code == WRONG_CALL
         assert message in capsys.readouterr().err
+
+
+def test_a_vocoder_of_release_0_1_0_vocodes_its_unit_set(tmp_path: Path) -> None:
+    run = DATA / "release_0_1_0" / "run"
+    vocode(run / "units" / "train", tmp_path / "out", run / "model" / "vocoder")
+    lengths = {record.id: sum(record.units.durations or ()) * 320 for record in read_unit_set(run / "units" / "train")}
+    assert {name: len(wav) for name, wav in spoken(tmp_path / "out").items()} == lengths

@@ -6,6 +6,7 @@ It runs on one device or several through accelerate. Without a launcher it is on
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from units.vocoder.training.crops import CropBatch, wav_frames
 from units.vocoder.training.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from units.vocoder.training.recipe import VocoderRecipe
 from units.vocoder.unit_vocoder import UnitVocoder
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 BETAS = (0.8, 0.99)  # of AdamW; arXiv 2010.05646, section 4
 RELEASE_0_1_0 = {"discriminators": "judges", "discriminator_optimizer": "judge_optimizer"}  # its names in checkpoints
@@ -138,8 +142,8 @@ class GanTraining:
         }
 
 
-def _accelerator(device: str, mixed_precision: str):
-    """An Accelerator for a device, whatever this process trained before."""
+def _accelerator(device: str, mixed_precision: str) -> Accelerator:
+    """An Accelerator for a device; an earlier training of this process has no influence on it."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
