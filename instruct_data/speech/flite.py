@@ -34,6 +34,11 @@ class FliteVoice:
     stretch: float = 1.0
     warp: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.voice not in VOICES:
+            message = f"Flite has no voice {self.voice!r}; it has {', '.join(VOICES)}"
+            raise VoiceError(TextReason.UNKNOWN_VOICE, message)
+
     @property
     def name(self) -> str:
         return f"flite:{self.voice}"
@@ -92,8 +97,6 @@ def _load_library(name: str) -> ctypes.CDLL:
 @functools.cache
 def _open(voice: str) -> tuple[ctypes.CDLL, Any]:
     """The library and the pointer to one of its voices."""
-    if voice not in VOICES:
-        raise VoiceError(TextReason.UNKNOWN_VOICE, f"Flite has no voice {voice!r}; it has {', '.join(VOICES)}")
     library = _load_library("libflite.so.1")
     for dependency in ("libflite_usenglish.so.1", "libflite_cmulex.so.1"):
         _load_library(dependency)

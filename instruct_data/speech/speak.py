@@ -152,13 +152,13 @@ class SpeakConfig:
     """How a text set is spoken."""
 
     voices_a_question: int = 1
-    """in how many of the question voices each chat is asked"""
+    """In how many of the question voices each chat is asked."""
     seed: int = 0
-    """decides voices, rates and pitches"""
+    """Decides voices, rates and pitches."""
     most: int | None = None
-    """speak only the first chats, this many, for a trial; all if not given"""
+    """Speak only the first chats, this many, for a trial; all if not given."""
     workers: int | None = None
-    """processes; if not given, one for each core, or one if a model is on a GPU"""
+    """Processes; if not given, one for each core, or one if a model is on a GPU."""
 
     def __post_init__(self) -> None:
         for name in ("voices_a_question", "most", "workers"):
@@ -180,6 +180,8 @@ def main(
         answer_voice: TTS voice of the answers
         config: how it is spoken
     """
+    for voice in [*question_voices, answer_voice]:
+        open_voice(voice)  # an unknown kind of voice is an error of the command, not of every line
     with listed_refusals(out / "chats.refused.jsonl") as refusals:
         kept = itertools.islice(read_chats(chats, refusals), config.most)
         lines = list(chat_lines(kept, question_voices, answer_voice, config.voices_a_question, config.seed))

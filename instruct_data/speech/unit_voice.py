@@ -18,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from instruct_data.text.chats import TextChat, read_chats, text_key
 from speechgpt.sampling import Sampling
@@ -29,6 +30,9 @@ from units.runtime.progress import progress
 from units.runtime.ranks import Ranks, this_rank
 from units.runtime.refusals import Refusals
 
+if TYPE_CHECKING:
+    from units.codebook import Codebook
+
 SPOKEN_PARTS = {"answers", "questions", "both"}
 
 
@@ -37,24 +41,24 @@ class UnitVoiceConfig:
     """How a text set is spoken as units."""
 
     said: str = "answers"
-    """which texts are spoken: answers, questions or both"""
+    """Which texts are spoken: answers, questions or both."""
     speaker: str | None = None
-    """the speaker that the unit set states; model:NAME if not given"""
+    """The speaker that the unit set states; model:NAME if not given."""
     device: str = "cpu"
-    """cpu or cuda"""
+    """The device: cpu or cuda."""
     batch: int = 16
-    """texts spoken together"""
+    """Texts spoken together."""
     shard_size: int = 500
-    """texts in a shard"""
+    """Texts in a shard."""
     sampling: Sampling = Sampling()
-    """how units are drawn"""
+    """How units are drawn."""
     workers: int | None = None
-    """processes; if not given, on a CPU one for each core, as long as their models fit into half the memory"""
+    """Processes; if not given, on a CPU one for each core, as long as their models fit into half the memory."""
     rank: int | None = None
-    """number of this process among `world`, for several GPUs: each takes every world-th shard; read from the
-    environment of torchrun or SLURM if not given"""
+    """Number of this process among `world`, for several GPUs: each takes every world-th shard; read from the
+    environment of torchrun or SLURM if not given."""
     world: int | None = None
-    """number of processes that share the work over one folder; read from the same environment if not given"""
+    """Number of processes that share the work over one folder; read from the same environment if not given."""
 
     def __post_init__(self) -> None:
         _check_said(self.said)
@@ -100,9 +104,11 @@ def main(chats: Path, out: Path, model: Path, config: UnitVoiceConfig = UnitVoic
         model: a checkpoint of stage 2 or 3
         config: how it is spoken
     """
+    from speechgpt.checkpoint import CheckpointFacts
     from units.dataset.unit_set import shard_path
 
     ranks = this_rank(config.rank, config.world)
+    codebook = CheckpointFacts.load(model).units
     refusals = Refusals(file=(lines := io.StringIO()))
     texts = list(texts_of(read_chats(chats, refusals), config.said))
     _begin(out, model, texts, config)
@@ -112,7 +118,7 @@ def main(chats: Path, out: Path, model: Path, config: UnitVoiceConfig = UnitVoic
     if left := sum(not shard_path(out, i).exists() for i in range(len(groups))):
         print(f"rank {ranks.rank} of {ranks.world} is done; {left} shards are left to the other ranks")
         return 0
-    return _finish(out, model, len(groups), lines.getvalue().splitlines(True), f"of {chats.name}: {refusals}")
+    return _finish(out, codebook, len(groups), lines.getvalue().splitlines(True), f"of {chats.name}: {refusals}")
 
 
 def _begin(out: Path, model: Path, texts: Sequence[str], config: UnitVoiceConfig) -> None:
@@ -159,12 +165,11 @@ def _speak(groups: Sequence[tuple[str, ...]], out: Path, model: Path, config: Un
             bar.update(done)
 
 
-def _finish(out: Path, model: Path, shards: int, refused_chats: list[str], report: str) -> int:
+def _finish(out: Path, codebook: Codebook, shards: int, refused_chats: list[str], report: str) -> int:
     """Join the shards to a unit set."""
-    from speechgpt.checkpoint import CheckpointFacts
     from units.dataset.unit_set import join_shards
 
-    made = join_shards(out, shards, CheckpointFacts.load(model).units, refused_chats)
+    made = join_shards(out, shards, codebook, refused_chats)
     print(f"{out}: {len(made)} texts spoken; {made.refused} refused, see {out / 'refused.jsonl'}; {report}")
     return SOME_REFUSED if made.refused else 0
 

@@ -41,7 +41,8 @@ def open_voice(specification: str, **options: float) -> TTSVoice:
         options: of the engine; the table above lists them.
 
     Raises:
-        VoiceError: if the kind is unknown. A missing engine or an unknown name shows when the voice speaks.
+        VoiceError: if the kind is unknown, or Flite has no such voice. Whether the engine is installed, and has the
+            voice, shows when it speaks.
     """
     kind, _, name = specification.partition(":")
     if kind == "flite":

@@ -25,26 +25,26 @@ class Filters:
     """Which chats a text set keeps, and how they are written. Lengths are in words."""
 
     longest_answer: int = 35
-    """leave out longer answers; 35 words is the paper's limit (arXiv 2305.11000, section 3.1)"""
+    """Leave out longer answers; 35 words is the paper's limit (arXiv 2305.11000, section 3.1)."""
     longest_question: int = 60
-    """leave out longer questions"""
+    """Leave out longer questions."""
     code: bool = True
-    """leave out program code and mark-up"""
+    """Leave out program code and mark-up."""
     url: bool = True
-    """leave out web and e-mail addresses"""
+    """Leave out web and e-mail addresses."""
     table: bool = True
-    """leave out tables"""
+    """Leave out tables."""
     list: bool = True
-    """leave out lists of two items or more"""
+    """Leave out lists of two items or more."""
     unspeakable: bool = True
-    """leave out characters that cannot be spoken, such as emoji"""
+    """Leave out characters that cannot be spoken, such as emoji."""
     language: str | None = None
-    """leave out other languages than this (ISO 639-1, such as en); keep all if not given"""
+    """Leave out other languages than this (ISO 639-1, such as en); keep all if not given."""
     speakable: bool = True
-    """write numbers, dates, units and abbreviations as they are spoken: in `language`, or if that is not given, in the
-    likely language of the chat, or not at all where its language is uncertain"""
+    """Write numbers, dates, units and abbreviations as they are spoken: in `language`, or if that is not given, in the
+    likely language of the chat, or not at all where its language is uncertain."""
     duplicates: bool = True
-    """leave out a chat that equals a kept one word for word"""
+    """Leave out a chat that equals a kept one word for word."""
 
     def __post_init__(self) -> None:
         for name in ("longest_answer", "longest_question"):

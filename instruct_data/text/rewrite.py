@@ -189,33 +189,33 @@ class RewriteConfig:
     """How chats are rewritten."""
 
     endpoint: str | None = None
-    """address of a server with OpenAI's chat-completions interface, up to /v1; its key is read from OPENAI_API_KEY"""
+    """Address of a server with OpenAI's chat-completions interface, up to /v1; its key is read from OPENAI_API_KEY."""
     model: str = ""
-    """the server's name of the model"""
+    """The server's name of the model."""
     local: str | None = None
-    """a transformers model on this machine, instead of a server"""
+    """A transformers model on this machine, instead of a server."""
     device: str = "cpu"
-    """cpu or cuda, for a local model"""
+    """The device of a local model: cpu or cuda."""
     prompts: Path = PROMPTS
-    """folder with question.txt and answer.txt"""
+    """Folder with question.txt and answer.txt."""
     cache: Path | None = None
-    """database of completions; OUT.cache if not given"""
+    """Database of completions; OUT.cache if not given."""
     filters: Filters = Filters()
-    """which rewritten chats are kept"""
+    """Which rewritten chats are kept."""
     most: int | None = None
-    """rewrite only this many chats, for a trial; all if not given"""
+    """Rewrite only this many chats, for a trial; all if not given."""
     most_tokens: int = 1024
-    """token limit of one completion, the reasoning of a reasoning model included"""
+    """Token limit of one completion, the reasoning of a reasoning model included."""
     temperature: float = 0.0
-    """sampling temperature of a server; 0 is greedy"""
+    """Sampling temperature of a server; 0 is greedy."""
     extra_body: dict[str, Any] | None = None
-    """more fields of a request, as JSON: {"chat_template_kwargs": {"enable_thinking": false}}; null removes a field"""
+    """More fields of a request, as JSON: {"chat_template_kwargs": {"enable_thinking": false}}; null removes a field."""
     at_once: int = 8
-    """requests in parallel, or prompts in a batch of a local model"""
+    """Requests in parallel, or prompts in a batch of a local model."""
     tries: int = 5
-    """attempts for each request"""
+    """Attempts for each request."""
     timeout: float = 120.0
-    """seconds without a byte from the server before an attempt fails"""
+    """Seconds without a byte from the server before an attempt fails."""
 
     def __post_init__(self) -> None:
         if (self.endpoint is None) == (self.local is None):

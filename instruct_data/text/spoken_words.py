@@ -10,19 +10,19 @@ class Words:
     """The words of one language; what is not listed stays as it is written."""
 
     units: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """unit after a number -> its name, singular and plural"""
+    """Unit after a number -> its name, singular and plural."""
     abbreviations: dict[str, str] = field(default_factory=dict)
-    """abbreviation -> full words"""
+    """Abbreviation -> full words."""
     endings: frozenset[str] = frozenset()
-    """abbreviations that often end a sentence"""
+    """Abbreviations that often end a sentence."""
     signs: dict[str, str] = field(default_factory=dict)
-    """sign -> word"""
+    """Sign -> word."""
     money: dict[str, tuple[str, str, str, str]] = field(default_factory=dict)
-    """currency sign -> its name, singular and plural, and the name of its hundredth, singular and plural"""
+    """Currency sign -> its name, singular and plural, and the name of its hundredth, singular and plural."""
     scales: dict[str, str] = field(default_factory=dict)
-    """scale after a sum of money -> word"""
+    """Scale after a sum of money -> word."""
     joins: dict[str, str] = field(default_factory=dict)
-    """sign between digits that form no number, as in 1.2.3 -> word"""
+    """Sign between digits that form no number, as in 1.2.3 -> word."""
 
 
 ENGLISH = Words(

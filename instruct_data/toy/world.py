@@ -43,19 +43,19 @@ class ToyConfig:
     """How much of the toy world is spoken."""
 
     fact_renditions: int = 2
-    """how often each question voice speaks each training question of the closed families"""
+    """How often each question voice speaks each training question of the closed families."""
     facts: int | None = None
-    """use only this many training questions of the closed families; all if not given"""
+    """Use only this many training questions of the closed families; all if not given."""
     say_questions: int = 2600
-    """training questions of the open family, each in one voice"""
+    """Training questions of the open family, each in one voice."""
     spoken_statements: int = 2600
-    """statements in question voices, to train recognition: the first ones"""
+    """Statements in question voices, to train recognition: the first ones."""
     answer_voice_statements: int = 3000
-    """statements in the answer voice, to train speaking: the last ones"""
+    """Statements in the answer voice, to train speaking: the last ones."""
     answer_renditions: int = 6
-    """how often the answer voice speaks each answer of the closed families (docs/decisions/toy-data.md)"""
+    """How often the answer voice speaks each answer of the closed families (docs/decisions/toy-data.md)."""
     seed: int = 0
-    """decides the split, the sentences, and every voice's rate and pitch"""
+    """Decides the split, the sentences, and every voice's rate and pitch."""
 
     def __post_init__(self) -> None:
         for name in ("fact_renditions", "say_questions", "spoken_statements", "answer_voice_statements", "facts"):
