@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -98,15 +97,14 @@ class EndpointModel:
     def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
         """See CompletionModel."""
         openai = required("openai")
-        key = (
-            os.environ.get(self.key_variable, "").strip() or "EMPTY"
-        )  # the client insists on a key, local servers do not
-        unreachable, stop = 0, threading.Event()
+        key = os.environ.get(self.key_variable, "").strip() or "EMPTY"  # the client requires one, local servers do not
+        unreachable = 0
+        stopped: list[EndpointUnavailable] = []  # once it holds an error, no worker thread begins another request
         with (
             openai.OpenAI(api_key=key, base_url=self.url, max_retries=self.tries - 1, timeout=self.timeout) as client,
             ThreadPoolExecutor(self.at_once) as pool,
         ):
-            futures = {pool.submit(self._complete, client, prompt, stop): i for i, prompt in enumerate(prompts)}
+            futures = {pool.submit(self._complete, client, prompt, stopped): i for i, prompt in enumerate(prompts)}
             try:
                 for future in as_completed(futures):
                     text = future.result()
@@ -116,16 +114,16 @@ class EndpointModel:
                     if unreachable == UNREACHABLE_LIMIT:
                         raise EndpointUnavailable(str(text))
             finally:
-                stop.set()
+                stopped.append(EndpointUnavailable("the run has ended"))
                 client.close()  # requests that wait for their next attempt fail at once
                 pool.shutdown(cancel_futures=True)
 
-    def _complete(self, client: Any, prompt: str, stop: threading.Event) -> Completion:
-        """One request, with the client's retries; none once `stop` is set."""
+    def _complete(self, client: Any, prompt: str, stopped: list[EndpointUnavailable]) -> Completion:
+        """One request, with the client's retries; none once `stopped` holds an error."""
         import openai
 
-        if stop.is_set():
-            return CompletionError(TextReason.UNREACHABLE, "not requested, since the run has stopped")
+        if stopped:
+            raise stopped[0]
         try:
             choice = client.chat.completions.create(**self._request(prompt)).choices[0]
             return _text(choice.message.content, choice.finish_reason == "length")
@@ -133,8 +131,8 @@ class EndpointModel:
             explanation = error.response.text[:LONGEST_EXPLANATION].strip() or error.response.reason_phrase
             message = f"the server replied with status {error.status_code}: {explanation}"
             if error.status_code in STOPPING or "insufficient_quota" in explanation:
-                stop.set()
-                raise EndpointUnavailable(message) from error
+                stopped.append(EndpointUnavailable(message))
+                raise stopped[0] from error
             return CompletionError(TextReason.SERVER_ERROR, message)
         except openai.APIConnectionError as error:
             message = f"the server at {self.url} cannot be reached: {error.__cause__ or error}"

@@ -10,7 +10,7 @@ from instruct_data.text.extras import required
 from instruct_data.text.speakability import word_count
 
 CERTAIN = 0.9  # probability of another language, above which a text is refused
-LIKELY = 0.5  # probability of a language, above which numbers are written out in it without being asked to
+LIKELY = 0.5  # probability of a language, above which numbers are written out in it
 SHORTEST_TEXT = 5  # words; a shorter text may be of any language
 
 

@@ -42,12 +42,28 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).save_pretrained(folder)
     torch.manual_seed(4)
     config = VitsConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16, flow_size=16, num_speakers=3,
-        speaker_embedding_size=4, spectrogram_bins=17, upsample_initial_channel=16, upsample_rates=[8, 8], upsample_kernel_sizes=[16, 16],
-        resblock_kernel_sizes=[3], resblock_dilation_sizes=[[1]], posterior_encoder_num_wavenet_layers=1, prior_encoder_num_flows=1,
-        prior_encoder_num_wavenet_layers=1, duration_predictor_num_flows=1, depth_separable_num_layers=1,
-        duration_predictor_filter_channels=16, sampling_rate=8000,
-    )  # fmt: skip
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        ffn_dim=16,
+        flow_size=16,
+        num_speakers=3,
+        speaker_embedding_size=4,
+        spectrogram_bins=17,
+        upsample_initial_channel=16,
+        upsample_rates=[8, 8],
+        upsample_kernel_sizes=[16, 16],
+        resblock_kernel_sizes=[3],
+        resblock_dilation_sizes=[[1]],
+        posterior_encoder_num_wavenet_layers=1,
+        prior_encoder_num_flows=1,
+        prior_encoder_num_wavenet_layers=1,
+        duration_predictor_num_flows=1,
+        depth_separable_num_layers=1,
+        duration_predictor_filter_channels=16,
+        sampling_rate=8000,
+    )
     VitsModel(config).save_pretrained(folder)
     return folder
 
@@ -55,7 +71,7 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- flite
 
 
-def test_a_text_sounds_the_same_each_time() -> None:
+def test_flite_speaks_a_text_the_same_way_each_time() -> None:
     """Flite draws noise from the C library; what was spoken before must not change it."""
     try:
         first = open_voice("flite:slt").speak("what is two")
@@ -90,7 +106,7 @@ def test_a_model_that_cannot_speak_is_an_error(tmp_path: Path, vits: Path) -> No
         open_voice("whistle:loud")
 
 
-def test_lines_are_spoken_by_a_model_and_failures_are_counted(vits: Path, tmp_path: Path) -> None:
+def test_a_model_speaks_lines_and_failures_are_counted(vits: Path, tmp_path: Path) -> None:
     lines = [Line("a", "what is two", f"transformers:{vits}#0"), Line("b", "what is three", f"transformers:{vits}#9")]
     manifest = speak_lines(lines, tmp_path, "train", workers=1).manifest
     (kept,) = read_manifest(manifest)
@@ -199,7 +215,7 @@ def test_the_model_speaks_in_units(widened: Path) -> None:
 
 
 def test_the_model_verifies_the_units_it_speaks(widened: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[tuple[list[str], list[tuple[int, ...]], int]] = []
+    verified: list[tuple[list[str], list[tuple[int, ...]], int]] = []
 
     def replies(model, dialogue, prompts, form, sampling) -> list[list[int]]:
         end = [dialogue.vocab.special_id(EOA)]
@@ -208,17 +224,17 @@ def test_the_model_verifies_the_units_it_speaks(widened: Path, monkeypatch: pyte
 
     def again(model, dialogue, prompts, texts, first, sampling) -> list[Candidate]:
         assert [dialogue.prompt([tts_prompt(text)]) for text in texts] == prompts
-        heard.append((texts, first, sampling.candidates))
+        verified.append((texts, first, sampling.candidates))
         return [Candidate((5,), True, 1) for _ in texts]
 
     monkeypatch.setattr(unit_synthesis, "generate", replies)
     monkeypatch.setattr(unit_synthesis, "choose_candidates", again)
     spoken = UnitSynthesizer(widened, sampling=Sampling(candidates=2)).speak(["what is two", "say it"])
-    assert heard == [(["what is two"], [(1, 2)], 2)]
+    assert verified == [(["what is two"], [(1, 2)], 2)]
     assert [one.ids for one in spoken] == [(5,), None] and spoken[1].reason == TextReason.NO_END
     assert (
         UnitSynthesizer(widened, sampling=Sampling(candidates=1)).speak(["what is two"])[0].ids == (1, 2)
-        and len(heard) == 1
+        and len(verified) == 1
     )
 
 
@@ -244,7 +260,7 @@ def test_a_large_model_is_not_copied_for_each_core(tmp_path: Path, monkeypatch: 
     assert model_copies(tmp_path, "cpu", 1) == 1
 
 
-def test_a_unit_set_of_the_models_voice_resumes_and_feeds_the_chain(
+def test_a_spoken_unit_set_resumes_and_feeds_the_chain(
     widened: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs, out = text_set(tmp_path / "chats.jsonl"), tmp_path / "units"
@@ -290,8 +306,10 @@ def test_a_unit_set_of_the_models_voice_resumes_and_feeds_the_chain(
     with pytest.raises(ValueError, match="begun with other texts"):
         unit_voice.main(pairs, out, widened, UnitVoiceConfig(said="both", **settings))
 
-    asked = [UnitRecord(f"q{i}", made_units, 1600, chat.turns[0].question, "espeak:en-us")
-             for i, (chat, made_units) in enumerate(zip(CHATS, [r.units for r in made] * 2))]  # fmt: skip
+    asked = [
+        UnitRecord(f"q{i}", made_units, 1600, chat.turns[0].question, "espeak:en-us")
+        for i, (chat, made_units) in enumerate(zip(CHATS, [r.units for r in made] * 2))
+    ]
     write_unit_set(tmp_path / "asked", asked, made.codebook)
     build.main([build.UnitSource(tmp_path / "asked"), build.UnitSource(out)], pairs, "model", tmp_path / "sets")
     chain = list(read_conversations(tmp_path / "sets" / "chain.jsonl.gz"))

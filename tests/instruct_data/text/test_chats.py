@@ -17,7 +17,7 @@ from instruct_data.text.reasons import TextReason
 from units.runtime.refusals import Refusals, listed_refusals
 
 
-def test_a_pair_may_hold_any_text(tmp_path: Path) -> None:
+def test_a_question_may_hold_any_text(tmp_path: Path) -> None:
     pair = {"question": "a\u2028b\x85c", "answer": "d\ne"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair, ensure_ascii=False) + "\n", encoding="utf-8")
     assert list(read_chats(tmp_path / "pairs.jsonl", Refusals())) == [TextChat((TextPair(**pair),))]
@@ -84,7 +84,7 @@ def test_families_are_balanced() -> None:
     assert {balanced[number] for number in balanced if number % 10} == {1}
 
 
-def test_a_balanced_set_streams_chats_of_several_turns_and_counts_what_it_refuses(tmp_path: Path) -> None:
+def test_a_balanced_set_streams_chats_of_several_turns_and_counts_refusals(tmp_path: Path) -> None:
     several = TextChat((TextPair("first", "one", family="few"), TextPair("second", "two", family="few")))
     many = [TextChat((TextPair(f"q{i}", "a", family="many"),)) for i in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(map(chat_line, [*many, several])) + "no json\n")

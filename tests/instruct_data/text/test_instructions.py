@@ -1,4 +1,4 @@
-"""The task descriptions: many, distinct, fit for the template, and free of anything that could be taken for a unit."""
+"""The task descriptions: many, distinct, fit for the template, and without anything that looks like a unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from speechgpt.prompts import ASR_TASK, TTS_TASK
 
 FOLDER = Path(__file__).parents[3] / "instruct_data" / "instructions"
 FILES = sorted(FOLDER.glob("*.txt"))
-MARKERS = re.compile(r"<[^>]*>|\[[^\]]*\]|this is input", re.IGNORECASE)
+SPECIAL = re.compile(r"<[^>]*>|\[[^\]]*\]|this is input", re.IGNORECASE)
 
 
 def normalised(line: str) -> str:
@@ -19,7 +19,7 @@ def normalised(line: str) -> str:
     return " ".join(re.findall(r"[a-z]+", line.lower()))
 
 
-def test_both_tasks_are_there() -> None:
+def test_both_tasks_have_descriptions() -> None:
     assert {"asr.txt", "tts.txt"} <= {path.name for path in FILES}
 
 
@@ -36,11 +36,11 @@ def test_each_line_fits_the_template(path: Path) -> None:
         assert line[0].isupper() and line[-1] in ".?", (
             f"a sentence begins with a capital and ends with . or ?: {line!r}"
         )
-        assert not MARKERS.search(line), f"looks like a unit, a marker or the template's own words: {line!r}"
+        assert not SPECIAL.search(line), f"looks like a unit, a special token or the words of the template: {line!r}"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("asr.txt")) + sorted(FOLDER.rglob("tts.txt")), ids=str)
-def test_what_is_asked_in_use_is_learned(path: Path) -> None:
+def test_the_prompts_of_inference_are_trained(path: Path) -> None:
     assert {"asr": ASR_TASK, "tts": TTS_TASK}[path.stem] in path.read_text(encoding="ascii").splitlines()
 
 

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from instruct_data.text.spoken_form import speakable, tidy
 
 SPOKEN = {
-    "Dr. Wu ran 5 km on May 3, 1999 for $2.50.": "Doctor Wu ran five kilometers on May third, nineteen ninety-nine for two dollars, fifty cents.",
+    "Dr. Wu ran 5 km on May 3, 1999 for $2.50.": "Doctor Wu ran five kilometers on May third, "
+    "nineteen ninety-nine for two dollars, fifty cents.",
     "It is 20\u00b0C at 10:05.": "It is twenty degrees Celsius at ten oh five.",
     "at 12:00 or 9am": "at twelve o'clock or nine a m",
-    "It costs $3 million, 50% of 1,250,000.": "It costs three million dollars, fifty percent of one million, two hundred and fifty thousand.",
+    "It costs $3 million, 50% of 1,250,000.": "It costs three million dollars, "
+    "fifty percent of one million, two hundred and fifty thousand.",
     "1990-1995": "nineteen ninety to nineteen ninety-five",
     "the 1980s": "the nineteen eighties",
     "2023-04-12": "April twelfth, twenty twenty-three",
@@ -67,18 +69,29 @@ def test_text_is_written_as_it_is_spoken(text: str) -> None:
     assert speakable(text) == SPOKEN[text]
 
 
-@pytest.mark.parametrize("language, text, said", [
-    ("de", "Ich habe 42 \u00c4pfel", "Ich habe zweiundvierzig \u00c4pfel"),
-    ("de", "1.500 Euro, 3,5 Meter, -5 Grad", "eintausendf\u00fcnfhundert Euro, drei Komma f\u00fcnf Meter, minus f\u00fcnf Grad"),
-    ("de", "3.5, 1'500", "drei Komma f\u00fcnf, eintausendf\u00fcnfhundert"),
-    ("de", "1,500 am 3. Mai, 12.04.2023, 14:30 Uhr", "1,500 am 3. Mai, 12.04.2023, 14:30 Uhr"),  # two readings, or none
-    ("fr", "J'ai 21 ans et 1 500 euros", "J'ai vingt et un ans et mille cinq cents euros"),
-    ("fr", "1\u202f500,5", "mille cinq cents virgule cinq"),
-    ("ja", "1,500 \u3068 3.5", "\u5343\u4e94\u767e \u3068 \u4e09\u70b9\u4e94"),
-    ("pl", "-5 i 5", "-5 i pi\u0119\u0107"),  # num2words has no negative Polish numbers
-    ("xx", "42 and $5", "42 and $5"),
-    (None, "Dr. 42 and **$5**", "Dr. 42 and $5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "language, text, said",
+    [
+        ("de", "Ich habe 42 \u00c4pfel", "Ich habe zweiundvierzig \u00c4pfel"),
+        (
+            "de",
+            "1.500 Euro, 3,5 Meter, -5 Grad",
+            "eintausendf\u00fcnfhundert Euro, drei Komma f\u00fcnf Meter, minus f\u00fcnf Grad",
+        ),
+        ("de", "3.5, 1'500", "drei Komma f\u00fcnf, eintausendf\u00fcnfhundert"),
+        (
+            "de",
+            "1,500 am 3. Mai, 12.04.2023, 14:30 Uhr",
+            "1,500 am 3. Mai, 12.04.2023, 14:30 Uhr",
+        ),  # two readings, or none
+        ("fr", "J'ai 21 ans et 1 500 euros", "J'ai vingt et un ans et mille cinq cents euros"),
+        ("fr", "1\u202f500,5", "mille cinq cents virgule cinq"),
+        ("ja", "1,500 \u3068 3.5", "\u5343\u4e94\u767e \u3068 \u4e09\u70b9\u4e94"),
+        ("pl", "-5 i 5", "-5 i pi\u0119\u0107"),  # num2words has no negative Polish numbers
+        ("xx", "42 and $5", "42 and $5"),
+        (None, "Dr. 42 and **$5**", "Dr. 42 and $5"),
+    ],
+)
 def test_numbers_are_read_as_their_language_writes_them(language: str | None, text: str, said: str) -> None:
     assert speakable(text, language) == said
 
@@ -90,7 +103,27 @@ def test_tidy_leaves_one_kind_of_space_and_nothing_invisible() -> None:
     )  # these join letters
 
 
-PIECES = st.sampled_from([*"0123456789", *".,:/-+=* \n'$%#", "km", "m", "st", "x", "a", "pm", "St.", "No.", "May ", " million", "k", "s", "\u20ac", "\u00b0", "1999"])  # fmt: skip
+PIECES = st.sampled_from(
+    [
+        *"0123456789",
+        *".,:/-+=* \n'$%#",
+        "km",
+        "m",
+        "st",
+        "x",
+        "a",
+        "pm",
+        "St.",
+        "No.",
+        "May ",
+        " million",
+        "k",
+        "s",
+        "\u20ac",
+        "\u00b0",
+        "1999",
+    ]
+)
 
 
 def mixed_words(text: str) -> list[str]:

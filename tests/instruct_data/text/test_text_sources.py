@@ -43,7 +43,7 @@ FLAT = [
     {"message_tree_id": "t", "message_id": "d", "parent_id": "c", "role": "prompter", "text": TWO[1][0], "rank": None},
     {"message_tree_id": "t", "message_id": "e", "parent_id": "d", "role": "assistant", "text": TWO[1][1], "rank": None},
     {"message_tree_id": "u", "message_id": "f", "parent_id": "gone", "role": "prompter", "text": "x", "rank": None},
-]  # fmt: skip
+]
 RELEASED = [{name: value for name, value in row.items() if value is not None} for row in FLAT]  # exclude_none=True
 MOSS_TEXT = "".join(f"[Human]: {q}<eoh> [MOSS]: {a}<eoa> " for q, a in TWO)
 PUBLISHED: dict[str, tuple[str, list[dict], list[tuple[str, str]]]] = {
@@ -52,22 +52,67 @@ PUBLISHED: dict[str, tuple[str, list[dict], list[tuple[str, str]]]] = {
     "alpaca": ("alpaca", [{"instruction": "Add.", "input": "1 and 2", "output": "3"}], [("Add.\n1 and 2", "3")]),
     "alpaca without input": ("alpaca", [{"instruction": TWO[0][0], "input": "", "output": TWO[0][1]}], TWO[:1]),
     "moss text": ("moss", [{"id": 1, "prefix": "MOSS is", "num_turns": 2, "plain_text": MOSS_TEXT}], TWO),
-    "moss turns": ("moss", [{"chat": {
-        "turn_2": {"Human": f"<|Human|>: {TWO[1][0]}<eoh>\n", "MOSS": f"<|MOSS|>: {TWO[1][1]}<eom>\n"},
-        "turn_1": {"Human": f"<|Human|>: {TWO[0][0]}<eoh>\n", "MOSS": "<|MOSS|>: A mathematician<sup><|1|></sup>.<eom>\n"},
-    }}], TWO),
-    "sharegpt": ("sharegpt", [{"id": "x", "conversations": [{"from": "system", "value": "Be kind."}] + [
-        {"from": who, "value": text} for turn in TWO for who, text in zip(("human", "gpt"), turn)]}], TWO),
-    "sharegpt begun in the middle": ("sharegpt", [{"conversations": [{"from": "gpt", "value": "So."}, {"from": "human", "value": TWO[0][0]},
-        {"from": "gpt", "value": TWO[0][1]}, {"from": "human", "value": "bye"}]}], TWO[:1]),
-    "dolly": ("dolly", [{"instruction": TWO[0][0], "context": "", "response": TWO[0][1], "category": "open_qa"}], TWO[:1]),
+    "moss turns": (
+        "moss",
+        [
+            {
+                "chat": {
+                    "turn_2": {"Human": f"<|Human|>: {TWO[1][0]}<eoh>\n", "MOSS": f"<|MOSS|>: {TWO[1][1]}<eom>\n"},
+                    "turn_1": {
+                        "Human": f"<|Human|>: {TWO[0][0]}<eoh>\n",
+                        "MOSS": "<|MOSS|>: A mathematician<sup><|1|></sup>.<eom>\n",
+                    },
+                }
+            }
+        ],
+        TWO,
+    ),
+    "sharegpt": (
+        "sharegpt",
+        [
+            {
+                "id": "x",
+                "conversations": [{"from": "system", "value": "Be kind."}]
+                + [{"from": who, "value": text} for turn in TWO for who, text in zip(("human", "gpt"), turn)],
+            }
+        ],
+        TWO,
+    ),
+    "sharegpt begun in the middle": (
+        "sharegpt",
+        [
+            {
+                "conversations": [
+                    {"from": "gpt", "value": "So."},
+                    {"from": "human", "value": TWO[0][0]},
+                    {"from": "gpt", "value": TWO[0][1]},
+                    {"from": "human", "value": "bye"},
+                ]
+            }
+        ],
+        TWO[:1],
+    ),
+    "dolly": (
+        "dolly",
+        [{"instruction": TWO[0][0], "context": "", "response": TWO[0][1], "category": "open_qa"}],
+        TWO[:1],
+    ),
     "openassistant trees": ("openassistant", [TREE], TWO),
     "openassistant messages": ("openassistant", FLAT, TWO),
     "openassistant messages as released": ("openassistant", RELEASED, TWO),
     "ultrachat": ("ultrachat", [{"id": "0", "data": [text for turn in TWO for text in turn]}], TWO),
-    "ultrachat messages": ("ultrachat", [{"messages": [
-        {"role": who, "content": text} for turn in TWO for who, text in zip(("user", "assistant"), turn)]}], TWO),
-}  # fmt: skip
+    "ultrachat messages": (
+        "ultrachat",
+        [
+            {
+                "messages": [
+                    {"role": who, "content": text} for turn in TWO for who, text in zip(("user", "assistant"), turn)
+                ]
+            }
+        ],
+        TWO,
+    ),
+}
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "jsonl.gz", "parquet"])
@@ -98,13 +143,20 @@ def test_a_family_and_a_split_stay(tmp_path: Path) -> None:
 
 
 BAD_ROWS = {
-    "plain": [({"question": "a"}, TextReason.MISSING_FIELD), ({"question": 1, "answer": "b"}, TextReason.WRONG_TYPE),
-              ([1], TextReason.NOT_AN_OBJECT), ({"turns": []}, TextReason.NO_TURN)],
+    "plain": [
+        ({"question": "a"}, TextReason.MISSING_FIELD),
+        ({"question": 1, "answer": "b"}, TextReason.WRONG_TYPE),
+        ([1], TextReason.NOT_AN_OBJECT),
+        ({"turns": []}, TextReason.NO_TURN),
+    ],
     "moss": [({"plain_text": "hello"}, TextReason.NO_TURN), ({"text": ""}, TextReason.MISSING_FIELD)],
-    "sharegpt": [({"conversations": [{"from": "human", "value": "a"}] * 2}, TextReason.ROLES_DO_NOT_ALTERNATE),
-                 ({"conversations": [{"from": "narrator", "value": "a"}]}, TextReason.UNKNOWN_ROLE), ({"conversations": 3}, TextReason.WRONG_TYPE)],
+    "sharegpt": [
+        ({"conversations": [{"from": "human", "value": "a"}] * 2}, TextReason.ROLES_DO_NOT_ALTERNATE),
+        ({"conversations": [{"from": "narrator", "value": "a"}]}, TextReason.UNKNOWN_ROLE),
+        ({"conversations": 3}, TextReason.WRONG_TYPE),
+    ],
     "openassistant": [({"prompt": {"text": "a", "role": "prompter"}}, TextReason.NO_TURN)],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", BAD_ROWS)
@@ -133,7 +185,11 @@ def test_a_damaged_file_gives_what_stands_before_the_damage(tmp_path: Path) -> N
     assert set(FORMATS) == {"plain", "alpaca", "moss", "sharegpt", "dolly", "openassistant", "ultrachat"}
 
 
-ODD = ['{"question": "a\tb", "answer": "c", "x": NaN}', '{"question": "a", "answer": "b\\ud83d"}', '{"question": "c", "answer": "d"}']  # fmt: skip
+ODD = [
+    '{"question": "a\tb", "answer": "c", "x": NaN}',
+    '{"question": "a", "answer": "b\\ud83d"}',
+    '{"question": "c", "answer": "d"}',
+]
 
 
 @pytest.mark.parametrize("ending", ["json", "jsonl", "json.gz"])
@@ -201,8 +257,23 @@ def test_the_papers_limit_is_35_words() -> None:
     assert word_count("It's well-known - so.") == 3
 
 
-@pytest.mark.parametrize("text", ["so\u00a0ein \u201eZitat\u201c", "l\u2019eau\u202f!", "\u300c\u306f\u3044\u300d\u3000\u30a2\u30fb\u30a4", "\u0928\u092e\u0938\u094d\u0924\u0947\u0964",
-    "\u0645\u06cc\u200c\u0631\u0648\u0645", "two\r\nlines", "plain", "\u00fcber \u00e9t\u00e9", "\u4f60\u597d\uff0c\u4e16\u754c\u3002", "\u0645\u0631\u062d\u0628\u0627\u061f", "it\u2019s \u201cfine\u201d \u2014 yes", "\u0928\u092e\u0938\u094d\u0924\u0947"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "so\u00a0ein \u201eZitat\u201c",
+        "l\u2019eau\u202f!",
+        "\u300c\u306f\u3044\u300d\u3000\u30a2\u30fb\u30a4",
+        "\u0928\u092e\u0938\u094d\u0924\u0947\u0964",
+        "\u0645\u06cc\u200c\u0631\u0648\u0645",
+        "two\r\nlines",
+        "plain",
+        "\u00fcber \u00e9t\u00e9",
+        "\u4f60\u597d\uff0c\u4e16\u754c\u3002",
+        "\u0645\u0631\u062d\u0628\u0627\u061f",
+        "it\u2019s \u201cfine\u201d \u2014 yes",
+        "\u0928\u092e\u0938\u094d\u0924\u0947",
+    ],
+)
 def test_letters_and_silent_punctuation_are_speakable(text: str) -> None:
     assert not is_unspeakable(text)
     for character in "\u2192\x07\t#/@{_$\U0001f600":
@@ -221,13 +292,20 @@ def test_a_language_may_be_written_in_many_ways() -> None:
         Filters(language="english")
 
 
-@pytest.mark.parametrize("question, answer, said", [
-    ("How much is it?", "It costs $5.", "It costs five dollars."),
-    ("What is 10 - 4?", "6", "six"),
-    ("Wie viele hast du?", "Ich habe 3 \u00c4pfel und 1.500 Euro.", "Ich habe drei \u00c4pfel und eintausendf\u00fcnfhundert Euro."),
-    ("Hm 3?", "7", "7"),  # its language is uncertain
-    ("What is it?\r\nSay it.", "An\u00a0apple.", "An apple."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "question, answer, said",
+    [
+        ("How much is it?", "It costs $5.", "It costs five dollars."),
+        ("What is 10 - 4?", "6", "six"),
+        (
+            "Wie viele hast du?",
+            "Ich habe 3 \u00c4pfel und 1.500 Euro.",
+            "Ich habe drei \u00c4pfel und eintausendf\u00fcnfhundert Euro.",
+        ),
+        ("Hm 3?", "7", "7"),  # its language is uncertain
+        ("What is it?\r\nSay it.", "An\u00a0apple.", "An apple."),
+    ],
+)
 def test_without_a_language_numbers_are_written_out_in_that_of_the_chat(question: str, answer: str, said: str) -> None:
     found = Filters().apply(TextChat((TextPair(question, answer),)), "here", Refusals())
     assert found and found.turns[0].answer == said

@@ -123,8 +123,14 @@ def sentence_pattern(jsgf: str) -> re.Pattern[str]:
 def test_the_same_seed_is_the_same_world() -> None:
     assert make_text(3, {"train": 50, "dev": 5, "test": 5}, 40) == make_text(3, {"train": 50, "dev": 5, "test": 5}, 40)
     assert toy_text(0).questions["test"] != toy_text(1).questions["test"]
-    config = ToyConfig(fact_renditions=1, facts=20, say_questions=10, spoken_statements=5, answer_voice_statements=5,
-                       answer_renditions=1)  # fmt: skip
+    config = ToyConfig(
+        fact_renditions=1,
+        facts=20,
+        say_questions=10,
+        spoken_statements=5,
+        answer_voice_statements=5,
+        answer_renditions=1,
+    )
     assert training_lines(toy_text(0), config) == training_lines(toy_text(0), config)
     assert len(training_lines(toy_text(0), config)) < 150
     asked = question_lines("test", toy_text(0).questions["test"], QUESTION_VOICES, 0)
@@ -187,8 +193,12 @@ def test_speaking_resumes_and_counts_failures(tmp_path: Path, monkeypatch: pytes
 def test_another_text_voice_or_option_does_not_reuse_a_wav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoken: list[str] = []
     monkeypatch.setattr(speak, "open_voice", lambda name, **options: Tone(spoken))
-    for line in (Line("a", "one", "tone:x"), Line("a", "two", "tone:x"), Line("a", "two", "tone:y"),
-                 Line("a", "two", "tone:y", {"speed": 2})):  # fmt: skip
+    for line in (
+        Line("a", "one", "tone:x"),
+        Line("a", "two", "tone:x"),
+        Line("a", "two", "tone:y"),
+        Line("a", "two", "tone:y", {"speed": 2}),
+    ):
         speak_lines([line], tmp_path, "train", workers=1)
     assert spoken == ["one", "two", "two", "two"]
 
