@@ -10,12 +10,9 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from units.runtime.command import command
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -36,12 +33,14 @@ class TinyLlama:
     """Longest sequence, in tokens."""
 
 
-def train_tokenizer(text: Path, vocab_size: int) -> PreTrainedTokenizerBase:
+def train_tokenizer(text: Path, vocab_size: int) -> Any:
     """A BPE tokenizer with byte fallback that loses no text: it covers every character and keeps spaces.
 
     Args:
         text: file with one document a line.
         vocab_size: words, 256 of them bytes.
+
+    Returns: a transformers tokenizer.
     """
     import sentencepiece
     from transformers import LlamaTokenizer

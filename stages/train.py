@@ -146,4 +146,4 @@ def _wrong_names(file: Path | None, argv: list[str], kind: type[StageConfig]) ->
 
 
 if __name__ == "__main__":
-    cli()
+    main.cli()  # type: ignore[attr-defined]

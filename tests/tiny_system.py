@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from transformers import (
 )
 
 from instruct_data.build.records import read_conversations, write_conversations
-from speechgpt.answers import Answer, Piece
+from speechgpt.answers import Answer, NotSupported, Piece
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.dialogue import Conversation, Message, Speech
 from stages.config import Source, StageConfig
@@ -253,7 +252,7 @@ class TinyTalker:
 
     @property
     def name(self) -> str:
-        return f"tiny:{fingerprint(self.folder)}"
+        return f"tiny {fingerprint(self.folder)}"
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str | None = None) -> TinyTalker:
@@ -297,22 +296,16 @@ class TinyTalker:
         return [self.transcribe(sound) for sound in sounds]
 
     def say(self, text: str, sampling: Any = None) -> Answer:
-        raise not_supported(self, "say")
+        raise NotSupported(self, "say")
 
     def say_batch(self, texts: Sequence[str], sampling: Any = None) -> list[Answer]:
-        raise not_supported(self, "say")
+        raise NotSupported(self, "say")
 
     def chat(self, question: str, sampling: Any = None, history: Sequence[Message] = ()) -> str:
-        raise not_supported(self, "chat")
+        raise NotSupported(self, "chat")
 
     def chat_batch(self, questions: Sequence[str], sampling: Any = None) -> list[str]:
-        raise not_supported(self, "chat")
-
-
-def not_supported(model: TinyTalker, capability: Any) -> Exception:
-    from speechgpt.answers import NotSupported
-
-    return NotSupported(model, capability)
+        raise NotSupported(self, "chat")
 
 
 # --- data
@@ -342,7 +335,3 @@ def write_spoken_set(folder: Path, count: int = 30, seed: int = 0) -> Path:
     path = folder / "spoken.jsonl"
     write_conversations(path, found, None, seed)
     return path
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / FILE).read_text())

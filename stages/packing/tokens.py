@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -101,7 +101,9 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.files, self.sizes = folder, {}, {}
+        self.folder = folder
+        self.files: dict[str, IO[bytes]] = {}
+        self.sizes: dict[str, int] = {}
 
     def append(self, name: str, array: np.ndarray) -> None:
         if name not in self.files:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import make_run, stage_config
-from tiny_system import ADAPTER, TinyOpened, TinySystem, collate, write_spoken_set
+from tiny_system import ADAPTER, TinyOpened, TinySystem, TinyTalker, collate, write_spoken_set
 from transformers import AutoModelForCausalLM, TrainerCallback
 
+import eval.run
+import speechgpt.cli
+from speechgpt import open_model
+from speechgpt.answers import NotSupported, SpeechModel
 from stages import stage
 from stages.config import Source, StageConfig
 from stages.held_out import token_losses
@@ -200,3 +205,48 @@ def test_no_common_code_names_it() -> None:
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert found.stdout == ""
+
+
+# --- opened, asked and measured by code that does not name it
+
+
+@pytest.fixture
+def installed(monkeypatch) -> None:
+    """The tiny system, as if a package with its entry point were installed."""
+    entry = EntryPoint(TinySystem.name, "tiny_system:TinyTalker", open_model.GROUP)
+    monkeypatch.setattr(open_model, "entry_points", lambda group: [entry] if group == open_model.GROUP else [])
+
+
+def test_a_folder_names_its_system(trained) -> None:
+    with pytest.raises(open_model.UnknownSystem, match="'tiny'"):  # its package is not installed here
+        open_model.open_model(trained[0])
+
+
+def test_it_opens_and_answers(run, trained, installed) -> None:
+    model = open_model.open_model(trained[0], "cpu")
+    assert isinstance(model, TinyTalker) and isinstance(model, SpeechModel)
+    answer = model.answer(run / "data/wav/t1.wav")
+    assert answer.text and answer.transcript is None and answer.wav is None
+    assert "".join(piece.text for piece in model.stream(run / "data/wav/t1.wav")) == answer.text
+    with pytest.raises(NotSupported) as refused:
+        model.say("red")
+    assert refused.value.capability == "say"
+
+
+def test_it_answers_on_the_command_line(run, trained, installed, capsys) -> None:
+    question = run / "data/wav/t1.wav"
+    speechgpt.cli.main(str(trained[0]), ask=question, json=True, device="cpu")
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["answer"] == open_model.open_model(trained[0], "cpu").answer(question).text
+    assert found["transcript"] is None and found["wav"] is None and found["units"] is None
+
+
+def test_it_is_measured(run, trained, installed, capsys) -> None:
+    manifest = run / "data/test.jsonl"
+    rows = [{"id": f"t{i}", "audio": f"wav/t{i}.wav", "text": f"tone {i}"} for i in (1, 2, 3)]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    eval.run.main(str(trained[0]), manifest, run / "results", tasks="asr,tts")
+    result = json.loads((run / "results/asr.json").read_text())
+    assert result["n"] == 3 and result["model"].startswith("tiny")
+    assert not (run / "results/tts.json").exists()
+    assert "tts" in capsys.readouterr().out  # skipped, with the reason

@@ -20,6 +20,7 @@ from tiny_run import CODEBOOK, FOREIGN, make_run, opened, stage_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.vocab import UnitVocab
 from speechgpt.widen import ROW_MULTIPLE
 from stages import stage
 from stages.arguments import DEEPSPEED, training_arguments
@@ -148,6 +149,35 @@ def test_deepspeed_files_leave_to_the_stage_what_the_stage_says(path: Path) -> N
     assert settings["zero_optimization"]["stage"] == int(path.stem[4])
     for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
         assert settings[name] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("stage", "kind"), [("text", "text"), ("stage1", "units"), ("stage2", "cross_modal"), ("stage3", "chain")]
+)
+def test_stages_of_release_0_1_0_have_kinds_by_their_names(tmp_path, monkeypatch, stage: str, kind: str) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text(f"stage: {stage}\nmodel: m\nout: o\ndata: [{{path: x}}]\ntraining: {{max_steps: 3}}\n")
+    assert parsed(monkeypatch, str(file)).kind == kind
+    assert parsed(monkeypatch, str(file), "--kind", "other").kind == "other"
+
+
+def test_the_kind_of_a_stage_decides_and_not_its_name(run) -> None:
+    reading = {"stage": "stage2", "kind": "text", "widen": None, "data": [Source("corpus/text.txt")]}
+    folder = train(stage_config(run, out="read_again", **reading, training={"max_steps": 1}))
+    assert (folder / "config.json").exists() and not (folder / "speechgpt.json").exists()
+    assert train(stage_config(run, out="read_again", **reading)) == folder  # complete without it
+    with pytest.raises(ValueError, match="kind is 'answer'; a stage of SpeechGPT is one of text, units, cross_modal"):
+        train(stage_config(run, out="no", kind="answer"))
+
+
+def test_an_error_of_the_user_is_one_line_and_exit_code_2(run, capsys) -> None:
+    file = run / "lost.yaml"
+    file.write_text("stage: s\nmodel: stage2\nout: o\ndata: [{path: x}]\ntraining: {max_steps: 3}\n")
+    with pytest.raises(SystemExit) as stopped:
+        cli([str(file), "--run", str(run)])
+    told = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and told[-1].startswith("stages-train: ") and str(run / "stage2") in told[-1]
+    assert not any("Traceback" in line for line in told)
 
 
 def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
@@ -293,25 +323,28 @@ def test_a_stage_killed_before_its_last_file_only_finishes(run) -> None:
     assert log(run / "stage1")[: len(logged)] == logged
 
 
-@pytest.mark.parametrize("adapted", [False, True])
-def test_the_trainer_s_loss_is_that_of_documents_one_by_one(run, adapted: bool) -> None:
-    config = stage_config(
-        run, out="still", training={"max_steps": 1, "per_device_train_batch_size": 4, "learning_rate": 0.0}
-    )
+@pytest.mark.parametrize(("adapted", "weight", "passes"), [(False, 1.0, 1), (True, 1.0, 2), (False, 0.3, 2)])
+def test_the_trainer_s_loss_is_that_of_documents_one_by_one(run, adapted: bool, weight: float, passes: int) -> None:
+    still = {"max_steps": 1, "per_device_train_batch_size": 4 // passes, "learning_rate": 0.0}
+    training = {**still, "gradient_accumulation_steps": passes, "gradient_checkpointing": adapted}
+    config = stage_config(run, out="still", unit_loss_weight=weight, training=training)
     if adapted:
-        config = dataclasses.replace(config, stage="stage3", model="stage1", widen=None, lora=Lora(dropout=0.0))
-        config.training["gradient_checkpointing"] = True
+        changes = {"stage": "stage3", "kind": "chain", "model": "stage1", "widen": None}
+        config = dataclasses.replace(config, **changes, lora=Lora(dropout=0.0))
     folder = train(config)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     blocks, _ = load_blocks(opened(config, tokenizer), 4)
+    is_unit = UnitVocab.from_words(tokenizer.get_vocab()).is_unit
     losses = []
-    for block in blocks:  # one step took them all, in whatever order
+    for block in blocks:  # one step used them all
         starts = [*torch.where(block["position_ids"] == 0)[0].tolist(), config.block_size]
         for start, end in zip(starts, starts[1:], strict=False):
             ids, labels = block["input_ids"][start:end], block["labels"][start:end]
             with torch.no_grad():
                 scores = model(input_ids=ids[None]).logits[0].log_softmax(-1)
-            losses += [-scores[i - 1, token].item() for i, token in enumerate(labels) if token != IGNORED]
+            for i, token in enumerate(labels.tolist()):
+                if token != IGNORED:
+                    losses.append(-scores[i - 1, token].item() * (weight if is_unit(token) else 1.0))
     (logged,) = (record["loss"] for record in log(folder) if "loss" in record)
     assert logged == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
