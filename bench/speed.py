@@ -1,12 +1,12 @@
-"""How fast each part of a finished model runs on this machine, one audio file at a time.
+"""Measure how fast each part of a finished SpeechGPT model runs on this machine, one audio file at a time.
 
     python -m bench.speed --model runs/toy/model --corpus runs/toy/corpus --files 5     # half a minute
     python -m bench.speed --model runs/mine/model --corpus dev.jsonl                    # any manifest
     make bench
 
-Prints seconds of work for a second of audio (the real-time factor; below 1 is faster than real time), median and 90th
-percentile over the files: of the encoder for a second of question, of the vocoder speaking that question's units again, and
-of the whole answer for a second of what is answered, as eval.run has it.
+Prints seconds of work per second of audio (the real-time factor; below 1 is faster than real time), median and 90th
+percentile over the files: of the unit encoder per second of question, of the vocoder that speaks that question's
+units again, and of the whole answer per second of spoken answer, as eval.run has it.
 """
 
 from __future__ import annotations
@@ -17,57 +17,62 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from speechgpt.inference import SpeechGPT
-from units.audio import SAMPLE_RATE, load_wav
-from units.corpus.manifest import read_manifest
-from units.runtime.provenance import machine
+from units.runtime.command import command
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that one call takes, and what it gives."""
+    """Seconds of one call, and its result."""
     began = time.perf_counter()
-    given = work()
-    return time.perf_counter() - began, given
+    result = work()
+    return time.perf_counter() - began, result
 
 
+@command("python -m bench.speed", positional=False)
 def main(model: Path, corpus: Path, files: int = 20, device: str = "cpu") -> None:
     """Time a model on development questions.
 
     Args:
-        model: a model folder
-        corpus: a manifest, or a corpus folder, whose `dev.jsonl` is read
-        files: how many questions
+        model: a SpeechGPT model folder
+        corpus: a manifest, or a corpus folder, whose dev.jsonl is read
+        files: how many questions, 1 or more
         device: cpu or cuda
     """
-    speaker = SpeechGPT.from_pretrained(str(model), device=device)
-    asked = read_manifest(corpus / "dev.jsonl" if corpus.is_dir() else corpus)[:files]
-    wavs = [load_wav(utterance.audio, utterance.start, utterance.duration) for utterance in asked]
+    from speechgpt.inference import SpeechGPT
+    from units.audio import SAMPLE_RATE, load_wav
+    from units.corpus.manifest import read_manifest
+    from units.runtime.provenance import machine
+
+    if files < 1:
+        raise ValueError(f"files is {files}; allowed: 1 or more")
+    utterances = read_manifest(corpus / "dev.jsonl" if corpus.is_dir() else corpus)[:files]
+    wavs = [load_wav(utterance.audio, utterance.start, utterance.duration) for utterance in utterances]
     if not wavs:
-        raise ValueError(f"{corpus} has no utterances; the bench needs one at least")
-    speaker.answer(wavs[0])  # the first call prepares kernels
+        raise ValueError(f"{corpus} has no utterances; the bench needs at least one")
+    speechgpt = SpeechGPT.from_pretrained(str(model), device=device)
+    speechgpt.answer(wavs[0])  # the first call prepares kernels
     factors: dict[str, list[float]] = {"encoder": [], "vocoder": [], "answer": []}
     for wav in wavs:
-        took, units = timed(partial(speaker.encoder.encode, wav))
-        factors["encoder"].append(took * SAMPLE_RATE / len(wav))
-        took, said = timed(partial(speaker.vocoder.decode, units))
-        factors["vocoder"].append(took * SAMPLE_RATE / len(said))
-        took, answer = timed(partial(speaker.answer, wav))
+        seconds, units = timed(partial(speechgpt.encoder.encode, wav))
+        factors["encoder"].append(seconds * SAMPLE_RATE / len(wav))
+        seconds, spoken = timed(partial(speechgpt.vocoder.decode, units))
+        factors["vocoder"].append(seconds * SAMPLE_RATE / len(spoken))
+        seconds, answer = timed(partial(speechgpt.answer, wav))
         if answer.wav is not None:
-            factors["answer"].append(took * SAMPLE_RATE / len(answer.wav))
-    print(
-        f"{len(wavs)} questions, {sum(map(len, wavs)) / SAMPLE_RATE:.1f} s of audio, one at a time on {machine(device)}"
-    )
+            factors["answer"].append(seconds * SAMPLE_RATE / len(answer.wav))
+    audio = sum(map(len, wavs)) / SAMPLE_RATE
+    print(f"{len(wavs)} questions, {audio:.1f} s of audio, one at a time on {machine(device)}")
+    print_factors(factors)
+
+
+def print_factors(factors: dict[str, list[float]]) -> None:
+    """Print median and 90th percentile of each part's real-time factors."""
+    import numpy as np
+
     for name, values in factors.items():
         if values:
-            high = np.percentile(values, 90)
-            print(
-                f"{name:8}  median {np.median(values):.4f}  90th percentile {high:.4f}  of real time, {len(values)} files"
-            )
+            median, high = np.median(values), np.percentile(values, 90)
+            print(f"{name:8}  median {median:.4f}  90th percentile {high:.4f}  of real time, {len(values)} files")
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main, as_positional=False)
+    main.cli()

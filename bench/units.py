@@ -1,293 +1,53 @@
-"""How fast audio becomes units, against the ways that others do it, in one run on one machine.
+"""Measure how fast audio becomes units, beside other implementations, in one run on one machine.
 
-    python -m bench.units                                  # HuBERT base, random weights, layer 9, two minutes of speech-like sound
+    python -m bench.units                                  # HuBERT base, random weights, layer 9, two minutes of audio
     python -m bench.units --device cuda --seconds 3600
-    python -m bench.units --memory_only true               # peak memory: an hour in one file, 10,000 short files
+    python -m bench.units --memory_only                    # peak memory: an hour in one file, 10,000 short files
 
-Baselines: (a) one file at a time through plain transformers with all hidden states kept and scikit-learn's predict, as
-the peers do it; (b) fairseq's own code, one file at a time, where fairseq is installed. Every line prints audio seconds
-per second, the ratio to each baseline, the share of the machine's measured matrix-product peak, and the share of frames
-whose unit is the one that (a) gives. Rounds of all ways alternate, and each way's best round counts. The last lines are
-units-extract as a user has it: flac files are decoded, and a unit set is written.
+Baselines: (a) one file at a time through plain transformers with all hidden states kept and scikit-learn's predict,
+the usual way; (b) fairseq's own code, one file at a time, where fairseq is installed. Every line prints audio seconds
+per second, the ratio to each baseline, the share of the machine's measured matrix-product peak, and the share of
+frames whose unit is the one that (a) gives. Rounds of all ways alternate, and each way's best round counts. The last
+lines are units-extract as users run it: flac files are decoded, and a unit set is written.
 """
 
 from __future__ import annotations
 
-import functools
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Literal
 
-import numpy as np
-import soundfile
-import torch
+from units.runtime.command import command
 
-from units.audio import SAMPLE_RATE, save_wav
-from units.corpus.sources import list_source
-from units.dataset.extraction import Pace, extract
-from units.encoder.hubert import HubertFeatures
-from units.encoder.published import FairseqHubert
-from units.encoder.unit_encoder import UnitEncoder
-
-LAYER, SIZE = 9, 500
-SHORTEST, LONGEST = 1.0, 16.0  # seconds of a file; lengths are spread evenly on a log scale
-SYLLABLE = 3200  # samples
-DTYPES = {"cpu": (torch.bfloat16,), "cuda": (torch.float16, torch.bfloat16)}
+BATCH_SECONDS = {"cpu": 40.0, "cuda": 400.0}
 
 
-@dataclass
-class Way:
-    """One way from wavs to units: its best time in seconds, and the units of every frame. layers: that it runs."""
-
-    name: str
-    run: Callable[[], list[list[int]]]
-    dtype: torch.dtype = torch.float32
-    layers: int = LAYER
-    seconds: float = float("inf")
-    units: list[list[int]] = field(default_factory=list)
-
-
-def make_wavs(seconds: float, seed: int = 0) -> list[np.ndarray]:
-    """Files of mixed length, together about `seconds` long: filtered noise with a speech-like envelope."""
-    draw = np.random.default_rng(seed)
-    wavs: list[np.ndarray] = []
-    while sum(map(len, wavs)) < seconds * SAMPLE_RATE:
-        length = int(SHORTEST * (LONGEST / SHORTEST) ** draw.random() * SAMPLE_RATE)
-        at = np.arange(0, length + SYLLABLE, SYLLABLE)
-        syllables = np.interp(np.arange(length), at, draw.random(len(at)))
-        wavs.append(
-            (np.convolve(draw.normal(size=length), np.ones(4) / 4, "same") * syllables * 0.2).astype(np.float32)
-        )
-    return wavs
-
-
-def random_hubert(layers: int = 12) -> torch.nn.Module:
-    """HuBERT base with random weights."""
-    from transformers import HubertConfig, HubertModel
-
-    torch.manual_seed(0)
-    return HubertModel(HubertConfig(num_hidden_layers=layers)).eval()
-
-
-def plain_transformers(model: torch.nn.Module, centres: np.ndarray, wavs: list[np.ndarray], device: str) -> Callable:
-    """The peers' way: a file at a time, every hidden state kept, scikit-learn on the CPU."""
-    from sklearn.cluster import KMeans
-
-    kmeans = KMeans(len(centres), n_init=1, max_iter=1).fit(centres.astype(np.float32))
-    kmeans.cluster_centers_ = centres.astype(np.float32)
-    model = model.to(device)
-
-    def run() -> list[list[int]]:
-        found = []
-        with torch.inference_mode():
-            for wav in wavs:
-                states = model(torch.from_numpy(wav)[None].to(device), output_hidden_states=True).hidden_states
-                found.append(kmeans.predict(states[LAYER][0].float().cpu().numpy()).tolist())
-        return found
-
-    return run
-
-
-def ours(encoder: UnitEncoder, wavs: list[np.ndarray], batch_seconds: float) -> Callable:
-    """This repository's way: batches of similar length."""
-    order = sorted(range(len(wavs)), key=lambda i: -len(wavs[i]))
-    batches: list[list[int]] = []
-    while order:
-        fits = max(1, int(batch_seconds * SAMPLE_RATE / len(wavs[order[0]])))
-        batches.append(order[:fits])
-        order = order[fits:]
-
-    def run() -> list[list[int]]:
-        found: list[list[int]] = [[] for _ in wavs]
-        for batch in batches:
-            for i, units in zip(batch, encoder.encode_batch([wavs[i] for i in batch])):
-                found[i] = units.frames()
-        return found
-
-    return run
-
-
-def fairseq_way(model: torch.nn.Module, centres: np.ndarray, wavs: list[np.ndarray], device: str) -> Callable | None:
-    """fairseq's HubertModel with the same weights, a file at a time, scikit-learn's arithmetic in torch."""
-    try:
-        from units.encoder.fairseq_backend import FairseqFeatures, fairseq_model
-
-        features = FairseqFeatures(fairseq_model(as_fairseq(model)), HubertFeatures(model, LAYER, "random"), device)
-    except ImportError as error:
-        print(f"(b) fairseq is left out: {error}")
-        return None
-    encoder = UnitEncoder.from_features(features, torch.from_numpy(centres), "fairseq", "none")
-    return lambda: [encoder.encode(wav).frames() for wav in wavs]
-
-
-def as_fairseq(model: torch.nn.Module) -> FairseqHubert:
-    """A transformers HuBERT base under fairseq's names: the inverse of units.upstream."""
-    import re
-
-    back = (
-        ("masked_spec_embed", "mask_emb"), ("feature_projection.projection.", "post_extract_proj."),
-        ("feature_projection.layer_norm.", "layer_norm."), (".attention.", ".self_attn."),
-        (".feed_forward.intermediate_dense.", ".fc1."), (".feed_forward.output_dense.", ".fc2."),
-        ("pos_conv_embed.conv.parametrizations.weight.original0", "pos_conv.0.weight_g"),
-        ("pos_conv_embed.conv.parametrizations.weight.original1", "pos_conv.0.weight_v"),
-        ("pos_conv_embed.conv.bias", "pos_conv.0.bias"), (".conv.weight", ".0.weight"),
-    )  # fmt: skip
-    weights = {}
-    for name, weight in model.state_dict().items():
-        name = re.sub(r"(feature_extractor\.conv_layers\.\d+)\.layer_norm\.", r"\1.2.", name)
-        name = re.sub(r"(encoder\.layers\.\d+)\.layer_norm\.", r"\1.self_attn_layer_norm.", name)
-        for theirs, fairseqs in back:
-            name = name.replace(theirs, fairseqs)
-        weights[name] = weight.clone()
-    convolutions = [(512, 10, 5), *4 * [(512, 3, 2)], *2 * [(512, 2, 2)]]
-    settings = {"encoder_layers": len(model.encoder.layers), "conv_feature_layers": str(convolutions)}
-    return FairseqHubert(Path("random"), settings, {"normalize": False}, convolutions, weights)
-
-
-@functools.cache
-def peak(device: str, dtype: torch.dtype) -> float:
-    """Measured matrix-product peak in operations a second."""
-    size = 8192 if device == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(4):
-        began = _now(device)
-        for _ in range(3):
-            a @ b
-        best = max(best, 3 * 2 * size**3 / (_now(device) - began))
-    return best
-
-
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def operations(wavs: list[np.ndarray], encoder: UnitEncoder, layers: int) -> float:
-    """Multiplications and additions of the encoder's matrix products on these wavs, if it runs so many alike layers."""
-    features = encoder.features
-    assert isinstance(features, HubertFeatures)
-    total, share = 0.0, layers / len(features.layers)
-    for wav in wavs:
-        length, frames = len(wav), features.grid.num_frames(len(wav))
-        for layer in features.front_end.layers:
-            length = (length - layer.kernel) // layer.stride + 1
-            total += 2.0 * length * layer.weight.numel()
-        position = features.model.encoder.pos_conv_embed.conv.weight
-        weights = sum(p.weight.numel() for one in features.layers for p in (one.qkv, one.out, one.wide, one.narrow))
-        attention = 4.0 * frames * features.dim * layers
-        total += frames * (2.0 * (share * weights + position.numel() + encoder.centres.numel()) + attention)
-    return total
-
-
-def extraction(encoder: UnitEncoder, files: Path, batch_seconds: float) -> float:
-    """Seconds that a folder of audio takes to become a unit set, decoding included."""
-    device = encoder.features.device.type
-    pace = Pace(batch_seconds=batch_seconds, workers=0 if device == "cpu" else 8)
-    with tempfile.TemporaryDirectory() as out:
-        began = _now(device)
-        extract(list_source(files).utterances, Path(out), encoder, pace)
-        return _now(device) - began
-
-
-def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> None:
-    """Every way on the same wavs and weights."""
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32 for all of them
-    model, wavs = random_hubert(), make_wavs(seconds)
-    audio = sum(map(len, wavs)) / SAMPLE_RATE
-    features = HubertFeatures(random_hubert(), LAYER, "random").to(device)
-    draw = torch.Generator().manual_seed(0)
-    frames = torch.cat(features(wavs[:8])).cpu()
-    centres = frames[torch.randperm(len(frames), generator=draw)[:SIZE]]
-    exact = UnitEncoder.from_features(features, centres, "random", "none")
-    theirs = plain_transformers(model, centres.numpy(), wavs, device)
-    every = len(model.encoder.layers)  # all run, whichever is wanted
-    ways = [Way("(a) plain transformers, one file at a time", theirs, layers=every)]
-    theirs = fairseq_way(random_hubert(), centres.numpy(), wavs, device)
-    if theirs is not None:
-        ways.append(Way("(b) fairseq, one file at a time", theirs))
-    ways.append(Way("ours, float32, one file at a time", ours(exact, wavs, 0.0)))
-    ways.append(Way("ours, float32, batches", ours(exact, wavs, batch_seconds)))
-    encoders = [exact]
-    for dtype in DTYPES[device]:
-        fast = HubertFeatures(random_hubert(), LAYER, "random", dtype=dtype).to(device)
-        encoder = UnitEncoder.from_features(fast, centres, "random", "none")
-        encoders.append(encoder)
-        ways.append(
-            Way(f"ours, {str(dtype).removeprefix('torch.')}, batches", ours(encoder, wavs, batch_seconds), dtype)
-        )
-    for _ in range(rounds):
-        for way in ways:
-            began = _now(device)
-            way.units = way.run()
-            way.seconds = min(way.seconds, _now(device) - began)
-    threads = f", {torch.get_num_threads()} threads" if device == "cpu" else f", {torch.cuda.get_device_name()}"
-    print(
-        f"{len(wavs)} files, {audio:.0f} s of audio, HuBERT base to layer {LAYER}, K={SIZE}, {device}{threads}, best of {rounds}"
-    )
-    base = [way.seconds for way in ways if way.name.startswith("(")]
-    print(f"{'':46}{'x real time':>12}{'vs (a)':>8}{'vs (b)':>8}{'of peak':>9}{'equal units':>13}")
-    for way in ways:
-        ratios = "".join(f"{one / way.seconds:>8.2f}" for one in base) + ("" if len(base) > 1 else f"{'-':>8}")
-        same = np.mean([a == b for one, other in zip(way.units, ways[0].units) for a, b in zip(one, other)])
-        share = operations(wavs, exact, way.layers) / way.seconds / peak(device, way.dtype)
-        print(f"{way.name:46}{audio / way.seconds:>12.1f}{ratios}{share:>9.0%}{same:>13.3%}")
-    with tempfile.TemporaryDirectory() as folder:
-        for i, wav in enumerate(wavs):
-            soundfile.write(Path(folder) / f"{i}.flac", wav, SAMPLE_RATE)
-        for encoder in encoders:
-            took = min(extraction(encoder, Path(folder), batch_seconds) for _ in range(rounds))
-            print(f"{f'units-extract of flac files, {encoder.features.manner}':46}{audio / took:>12.1f}")
-
-
-def memory() -> None:
-    """Peak resident size of units-extract, each in a process of its own."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for what, count, seconds in (("a minute in one file", 1, 60), ("an hour in one file", 1, 3600),
-                                     ("1,000 files of a second", 1000, 1), ("10,000 files of a second", 10_000, 1)):  # fmt: skip
-            source = folder / f"{count}-{seconds}"
-            wav = np.resize(make_wavs(4)[0], seconds * SAMPLE_RATE)
-            for i in range(count):
-                save_wav(source / f"{i:05d}.wav", wav)
-            code = (
-                "import sys; from pathlib import Path; from bench.memory import peak_memory; from units.extract import main; "
-                "main(sys.argv[1], Path(sys.argv[2]), processes=1); print('peak', peak_memory())"
-            )
-            done = subprocess.run(
-                [sys.executable, "-c", code, str(source), str(folder / f"out-{count}-{seconds}")],
-                capture_output=True,
-                text=True,
-                check=True,
-                cwd=Path(__file__).parents[1],
-            )
-            size = int(done.stdout.split("peak")[1]) / 2**20
-            print(f"{what:28} peak resident {size:,.0f} MB")
-
-
+@command("python -m bench.units", positional=False)
 def main(
-    device: str = "cpu", seconds: float = 120.0, rounds: int = 2, batch_seconds: float | None = None, memory_only: bool = False
-) -> None:  # fmt: skip
-    """Measure.
+    device: Literal["cpu", "cuda"] = "cpu",
+    seconds: float = 120.0,
+    rounds: int = 2,
+    batch_seconds: float | None = None,
+    memory_only: bool = False,
+) -> None:
+    """Time every way from audio to units.
 
     Args:
         device: cpu or cuda
-        seconds: audio in all
-        rounds: the best of so many counts
-        batch_seconds: audio in one batch of ours; 40 on a CPU, 400 on a GPU if not given
+        seconds: of audio in all, above 0
+        rounds: passes of each way, of which the best counts; 1 or more
+        batch_seconds: audio in one batch of ours; default: 40 on a CPU, 400 on a GPU
         memory_only: measure the memory of units-extract instead
     """
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds}; allowed: above 0")
+    if rounds < 1:
+        raise ValueError(f"rounds is {rounds}; allowed: 1 or more")
+    from bench.units_speed import compare, memory
+
     if memory_only:
-        return memory()
-    compare(device, seconds, rounds, batch_seconds or (400.0 if device == "cuda" else 40.0))
+        memory()
+    else:
+        compare(device, seconds, rounds, batch_seconds or BATCH_SECONDS[device])
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main, as_positional=False)
+    main.cli()

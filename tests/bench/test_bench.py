@@ -1,4 +1,4 @@
-"""Every bench runs, at a size that measures nothing: what is tested is that none has fallen behind the code."""
+"""Every bench runs at a tiny size. The figures mean nothing there; the test is that the benches follow the code."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ import bench.instruct_data
 import bench.memory
 import bench.speed
 import bench.train
+import bench.train_speed
 import bench.units
+import bench.units_speed
 import bench.vocoder
+from bench.options import TrainOptions, VocoderOptions
 from units.audio import save_wav
 from units.corpus.manifest import Utterance, write_manifest
 from units.encoder.hubert import HubertFeatures
@@ -49,12 +52,12 @@ def test_instruct_data(capsys: Printed, tmp_path: Path) -> None:
 
 
 def test_memory_is_not_the_parents() -> None:
-    held = np.ones(300 * 2**20, np.uint8)  # getrusage of a child would tell it as the child's
+    held = np.ones(300 * 2**20, np.uint8)  # getrusage of a child would count it
     program = "from bench.memory import *; print(peak_memory(), peak_memory_of_children())"
-    told = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=bench.instruct_data.ROOT
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=bench.memory.ROOT
     )
-    own, children = map(int, told.stdout.split())
+    own, children = map(int, done.stdout.split())
     assert 2**20 < own < held.nbytes and children == 0
     assert bench.memory.peak_memory() > held.nbytes
 
@@ -65,60 +68,83 @@ def test_speed(capsys: Printed, model_folder: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path / "dev.jsonl", utterances)
     for corpus in (tmp_path, tmp_path / "dev.jsonl"):
         bench.speed.main(model_folder, corpus, files=1)
-        told = capsys.readouterr().out
-        assert told.startswith("1 questions, 1.0 s of audio") and "vocoder   median" in told
+        printed = capsys.readouterr().out
+        assert printed.startswith("1 questions, 1.0 s of audio") and "vocoder   median" in printed
     write_manifest(tmp_path / "none.jsonl", [])
     with pytest.raises(ValueError, match="no utterances"):
         bench.speed.main(model_folder, tmp_path / "none.jsonl")
 
 
 def test_train(capsys: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench.train.SHAPES, "toy", TINY)
-    monkeypatch.chdir(tmp_path)  # the commit is the code's, wherever one stands
-    bench.train.main(steps=5, batch=1, block=640, units=3000, out=tmp_path / "figures.json")
+    monkeypatch.setitem(bench.train_speed.SHAPES, "toy", TINY)
+    monkeypatch.chdir(tmp_path)  # the commit is the code's, in any working directory
+    bench.train.main(TrainOptions(steps=5, batch=1, block=640, units=3000, out=tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["attention"] == ("by_document" if not torch.cuda.is_available() else figures["attention"])
     assert figures["fill"] > 0.5 and figures["times_upstream"] > 0 and figures["commit"] != "unknown"
     with pytest.raises(ValueError, match="at least 4"):
-        bench.train.main(steps=3)
+        TrainOptions(steps=3)
 
 
-def test_train_is_what_stages_train_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under bfloat16 accelerate ties a model into a cycle that only the collector finds; attention is a stage's choice."""
+def test_train_uses_the_attention_of_stages_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under bfloat16 accelerate puts a model into a reference cycle, so each training begins with a collection."""
     collected: list[int] = []
     ways: list[str] = []
-    monkeypatch.setattr(bench.train, "gc", SimpleNamespace(collect=lambda: collected.append(1)))
-    monkeypatch.setattr(bench.train, "loading_arguments", lambda config, arguments: {"attn_implementation": "eager"})
-    monkeypatch.setattr(bench.train, "takes_bounds", lambda model: ways.append(model.config._attn_implementation))
-    monkeypatch.setitem(bench.train.SHAPES, "toy", TINY)
-    documents = bench.train.conversations(20, 32, 0)
-    packed = bench.train.PackedBlocks([(documents, np.arange(20), 1.0)], 32, 8, 0, 0)
-    bench.train.trained("toy", bench.train.Padded(documents, 8, 0), 4, 2, False, 0)
+    monkeypatch.setattr(bench.train_speed, "gc", SimpleNamespace(collect=lambda: collected.append(1)))
+    monkeypatch.setattr(
+        bench.train_speed, "loading_arguments", lambda config, arguments: {"attn_implementation": "eager"}
+    )
+    monkeypatch.setattr(bench.train_speed, "takes_bounds", lambda model: ways.append(model.config._attn_implementation))
+    monkeypatch.setitem(bench.train_speed.SHAPES, "toy", TINY)
+    documents = bench.train_speed.conversations(20, 32, 0)
+    packed = bench.train_speed.PackedBlocks([(documents, np.arange(20), 1.0)], 32, 8, 0, 0)
+    bench.train_speed.trained("toy", bench.train_speed.Padded(documents, 8, 0), 4, 2, False, 0)
     assert collected == [1] and ways == []
-    bench.train.trained("toy", packed, 4, 2, False, 0)
+    bench.train_speed.trained("toy", packed, 4, 2, False, 0)
     assert collected == [1, 1] and ways == ["eager"]
 
 
 def test_units(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.units, "random_hubert", lambda: tiny_hubert(layers=12))
-    monkeypatch.setattr(bench.units, "SIZE", 20)
-    monkeypatch.setattr(bench.units, "peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr(bench.units_speed, "random_hubert", lambda: tiny_hubert(layers=12))
+    monkeypatch.setattr(bench.units_speed, "SIZE", 20)
+    monkeypatch.setattr(bench.units_speed, "peak", lambda device, dtype: 1e9)
     bench.units.main(seconds=4.0, rounds=1)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        "(a) plain transformers" in told and "ours, float32, batches" in told and "units-extract of flac files" in told
+        "(a) plain transformers" in printed
+        and "ours, float32, batches" in printed
+        and "units-extract of flac files" in printed
     )
 
 
-def test_a_way_that_runs_all_layers_did_more_work() -> None:
-    features = HubertFeatures(tiny_hubert(layers=12), bench.units.LAYER, "tiny")
+def test_more_layers_are_more_operations() -> None:
+    features = HubertFeatures(tiny_hubert(layers=12), bench.units_speed.LAYER, "tiny")
     encoder = UnitEncoder.from_features(features, torch.randn(5, features.dim), "tiny", "none")
-    nine, ten, twelve = (bench.units.operations([tones(1.0)], encoder, layers) for layers in (9, 10, 12))
+    nine, ten, twelve = (bench.units_speed.operations([tones(1.0)], encoder, layers) for layers in (9, 10, 12))
     assert twelve - nine == pytest.approx(3 * (ten - nine)) and ten > nine
 
 
 def test_vocoder(capsys: Printed, tmp_path: Path) -> None:
-    bench.vocoder.main(channels=32, units=10, utterances=2, seconds=0.3, rounds=1, threads=1, out=tmp_path / "out.json")
-    figures = json.loads((tmp_path / "out.json").read_text())["figures"]
+    out = tmp_path / "out.json"
+    bench.vocoder.main(VocoderOptions(32, units=10, utterances=2, seconds=0.3, rounds=1, threads=1, out=out))
+    figures = json.loads(out.read_text())["figures"]
     assert next(iter(figures.values()))["times_baseline"] == 1 and len(figures) > 6
     assert not torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize("name", ["attention", "instruct_data", "speed", "train", "units", "vocoder"])
+def test_help_needs_no_torch(name: str) -> None:
+    program = (
+        f"import sys, bench.{name} as one\ntry:\n    one.main.cli(['--help'])\nexcept SystemExit as done:\n"
+        "    assert not done.code and not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=bench.memory.ROOT)
+    assert done.returncode == 0, done.stderr
+    assert f"python -m bench.{name}" in done.stdout
+
+
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": -1}, {"seconds": 0.0}])
+def test_options_are_checked(wrong: dict) -> None:
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=f"{name} is .*allowed: "):
+        VocoderOptions(**wrong)

@@ -1,0 +1,67 @@
+"""The options of the benches that have many. A light file, so that `--help` needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+WARM_UP = 3  # steps that are not timed
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is trained, and what is written."""
+
+    shape: Literal["toy", "1b"] = "toy"
+    """toy or 1b."""
+    steps: int = 60
+    """Steps of each training; the first three are not timed."""
+    batch: int = 6
+    """Blocks, or conversations, of a step."""
+    block: int = 512
+    """Tokens of a block, and of the longest conversation."""
+    units: int = 100_000_000
+    """Size of the unit set that data starts from."""
+    seed: int = 0
+    """Of weights, records and order."""
+    attention: str = "auto"
+    """Of packed blocks, as a stage's config names it."""
+    checkpointing: bool = False
+    """Recompute activations instead of keeping them, which costs a third of the speed."""
+    out: Path | None = None
+    """Json file for the figures."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", WARM_UP + 1), ("batch", 1), ("block", 16), ("units", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
+
+
+@dataclass(frozen=True)
+class VocoderOptions:
+    """What is decoded, and what is written."""
+
+    channels: int = 512
+    """Channels of HiFi-GAN at 50 frames per second, and width of the Vocos-style head; 512 is the published size."""
+    units: int = 1000
+    """Codebook size."""
+    utterances: int = 8
+    """How many are decoded."""
+    seconds: float = 4.0
+    """Mean length of an utterance."""
+    rounds: int = 5
+    """Passes of each way."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """cpu or cuda."""
+    threads: int = 2
+    """CPU threads."""
+    out: Path | None = None
+    """Json file for the figures."""
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "units", "utterances", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
+        if not self.seconds > 0:
+            raise ValueError(f"seconds is {self.seconds}; allowed: above 0")
