@@ -91,7 +91,8 @@ def check_shared(out: Path, arguments: TrainingArguments) -> None:
         (out / names[0]).unlink()
     if not all_see:
         raise ValueError(
-            f"{out.absolute()} is not shared by all {arguments.world_size} processes: a file of the first one is missing for "
+            f"{out.absolute()} is not shared by all {arguments.world_size} processes: a file of the first one is "
+            "missing for "
             f"{'another one' if seen else 'this one'}. The run folder must be at one path on a file system that all "
             "machines share: --run FOLDER"
         )

@@ -113,16 +113,16 @@ class StageConfig:
     train_on_prompt: bool = False
     """Compute the loss on the human's turns too, as upstream did."""
     unit_loss_weight: float = 1.0
-    """Weight of unit tokens in the loss; text tokens weigh 1. A reply has ten times more units than words, and units are
-    harder to predict: with a weight below 1 the model learns speech recognition sooner."""
+    """Weight of unit tokens in the loss; text tokens weigh 1. A reply has ten times more units than words, and units
+    are harder to predict: with a weight below 1 the model learns speech recognition sooner."""
     unit_noise: float = 0.0
     """Share of the units in prompts that are replaced by random units, drawn anew for each block, so that recognition
     does not depend on single units: a new speaker gives other units. Held-out documents are not changed."""
     dev_documents: int = 200
     """Documents that are held out for evaluation, chosen by a hash of their content and shared among the sources."""
     trainable: Literal["all", "embeddings", "embeddings_then_all"] | list[str] = "all"
-    """Which weights learn: all, the embedding rows, first those and after `embeddings_steps` all, or a list of parts that
-    the system names, such as [adapter]. All other weights are frozen."""
+    """Which weights learn: all, the embedding rows, first those and after `embeddings_steps` all, or a list of parts
+    that the system names, such as [adapter]. All other weights are frozen."""
     embeddings_steps: int = 0
     """For embeddings_then_all: steps at the start in which only the embedding rows learn."""
     lora: Lora | None = None
@@ -139,8 +139,8 @@ class StageConfig:
         "eager",
     ] = "auto"
     """How attention is computed. auto is, on a GPU, flash-attention 2 where it is installed, else sdpa; on a CPU
-    by_document (stages/packing/attention.py) for models that support it. varlen is torch's own flash-attention, for GPUs
-    from Ampere on in half precision: it needs no package, but has not been tried on a GPU yet."""
+    by_document (stages/packing/attention.py) for models that support it. varlen is torch's own flash-attention, for
+    GPUs from Ampere on in half precision: it needs no package, but has not been tried on a GPU yet."""
     fused_loss: Literal["auto", "always", "never"] = "auto"
     """Compute the loss without all logits in memory (liger-kernel). auto: where it is installed, there is a GPU, and
     units weigh as much as text."""
@@ -172,7 +172,8 @@ class StageConfig:
             raise ValueError("training: max_steps must be set, and above 0")
         if (kept := given.get(KEPT)) is not None and kept < 2:
             raise ValueError(
-                f"training: save_total_limit is {kept}; keep at least 2 checkpoints, one to fall back on while the other "
+                f"training: save_total_limit is {kept}; keep at least 2 checkpoints, one to fall back on while the "
+                "other "
                 "is written, or null for all"
             )
         if self.batch is not None and "gradient_accumulation_steps" in self.training:
@@ -183,7 +184,8 @@ class StageConfig:
             raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")
         if self.unit_noise and self.train_on_prompt:
             raise ValueError(
-                "unit_noise changes the units of prompts, and train_on_prompt learns to predict them; leave one of them out"
+                "unit_noise changes the units of prompts, and train_on_prompt learns to predict them; leave one of "
+                "them out"
             )
         if not self.unit_loss_weight > 0:
             raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
@@ -227,7 +229,8 @@ class StageConfig:
                 else f"the number of processes must divide {self.batch}; {self.sharing(processes) or 1} would"
             )
             raise ValueError(
-                f"batch {self.batch} is not a whole number of passes of {each} blocks on {processes} processes; {advice}"
+                f"batch {self.batch} is not a whole number of passes of {each} blocks on {processes} processes; "
+                f"{advice}"
             )
         return self.batch // (each * processes)
 

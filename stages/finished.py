@@ -53,7 +53,7 @@ def _save_adapters(trainer: StageTrainer, plain: Any, part: Path, config: StageC
 
 
 def save_merged(config: StageConfig, adapter: Path, system: System, out: Path) -> None:
-    """Load the model that the stage started from again, at its own precision, and save it with an adapter merged into it."""
+    """Load the stage's start again, at its own precision, and save it with an adapter merged into it."""
     from peft import PeftModel
 
     start = system.open(config, dtype="auto")

@@ -5,7 +5,7 @@
 #     sbatch --nodes 1 --gpus-per-node 8 --ntasks-per-node 8 --time 24:00:00 stages/slurm.sh 7b stage3
 # The number of processes must divide a stage's batch. The third of 7b and 13b is too small for 96, and would run on 32 of
 # them: give it a job of its own.
-# RUN is the run folder (runs/PRESET if not set), ARGS what else the stages are told: --export ALL,ARGS="--training.optim ..".
+# RUN is the run folder (runs/PRESET if not set), ARGS further options of the stages: --export ALL,ARGS="--training.optim ..".
 # One task a GPU, so that the signal before the time limit reaches every process at once: they save and end with 143, and
 # the job queues itself again, unless it was cancelled. A job that is preempted or loses a node goes on from its newest
 # checkpoint as well.

@@ -34,8 +34,8 @@ def train_stage(config: StageConfig, system: System) -> Path:
     """Run one stage to its end.
 
     Returns: its folder.
-    Raises: SystemExit, after a checkpoint, if the process is stopped by SIGTERM; ValueError if the processes do not share
-        the run folder; what the system raises.
+    Raises: SystemExit, after a checkpoint, if the process is stopped by SIGTERM; ValueError if the processes do not
+        share the run folder; what the system raises.
     """
     out = config.at(config.out)
     if (out / system.completion_file(config)).exists():
@@ -97,8 +97,8 @@ def first_process_first(arguments: TrainingArguments) -> Iterator[None]:
     """The first process runs the block, then all others do.
 
     Preparing data, or rewriting a checkpoint, may take longer than the timeout of half an hour between processes that
-    train. So they poll the store by which they found each other: it needs no connection that they do not have yet, unlike a
-    group of gloo's, which the network of some clusters does not allow.
+    train. So they poll the store by which they found each other: it needs no connection that they do not have yet,
+    unlike a group of gloo's, which the network of some clusters does not allow.
 
     Raises: TimeoutError if the first process takes more than a day.
     """
@@ -119,7 +119,7 @@ def first_process_first(arguments: TrainingArguments) -> Iterator[None]:
 
 
 def _save_resolved(config: StageConfig, resuming: bool) -> None:
-    """Write the config beside the checkpoints; report what differs from the config that the checkpoints were made with."""
+    """Write the config beside the checkpoints; report what differs from the config that they were made with."""
     path = config.at(config.out) / RESOLVED
     resolved = {**dataclasses.asdict(config), "run": str(config.run)}
     if resuming and path.exists():

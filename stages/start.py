@@ -21,8 +21,8 @@ def find_start(config: StageConfig, whole: bool) -> Path | str:
     Args:
         whole: download the whole folder from the hub: transformers itself does not fetch `speechgpt.json`.
 
-    Raises: FileNotFoundError, naming what to train first, if a folder of this run does not exist or is not finished, or if
-        the hub has none of this name.
+    Raises: FileNotFoundError, naming what to train first, if a folder of this run does not exist or is not finished,
+        or if the hub has none of this name.
     """
     folder = config.at(config.model)
     if (folder / "config.json").exists():
@@ -48,8 +48,10 @@ def check_positions(start: Path | str) -> None:
     shape = AutoConfig.from_pretrained(start).get_text_config()
     if getattr(shape, "max_position_embeddings", None) is None:
         raise ValueError(
-            f"{start}: the config of a {shape.model_type} model has no max_position_embeddings. Models without positions "
-            "(ALiBi, state spaces) cannot keep packed documents apart, and have no limit for the length of a reply; start "
+            f"{start}: the config of a {shape.model_type} model has no max_position_embeddings. Models without "
+            "positions "
+            "(ALiBi, state spaces) cannot keep packed documents apart, and have no limit for the length of a reply; "
+            "start "
             "from one with positions, such as a Llama, Qwen, Mistral, Gemma or GPT-2"
         )
 
@@ -98,6 +100,7 @@ def check_varlen(half: torch.dtype) -> None:
     if capability is None or capability[0] < 8 or half == torch.float32:
         found = "no GPU" if capability is None else f"one of {capability[0]}.{capability[1]}, in {half}"
         raise ValueError(
-            f"attention: varlen needs a GPU of compute capability 8.0 (Ampere) or later, and training: bf16 or fp16: true; "
+            f"attention: varlen needs a GPU of compute capability 8.0 (Ampere) or later, and training: bf16 or fp16: "
+            "true; "
             f"here is {found}. Use attention: auto"
         )

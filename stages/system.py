@@ -111,8 +111,8 @@ class Opened(ABC):
         """The function that makes B blocks the batch that `loss` takes. It must be picklable, for worker processes."""
 
     def items(self, batch: dict[str, Any]) -> Tensor:
-        """How many items of a batch the loss counts. The loss of a step is the sum over all of its passes and processes,
-        divided by the sum of their items."""
+        """How many items of a batch the loss counts. The loss of a step is the sum over all of its passes and
+        processes, divided by the sum of their items."""
         return batch["labels"].ne(-100).sum()
 
     @abstractmethod

@@ -63,8 +63,8 @@ def main(
 
     Args:
         argv: the command line's arguments; sys.argv if not given.
-        name: of the command, for messages. kind: of the config. system: returns the system; the command of another system
-            is this function with these three.
+        name: of the command, for messages. kind: of the config. system: returns the system; the command of another
+            system is this function with these three.
 
     Raises: SystemExit with exit code 2 for a wrong command line or config; what `train` raises.
     """

@@ -1,5 +1,5 @@
-"""transformers' Trainer with what a stage adds: the system's loss and evaluation, speed in the log, embeddings that learn
-first, and checkpoints that are complete or removed."""
+"""transformers' Trainer with what a stage adds: the system's loss and evaluation, speed in the log, embeddings that
+learn first, and checkpoints that are complete or removed."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ class StageTrainer(Trainer):
         if steps and not made:
             if LATE not in groups[0]:
                 raise ValueError(
-                    "trainable: embeddings_then_all needs the Trainer's optimizer; use a DeepSpeed file without one, such as "
+                    "trainable: embeddings_then_all needs the Trainer's optimizer; use a DeepSpeed file without one, "
+                    "such as "
                     "zero3"
                 )
             if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
@@ -214,8 +215,8 @@ class StageTrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """The Trainer's; a checkpoint that fails is removed, and those before it stay.
 
-        Raises: CheckpointError saying what is left and what to do; FloatingPointError if training diverged since the last
-            report.
+        Raises: CheckpointError saying what is left and what to do; FloatingPointError if training diverged since the
+            last report.
         """
         self._check_finite(nested_gather(self._tr_loss, self.args.parallel_mode).mean().item())
         out = Path(self.args.output_dir)
@@ -227,7 +228,8 @@ class StageTrainer(Trainer):
             last = newest_checkpoint(out, delete=self.is_world_process_zero())
             rest = f"{last.name} before it is complete" if last else "there is none before it"
             raise CheckpointError(
-                f"{part} could not be written ({error}); {rest}. {_remedy(error)}; then run the same command to continue "
+                f"{part} could not be written ({error}); {rest}. {_remedy(error)}; then run the same command to "
+                "continue "
                 "from there"
             ) from error
 

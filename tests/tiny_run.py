@@ -71,10 +71,24 @@ def make_run(run: Path) -> Path:
 
 def stage_config(run: Path, **changes) -> StageConfig:
     """Stage 1 of the tiny run, with other fields where named; `training` is merged."""
-    training = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1,
-                "save_steps": 100, "disable_tqdm": True, **changes.pop("training", {})}  # fmt: skip
-    fields = {"stage": "stage1", "model": "text_llm", "out": "stage1", "run": run, "block_size": 64,
-              "widen": Widening("unit_encoder"), "data": [Source("units/train"), Source("corpus/text.txt")]}  # fmt: skip
+    training = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_steps": 100,
+        "disable_tqdm": True,
+        **changes.pop("training", {}),
+    }
+    fields = {
+        "stage": "stage1",
+        "model": "text_llm",
+        "out": "stage1",
+        "run": run,
+        "block_size": 64,
+        "widen": Widening("unit_encoder"),
+        "data": [Source("units/train"), Source("corpus/text.txt")],
+    }
     return StageConfig(**{**fields, **changes, "training": training})
 
 

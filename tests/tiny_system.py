@@ -1,9 +1,9 @@
-"""A second system, for tests only: mel frames go through a linear layer into the LLM's input embeddings; text comes out.
+"""A second system, for tests only: a linear layer maps mel frames to input embeddings of an LLM, which replies in text.
 
     [bos] question  M places held free  [eos]  answer  [eos]
 
-It holds everything that a package with a system of its own would hold: the trainer's side (TinySystem) and the side that
-talks (TinyTalker). No code outside tests/ names it.
+It holds everything that a package with a system of its own would hold: the trainer's side (TinySystem) and the side
+that talks (TinyTalker). No code outside tests/ names it.
 
 M mel frames of a question, F mel bands, H width of the LLM, B blocks of a batch, L tokens of a block.
 """

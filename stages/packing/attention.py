@@ -1,8 +1,8 @@
 """Attention within documents, for packed blocks: document by document, or by torch's kernel for rows of many lengths.
 
-With a mask, attention scores every token of a block against every other, and discards most of the scores: short documents
-in long blocks cost a multiple of what they need. Registered with transformers as `by_document` and `varlen`; a model uses
-one of them by its attn_implementation.
+With a mask, attention scores every token of a block against every other, and discards most of the scores: short
+documents in long blocks cost a multiple of what they need. Registered with transformers as `by_document` and `varlen`;
+a model uses one of them by its attn_implementation.
 
 B rows of a batch, L tokens of a row, D width of a head.
 """
@@ -197,7 +197,8 @@ def check_packing(model: PreTrainedModel) -> None:
     leak = (scores[0] - scores[1]).abs().max().item()
     if leak > 1e-3 * scores[0].abs().max().item():
         raise ValueError(
-            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed documents attend to "
+            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed documents attend "
+            "to "
             f"each other (logits move by {leak:.2g}); choose another attention: sdpa or eager, or another model"
         )
 

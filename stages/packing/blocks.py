@@ -27,7 +27,8 @@ IGNORED = -100  # label of a token that the loss does not count
 
 
 def best_fit(lengths: list[int], size: int) -> list[list[int]]:
-    """Pack documents of given lengths (each at most `size`) into blocks of `size`: longest first, into the fullest block it fits.
+    """Pack documents of given lengths (each at most `size`) into blocks of `size`: longest first, into the fullest
+    block it fits.
 
     Returns: indices of the documents of each block.
     """
@@ -48,8 +49,8 @@ def best_fit(lengths: list[int], size: int) -> list[list[int]]:
 class PackedBlocks(torch.utils.data.Dataset):
     """Blocks of documents: their order is a function of the seed alone.
 
-    For training, documents are drawn from weighted sources without replacement; an exhausted source is shuffled again (its
-    next epoch). `window` documents at a time are packed. For evaluation, each document comes once.
+    For training, documents are drawn from weighted sources without replacement; an exhausted source is shuffled again
+    (its next epoch). `window` documents at a time are packed. For evaluation, each document comes once.
     Item: {"input_ids", "labels", "position_ids"}, int64 (L,). For each side column NAME also NAME, the rows of all its
     documents (n, ...), and NAME_start, int64 (n,): for each row, where its document begins in the block.
     """

@@ -69,8 +69,8 @@ class Tokenised:
 def tokenise(source: Source, opened: Opened, cache: Path) -> Tokenised:
     """Tokenise a source, or map it from the cache if it was tokenised before with the same settings.
 
-    Raises: FileNotFoundError if the source, or a file that it needs, does not exist; ValueError if it has no documents or
-        does not fit the model.
+    Raises: FileNotFoundError if the source, or a file that it needs, does not exist; ValueError if it has no documents
+        or does not fit the model.
     """
     config = opened.config
     path = config.at(source.path)

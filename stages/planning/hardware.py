@@ -12,8 +12,8 @@ from typing import Any
 class Gpu:
     """One kind of GPU.
 
-    gib: memory, GiB. tflops: dense half-precision peak with fp32 sums, 10^12 a second; None if unknown. bf16: whether it
-    has bfloat16.
+    gib: memory, GiB. tflops: dense half-precision peak with fp32 sums, 10^12 a second; None if unknown. bf16: whether
+    it has bfloat16.
     """
 
     name: str
@@ -62,7 +62,8 @@ def find_gpu(name: str) -> Gpu:
 def this_gpu(device_name: str, gib: float) -> Gpu | None:
     """The known GPU with CUDA's name `device_name`, such as "NVIDIA A100-SXM4-80GB"; None if there is none.
 
-    Of several, the one with the most words in that name (an H100 PCIe is slower than an H100), then the nearest in memory.
+    Of several, the one with the most words in that name (an H100 PCIe is slower than an H100), then the nearest in
+    memory.
     """
     joined = re.sub(r"RTX (?=\d)", "RTX", device_name.upper())  # RTX 3090 is a name, the RTX of RTX A6000 a family
     words = set(re.sub(r"[^A-Z0-9]+", " ", joined).split())

@@ -30,8 +30,8 @@ GIB = 2**30
 class Plan:
     """What a stage needs.
 
-    gpus: those that can share its batch. memory: bytes on each of them, by part. room: bytes that each has. hours: None for
-    a GPU of unknown speed. changes: training arguments with which it fits; None if there are none, or it fits.
+    gpus: those that can share its batch. memory: bytes on each of them, by part. room: bytes that each has. hours:
+    None for a GPU of unknown speed. changes: training arguments with which it fits; None if there are none, or it fits.
     """
 
     size: Size

@@ -16,8 +16,8 @@ class Size:
     """A model by its numbers.
 
     learning: parameters that are trained. multiplying: those that take part in matrix products; updated: those of them
-    that are trained. layers, hidden, inner, rows: of the LLM: layers, width, width of the feed-forward layers, rows of the
-    embeddings. notes: assumptions that the plan should report.
+    that are trained. layers, hidden, inner, rows: of the LLM: layers, width, width of the feed-forward layers, rows of
+    the embeddings. notes: assumptions that the plan should report.
     """
 
     parameters: int

@@ -102,7 +102,8 @@ def _interleave(
     first = f"; the first: {misfits[0]}" if misfits else ""
     if not mixed:
         raise ValueError(
-            f"no utterance of {unit_set.folder} could be interleaved by {aligned}: {unaligned} have no words in it, and "
+            f"no utterance of {unit_set.folder} could be interleaved by {aligned}: {unaligned} have no words in it, "
+            "and "
             f"the words of {len(misfits)} do not fit{first}"
         )
     print(

@@ -1,4 +1,4 @@
-"""The model that a stage of SpeechGPT starts from, its vocabulary widened by units if the stage says so; and its size."""
+"""The model that a stage of SpeechGPT starts from, widened by units if the stage says so; and its size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def open_units(encoder: Path) -> tuple[Codebook, torch.Tensor]:
     for name in ("codebook.json", "centres.safetensors"):
         if not (encoder / name).exists():
             raise FileNotFoundError(
-                f"{encoder} has no {name}, and the stage widens the model by the units of this unit encoder; copy the one "
+                f"{encoder} has no {name}, and the stage widens the model by the units of this unit encoder; copy "
+                "the one "
                 f"that made your units there, or fit one: python -m units.encoder.fit --manifest AUDIO --out {encoder}"
             )
     return Codebook.load(encoder / "codebook.json"), load_centres(encoder / "centres.safetensors")
@@ -86,9 +87,9 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
 def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfig, bool]:
     """Shape of the model that a stage trains, after widening, and whether its number of units was assumed.
 
-    It is read from the run folder; for a stage that is not trained yet, through the neighbouring file that makes it; else
-    from the hub. Units are added to all rows, though widening first removes rows beyond the tokenizer's words (some hundred
-    in Qwen2.5), because that number needs the tokenizer.
+    It is read from the run folder; for a stage that is not trained yet, through the neighbouring file that makes it;
+    else from the hub. Units are added to all rows, though widening first removes rows beyond the tokenizer's words
+    (some hundred in Qwen2.5), because that number needs the tokenizer.
 
     Args:
         file: the config's own file.

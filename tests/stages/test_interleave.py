@@ -25,7 +25,10 @@ HOW = Interleaving("words.tsv", span=2.0, text_share=0.5)
 
 
 def utterance(words: int, seed: int = 0, key: str = "u") -> tuple[UnitRecord, list[Segment]]:
-    """An utterance of so many words, 5 frames each, 2 silent frames between them and 1 at both ends: cuts are at 7, 14, .."""
+    """An utterance of so many words, 5 frames each, 2 silent frames between them and 1 at both ends.
+
+    Cuts are at 7, 14, ..
+    """
     draw = random.Random(seed)
     frames = [draw.randrange(CODEBOOK.size) for _ in range(7 * words)]
     segments = [Segment((7 * i + 1) / RATE, (7 * i + 6) / RATE, f"w{i}") for i in range(words)]
@@ -54,7 +57,7 @@ def test_parts_hold_every_word_once_and_all_frames_around_the_spoken_ones(words,
     assert all(one != two for one, two in zip(kinds, kinds[1:]))
 
 
-def test_shares_and_lengths_are_as_asked() -> None:
+def test_shares_and_lengths_are_as_configured() -> None:
     how = Interleaving("", span=10.0, text_share=0.3)
     parts = list(turns(200_000, how, np.random.default_rng(0)))
     assert sum(end - start for written, start, end in parts if written) / 200_000 == pytest.approx(0.3, abs=0.01)
@@ -119,12 +122,14 @@ def test_documents_of_an_aligned_set(aligned, capsys) -> None:
         units = [unit for part in parts if not isinstance(part, str) for unit in part]
         assert ids[0] == tokenizer.bos_token_id and train.all()
         assert vocab.decode(ids.tolist()) == units
-        text = tokenizer.decode([t for t in ids.tolist() if t not in vocab.special_ids.values() and not vocab.is_unit(t)],
-                                skip_special_tokens=True)  # fmt: skip
+        text = tokenizer.decode(
+            [t for t in ids.tolist() if t not in vocab.special_ids.values() and not vocab.is_unit(t)],
+            skip_special_tokens=True,
+        )
         assert text.split() == " ".join(part for part in parts if isinstance(part, str)).split()
 
 
-def test_what_does_not_fit_stays_units_and_is_told(aligned, capsys) -> None:
+def test_utterances_with_misfitting_words_stay_units_and_are_reported(aligned, capsys) -> None:
     run, tokenizer = aligned
     grids = run / "grids"
     grids.mkdir()
@@ -138,15 +143,16 @@ def test_what_does_not_fit_stays_units_and_is_told(aligned, capsys) -> None:
     source = Source("units/aligned", interleave=Interleaving("grids", span=2.0, text_share=0.5))
     config = stage_config(run, data=[source])
     tokenised = tokenise(source, opened(config, tokenizer), run / "cache")
-    told = capsys.readouterr().out
-    assert f"1 utterances interleaved; 7 without words in {grids} and 2 with words that do not fit stay units" in told
-    assert "the first: u1: its last word ends at 9.00 s" in told
+    printed = capsys.readouterr().out
+    assert (
+        f"1 utterances interleaved; 7 without words in {grids} and 2 with words that do not fit stay units" in printed
+    )
+    assert "the first: u1: its last word ends at 9.00 s" in printed
     names = [tokenised.task_names[task] for task in tokenised.tasks]
     assert names == ["interleaved"] + 9 * ["units"]
     (grids / "u0.TextGrid").unlink()
     with pytest.raises(
-        ValueError,
-        match="no utterance of .* could be interleaved .* 8 have no words in it, and the words of 2 do not fit; the first: u1",
+        ValueError, match="no utterance of .* 8 have no words in it, and the words of 2 do not fit; the first: u1"
     ):
         tokenise(source, opened(config, tokenizer), run / "cache")
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make test` runs these, and its make would have theirs tell of folders entered and left."""
+    """`make test` runs these tests, and variables of its make would make theirs print folders entered and left."""
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
         monkeypatch.delenv(name, raising=False)
 
@@ -29,18 +29,22 @@ def no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([], ".venv/bin/python -m stages.train"),
         (["NPROC=8"], "torch.distributed.run --nnodes 1 --nproc_per_node 8 "),
-        (["NNODES=12", "NODE_RANK=3", "MASTER_ADDR=10.0.0.1"],
-         "--nnodes 12 --nproc_per_node gpu --node_rank 3 --master_addr 10.0.0.1 --master_port 29500 "),
+        (
+            ["NNODES=12", "NODE_RANK=3", "MASTER_ADDR=10.0.0.1"],
+            "--nnodes 12 --nproc_per_node gpu --node_rank 3 --master_addr 10.0.0.1 --master_port 29500 ",
+        ),
         (["HOSTFILE=hosts"], "deepspeed --hostfile hosts --no_local_rank --module stages.train"),
     ],
-)  # fmt: skip
-def test_make_starts_a_stage_where_it_is_told(variables: list[str], expected: str) -> None:
+)
+def test_make_starts_a_stage_by_its_launcher_variables(variables: list[str], expected: str) -> None:
     command = ["make", "-n", "stage1", "PRESET=7b", "RUN=runs/never", *variables]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    (line,) = [line for line in told.splitlines() if "stages.train" in line]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in printed.splitlines() if "stages.train" in line]
     assert expected in line and line.endswith("stages.train stages/configs/7b/stage1.yaml --run runs/never")
-    told = subprocess.run([*command, "ARGS=--training.optim x"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "stage1.yaml --run runs/never --training.optim x\n" in told.stdout
+    printed = subprocess.run(
+        [*command, "ARGS=--training.optim x"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "stage1.yaml --run runs/never --training.optim x\n" in printed.stdout
 
 
 @pytest.mark.parametrize("preset", ["7b", "toy"])
@@ -49,28 +53,30 @@ def test_every_preset_ends_in_a_model_to_talk_to(preset: str, tmp_path: Path) ->
         (tmp_path / folder).mkdir()
         (tmp_path / folder / file).touch()
     command = ["make", "-n", "chat", f"PRESET={preset}", f"RUN={tmp_path}"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert f"speechgpt.bundle --stage {tmp_path}/stage3 --encoder {tmp_path}/unit_encoder" in told
-    assert told.rstrip().endswith(f"speechgpt.cli --model {tmp_path}/model --folder {tmp_path}/answers")
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert f"speechgpt.bundle --stage {tmp_path}/stage3 --encoder {tmp_path}/unit_encoder" in printed
+    assert printed.rstrip().endswith(f"speechgpt.cli --model {tmp_path}/model --folder {tmp_path}/answers")
 
 
-def test_what_only_the_toy_makes_is_said_so(tmp_path: Path) -> None:
+def test_targets_of_the_toy_alone_are_refused_for_other_presets(tmp_path: Path) -> None:
     for target in ("data", "vocoder", "eval", "model"):
-        told = subprocess.run(
+        printed = subprocess.run(
             ["make", target, "PRESET=7b", f"RUN={tmp_path}", "-o", f"{tmp_path}/stage3/speechgpt.json"],
-            cwd=ROOT, capture_output=True, text=True,
-        )  # fmt: skip
-        assert told.returncode == 2 and "only the toy preset makes it by itself" in told.stdout, told
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert printed.returncode == 2 and "only the toy preset makes it by itself" in printed.stdout, printed
 
 
 def test_make_deletes_one_run_folder_and_no_other() -> None:
-    told = subprocess.run(
+    printed = subprocess.run(
         ["make", "-n", "clean", "RUN=runs/never"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert told.stdout == "rm -rf -- 'runs/never'\n"
+    assert printed.stdout == "rm -rf -- 'runs/never'\n"
     for wrong in ("RUN=my runs/a", "RUN=", "PRESET=", "PRESET=a b"):
-        told = subprocess.run(["make", "-n", "clean", wrong], cwd=ROOT, capture_output=True, text=True)
-        assert told.returncode == 2 and "rm" not in told.stdout and "each is one word" in told.stderr, told
+        printed = subprocess.run(["make", "-n", "clean", wrong], cwd=ROOT, capture_output=True, text=True)
+        assert printed.returncode == 2 and "rm" not in printed.stdout and "each is one word" in printed.stderr, printed
 
 
 @pytest.mark.parametrize("begun", ["started", "corpus/corpus.json"])
@@ -82,45 +88,61 @@ def test_make_goes_on_with_the_world_that_was_begun(begun: str, tmp_path: Path) 
         command = ["make", "-n", f"RUN={tmp_path}", f"{tmp_path}/corpus/corpus.json", *arguments]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
-    told = make("data", "SEED=1")
-    assert told.returncode == 2 and f"{tmp_path} holds the world of SEED=3" in told.stderr
-    assert f"RUN={tmp_path}-1" in told.stderr
+    printed = make("data", "SEED=1")
+    assert printed.returncode == 2 and f"{tmp_path} holds the world of SEED=3" in printed.stderr
+    assert f"RUN={tmp_path}-1" in printed.stderr
     for arguments in (["data"], ["data", "SEED=3"], ["check", "SEED=1"]):
-        told = make(*arguments)
-        assert told.returncode == 0, told
-        assert begun != "started" or arguments[0] == "check" or "--toy.seed 3" in told.stdout
+        printed = make(*arguments)
+        assert printed.returncode == 0, printed
+        assert begun != "started" or arguments[0] == "check" or "--toy.seed 3" in printed.stdout
 
 
 def finished_run(run: Path) -> Path:
-    """The markers of a whole toy run, each newer than the one before it."""
-    markers = ("corpus/corpus.json", "unit_encoder/codebook.json", "units/train/unit_set.json", "vocoder/config.json",
-               "results/resynthesis.json", "data/build.json", "text_llm_untrained/config.json", "text_llm/config.json",
-               "stage1/speechgpt.json", "stage2/speechgpt.json", "stage3/speechgpt.json", "model/speechgpt.json",
-               "results/done", "report/summary.txt")  # fmt: skip
-    for age, marker in enumerate(reversed(markers)):
-        (run / marker).parent.mkdir(parents=True, exist_ok=True)
-        (run / marker).touch()
-        os.utime(run / marker, (1_700_000_000 - 60 * age,) * 2)
+    """The completed of a whole toy run, each newer than the one before it."""
+    completed = (
+        "corpus/corpus.json",
+        "unit_encoder/codebook.json",
+        "units/train/unit_set.json",
+        "vocoder/config.json",
+        "results/resynthesis.json",
+        "data/build.json",
+        "text_llm_untrained/config.json",
+        "text_llm/config.json",
+        "stage1/speechgpt.json",
+        "stage2/speechgpt.json",
+        "stage3/speechgpt.json",
+        "model/speechgpt.json",
+        "results/done",
+        "report/summary.txt",
+    )
+    for age, completion_file in enumerate(reversed(completed)):
+        (run / completion_file).parent.mkdir(parents=True, exist_ok=True)
+        (run / completion_file).touch()
+        os.utime(run / completion_file, (1_700_000_000 - 60 * age,) * 2)
     return run
 
 
 def steps(run: Path) -> list[str]:
     """Modules that make would run for the report."""
-    told = subprocess.run(
+    printed = subprocess.run(
         ["make", "-n", "eval", f"RUN={run}"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    return re.findall(r"-m ((?:units|eval|stages|speechgpt|instruct_data)\.[\w.]+)", told)
+    return re.findall(r"-m ((?:units|eval|stages|speechgpt|instruct_data)\.[\w.]+)", printed)
 
 
-def test_another_vocoder_is_judged_anew_and_no_stage_trains_again(tmp_path: Path) -> None:
+def test_another_vocoder_is_evaluated_again_and_no_stage_trains_again(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     assert steps(run) == []
     (run / "vocoder/config.json").touch()
     assert sorted(steps(run)) == ["eval.report.card", "eval.resynthesis", "eval.run", "speechgpt.bundle"]
     (run / "vocoder/config.json").unlink()
     assert sorted(steps(run)) == [
-        "eval.report.card", "eval.resynthesis", "eval.run", "speechgpt.bundle", "units.vocoder.train_vocoder",
-    ]  # fmt: skip
+        "eval.report.card",
+        "eval.resynthesis",
+        "eval.run",
+        "speechgpt.bundle",
+        "units.vocoder.train_vocoder",
+    ]
     run = finished_run(tmp_path)
     for neighbour in ("corpus/corpus.json", "units/train/unit_set.json", "data/build.json", "stage1/speechgpt.json"):
         (run / neighbour).touch()
@@ -130,44 +152,43 @@ def test_another_vocoder_is_judged_anew_and_no_stage_trains_again(tmp_path: Path
 def test_every_preset_is_measured_on_what_it_is_given(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     command = ["make", "eval", "PRESET=mine", f"RUN={run}"]
-    told = subprocess.run([*command, "CORPUS=never.jsonl"], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 2 and "there is no never.jsonl; say what to ask" in told.stdout
+    printed = subprocess.run([*command, "CORPUS=never.jsonl"], cwd=ROOT, capture_output=True, text=True)
+    assert printed.returncode == 2 and "there is no never.jsonl; say what to ask" in printed.stdout
     (run / "test.jsonl").touch()
     for target, module in (("eval", "eval.run"), ("bench", "bench.speed")):
-        told = subprocess.run(
-            ["make", "-n", target, *command[2:], f"CORPUS={run}/test.jsonl"], cwd=ROOT, capture_output=True, text=True, check=True
-        )  # fmt: skip
-        assert f"-m {module} --model {run}/model --corpus {run}/test.jsonl" in told.stdout
+        line = ["make", "-n", target, *command[2:], f"CORPUS={run}/test.jsonl"]
+        printed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert f"-m {module} --model {run}/model --corpus {run}/test.jsonl" in printed.stdout
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> dict[str, str]:
-    """A folder to install in, with a python that makes environments of stand-ins and writes down what it was told."""
+    """A folder to install in, with a python that makes environments of stand-ins and records its arguments."""
     for name in ("Makefile", "setup.py", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
-    inside = 'echo "$*" >>told; [[ "$*" == *pip*install* && -n "${FAILS:-}" ]] && exit 1; exit 0'
+    inside = 'echo "$*" >>printed; [[ "$*" == *pip*install* && -n "${FAILS:-}" ]] && exit 1; exit 0'
     stand_in(tmp_path, "inside", inside)
-    stand_in(tmp_path, "python3", 'echo "$*" >>told; rm -rf .venv; mkdir -p .venv/bin; cp inside .venv/bin/python')
+    stand_in(tmp_path, "python3", 'echo "$*" >>printed; rm -rf .venv; mkdir -p .venv/bin; cp inside .venv/bin/python')
     return {**os.environ, "PYTHON3": str(tmp_path / "python3")}
 
 
 def install(checkout: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
     home = Path(checkout["PYTHON3"]).parent
-    (home / "told").unlink(missing_ok=True)
+    (home / "printed").unlink(missing_ok=True)
     done = subprocess.run(
         ["make", ".venv/.installed", *arguments], cwd=home, env=checkout, capture_output=True, text=True
     )
-    return done.returncode, (home / "told").read_text().splitlines()
+    return done.returncode, (home / "printed").read_text().splitlines()
 
 
 def test_a_half_made_environment_is_made_again(checkout: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".venv/bin").mkdir(parents=True)
     stand_in(tmp_path / ".venv/bin", "python", "exit 1")  # as venv leaves it that was stopped, or had no pip to put in
-    code, told = install(checkout)
-    assert code == 0 and told[0] == "-m venv --clear .venv"
+    code, printed = install(checkout)
+    assert code == 0 and printed[0] == "-m venv --clear .venv"
     (tmp_path / ".venv/.installed").unlink()
-    code, told = install(checkout)
-    assert code == 0 and told[0] == "-m pip --version" and not any("venv" in line for line in told)
+    code, printed = install(checkout)
+    assert code == 0 and printed[0] == "-m pip --version" and not any("venv" in line for line in printed)
 
 
 def test_pip_that_fails_is_no_installation(checkout: dict[str, str], tmp_path: Path) -> None:
@@ -183,7 +204,7 @@ def stand_in(folder: Path, name: str, text: str) -> None:
 
 
 # Runs the tasks one after the other, and ends with the highest of their statuses
-SRUN = """echo "$SRUN_CPUS_PER_TASK $1 $2 $3 $4 $5" >>{told}
+SRUN = """echo "$SRUN_CPUS_PER_TASK $1 $2 $3 $4 $5" >>{printed}
 while [[ $1 == --* ]]; do case $1 in --ntasks=*) tasks=${{1#*=}};; esac; shift; done
 code=0
 for ((i = 0; i < tasks; i++)); do
@@ -193,7 +214,7 @@ done
 exit $code"""
 
 PYTHON = """[[ " $* " == *" --share "* ]] && {{ echo loading; echo "${{SHARE:-${{@: -1}}}}"; exit ${{REFUSED:-0}}; }}
-echo "$RANK/$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>{told}
+echo "$RANK/$WORLD_SIZE $MASTER_ADDR:$MASTER_PORT $*" >>{printed}
 [ $RANK = 0 ] && exit ${{ENDS:-0}}
 exit ${{OTHERS:-${{ENDS:-0}}}}"""
 
@@ -201,50 +222,58 @@ exit ${{OTHERS:-${{ENDS:-0}}}}"""
 @pytest.fixture
 def cluster(tmp_path: Path) -> dict[str, str]:
     """Two nodes of a task each; scontrol and python only write down how they were called, srun its options."""
-    told = tmp_path / "told"
-    stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "scontrol $*" >>{told}')
+    printed = tmp_path / "printed"
+    stand_in(tmp_path, "scontrol", f'[ "$1" = show ] && printf "node7\\nnode8\\n" || echo "scontrol $*" >>{printed}')
     stand_in(tmp_path, "squeue", 'echo "${STATE:-RUNNING}"')
-    stand_in(tmp_path, "srun", SRUN.format(told=tmp_path / "srun_told"))
-    stand_in(tmp_path, "python", PYTHON.format(told=told))
-    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(tmp_path / "python"), "TOLD": str(told),
-            "SLURM_JOB_ID": "41", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "6",
-            "SLURM_NTASKS_PER_NODE": "1", "SLURM_SUBMIT_DIR": str(ROOT)}  # fmt: skip
+    stand_in(tmp_path, "srun", SRUN.format(printed=tmp_path / "srun_told"))
+    stand_in(tmp_path, "python", PYTHON.format(printed=printed))
+    programs = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": str(tmp_path / "python"), "TOLD": str(printed)}
+    job = {
+        "SLURM_JOB_ID": "41",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "6",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+    }
+    return {**os.environ, **programs, **job}
 
 
 def submitted(cluster: dict[str, str], *arguments: str, **changes: str) -> tuple[int, str, list[str]]:
-    done = subprocess.run(["bash", str(ROOT / "stages/slurm.sh"), *arguments], env={**cluster, **changes},
-                          capture_output=True, text=True)  # fmt: skip
-    told = Path(cluster["TOLD"])
-    return done.returncode, done.stdout + done.stderr, told.read_text().splitlines() if told.exists() else []
+    done = subprocess.run(
+        ["bash", str(ROOT / "stages/slurm.sh"), *arguments], env={**cluster, **changes}, capture_output=True, text=True
+    )
+    printed = Path(cluster["TOLD"])
+    return done.returncode, done.stdout + done.stderr, printed.read_text().splitlines() if printed.exists() else []
 
 
 def test_slurm_runs_the_stages_one_after_the_other(cluster) -> None:
-    code, _, told = submitted(cluster, "7b")
+    code, _, printed = submitted(cluster, "7b")
     stages = [
         f"{rank}/2 node7:20041 -m stages.train stages/configs/7b/stage{n}.yaml --run runs/7b"
         for n in (1, 2, 3)
         for rank in (0, 1)
     ]
-    assert code == 0 and told == stages
+    assert code == 0 and printed == stages
     Path(cluster["TOLD"]).unlink()
-    _, _, told = submitted(cluster, "7b", "stage3", RUN="runs/other", ARGS="--training.optim adafactor --seed 3")
-    assert told[0].endswith("stage3.yaml --run runs/other --training.optim adafactor --seed 3")
+    _, _, printed = submitted(cluster, "7b", "stage3", RUN="runs/other", ARGS="--training.optim adafactor --seed 3")
+    assert printed[0].endswith("stage3.yaml --run runs/other --training.optim adafactor --seed 3")
     steps = (Path(cluster["TOLD"]).parent / "srun_told").read_text().splitlines()
     assert len(steps) == 4 and all(step.startswith("6 --kill-on-bad-exit=1 ") for step in steps)
 
 
-def test_slurm_looks_at_all_stages_before_the_first(cluster) -> None:
-    code, _, told = submitted(cluster, "7b", REFUSED="2")
-    assert (code, told) == (2, [])
+def test_slurm_checks_all_stages_before_the_first(cluster) -> None:
+    code, _, printed = submitted(cluster, "7b", REFUSED="2")
+    assert (code, printed) == (2, [])
     machines = {"SLURM_JOB_NUM_NODES": "12", "SLURM_NTASKS_PER_NODE": "8"}
-    code, said, told = submitted(cluster, "7b", "stage3", SHARE="32", **machines)
+    code, said, printed = submitted(cluster, "7b", "stage3", SHARE="32", **machines)
     assert code == 0 and "stage3 runs on 32 of the 96 tasks" in said
-    assert len(told) == 32 and told[-1].startswith("31/32 node7:20041 ")
+    assert len(printed) == 32 and printed[-1].startswith("31/32 node7:20041 ")
     options = (Path(cluster["TOLD"]).parent / "srun_told").read_text()
     assert "--relative=0 --nodes=4 --ntasks=32 --ntasks-per-node=8\n" in options
 
 
-def test_a_stage_says_how_many_processes_can_share_it(capsys) -> None:
+def test_share_prints_how_many_processes_can_share_a_batch(capsys) -> None:
     stage3 = str(ROOT / "stages/configs/7b/stage3.yaml")
     for processes, share in ((96, "32"), (8, "8")):
         main([stage3, "--share", str(processes)])
@@ -255,27 +284,26 @@ def test_a_stage_says_how_many_processes_can_share_it(capsys) -> None:
 
 
 def test_slurm_queues_a_stopped_job_again_and_no_failed_one(cluster) -> None:
-    code, said, told = submitted(cluster, "7b", "stage2", ENDS="143")
-    assert code == 0 and told[-1] == "scontrol requeue 41" and "queued again" in said
+    code, said, printed = submitted(cluster, "7b", "stage2", ENDS="143")
+    assert code == 0 and printed[-1] == "scontrol requeue 41" and "queued again" in said
     Path(cluster["TOLD"]).unlink()
-    code, _, told = submitted(cluster, "7b", "stage2", "stage3", ENDS="1")
-    assert code == 255 and len(told) == 2  # stage 3 is not begun
+    code, _, printed = submitted(cluster, "7b", "stage2", "stage3", ENDS="1")
+    assert code == 255 and len(printed) == 2  # stage 3 is not begun
     Path(cluster["TOLD"]).unlink()
-    code, _, told = submitted(cluster, "7b", "stage2", ENDS="1", OTHERS="143")  # as srun ends the others
-    assert code == 255 and len(told) == 2
+    code, _, printed = submitted(cluster, "7b", "stage2", ENDS="1", OTHERS="143")  # as srun ends the others
+    assert code == 255 and len(printed) == 2
     Path(cluster["TOLD"]).unlink()
-    code, _, told = submitted(cluster, "7b", "stage2", ENDS="143", STATE="COMPLETING")  # scancel
-    assert code == 143 and len(told) == 2
+    code, _, printed = submitted(cluster, "7b", "stage2", ENDS="143", STATE="COMPLETING")  # scancel
+    assert code == 143 and len(printed) == 2
     assert submitted(cluster, "8b")[:2] == (2, "there is no preset stages/configs/8b\n")
 
 
 def test_torchrun_leaves_the_stage_its_options(tmp_path: Path) -> None:
     """torchrun abbreviates its own options, and would take --run for one of them."""
-    told = subprocess.run(
-        ["make", "-n", "stage1", "PRESET=7b", f"RUN={tmp_path}", "NPROC=1"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout  # fmt: skip
-    (line,) = [line for line in told.splitlines() if "stages.train" in line]
+    line = ["make", "-n", "stage1", "PRESET=7b", f"RUN={tmp_path}", "NPROC=1"]
+    printed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in printed.splitlines() if "stages.train" in line]
     command = [sys.executable, *line.split()[1:], "--help"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    assert "--block_size" in told.stdout
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    assert "--block_size" in printed.stdout

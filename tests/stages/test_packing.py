@@ -33,20 +33,35 @@ from stages.packing.attention import (
 )
 from stages.packing.blocks import PackedBlocks, best_fit, flattened
 
-SHAPE = {"vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
-         "max_position_embeddings": 64}  # fmt: skip
+SHAPE = {
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 64,
+}
 KINDS = {
     "llama": LlamaConfig(**SHAPE, tie_word_embeddings=False),
     "llama tied, grouped": LlamaConfig(**SHAPE, num_key_value_heads=1, tie_word_embeddings=True),
-    "llama 3": LlamaConfig(**SHAPE, rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0,
-        "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}),
+    "llama 3": LlamaConfig(
+        **SHAPE,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 5e5,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    ),
     "qwen2 tied": Qwen2Config(**SHAPE, num_key_value_heads=1, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SHAPE, head_dim=8, num_key_value_heads=1, tie_word_embeddings=False),
     "mistral": MistralConfig(**SHAPE, num_key_value_heads=1, sliding_window=None),
     "mistral, sliding": MistralConfig(**SHAPE, num_key_value_heads=1, sliding_window=6),
     "gemma tied": GemmaConfig(**SHAPE, head_dim=8, num_key_value_heads=1, tie_word_embeddings=True),
     "gpt2 tied": GPT2Config(vocab_size=48, n_embd=16, n_layer=2, n_head=2, n_positions=64),
-}  # fmt: skip
+}
 
 
 def model_of(kind: str, attention: str) -> PreTrainedModel:
@@ -83,7 +98,7 @@ def varlen_without_gpu(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_documents_told_by_their_bounds_score_as_alone(kind: str, varlen_without_gpu) -> None:
+def test_documents_given_by_their_bounds_score_as_alone(kind: str, varlen_without_gpu) -> None:
     model, (_, _, blocks) = model_of(kind, VARLEN), corpus()
     alone = one_by_one(model_of(kind, "sdpa"))
     with torch.no_grad():
@@ -94,16 +109,16 @@ def test_documents_told_by_their_bounds_score_as_alone(kind: str, varlen_without
     check_packing(model)
 
 
-def test_bounds_are_those_that_transformers_would_look_for() -> None:
+def test_bounds_are_those_that_transformers_computes() -> None:
     blocks = list(corpus()[2])
-    told = flattened(blocks)
-    (starts, again), (longest, _) = prepare_fa_kwargs_from_position_ids(told["position_ids"])
-    assert torch.equal(told["cu_seq_lens_q"], starts) and torch.equal(told["cu_seq_lens_k"], again)
-    assert told["cu_seq_lens_q"].dtype == torch.int32
-    assert told["max_length_q"] == told["max_length_k"] == longest.item() and type(told["max_length_q"]) is int
+    given = flattened(blocks)
+    (starts, again), (longest, _) = prepare_fa_kwargs_from_position_ids(given["position_ids"])
+    assert torch.equal(given["cu_seq_lens_q"], starts) and torch.equal(given["cu_seq_lens_k"], again)
+    assert given["cu_seq_lens_q"].dtype == torch.int32
+    assert given["max_length_q"] == given["max_length_k"] == longest.item() and type(given["max_length_q"]) is int
 
 
-def test_varlen_knows_no_dropout(varlen_without_gpu) -> None:
+def test_varlen_refuses_dropout(varlen_without_gpu) -> None:
     model = AutoModelForCausalLM.from_config(
         LlamaConfig(**SHAPE, attention_dropout=0.1), attn_implementation=VARLEN
     ).train()
@@ -189,7 +204,7 @@ class Deaf(torch.nn.Module):
         return self.model(input_ids=input_ids)
 
 
-def test_a_model_that_does_not_look_at_positions_is_refused() -> None:
+def test_a_model_that_ignores_positions_is_refused() -> None:
     with pytest.raises(ValueError, match="lets packed documents attend to each other.*choose another attention"):
         check_packing(Deaf(model_of("llama", "sdpa")))
 
@@ -226,7 +241,7 @@ def test_generating_by_document_is_generating() -> None:
     assert written[0] == written[1] == written[2]
 
 
-def test_layers_look_at_positions_once(monkeypatch) -> None:
+def test_lengths_are_computed_once_for_all_layers(monkeypatch) -> None:
     looks: list[int] = []
     usual = torch.nonzero
     monkeypatch.setattr(torch, "nonzero", lambda *a, **k: looks.append(1) or usual(*a, **k))

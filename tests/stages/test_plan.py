@@ -54,37 +54,37 @@ def test_13b_on_96_gpus_is_the_paper_s_budget(monkeypatch) -> None:
 
 def test_the_command_prints_it(capsys) -> None:
     main([str(CONFIGS / "13b/stage1.yaml"), "--plan", "--gpus", "96", "--gpu", "A100-80G"])
-    told = capsys.readouterr().out
-    assert "768 blocks of 1,024 = 786,432 tokens: 4 a GPU x 2 passes x 96 GPUs" in told
-    assert "900 steps, 707,788,800 tokens" in told
-    assert re.search(r"[\d.]+ hours at 40% MFU", told) and "DOES NOT FIT" not in told
+    printed = capsys.readouterr().out
+    assert "768 blocks of 1,024 = 786,432 tokens: 4 a GPU x 2 passes x 96 GPUs" in printed
+    assert "900 steps, 707,788,800 tokens" in printed
+    assert re.search(r"[\d.]+ hours at 40% MFU", printed) and "DOES NOT FIT" not in printed
     for part in ("weights", "gradients", "Adam", "activations", "logits"):
-        assert part in told
+        assert part in printed
 
 
 @pytest.mark.parametrize("gpu", ["32G", "V100-32G"])
-def test_7b_on_8_gpus_of_32_gb_says_what_to_change_and_that_is_enough(monkeypatch, capsys, gpu: str) -> None:
+def test_7b_on_8_gpus_of_32_gb_fits_after_the_suggested_changes(monkeypatch, capsys, gpu: str) -> None:
     file = str(CONFIGS / "7b/stage1.yaml")
     main([file, "--plan", "--gpus", "8", "--gpu", gpu])
-    told = capsys.readouterr().out
-    assert "DOES NOT FIT" in told
-    options = re.search(r"change +(--.*?)   ", told)[1].split()
+    printed = capsys.readouterr().out
+    assert "DOES NOT FIT" in printed
+    options = re.search(r"change +(--.*?)   ", printed)[1].split()
     main([file, "--plan", "--gpus", "8", "--gpu", gpu, *options])
     after = capsys.readouterr().out
     assert "DOES NOT FIT" not in after
     assert "768 blocks of 1,024 = 786,432 tokens" in after  # and learns the same
     if gpu == "V100-32G":
-        assert "has no bf16: --training.bf16 false --training.fp16 true" in told
+        assert "has no bf16: --training.bf16 false --training.fp16 true" in printed
 
 
-def test_every_preset_fits_where_its_file_says(monkeypatch) -> None:
+def test_every_preset_fits_on_the_gpus_that_its_file_names(monkeypatch) -> None:
     for size, gpus, gpu in (("7b", 96, "A100-80G"), ("13b", 96, "A100-80G"), ("1b", 1, "RTX3090-24G")):
         for stage in ("stage1", "stage2", "stage3"):
             config, file = preset(monkeypatch, f"{size}/{stage}")
             assert planned(config, Cluster(8 if stage == "stage3" and gpus > 1 else gpus, gpu), file).fits
 
 
-def test_where_nothing_helps_it_says_so(monkeypatch, capsys) -> None:
+def test_a_plan_reports_that_nothing_helps(monkeypatch, capsys) -> None:
     config, file = preset(monkeypatch, "13b/stage1")
     smaller = planned(config, Cluster(8, "T4-16G"), file).changes
     assert smaller is not None and smaller["deepspeed"] == "zero3_offload"
@@ -140,17 +140,24 @@ def test_gpus_are_found_by_name_and_by_what_cuda_calls_them() -> None:
     assert find_gpu("a100-80g") is GPUS["A100-80G"] and find_gpu("48G").tflops is None
     with pytest.raises(ValueError, match="'P100' is not known; it is one of .*A100-80G"):
         find_gpu("P100")
-    for name, gib, expected in (("NVIDIA A100-SXM4-80GB", 79.1, "A100-80G"), ("NVIDIA A100-PCIE-40GB", 39.4, "A100-40G"),
-                                ("NVIDIA H200", 139.7, "H200-141G"), ("NVIDIA GeForce RTX 3090", 23.7, "RTX3090-24G"),
-                                ("NVIDIA L4", 22.0, "L4-24G"), ("NVIDIA RTX A6000", 47.5, "A6000-48G"),
-                                ("Tesla V100-SXM2-32GB", 31.7, "V100-32G"), ("NVIDIA H100 80GB HBM3", 79.6, "H100-80G"),
-                                ("NVIDIA H100 PCIe", 79.6, "H100-PCIE-80G"), ("NVIDIA H100 NVL", 93.6, "H100-NVL-94G"),
-                                ("NVIDIA H200 NVL", 139.7, "H200-NVL-141G")):  # fmt: skip
+    for name, gib, expected in (
+        ("NVIDIA A100-SXM4-80GB", 79.1, "A100-80G"),
+        ("NVIDIA A100-PCIE-40GB", 39.4, "A100-40G"),
+        ("NVIDIA H200", 139.7, "H200-141G"),
+        ("NVIDIA GeForce RTX 3090", 23.7, "RTX3090-24G"),
+        ("NVIDIA L4", 22.0, "L4-24G"),
+        ("NVIDIA RTX A6000", 47.5, "A6000-48G"),
+        ("Tesla V100-SXM2-32GB", 31.7, "V100-32G"),
+        ("NVIDIA H100 80GB HBM3", 79.6, "H100-80G"),
+        ("NVIDIA H100 PCIe", 79.6, "H100-PCIE-80G"),
+        ("NVIDIA H100 NVL", 93.6, "H100-NVL-94G"),
+        ("NVIDIA H200 NVL", 139.7, "H200-NVL-141G"),
+    ):
         assert this_gpu(name, gib).name == expected
     assert this_gpu("NVIDIA Quadro 4000", 2.0) is None
 
 
-def test_only_what_learns_needs_gradients_of_its_own(run) -> None:
+def test_only_trained_weights_need_weight_gradients(run) -> None:
     assert train_flops(10, 0, 0, 0) == 60 and train_flops(10, 2, 3, 4.5) == 60 + 6 * 2 * 3 * 4.5
     for changes in ({}, {"trainable": "embeddings"}, {"lora": Lora(r=3)}):
         config = stage_config(run, widen=Widening("unit_encoder", "random"), **changes)
@@ -161,8 +168,16 @@ def test_only_what_learns_needs_gradients_of_its_own(run) -> None:
         added = size.learning if config.lora else 0
         assert multiplying_parameters(model) == size.multiplying + added
         assert size.updated == (head if changes.get("trainable") else added or size.multiplying)
-    untied = LlamaForCausalLM(LlamaConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1,
-                                          intermediate_size=4, tie_word_embeddings=False))  # fmt: skip
+    untied = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=9,
+            hidden_size=4,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=4,
+            tie_word_embeddings=False,
+        )
+    )
     for weight in untied.model.layers.parameters():
         weight.requires_grad_(False)
     untied.model.norm.weight.requires_grad_(False)
@@ -174,17 +189,17 @@ def test_only_what_learns_needs_gradients_of_its_own(run) -> None:
     assert multiplying_parameters(untied) == whole
 
 
-def test_what_need_not_be_computed_again_is_said(monkeypatch, capsys) -> None:
+def test_a_plan_advises_against_checkpointing_where_memory_suffices(monkeypatch, capsys) -> None:
     file = str(CONFIGS / "1b/stage1.yaml")
     main([file, "--plan", "--gpus", "1", "--gpu", "H100-80G"])
-    told = capsys.readouterr().out
-    assert "a step a quarter shorter: --training.gradient_checkpointing false" in told
-    least = float(re.search(r"without gradient checkpointing it would be ([\d.]+) GiB", told)[1])
+    printed = capsys.readouterr().out
+    assert "a step a quarter shorter: --training.gradient_checkpointing false" in printed
+    least = float(re.search(r"without gradient checkpointing it would be ([\d.]+) GiB", printed)[1])
     main([file, "--plan", "--gpus", "1", "--gpu", "H100-80G", "--training.gradient_checkpointing", "false"])
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        float(re.search(r"memory per GPU +([\d.]+) GiB", told)[1]) == least
-        and "without gradient checkpointing" not in told
+        float(re.search(r"memory per GPU +([\d.]+) GiB", printed)[1]) == least
+        and "without gradient checkpointing" not in printed
     )
     main([file, "--plan", "--gpus", "1", "--gpu", "16G", "--training.per_device_train_batch_size", "16"])
     assert "without gradient checkpointing" not in capsys.readouterr().out
@@ -193,9 +208,11 @@ def test_what_need_not_be_computed_again_is_said(monkeypatch, capsys) -> None:
 def test_host_memory_is_counted_for_all_processes_of_a_machine(monkeypatch) -> None:
     config, file = preset(monkeypatch, "13b/stage1")
     sharded = dataclasses.replace(config, training={**config.training, "deepspeed": None, "fsdp": True})
-    told = dict(host_rows(sharded, planned(sharded, Cluster(96), file)))["host memory"]
-    assert told == "49 GiB for each GPU while the model is loaded: 388 on a machine of 8; zero3 loads a share on each"
+    printed = dict(host_rows(sharded, planned(sharded, Cluster(96), file)))["host memory"]
+    assert (
+        printed == "49 GiB for each GPU while the model is loaded: 388 on a machine of 8; zero3 loads a share on each"
+    )
     assert "host memory" not in dict(host_rows(config, planned(config, Cluster(96), file)))  # zero3
     config, file = preset(monkeypatch, "1b/stage3")
-    told = dict(host_rows(config, planned(config, Cluster(1), file)))["host memory"]
-    assert told == "2 GiB for each GPU while the model is loaded"  # half precision, as adapters are trained
+    printed = dict(host_rows(config, planned(config, Cluster(1), file)))["host memory"]
+    assert printed == "2 GiB for each GPU while the model is loaded"  # half precision, as adapters are trained

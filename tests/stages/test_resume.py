@@ -1,4 +1,4 @@
-"""Stages that were killed, told to stop, ran out of disk or met a broken checkpoint end where the undisturbed one does."""
+"""Stages that were killed, stopped, ran out of disk or found a damaged checkpoint end as the undisturbed one does."""
 
 from __future__ import annotations
 
@@ -56,8 +56,14 @@ def started(config: StageConfig) -> subprocess.Popen:
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "stages.train", str(file)], cwd=ROOT, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", "stages.train", str(file)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def steps_logged(out: Path) -> int:
@@ -101,18 +107,18 @@ def test_killed_in_the_middle(built) -> None:
 
 
 def test_on_sigterm_it_saves_first(built, capsys) -> None:
-    config = planned(built, "told", save_steps=1000)
+    config = planned(built, "stopped", save_steps=1000)
     process = started(config)
-    wait_for(process, lambda: steps_logged(built / "told") > 10)
+    wait_for(process, lambda: steps_logged(built / "stopped") > 10)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=120)[0]
     assert process.returncode == STOPPED == 143, said
-    (saved,) = checkpoints(built / "told")
+    (saved,) = checkpoints(built / "stopped")
     step = int(saved.name.split("-")[1])
     assert 10 < step < STEPS and damage(saved) is None
     assert f"stopped at step {step} of {STEPS}, all saved; the same command continues it" in said
     train(config)
-    check_same(built, "told")
+    check_same(built, "stopped")
 
 
 @pytest.mark.slow
@@ -230,8 +236,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(built, monkeypatch) -> Non
         (torch.distributed.DistBackendError("NCCL error"), "see the error of the first that failed; then run"),
         (OSError(28, "No space left on device"), "If the disk is full, make room; then run the same command"),
     ],
-)  # fmt: skip
-def test_a_checkpoint_that_fails_says_what_to_do(built, monkeypatch, error: Exception, remedy: str) -> None:
+)
+def test_a_checkpoint_that_fails_names_the_remedy(built, monkeypatch, error: Exception, remedy: str) -> None:
     def fail(*_) -> None:
         raise error
 
@@ -268,7 +274,7 @@ def test_blocks_made_in_other_processes_come_in_the_same_order(built, monkeypatc
     check_same(built, "workers")
 
 
-def test_going_on_under_another_config_says_what_differs(built, monkeypatch, capsys) -> None:
+def test_resuming_under_another_config_reports_what_differs(built, monkeypatch, capsys) -> None:
     config = planned(built, "other")
     with pytest.raises(KeyboardInterrupt):
         train_with(At(9, stop), config, monkeypatch)
@@ -309,6 +315,9 @@ def test_speed_after_a_resume_is_of_the_steps_since(built, monkeypatch) -> None:
     monkeypatch.setattr("stages.trainer.time.monotonic", lambda: float(next(now)))
     train(config)
     tokens = 2 * config.block_size
-    speeds = {record["step"]: record["tokens_per_second"] / record["fill"] for record in read_log(built / "clock/log.jsonl")
-              if "loss" in record}  # fmt: skip
+    speeds = {
+        record["step"]: record["tokens_per_second"] / record["fill"]
+        for record in read_log(built / "clock/log.jsonl")
+        if "loss" in record
+    }
     assert speeds[12] == pytest.approx(2 * tokens, rel=1e-3)  # two steps between two looks, not twelve

@@ -1,4 +1,4 @@
-"""A second system, tests/tiny_system.py, goes through all that is common: training, packing, resume, plan, opening, talking."""
+"""A second system (tests/tiny_system.py) uses all common code: training, packing, resume, plan, opening, talking."""
 
 from __future__ import annotations
 
@@ -202,8 +202,10 @@ def test_the_plan_counts_its_parts(run) -> None:
 def test_no_common_code_names_it() -> None:
     found = subprocess.run(
         ["git", "grep", "-liE", r"tiny_system|tiny_speech|TinySystem|\"tiny\"", "--", "*.py", ":!tests"],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert found.stdout == ""
 
 

@@ -38,7 +38,7 @@ from stages.train import main
 main()
 """
 
-# On CPUs accelerate leaves FSDP out and keeps whole copies; told that these are GPUs it shards them, on gloo
+# On CPUs accelerate leaves FSDP out and keeps whole copies; if it takes them for GPUs it shards them, on gloo
 START_FSDP = """
 from accelerate.state import DistributedType, PartialState
 from stages import stage, train
@@ -102,8 +102,14 @@ def start(config: StageConfig, *launcher: str, text: str | None = None) -> subpr
     file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
     program = config.run / "start.py"
     program.write_text(text or (START_FSDP if config.training.get("fsdp") else START))
-    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT),
-                   "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     command = [sys.executable, "-m", "torch.distributed.run", *launcher, str(program), str(file)]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -114,14 +120,14 @@ def ended(*agents: subprocess.Popen) -> str:
     """What was printed when all have ended well."""
     try:
         with ThreadPoolExecutor() as readers:  # at once: an agent whose output nobody reads would stop, and all with it
-            told = list(readers.map(lambda agent: agent.communicate(timeout=300), agents))
-        for agent, (_, errors) in zip(agents, told):
+            printed = list(readers.map(lambda agent: agent.communicate(timeout=300), agents))
+        for agent, (_, errors) in zip(agents, printed):
             assert agent.returncode == 0, errors[-4000:]
-            assert errors.count("is deprecated") < 10, errors[:4000]  # once told is enough
+            assert errors.count("is deprecated") < 10, errors[:4000]  # a warning once is enough
     finally:
         for agent in agents:
             agent.kill()
-    return "".join(out for out, _ in told)
+    return "".join(out for out, _ in printed)
 
 
 def processes(config: StageConfig, count: int = 2, text: str | None = None) -> str:
@@ -160,9 +166,9 @@ def check_same(alone: Path, together: Path) -> None:
 
 
 def test_two_machines_under_zero2_equal_one_process(built) -> None:
-    told = two_machines(planned(built, "zero2", out="machines"))
+    printed = two_machines(planned(built, "zero2", out="machines"))
     check_same(built / "stage1", built / "machines")
-    assert told.count("longer than a block") == 2  # two sources, told once
+    assert printed.count("longer than a block") == 2  # two sources, printed once
     shards = {path.name for path in (built / "machines/checkpoint-20/global_step20").iterdir()}
     assert {f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in (0, 1)} <= {
         n.removeprefix("bf16_") for n in shards
@@ -264,19 +270,19 @@ def test_another_number_of_processes_goes_on(built, sharding: str | None, before
     folder = built / config.out
     processes(config, before)
     unfinish(folder)
-    told = processes(config, after)
+    printed = processes(config, after)
     if sharding in ("zero2", "zero3"):  # FSDP's checkpoints fit any number
-        assert f"checkpoint-10 is of {before} processes, resuming with {after}" in told
+        assert f"checkpoint-10 is of {before} processes, resuming with {after}" in printed
     alone = train(planned(built, None, each=4, out="decayed", training={"weight_decay": 0.1}))
     check_same(alone, folder)
 
 
 @pytest.mark.slow
-def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
+def test_on_sigterm_all_processes_save_the_same_step(built) -> None:
     longer = {"max_steps": 80, "save_steps": 1000}
     alone = train(planned(built, None, each=4, out="longer", training=longer))
-    config = planned(built, "zero2", out="told", training=longer)
-    folder = built / "told"
+    config = planned(built, "zero2", out="stopped", training=longer)
+    folder = built / "stopped"
     agent = start(config, "--standalone", "--nproc_per_node", "2")
     end = time.monotonic() + 120
     while not ((folder / "log.jsonl").exists() and len(curve(folder)) > 3) and time.monotonic() < end:
@@ -298,8 +304,14 @@ def test_told_to_stop_all_processes_save_the_same_step(built) -> None:
 def test_adapters_merge_and_resume_under_sharding(built, sharding: str | None, half: bool) -> None:
     out, near = f"lora_{sharding}_{half}", 0.05 if half else 1e-3
     training = {"bf16": True, "gradient_checkpointing": True} if half else {}  # as the presets of 7b and 13b
-    lora = {"stage": "stage3", "model": "stage1", "widen": None, "lora": Lora(dropout=0.0),
-            "data": [Source("data/chat.jsonl.gz")], "training": training}  # fmt: skip
+    lora = {
+        "stage": "stage3",
+        "model": "stage1",
+        "widen": None,
+        "lora": Lora(dropout=0.0),
+        "data": [Source("data/chat.jsonl.gz")],
+        "training": training,
+    }
     alone = train(planned(built, None, each=4, out=f"{out}_alone", **lora))
     processes(planned(built, sharding, out=out, **lora))
     assert curve(built / out) == pytest.approx(curve(alone), abs=near)

@@ -140,7 +140,7 @@ def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widen
     assert again.tokens.tolist() == found.tokens.tolist() and caches(tmp_path) == [folder]
 
 
-def test_equal_documents_stand_on_one_side(run, widened, tmp_path) -> None:
+def test_equal_documents_are_in_one_split(run, widened, tmp_path) -> None:
     (tmp_path / "twice.txt").write_text((run / "corpus/text.txt").read_text() * 2)
     config = stage_config(run, data=[Source(str(tmp_path / "twice.txt"))], dev_documents=20)
     sides = load_blocks(opened(config, widened), 30)
@@ -159,7 +159,7 @@ def test_long_documents_split_into_pieces_lose_nothing(run, widened, capsys) -> 
     assert f"{int((whole.lengths > 8).sum())} longer than a block (split)" in capsys.readouterr().out
 
 
-def test_each_token_knows_its_task(run, widened) -> None:
+def test_tasks_of_tokens(run, widened) -> None:
     config = stage_config(run, data=[Source("data/chat.jsonl.gz"), Source("units/train")])
     blocks, _ = load_blocks(opened(config, widened), 6)
     assert blocks.task_names == ["asr", "chat", "units"]
@@ -171,7 +171,7 @@ def test_each_token_knows_its_task(run, widened) -> None:
         assert (tasks[labels >= 0] >= 0).all() and ((tasks == -1) <= (ids == widened.eos_token_id)).all()
 
 
-def test_noise_is_in_units_that_are_heard_and_in_nothing_else(run, widened) -> None:
+def test_noise_changes_units_of_prompts_alone(run, widened) -> None:
     data = [Source("data/chat.jsonl.gz"), Source("units/train")]
     clean, _ = load_blocks(opened(stage_config(run, data=data), widened), 120)
     noisy, dev = load_blocks(opened(stage_config(run, data=data, unit_noise=0.3), widened), 120)
@@ -235,8 +235,9 @@ def test_dev_blocks_are_shuffled_by_the_seed_and_mixed_from_the_start() -> None:
     assert dev[0] == dev[1] != dev[2] and len(dev[0]) == 15 + 15
     for blocks in dev:
         assert sorted(document for block in blocks for document in block) == [
-            *((0, i) for i in range(30)), *((1, i) for i in range(0, 120, 2))
-        ]  # fmt: skip
+            *((0, i) for i in range(30)),
+            *((1, i) for i in range(0, 120, 2)),
+        ]
         for first in range(1, 31):  # any beginning is half and half
             begun = [block[0][0] for block in blocks[:first]]
             assert abs(begun.count(0) - begun.count(1)) <= 1

@@ -126,7 +126,7 @@ def test_a_gpu_does_not_wait_for_blocks_or_for_numbers(monkeypatch, on_gpu: bool
     assert arguments.ddp_find_unused_parameters is False and arguments.logging_nan_inf_filter is False
 
 
-def test_fsdp_on_cpus_says_that_nothing_is_sharded(monkeypatch, capsys) -> None:
+def test_fsdp_on_cpus_reports_that_nothing_is_sharded(monkeypatch, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     training_arguments(stage_config(Path("runs"), training={"fsdp": True}))
     assert "each process keeps the whole model" in capsys.readouterr().out
@@ -144,7 +144,7 @@ def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(DEEPSPEED.glob("*.json")), ids=lambda path: path.stem)
-def test_deepspeed_files_leave_to_the_stage_what_the_stage_says(path: Path) -> None:
+def test_deepspeed_files_leave_batch_sizes_to_the_stage(path: Path) -> None:
     settings = json.loads(path.read_text())
     assert settings["zero_optimization"]["stage"] == int(path.stem[4])
     for name in ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"):
@@ -175,9 +175,9 @@ def test_an_error_of_the_user_is_one_line_and_exit_code_2(run, capsys) -> None:
     file.write_text("stage: s\nmodel: stage2\nout: o\ndata: [{path: x}]\ntraining: {max_steps: 3}\n")
     with pytest.raises(SystemExit) as stopped:
         cli([str(file), "--run", str(run)])
-    told = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 2 and told[-1].startswith("stages-train: ") and str(run / "stage2") in told[-1]
-    assert not any("Traceback" in line for line in told)
+    printed = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and printed[-1].startswith("stages-train: ") and str(run / "stage2") in printed[-1]
+    assert not any("Traceback" in line for line in printed)
 
 
 def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
@@ -219,9 +219,12 @@ def test_a_wrong_config_is_refused_in_words(tmp_path, capsys, extra: str, messag
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("--blok_size=3", "did you mean block_size?"), ("--widen.inti", "widen.inti.*did you mean init?"),
-     ("--training.max_step", "max_step is no argument.*did you mean max_steps?")],
-)  # fmt: skip
+    [
+        ("--blok_size=3", "did you mean block_size?"),
+        ("--widen.inti", "widen.inti.*did you mean init?"),
+        ("--training.max_step", "max_step is no argument.*did you mean max_steps?"),
+    ],
+)
 def test_a_wrong_option_is_refused_with_the_nearest(capsys, option: str, message: str) -> None:
     with pytest.raises(SystemExit):
         cli([str(CONFIGS / "7b" / "stage2.yaml"), *option.split("="), *(["3"] if "=" not in option else [])])
@@ -231,10 +234,10 @@ def test_a_wrong_option_is_refused_with_the_nearest(capsys, option: str, message
 def test_help_is_the_docstrings(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(StageConfig):
-        assert f"--{field.name}" in told
-    assert "so any number of GPUs trains the same" in told and "Tokens of a packed block" in told
+        assert f"--{field.name}" in printed
+    assert "so any number of GPUs trains the same" in printed and "Tokens of a packed block" in printed
 
 
 # --- one stage, from start to folder ---
@@ -253,7 +256,7 @@ def test_a_missing_start_names_what_to_train_first(run) -> None:
         train(config)
 
 
-def test_a_stage_ends_in_a_plain_folder_that_says_what_it_is(built) -> None:
+def test_a_stage_ends_in_a_plain_folder_with_its_facts(built) -> None:
     folder = built / "stage1"
     names = {path.name for path in folder.iterdir() if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "speechgpt.json", "log.jsonl"} <= names
@@ -284,8 +287,11 @@ for folder in sys.argv[1:]:
 
 def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tmp_path) -> None:
     short = {"widen": None, "data": [Source("data/chat.jsonl.gz")], "training": {"max_steps": 1}}
-    text = train(stage_config(run, stage="text", out="read", widen=None, data=[Source("corpus/text.txt")],
-                              training={"max_steps": 1}))  # fmt: skip
+    text = train(
+        stage_config(
+            run, stage="text", out="read", widen=None, data=[Source("corpus/text.txt")], training={"max_steps": 1}
+        )
+    )
     two = train(stage_config(run, stage="stage2", model="stage1", out="stage2", **short))
     three = train(stage_config(run, stage="stage3", model="stage2", out="stage3", lora=Lora(), **short))
     folders = [str(folder) for folder in (text, run / "stage1", two, three)]
@@ -298,13 +304,13 @@ def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tm
     assert all(rows % ROW_MULTIPLE == 0 and rows > widths[0][0] for rows, _ in widths[1:])
 
 
-def test_the_last_look_is_at_all_that_is_held_out(run, monkeypatch) -> None:
-    looks: list[int] = []
+def test_the_last_evaluation_uses_all_held_out_blocks(run, monkeypatch) -> None:
+    evaluations: list[int] = []
     monkeypatch.setattr("stages.trainer.SOME_BLOCKS", 1)
-    monkeypatch.setattr(UnitOpened, "report", lambda self, model, dev, blocks: looks.append(blocks) or {})
-    config = stage_config(run, out="looks", block_size=32, training={"eval_steps": 2})
+    monkeypatch.setattr(UnitOpened, "report", lambda self, model, dev, blocks: evaluations.append(blocks) or {})
+    config = stage_config(run, out="evaluations", block_size=32, training={"eval_steps": 2})
     _, dev = load_blocks(opened(config, AutoTokenizer.from_pretrained(train(config))), 1, quiet=True)
-    assert looks == [1, len(dev)] and len(dev) > 1
+    assert evaluations == [1, len(dev)] and len(dev) > 1
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
@@ -405,9 +411,15 @@ def log_seconds(folder: Path, step: int) -> float:
 
 def test_lora_merges_into_a_plain_folder(run) -> None:
     config = stage_config(
-        run, stage="stage3", model="stage1", out="stage3", widen=None, lora=Lora(r=2, alpha=4, dropout=0.0),
-        data=[Source("data/chat.jsonl.gz")], training={"gradient_checkpointing": True, "save_steps": 2},
-    )  # fmt: skip
+        run,
+        stage="stage3",
+        model="stage1",
+        out="stage3",
+        widen=None,
+        lora=Lora(r=2, alpha=4, dropout=0.0),
+        data=[Source("data/chat.jsonl.gz")],
+        training={"gradient_checkpointing": True, "save_steps": 2},
+    )
     before, after = weights(run / "stage1"), weights(train(config))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -35,7 +35,7 @@ def second(run: Path, model: str) -> StageConfig:
 
 
 @pytest.mark.parametrize("name", ["codebook.json", "centres.safetensors"])
-def test_a_missing_unit_encoder_is_said_before_the_model_is_opened(tmp_path, monkeypatch, name: str) -> None:
+def test_a_missing_unit_encoder_is_reported_before_the_model_is_opened(tmp_path, monkeypatch, name: str) -> None:
     run = make_run(tmp_path / "run")
     (run / "unit_encoder" / name).unlink()
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
@@ -64,7 +64,7 @@ def test_a_model_with_units_comes_whole_from_the_hub(run, monkeypatch) -> None:
     assert len(asked) == 1
 
 
-def test_what_the_hub_does_not_give_is_said(run) -> None:
+def test_a_model_that_the_hub_does_not_have_is_refused(run) -> None:
     with pytest.raises(
         FileNotFoundError, match="no folder .*someone/other, and the hub gave none .*hf download someone/"
     ):
@@ -75,13 +75,19 @@ def test_what_the_hub_does_not_give_is_said(run) -> None:
 
 @pytest.mark.parametrize(
     ("capability", "precision", "flash"),
-    [((8, 0), "bf16", True), ((9, 0), "fp16", True), ((7, 5), "fp16", False), ((7, 0), "bf16", False), ((9, 0), None, False)],
-)  # fmt: skip
+    [
+        ((8, 0), "bf16", True),
+        ((9, 0), "fp16", True),
+        ((7, 5), "fp16", False),
+        ((7, 0), "bf16", False),
+        ((9, 0), None, False),
+    ],
+)
 def test_flash_attention_is_taken_where_it_runs(monkeypatch, capability, precision: str | None, flash: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(start, "is_flash_attn_2_available", lambda: True)
-    loading = loading_arguments(stage_config(Path("runs")), told(precision))
+    loading = loading_arguments(stage_config(Path("runs")), arguments_of(precision))
     assert (loading.get("attn_implementation") == "flash_attention_2") == flash
 
 
@@ -96,20 +102,20 @@ def test_varlen_is_refused_where_it_does_not_run(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     config = stage_config(Path("runs"), attention=VARLEN)
     if found is None:
-        assert loading_arguments(config, told(precision))["attn_implementation"] == VARLEN
+        assert loading_arguments(config, arguments_of(precision))["attn_implementation"] == VARLEN
         return
     with pytest.raises(ValueError, match=f"varlen needs a GPU of compute capability 8.0.*{found}.*attention: auto"):
-        loading_arguments(config, told(precision))
+        loading_arguments(config, arguments_of(precision))
 
 
 @pytest.mark.parametrize(("precision", "computed"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
 def test_few_bits_compute_in_the_run_s_half_precision(monkeypatch, precision: str, computed: torch.dtype) -> None:
     monkeypatch.setattr("transformers.utils.is_bitsandbytes_available", lambda *_: True)
-    loading = loading_arguments(stage_config(Path("runs"), lora=Lora(bits=4)), told(precision))
+    loading = loading_arguments(stage_config(Path("runs"), lora=Lora(bits=4)), arguments_of(precision))
     assert loading["quantization_config"].bnb_4bit_compute_dtype == computed
 
 
-def told(precision: str | None, deepspeed: str | None = None) -> SimpleNamespace:
+def arguments_of(precision: str | None, deepspeed: str | None = None) -> SimpleNamespace:
     return SimpleNamespace(bf16=precision == "bf16", fp16=precision == "fp16", deepspeed=deepspeed)
 
 
@@ -120,13 +126,13 @@ def test_weights_are_loaded_as_the_plan_counts_them(run, precision, deepspeed, l
     training = {"deepspeed": deepspeed} | ({precision: True} if precision else {})
     config = stage_config(run, lora=lora, training=training)
     size = UNIT_SYSTEM.size(config, None)
-    loaded = loading_arguments(config, told(precision, deepspeed))["dtype"]
+    loaded = loading_arguments(config, arguments_of(precision, deepspeed))["dtype"]
     assert memory(config, size, 2)["weights"] == loaded.itemsize * size.parameters
 
 
 def test_adapters_on_fp16_weights_learn_in_fp32(run) -> None:
     config = stage_config(run, model="stage1", widen=None, lora=Lora())
-    model, _, _ = open_start(config, **loading_arguments(config, told("fp16")))
+    model, _, _ = open_start(config, **loading_arguments(config, arguments_of("fp16")))
     model = choose_trainable(model, config, UnitOpened.parts)
     kinds = {weight.dtype for weight in model.parameters() if weight.requires_grad}
     assert model.base_model.model.dtype == torch.float16 and kinds == {torch.float32}

@@ -24,8 +24,11 @@ TEXT = "red blue green\nmy dog is blue\n"
 def run(tmp_path_factory) -> Path:
     """A tiny run whose unit set is aligned with words."""
     run = make_run(tmp_path_factory.mktemp("run"))
-    rows = [f"{record.id}\t{start:.2f}\t{start + 0.02:.2f}\t{word}\n"
-            for record in read_unit_set(run / "units/train") for start, word in ((0.0, "red"), (0.02, "dog"))]  # fmt: skip
+    rows = [
+        f"{record.id}\t{start:.2f}\t{start + 0.02:.2f}\t{word}\n"
+        for record in read_unit_set(run / "units/train")
+        for start, word in ((0.0, "red"), (0.02, "dog"))
+    ]
     (run / "words.tsv").write_text("id\tstart\tend\tlabel\n" + "".join(rows))
     return run
 

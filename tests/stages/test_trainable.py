@@ -1,4 +1,4 @@
-"""What learns and what is written down: embeddings, then all; adapters, alone or merged; losses by task, samples, speed."""
+"""Which weights learn (embeddings, then all; adapters, alone or merged), and what the log holds."""
 
 from __future__ import annotations
 
@@ -82,9 +82,15 @@ def test_embeddings_first_then_all(run) -> None:
     )
 
 
-def test_a_schedule_that_knows_no_groups_is_refused(run) -> None:
-    config = stage_config(run, out="no", trainable="embeddings_then_all", embeddings_steps=2, **CHAT,
-                          training={"lr_scheduler_type": "reduce_lr_on_plateau"})  # fmt: skip
+def test_a_schedule_without_groups_is_refused(run) -> None:
+    config = stage_config(
+        run,
+        out="no",
+        trainable="embeddings_then_all",
+        embeddings_steps=2,
+        **CHAT,
+        training={"lr_scheduler_type": "reduce_lr_on_plateau"},
+    )
     with pytest.raises(ValueError, match="does not go with reduce_lr_on_plateau; use linear, cosine"):
         train(config)
 
@@ -143,15 +149,17 @@ def test_few_bits_need_their_library(run, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, Lora(r=2, dropout=0.0)])
-def test_a_stage_told_the_bounds_of_documents_trains_the_same(run, monkeypatch, lora) -> None:
+def test_a_stage_with_bounds_of_documents_trains_the_same(run, monkeypatch, lora) -> None:
     changes = {**CHAT, "lora": lora, "training": {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}}
     masked = log(train(stage_config(run, out=f"masked_{lora is None}", attention="sdpa", **changes)))
     usual = stages.stage.loading_arguments
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_attn)  # which needs no GPU
     monkeypatch.setattr(stages.stage, "loading_arguments", lambda *a: {**usual(*a), "attn_implementation": VARLEN})
-    told = log(train(stage_config(run, out=f"bounds_{lora is None}", **changes)))
+    printed = log(train(stage_config(run, out=f"bounds_{lora is None}", **changes)))
     for name in ("loss", "dev_text_loss"):
-        assert [r[name] for r in told if name in r] == pytest.approx([r[name] for r in masked if name in r], abs=1e-3)
+        assert [r[name] for r in printed if name in r] == pytest.approx(
+            [r[name] for r in masked if name in r], abs=1e-3
+        )
 
 
 # --- other architectures, tied and untied
@@ -184,9 +192,11 @@ def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
     tokenizer = KINDS["gemma" if kind == "gemma3" else kind](run)
     make, shape, targets = OTHERS[kind]
     torch.manual_seed(0)
-    start = AutoModelForCausalLM.from_config(make(
-        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **shape
-    ))  # fmt: skip
+    start = AutoModelForCausalLM.from_config(
+        make(
+            vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **shape
+        )
+    )
     for part in (tokenizer, start):
         part.save_pretrained(run / kind)
     widening = {"init": "centres"} if kind != "gpt2" else {"init": "random"}
@@ -213,7 +223,7 @@ def test_any_causal_model_goes_through_the_stages(run, kind: str) -> None:
 
 
 def test_the_log_tells_tasks_kinds_and_speed_apart(run) -> None:
-    out = train(stage_config(run, out="told", **{**CHAT, "stage": "stage2"}, training={"eval_steps": 2}))
+    out = train(stage_config(run, out="logged", **{**CHAT, "stage": "stage2"}, training={"eval_steps": 2}))
     steps = [record for record in log(out) if "loss" in record]
     assert all(record["tokens_per_second"] > 0 and 0 < record["fill"] <= 1 for record in steps)
     held_out = [record for record in log(out) if "dev_text_loss" in record]
