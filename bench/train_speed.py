@@ -208,9 +208,9 @@ def write_units(folder: Path, units: int, seed: int) -> Codebook:
         offsets = np.cumsum([0, *lengths]).astype(np.int32)
         flat = pa.array(draw.integers(0, 1000, offsets[-1]).astype(np.uint16))
         lists = pa.ListArray.from_arrays(pa.array(offsets), flat)
-        nothing = pa.nulls(len(lengths), pa.string())
         ids = pa.array([f"u{rows + i}" for i in range(len(lengths))])
-        columns = [ids, lists, lists, pa.array(lengths * 320), nothing, nothing, nothing]
+        columns = [ids, lists, lists, pa.array(lengths * 320)]
+        columns += [pa.nulls(len(lengths), field.type) for field in list(SCHEMA)[len(columns) :]]
         table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"codebook": codebook.to_json()})
         pq.write_table(table, shard_path(folder, shards))
         shards, total, rows = shards + 1, total + int(offsets[-1]), rows + len(lengths)

@@ -17,7 +17,7 @@ import torch
 from bench.memory import measured
 from units.audio import SAMPLE_RATE, save_wav
 from units.corpus.sources import list_source
-from units.dataset.extraction import Pace, extract
+from units.dataset.shards import Share, extract
 from units.encoder.hubert import HubertFeatures
 from units.encoder.published import FairseqHubert
 from units.encoder.unit_encoder import UnitEncoder
@@ -190,10 +190,10 @@ def operations(wavs: list[np.ndarray], encoder: UnitEncoder, layers: int) -> flo
 def extraction(encoder: UnitEncoder, files: Path, batch_seconds: float) -> float:
     """Seconds from a folder of audio to a unit set, decoding included."""
     device = encoder.features.device.type
-    pace = Pace(batch_seconds=batch_seconds, workers=0 if device == "cpu" else 8)
+    share = Share(batch_seconds=batch_seconds, workers=0 if device == "cpu" else 8)
     with tempfile.TemporaryDirectory() as out:
         began = _now(device)
-        extract(list_source(files).utterances, Path(out), encoder, pace)
+        extract(list_source(files).utterances, Path(out), encoder, share)
         return _now(device) - began
 
 

@@ -25,7 +25,7 @@ from units.runtime.atomic import written_whole
 from units.runtime.gzipped import compressed
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
-from units.runtime.provenance import as_it_lies
+from units.runtime.provenance import file_stamp
 from units.runtime.refusals import Refusals
 
 Work = TypeVar("Work")
@@ -97,7 +97,7 @@ class PartFolder:
         for part in parts:
             plan.update(repr(part).encode())
         for source in sorted({source for part in parts for source in part.sources()}):
-            plan.update(as_it_lies(source).encode())
+            plan.update(file_stamp(source).encode())
         path = home / "plan"
         # a plan may be missing because a run was killed while it threw the old parts away
         if home.exists() and (not path.exists() or path.read_text() != plan.hexdigest()):

@@ -20,7 +20,7 @@ from instruct_data.build.splits import SIDES, Splits
 from instruct_data.text.chats import TextChat, read_chats
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, UnitSet
 from units.runtime.progress import progress
-from units.runtime.provenance import as_it_lies
+from units.runtime.provenance import file_stamp
 from units.runtime.refusals import Refusals
 
 
@@ -114,7 +114,7 @@ def index_questions(pairs: Path, home: Path, splits: SetSplits) -> SetSplits:
 
     Raises: ValueError if a row names a side that there is not.
     """
-    path = home / f"questions-{_digest(repr(splits), as_it_lies(pairs))}.sqlite"
+    path = home / f"questions-{_digest(repr(splits), file_stamp(pairs))}.sqlite"
     # what is no chat is counted where chats are built
     chats = progress(read_chats(pairs, Refusals()), desc="index of what is asked", unit="chats")
     return replace(splits, index=path, said=write_questions(path, chats, splits))
@@ -152,7 +152,7 @@ def write_questions(path: Path, chats: Iterable[TextChat], splits: Splits) -> tu
 
 def index_spoken(unit_sets: Sequence[UnitSet], splits: SetSplits, home: Path, voice: str) -> Path:
     """Index in the folder `home` who speaks the texts of the text set that `splits` know; returns the index."""
-    lie = (as_it_lies(unit_set.folder / COMPLETION_FILE) for unit_set in unit_sets)
+    lie = (file_stamp(unit_set.folder / COMPLETION_FILE) for unit_set in unit_sets)
     path = home / f"spoken-{_digest(str(splits.index), voice, *lie)}.sqlite"
     records = (record for unit_set in unit_sets for record in unit_set)
     total = sum(len(unit_set) for unit_set in unit_sets)

@@ -28,6 +28,7 @@ from instruct_data.toy.world import ToyConfig
 from speechgpt.inference import SpeechGPT
 from units.audio import HOP, load_wav, save_wav
 from units.corpus.manifest import read_manifest
+from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.encoder.recipes import FitRecipe
 
 TOY = Path(stages.train.__file__).parent / "configs" / "toy"
@@ -49,7 +50,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     recipe = FitRecipe(encoder="mfcc", size=20, utterances=30)
     units.encoder.fit.main(corpus / "train.jsonl", run / "unit_encoder", recipe=recipe)
-    units.dataset.extract.main(corpus / "train.jsonl", run / "units" / "train", run / "unit_encoder", processes=1)
+    units.dataset.extract.main(
+        corpus / "train.jsonl",
+        run / "units" / "train",
+        EncoderConfig(str(run / "unit_encoder")),
+        WorkConfig(processes=1),
+    )
     recipe = units.vocoder.train_vocoder.VocoderRecipe(steps=4, batch_size=2)
     manifest = corpus / "train.jsonl"
     units.vocoder.train_vocoder.main(run / "units" / "train", manifest, run / "vocoder", "flite:slt", recipe, threads=1)

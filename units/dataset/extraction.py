@@ -1,179 +1,125 @@
-"""Audio into unit sets: decode ahead, encode in batches, write shards, resume. The command is `units/dataset/extract.py`.
+"""One run of units-extract: open the encoder, list the source, deal the shards to processes, report.
 
-A shard covers a fixed range of the source's rows and appears whole or not at all, so a killed run goes on at the first
-missing shard, and rank r of W takes shards r, r+W, ... over a shared folder.
+The command is `units/dataset/extract.py`; what one process does with its shards is `units/dataset/shards.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import functools
 import itertools
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import torch
 
-from units.audio import SAMPLE_RATE, FrameGrid
-from units.corpus.decoding import decoded
-from units.corpus.manifest import Utterance
-from units.dataset.unit_set import (
-    COMPLETION_FILE,
-    LONGEST_RUN,
-    UnitRecord,
-    UnitSetReason,
-    join_shards,
-    refusals_path,
-    shard_path,
-    write_shard,
-)
-from units.encoder.unit_encoder import UnitEncoder
-from units.runtime.ahead import one_ahead
-from units.runtime.atomic import check_begun, written_whole
-from units.runtime.progress import progress
-from units.runtime.refusals import Refusal, refusal_of
+from units.audio import load_wav
+from units.corpus.sources import STANDARD_INPUT, Listing, list_source
+from units.dataset.estimate import estimate
+from units.dataset.extract_config import EncoderConfig, WorkConfig
+from units.dataset.shards import Share, check_plan, extract, shard_count
+from units.dataset.unit_set import COMPLETION_FILE, REFUSED_FILE, read_unit_set
+from units.encoder.hubert import HubertFeatures
+from units.encoder.unit_encoder import STARTER, UnitEncoder
+from units.notation import spell
+from units.runtime.ahead import own_cores, spare_cores
+from units.runtime.command import SOME_REFUSED
+from units.runtime.pool import Workers
+from units.runtime.precision import check_device
+from units.runtime.ranks import this_rank
+from units.runtime.refusals import counted
 
-SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # utterances are sorted by length within so many
+MOST_PROCESSES = 8  # on the CPUs of one machine, if the user gives no number
 
 
-@dataclasses.dataclass(frozen=True)
-class Pace:
-    """How the work is cut.
+def print_units(source: str, config: EncoderConfig, work: WorkConfig) -> int:
+    """Print the units of one audio file."""
+    if source == STANDARD_INPUT or Path(source).is_dir() or Path(source).suffix in (".jsonl", ".tsv"):
+        raise ValueError(f"{source} holds many files; name an output folder, as in units-extract {source} OUT")
+    check_device(work.device)
+    print(spell(open_encoder(config, work.device).encode(load_wav(source)).ids))
+    return 0
 
-    shard_size: utterances in a shard. batch_seconds: audio in one batch. workers: threads that decode ahead of the
-    encoder; 0 decodes in its own. rank, world: this machine, or whatever took this share of the work, among so many.
-    process, processes: this process among those that share it further.
+
+def run(source: str | Path, out: Path, config: EncoderConfig, work: WorkConfig) -> int:
+    """Write this rank's part of a unit set, with one or several processes, and report on it; returns the exit code."""
+    ranks = this_rank(work.rank, work.world)
+    device = ranks.device(work.device)
+    check_device(device)
+    encoder = open_encoder(config, device)
+    found = list_source(source)
+    listing = Listing(found.utterances[: work.limit], found.refused)
+    shards = shard_count(len(listing.utterances), work.shard_size)
+    processes = max(1, min(work.processes or _usual_processes(device, ranks.local_world), shards))
+    workers = spare_cores(device, ranks.local_world * processes) if work.workers is None else work.workers
+    batch_seconds = work.batch_seconds or (400.0 if device.startswith("cuda") else 40.0)
+    share = Share(work.shard_size, batch_seconds, workers, ranks.rank, ranks.world)
+    if work.dry_run:
+        whole = dataclasses.replace(share, rank=0, world=1)
+        missing = len(whole.missing(out, len(listing.utterances)))
+        print(estimate(listing, encoder, workers, processes).report(shards, missing))
+        return 0
+    check_plan(out, listing.utterances, encoder, work.shard_size)
+    if processes == 1:
+        extract(listing.utterances, out, encoder, share, listing.refused)
+    else:
+        del encoder  # each process opens one
+        job = functools.partial(_extract_share, listing, out, config)
+        with Workers(processes) as pool:
+            list(pool.run(job, dealt(share, processes, device)))
+    return _report(out, len(listing.utterances), share)
+
+
+def open_encoder(config: EncoderConfig, device: str) -> UnitEncoder:
+    """Open the encoder of a config.
+
+    Raises: ValueError or FileNotFoundError if the files do not fit together or are missing.
     """
-
-    shard_size: int = 2000
-    batch_seconds: float = 40.0
-    workers: int = 0
-    rank: int = 0
-    world: int = 1
-    process: int = 0
-    processes: int = 1
-
-
-def extract(
-    utterances: list[Utterance], out: Path, encoder: UnitEncoder, pace: Pace = Pace(), listed: list[Refusal] | None = None
-) -> None:  # fmt: skip
-    """Write this rank's shards of a unit set; whoever sees the last one done writes `unit_set.json`.
-
-    Args:
-        listed: what the source's listing refused already.
-
-    Raises: ValueError if `out` was begun with another codebook, other rows or another shard size.
-    """
-    check_plan(out, utterances, encoder, pace.shard_size)
-    todo = missing_shards(out, len(utterances), pace)
-    if todo:
-        (out / COMPLETION_FILE).unlink(missing_ok=True)  # a shard was deleted: the set is not complete any more
-    total = sum(len(_rows(utterances, index, pace)) for index in todo)
-    began, heard = time.monotonic(), 0.0
-    records: dict[int, UnitRecord] = {}
-    refused: dict[int, Refusal] = {}
-    with progress(total=total, desc=f"units of {out.name}", unit="files") as bar:
-        for window in windows(utterances, todo, pace, encoder.features.grid):
-            rows = _rows(utterances, window.shard, pace)
-            refused |= window.refused
-            bar.update(len(window.refused))
-            for batch in _by_length(window.wavs, pace.batch_seconds):
-                for (row, wav), units in zip(batch, encoder.encode_batch([wav for _, wav in batch])):
-                    u = rows[row]
-                    if units.durations and max(units.durations) > LONGEST_RUN:
-                        detail = f"one unit lasts for {max(units.durations)} frames; the recording may be silent"
-                        refused[row] = refusal_of(u.id, UnitSetReason.LONG_RUN, detail, audio=u.audio)
-                    else:
-                        records[row] = UnitRecord(u.id, units, len(wav), u.text, u.speaker, u.lang)
-                    heard += len(wav) / SAMPLE_RATE
-                bar.update(len(batch))
-                rate = heard / (time.monotonic() - began)
-                bar.set_postfix_str(f"{heard / 3600:.2f} h of audio, {rate:.0f} h an hour", refresh=False)
-            if window.last:
-                with written_whole(refusals_path(out, window.shard)) as file:
-                    file.writelines(refused[row].line() for row in sorted(refused))
-                in_order = [records[row] for row in sorted(records)]
-                write_shard(shard_path(out, window.shard), in_order, encoder.codebook)
-                records, refused = {}, {}
-    count = -(-len(utterances) // pace.shard_size)
-    if all(shard_path(out, i).exists() for i in range(count)):
-        join_shards(out, count, encoder.codebook, [one.line() for one in listed or []])
+    dtype = getattr(torch, config.dtype)
+    source = STARTER if config.encoder is None else config.encoder
+    if config.kmeans is not None:
+        found = UnitEncoder.join(source, config.kmeans, config.layer, device, dtype, config.backend)
+    else:
+        found = UnitEncoder.from_pretrained(source, device, dtype)
+    if isinstance(found.features, HubertFeatures):
+        found.features.cut_long = config.upstream_cut
+        if config.compile:
+            found.features.compile()
+    return found
 
 
-def _rows(utterances: list[Utterance], shard: int, pace: Pace) -> list[Utterance]:
-    return utterances[shard * pace.shard_size : (shard + 1) * pace.shard_size]
+def _usual_processes(device: str, beside: int) -> int:
+    """One for each GPU, or for each core of this rank if `beside` ranks share the machine."""
+    if device == "cuda":
+        return torch.cuda.device_count()
+    return 1 if device.startswith("cuda") else min(own_cores(beside), MOST_PROCESSES)
 
 
-def missing_shards(out: Path, utterances: int, pace: Pace) -> list[int]:
-    """This process's shards that are not there yet. How many processes a rank has is its own matter, so that ranks of
-    machines unlike one another leave nothing out."""
-    shards = range(pace.rank, -(-utterances // pace.shard_size), pace.world)[pace.process :: pace.processes]
-    return [index for index in shards if not shard_path(out, index).exists()]
+def dealt(share: Share, processes: int, device: str) -> list[tuple[str, Share]]:
+    """A rank's share, dealt to its processes, each with its device."""
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if device == "cuda" else [device]
+    return [
+        (its_device, dataclasses.replace(share, process=i, processes=processes))
+        for i, its_device in zip(range(processes), itertools.cycle(devices))
+    ]
 
 
-def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, shard_size: int) -> None:
-    """A resumed run must be the run that was begun."""
-    digest = hashlib.sha256()
-    for u in utterances:
-        row = f"{u.id} {u.start} {u.duration} {u.text} {u.speaker} {u.lang}\n"
-        digest.update(row.encode("utf-8", "surrogateescape"))
-    plan = {
-        "codebook": encoder.codebook.fingerprint,
-        "manner": encoder.features.manner,
-        "shard_size": shard_size,
-        "utterances": len(utterances),
-        "rows": digest.hexdigest()[:16],
-    }
-    check_begun(out / "plan.json", plan)
+def _extract_share(listing: Listing, out: Path, config: EncoderConfig, job: tuple[str, Share]) -> None:
+    """The job of one of several processes. One core for each is faster than a share of all cores for every product."""
+    device, share = job
+    torch.set_num_threads(1)
+    extract(listing.utterances, out, open_encoder(config, device), share, listing.refused)
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """A piece of a shard, of a bounded size: (row, wav) of what was read, and why other rows were not.
-
-    last: the shard ends with it.
-    """
-
-    shard: int
-    wavs: list[tuple[int, np.ndarray]]
-    refused: dict[int, Refusal]
-    last: bool
-
-
-def windows(utterances: list[Utterance], todo: list[int], pace: Pace, grid: FrameGrid) -> Iterator[Window]:
-    """The shards to do, a window at a time.
-
-    With workers a window is decoded while the one before it is encoded, or its shard written, so that neither waits for
-    the other, at the ends of shards either.
-    """
-    wavs = decoded((row for shard in todo for row in _rows(utterances, shard, pace)), pace.workers, grid)
-    found = (
-        window
-        for shard in todo
-        for window in _windows(shard, itertools.islice(wavs, len(_rows(utterances, shard, pace))))
-    )
-    return one_ahead(found) if pace.workers else found
-
-
-def _windows(shard: int, wavs: Iterator[np.ndarray | Refusal]) -> Iterator[Window]:
-    window = Window(shard, [], {}, last=False)
-    seconds = 0.0
-    for row, found in enumerate(wavs):
-        if isinstance(found, Refusal):
-            window.refused[row] = found
-            continue
-        window.wavs.append((row, found))
-        seconds += len(found) / SAMPLE_RATE
-        if len(window.wavs) == SORTED_FILES or seconds > SORTED_SECONDS:
-            yield window
-            window, seconds = Window(shard, [], {}, last=False), 0.0
-    yield dataclasses.replace(window, last=True)
-
-
-def _by_length(window: list[tuple[int, np.ndarray]], seconds: float) -> Iterator[list[tuple[int, np.ndarray]]]:
-    window = sorted(window, key=lambda pair: -len(pair[1]))
-    while window:
-        fits = max(1, int(seconds * SAMPLE_RATE / len(window[0][1])))
-        yield window[:fits]
-        window = window[fits:]
+def _report(out: Path, utterances: int, share: Share) -> int:
+    """Print what the set holds, or what it lacks while other ranks are still working; returns the exit code."""
+    if not (out / COMPLETION_FILE).exists():
+        left = len(dataclasses.replace(share, rank=0, world=1).missing(out, utterances))
+        print(
+            f"rank {share.rank} of {share.world} is done; {left} shards are left to the other ranks. {out} is complete "
+            f"when it holds {COMPLETION_FILE}"
+        )
+        return 0
+    made = read_unit_set(out)
+    refused = f"{counted(made.refused_by_reason())}, listed in {out / REFUSED_FILE}" if made.refused else "none refused"
+    print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {refused} -> {out}")
+    return SOME_REFUSED if made.refused else 0

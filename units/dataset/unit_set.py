@@ -1,8 +1,11 @@
-"""Unit sets: a folder of parquet shards that any parquet reader opens, and `unit_set.json`, whose presence means complete.
+"""Unit sets: a folder of parquet shards, and `unit_set.json`, whose presence means that the set is complete.
 
-Columns: id string, units list<uint16>, durations list<uint16>, num_samples int64, text, speaker, lang (all but id and
-units nullable).
-The codebook stands in the metadata of every shard and in `unit_set.json`. Hugging Face datasets opens the shards with
+Columns: id string, units list<uint16>, durations list<uint16>, num_samples int64, text, speaker and lang string, audio
+string, start and duration float64. All but id and units are nullable. `audio` is the path of the audio file, relative to
+the set's folder if the file is below it and else absolute; `start` and `duration` are seconds within it. Sets of release
+0.1.0 have no columns for audio, and are read as sets whose audio is unknown.
+
+The codebook is in the metadata of every shard and in `unit_set.json`. Hugging Face datasets opens the shards with
 load_dataset("parquet", data_files="FOLDER/*.parquet").
 """
 
@@ -21,17 +24,27 @@ import pyarrow.parquet as pq
 
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook, Units
+from units.corpus.manifest import is_plain_text, path_from
 from units.runtime.atomic import written_whole
 from units.runtime.refusals import Reason, read_refusals
 
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()), ("units", pa.list_(pa.uint16())), ("durations", pa.list_(pa.uint16())),
-        ("num_samples", pa.int64()), ("text", pa.string()), ("speaker", pa.string()), ("lang", pa.string()),
+        ("id", pa.string()),
+        ("units", pa.list_(pa.uint16())),
+        ("durations", pa.list_(pa.uint16())),
+        ("num_samples", pa.int64()),
+        ("text", pa.string()),
+        ("speaker", pa.string()),
+        ("lang", pa.string()),
+        ("audio", pa.string()),
+        ("start", pa.float64()),
+        ("duration", pa.float64()),
     ]
-)  # fmt: skip
+)
 COMPLETION_FILE = "unit_set.json"
-LONGEST_RUN = 2**16 - 1  # frames of one unit that the durations' type holds: 22 minutes at 50 a second
+REFUSED_FILE = "refused.jsonl"
+LONGEST_RUN = 2**16 - 1  # frames: the longest run of one unit that uint16 holds, 22 minutes at 50 per second
 
 
 class UnitSetReason(Reason):
@@ -43,7 +56,12 @@ class UnitSetReason(Reason):
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """One utterance of a unit set. num_samples is the length T of its wav; None where units came without one."""
+    """One utterance of a unit set.
+
+    num_samples: the length T of its wav; None if the units were not made from audio.
+    audio: the path of its audio file; None if unknown. start, duration: the segment of the file, in seconds; a duration
+    of None reaches to the end of the file.
+    """
 
     id: str
     units: Units
@@ -51,29 +69,45 @@ class UnitRecord:
     text: str | None = None
     speaker: str | None = None
     lang: str | None = None
+    audio: Path | None = None
+    start: float = 0.0
+    duration: float | None = None
 
 
 def shard_path(folder: Path, index: int) -> Path:
+    """The file of one shard."""
     return folder / f"shard-{index:05d}.parquet"
 
 
 def write_shard(path: Path, records: list[UnitRecord], codebook: Codebook) -> None:
-    """Write one shard; it appears whole or not at all."""
+    """Write one shard, which appears whole or not at all.
+
+    A path of audio that is not Unicode cannot be written in parquet and is left out.
+    """
+    audio = [_audio_text(path.parent, record) for record in records]
     columns = {
         "id": [r.id for r in records],
         "units": [r.units.ids for r in records],
         "durations": [r.units.durations for r in records],
         "num_samples": [r.num_samples for r in records],
         **{name: [getattr(r, name) for r in records] for name in ("text", "speaker", "lang")},
+        "audio": audio,
+        "start": [None if where is None else r.start for r, where in zip(records, audio)],
+        "duration": [None if where is None else r.duration for r, where in zip(records, audio)],
     }
     table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"codebook": codebook.to_json()})
     with written_whole(path, "wb") as file:
         pq.write_table(table, file)
 
 
+def _audio_text(folder: Path, record: UnitRecord) -> str | None:
+    text = None if record.audio is None else path_from(folder, record.audio)
+    return text if text is not None and is_plain_text(text) else None
+
+
 @dataclass(frozen=True)
 class UnitSet:
-    """A complete unit set on disk. Iterating yields its UnitRecords in order, a shard at a time in memory."""
+    """A complete unit set on disk. Iterating yields its UnitRecords in order, with one shard at a time in memory."""
 
     folder: Path
     codebook: Codebook
@@ -83,9 +117,13 @@ class UnitSet:
     refused: int
 
     def table(self, index: int, columns: list[str] | None = None) -> pa.Table:
-        """One shard, for whoever takes whole columns; only those named, if any are.
+        """One shard as a table.
 
-        Raises: CodebookMismatch if it is not of the set's codebook.
+        Args:
+            index: of the shard.
+            columns: the columns to read; None reads all.
+
+        Raises: CodebookMismatch if the shard has another codebook than the set.
         """
         path = shard_path(self.folder, index)
         table = pq.read_table(path, columns=columns)
@@ -94,7 +132,7 @@ class UnitSet:
         return table
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """Its shards, one after the other."""
+        """All shards as tables, one after the other."""
         return (self.table(index, columns) for index in range(self.shards))
 
     def __iter__(self) -> Iterator[UnitRecord]:
@@ -105,22 +143,32 @@ class UnitSet:
         """The records of one shard, so that several processes can share a set."""
         for batch in self.table(index).to_batches(max_chunksize=256):
             for row in batch.to_pylist():
-                ids, durations = tuple(row.pop("units")), row.pop("durations")
-                units = Units(ids, None if durations is None else tuple(durations), self.codebook)
-                yield UnitRecord(units=units, **row)
+                yield self._record(row)
+
+    def _record(self, row: dict) -> UnitRecord:
+        ids, durations = tuple(row.pop("units")), row.pop("durations")
+        units = Units(ids, None if durations is None else tuple(durations), self.codebook)
+        audio, start, duration = (row.pop(name, None) for name in ("audio", "start", "duration"))
+        return UnitRecord(
+            units=units,
+            audio=None if audio is None else self.folder / audio,
+            start=start or 0.0,
+            duration=duration,
+            **row,
+        )
 
     def rows(self, index: int) -> int:
-        """How many records one shard has."""
+        """The number of records of one shard."""
         return pq.read_metadata(shard_path(self.folder, index)).num_rows
 
     def speakers(self) -> set[str]:
-        """Everybody who speaks in it; utterances that name nobody are left out."""
+        """The speakers of all utterances that name one."""
         columns = (table["speaker"] for table in self.tables(["speaker"]))
         return {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
 
     def refused_by_reason(self) -> Counter[str]:
-        """How many utterances were refused, by reason code."""
-        path = self.folder / "refused.jsonl"
+        """The number of utterances that were refused, by reason code."""
+        path = self.folder / REFUSED_FILE
         if not path.exists():
             return Counter()
         with path.open(encoding="utf-8") as lines:
@@ -133,16 +181,15 @@ class UnitSet:
 def read_unit_set(folder: str | Path) -> UnitSet:
     """Open a unit set.
 
-    Raises: FileNotFoundError if `unit_set.json` is not there, which means that extraction has not finished.
+    Raises: FileNotFoundError if `unit_set.json` is missing, which means that extraction has not finished.
     """
     folder = Path(folder)
-    marker = folder / COMPLETION_FILE
-    if not marker.exists():
+    if not (folder / COMPLETION_FILE).exists():
         raise FileNotFoundError(
-            f"{folder} is not a complete unit set ({COMPLETION_FILE} is missing). Run units-extract SOURCE {folder} --encoder DIR; "
-            "it goes on where it stopped."
+            f"{folder} is not a complete unit set ({COMPLETION_FILE} is missing). Run units-extract SOURCE {folder} "
+            "--encoder DIR; it continues where it stopped."
         )
-    facts = json.loads(marker.read_text(encoding="utf-8"))
+    facts = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
     return UnitSet(
         folder,
         Codebook.from_json(facts["codebook"]),
@@ -151,48 +198,56 @@ def read_unit_set(folder: str | Path) -> UnitSet:
 
 
 def write_unit_set(folder: Path, records: Iterable[UnitRecord], codebook: Codebook, shard_size: int = 2000) -> UnitSet:
-    """Stream records that some other source than audio gives into a unit set."""
+    """Write a unit set from a stream of records, for units that do not come from audio."""
     pending = iter(records)
     shards = 0
     while shard := list(itertools.islice(pending, shard_size)):
         write_shard(shard_path(folder, shards), shard, codebook)
         shards += 1
-    return write_marker(folder, shards, codebook)
+    return complete_unit_set(folder, shards, codebook)
 
 
 def refusals_path(folder: Path, index: int) -> Path:
-    """What a shard left out: JSON lines, written before the shard itself."""
+    """The list of what one shard left out, as JSON lines. It is written before the shard."""
     return folder / f"refused-{index:05d}.jsonl"
 
 
 def join_shards(folder: Path, shards: int, codebook: Codebook, listed: Sequence[str] = ()) -> UnitSet:
-    """Complete a set whose shards were written one by one, each with its refusals; `refused.jsonl` then has them all.
+    """Complete a set whose shards were written one by one, and join their lists of refusals in `refused.jsonl`.
 
     Args:
-        listed: lines of what was refused before there were shards.
+        folder: the set, with a shard and a list of refusals for each index below `shards`.
+        shards: how many there are.
+        codebook: of the units.
+        listed: rows of inputs that were refused before they were dealt to shards.
 
     Raises: ValueError if everything was refused.
     """
     refused = list(listed)
     for index in range(shards):
         refused += refusals_path(folder, index).read_text(encoding="utf-8").splitlines(True)
-    with written_whole(folder / "refused.jsonl") as file:
+    with written_whole(folder / REFUSED_FILE) as file:
         file.writelines(refused)
-    return write_marker(folder, shards, codebook, len(refused))
+    return complete_unit_set(folder, shards, codebook, len(refused))
 
 
-def write_marker(folder: Path, shards: int, codebook: Codebook, refused: int = 0) -> UnitSet:
-    """Count the shards of a set and say that it is complete.
+def complete_unit_set(folder: Path, shards: int, codebook: Codebook, refused: int = 0) -> UnitSet:
+    """Count the records of the shards and write `unit_set.json`.
 
-    Raises: ValueError if there is not one record.
+    Raises: ValueError if there is no record.
     """
     lengths = [pq.read_table(shard_path(folder, i), columns=["num_samples"])["num_samples"] for i in range(shards)]
-    facts = {"codebook": json.loads(codebook.to_json()), "utterances": sum(map(len, lengths)), "refused": refused,
-             "seconds": round(sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE, 2),
-             "shards": shards}  # fmt: skip
-    if not facts["utterances"]:
-        why = f"every one of {refused} utterances was refused; see its refused.jsonl" if refused else "none came"
-        raise ValueError(f"{folder} would hold no utterance: {why}")
+    utterances = sum(map(len, lengths))
+    if not utterances:
+        reason = f"every one of {refused} utterances was refused; see its {REFUSED_FILE}" if refused else "none came"
+        raise ValueError(f"{folder} would hold no utterance: {reason}")
+    facts = {
+        "codebook": json.loads(codebook.to_json()),
+        "utterances": utterances,
+        "refused": refused,
+        "seconds": round(sum(pc.sum(column).as_py() or 0 for column in lengths) / SAMPLE_RATE, 2),
+        "shards": shards,
+    }
     with written_whole(folder / COMPLETION_FILE) as file:
         json.dump(facts, file, indent=1)
     return read_unit_set(folder)

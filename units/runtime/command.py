@@ -1,4 +1,4 @@
-"""One manner for every command: `@command("units-fit")` above the function that does the work.
+"""The command line of every command: `@command("units-fit")` above the function that does the work.
 
     @command("units-fit")
     def main(manifest: Path, out: Path, size: int = 100) -> int | None:
@@ -7,32 +7,33 @@
     if __name__ == "__main__":
         main.cli()
 
-The function stays callable as it is; `main.cli` is its command line (setup.py: `units-fit=units.encoder.fit:main.cli`).
+The function can still be called as it is; `main.cli` is its command line (setup.py: `units-fit=units.encoder.fit:main.cli`).
 
 | what happens | what the user sees | exit code |
 |---|---|---|
 | the function returns | its own output | 0, or the number that it returns |
 | some inputs were refused | the function's report; it returns SOME_REFUSED | 3 |
-| a wrong option, or an error that the user can mend | one line | 2 |
+| a wrong option, or an error that the user can fix | one line | 2 |
 | Ctrl-C | nothing | 130 |
 
-Errors that the user can mend are USER_ERRORS. With the environment variable SPEECHGPT_TRACEBACK=1 they show where they
-were raised; with SPEECHGPT_VERBOSE=1 the libraries' own messages and progress bars are shown.
+Errors that the user can fix are USER_ERRORS. With the environment variable SPEECHGPT_TRACEBACK=1 they show a traceback;
+with SPEECHGPT_VERBOSE=1 the messages and progress bars of libraries are shown.
 
-A module with a command imports torch, transformers and the like inside the function, so that `--help` costs no more than
-this package's light parts (tests/whole/test_commands.py).
+A module with a command imports torch, transformers and other heavy libraries inside the function, so that `--help` is fast
+(tests/whole/test_commands.py).
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, Protocol, cast, get_type_hints
 
-SOME_REFUSED = 3  # exit code: the work is done, but for the inputs that were refused and listed
+SOME_REFUSED = 3  # exit code: the work is done, except for the inputs that were refused and listed
 WRONG_CALL = 2  # exit code
 INTERRUPTED = 130  # exit code: 128 + SIGINT
 USER_ERRORS = (OSError, ValueError, ImportError)  # AudioError, ManifestError, CodebookMismatch, ... are ValueErrors
@@ -52,22 +53,44 @@ class Command(Protocol):
         """Parse the command line (sys.argv if not given), run the function, and exit with its code if that is not 0."""
 
 
+def check_range(
+    option: str, value: float | None, least: float = -math.inf, most: float = math.inf, exclusive: bool = False
+) -> None:
+    """Check a number where it enters.
+
+    Args:
+        option: its name as a parameter or field, such as shard_size; the message says --shard-size.
+        value: the number; None, for an option that is not given, passes.
+        least, most: the range. exclusive: `least` itself is not in it.
+
+    Raises: ValueError with the value and the range.
+    """
+    if value is None or (value > least if exclusive else value >= least) and value <= most:
+        return
+    lower = f"{'more than' if exclusive else 'at least'} {least}" if least > -math.inf else ""
+    upper = f"at most {most}" if most < math.inf else ""
+    raise ValueError(
+        f"--{option.replace('_', '-')} is {value}; it must be {' and '.join(filter(None, (lower, upper)))}"
+    )
+
+
 def command(
-    name: str, *, positional: bool = True, optional: Sequence[str] = (), flat: bool = False
+    name: str, *, positional: bool = True, optional: Sequence[str] = (), flat: bool | Sequence[str] = False
 ) -> Callable[[Callable[..., int | None]], Command]:
     """Give a function a command line; its parameters become the options, its docstring the help.
 
     Args:
-        name: what the user types, such as `units-fit`; it begins every error.
-        positional: parameters without a default are given by place, not by name.
-        optional: parameters with a default that may be given by place too, behind the others: units-extract SOURCE [OUT].
-        flat: the last parameter is a settings dataclass whose fields are options of their own: --size, not --settings.size.
+        name: what the user types, such as `units-fit`; every error begins with it.
+        positional: parameters without a default are positional arguments.
+        optional: parameters with a default that may also be positional, after the others: units-extract SOURCE [OUT].
+        flat: names of parameters that are settings dataclasses, whose fields become options: --size, not --settings.size.
+            True is the last parameter.
     """
 
     def decorate(function: Callable[..., int | None]) -> Command:
         def cli(args: Sequence[str] | None = None) -> None:
             given = list(sys.argv[1:] if args is None else args)
-            run(name, lambda: _call(function, name, _placed(function, given, optional), positional, flat))
+            run(name, lambda: _call(function, name, _with_optional(function, given, optional), positional, flat))
 
         decorated = cast(Any, function)
         decorated.cli = cli
@@ -77,14 +100,14 @@ def command(
 
 
 def run(name: str, work: Callable[[], int | None]) -> None:
-    """Do a command's work in the manner that this file's first lines describe."""
+    """Do the work of a command, with the errors and exit codes of the table above."""
     if not os.environ.get("SPEECHGPT_VERBOSE"):
         _silence_libraries()
     try:
         code = work()
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:  # the reader of a pipe, such as head, has enough
+    except BrokenPipeError:  # the reader of a pipe, such as head, has stopped reading
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
     except USER_ERRORS as error:
@@ -115,44 +138,51 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, or the error's kind where it has no message."""
+    """The message of an error without line breaks, or its class if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _call(function: Callable[..., int | None], name: str, args: list[str], positional: bool, flat: bool) -> int | None:
+def _call(
+    function: Callable[..., int | None], name: str, args: list[str], positional: bool, flat: bool | Sequence[str]
+) -> int | None:
+    """Parse arguments and call the function with them."""
+    # where annotations are strings, jsonargparse runs the TYPE_CHECKING block of the module, which imports torch
+    function.__annotations__ = get_type_hints(function)
+    parser = _parser(name, _summary(function))
+    parameters = inspect.signature(function, eval_str=True).parameters
+    flat_names = [list(parameters)[-1]] if flat is True else list(flat or ())
+    parser.add_function_arguments(
+        function, as_positional=positional, skip=set(flat_names), as_group=False, sub_configs=True
+    )
+    for parameter in flat_names:
+        parser.add_class_arguments(parameters[parameter].annotation, as_group=False)
+    given = parser.instantiate(parser.parse_args(_spelled(args, parser)))
+    values = {key: value for key, value in vars(given).items() if key != "config"}
+    for parameter in flat_names:
+        settings = parameters[parameter].annotation
+        fields = [key for key in inspect.signature(settings).parameters if key in values]
+        values[parameter] = settings(**{key: values.pop(key) for key in fields})
+    return function(**values)
+
+
+def _parser(name: str, description: str) -> Any:
     from jsonargparse import ArgumentParser, set_parsing_settings
 
     class Parser(ArgumentParser):
-        """An error of the command line is one line."""
+        """A parser whose errors are one line."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
             print(f"{name}: {' '.join(message.split())} ({name} --help lists the options)", file=sys.stderr)
             raise SystemExit(WRONG_CALL)
 
-    # where annotations are strings, jsonargparse runs the TYPE_CHECKING block of the module, which imports torch
-    function.__annotations__ = get_type_hints(function)
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = Parser(prog=name, description=_summary(function))
+    parser = Parser(prog=name, description=description)
     parser.add_argument("--config", action="config", help="a yaml file with options")
-    skip: set[str | int] = set()
-    settings = None
-    if flat:
-        settings = list(inspect.signature(function, eval_str=True).parameters.values())[-1]
-        skip = {settings.name}
-    parser.add_function_arguments(function, as_positional=positional, skip=skip, as_group=False, sub_configs=True)
-    if settings is not None:
-        parser.add_class_arguments(settings.annotation, as_group=False)
-    given = parser.instantiate(parser.parse_args(_spelled(args, parser)))
-    values = {key: value for key, value in vars(given).items() if key != "config"}
-    if settings is not None:
-        fields = inspect.signature(settings.annotation).parameters
-        own = {key: values.pop(key) for key in list(values) if key in fields}
-        values[settings.name] = settings.annotation(**own)
-    return function(**values)
+    return parser
 
 
-def _placed(function: Callable[..., object], args: list[str], optional: Sequence[str]) -> list[str]:
-    """Arguments that are given by place behind the required ones, as options."""
+def _with_optional(function: Callable[..., object], args: list[str], optional: Sequence[str]) -> list[str]:
+    """The arguments, with optional positional ones turned into options."""
     parameters = inspect.signature(function).parameters.values()
     required = sum(parameter.default is inspect.Parameter.empty for parameter in parameters)
     found, rest = args[:required], args[required:]
@@ -170,12 +200,12 @@ def _is_value(arg: str) -> bool:
 
 
 def _summary(function: Callable[..., object]) -> str:
-    """A docstring up to its arguments."""
+    """A docstring without the sections for its arguments and what follows."""
     return (inspect.getdoc(function) or "").split("\nArgs:")[0].strip()
 
 
 def _spelled(args: list[str], parser: Any) -> list[str]:
-    """Options as jsonargparse takes them: --dry-run is --dry_run=true, and --no-durations is --durations=false."""
+    """Options in jsonargparse's spelling: --dry-run becomes --dry_run=true, and --no-durations --durations=false."""
     switches = {action.dest for action in parser._actions if getattr(action, "_typehint", None) is bool}
     found = []
     for i, arg in enumerate(args):

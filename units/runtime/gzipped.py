@@ -1,4 +1,4 @@
-"""Files that are compressed if their name ends in .gz, read and written as if they were not."""
+"""Files that are compressed if their name ends in .gz, read and written like others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from units.runtime.atomic import written_whole
 
 
 def opened(path: Path, mode: str = "rt") -> IO:
-    """Open a file to read, uncompressed on the way if its name ends in .gz."""
+    """Open a file to read; if its name ends in .gz, its content is uncompressed on the way."""
     encoding = None if "b" in mode else "utf-8"
     if path.suffix == ".gz":
         return gzip.open(path, mode, encoding=encoding)  # type: ignore[return-value]
@@ -32,5 +32,5 @@ def opened_to_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def compressed(raw: IO[bytes]) -> io.BufferedIOBase:
-    """A gzip member with no time stamp and no file name inside: the same content has the same bytes."""
+    """A gzip member without time and file name, so that the same content always has the same bytes."""
     return gzip.GzipFile("", "wb", 6, raw, 0)

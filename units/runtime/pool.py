@@ -14,34 +14,36 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Processes that share work; they start with the first work that is worth it, and stay until the block ends."""
+    """Worker processes. They start with the first jobs that are worth it, and end with the `with` block."""
 
     def __init__(self, count: int | None = None) -> None:
-        """count: processes; None takes one for each core, and none at all for little work."""
+        """count: processes; None is one for each core, and none at all for a small amount of work."""
         self.asked, self.count = count, count or os.cpu_count() or 1
         self._pool: ProcessPoolExecutor | None = None
 
     def run(self, job: Callable[[Work], Result], todo: Sequence[Work], much: bool = True) -> Iterator[Result]:
-        """What the job returns for each, in whatever order they are done.
+        """Results of the job for each item of `todo`, in the order in which they are finished.
 
         Args:
-            much: whether it is worth processes where nobody asked for any.
+            job: a function that can be pickled.
+            todo: its arguments.
+            much: whether the work is worth processes if the user gave no number of them.
 
-        Raises: RuntimeError if a process was killed.
+        Raises: RuntimeError if a process was killed; whatever the job raises.
         """
         if self.count == 1 or len(todo) < 2 or (self.asked is None and not much):
             yield from map(job, todo)
             return
         if self._pool is None:
-            # an executor, since a process that the system kills ends it with an error and not with endless waiting
+            # ProcessPoolExecutor raises if the system kills a process, where multiprocessing.Pool waits forever
             self._pool = ProcessPoolExecutor(self.count, multiprocessing.get_context("spawn"))
         try:
             for done in as_completed([self._pool.submit(job, one) for one in todo]):
                 yield done.result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"one of {self.count} processes was killed: by the system, for want of memory, or by a fault in a library. "
-                "What is done is kept; type the same line again, if need be with fewer --workers"
+                f"one of {self.count} processes was killed: by the system, for lack of memory, or by a fault in a "
+                "library. What is done is kept; run the same command again, if necessary with fewer processes"
             ) from error
 
     def __enter__(self) -> Workers:

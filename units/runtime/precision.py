@@ -1,4 +1,7 @@
-"""Devices: whether this machine has one, and bfloat16 where it multiplies it (elsewhere that takes twice as long as float32)."""
+"""Devices and their precision: whether this machine has a device, and whether it has instructions for bfloat16.
+
+A device without them emulates bfloat16, which takes twice as long as float32.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ import torch
 
 
 def check_device(device: str | torch.device) -> torch.device:
-    """The device of a name, such as cpu, cuda or cuda:1, if this machine has it.
+    """The device with a name such as cpu, cuda or cuda:1.
 
-    Raises: ValueError that says which there are.
+    Raises: ValueError listing the devices of this machine, if it has no such device.
     """
     accelerator = torch.accelerator.current_accelerator()
     count = torch.accelerator.device_count() if accelerator else 0
-    there = ["cpu"]
+    found = ["cpu"]
     if accelerator and count:
-        there += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(count))]
-    if str(device) not in there:
-        raise ValueError(f"no device {str(device)!r} here; torch {torch.__version__} finds {', '.join(there)}")
+        found += [accelerator.type, *(f"{accelerator.type}:{i}" for i in range(count))]
+    if str(device) not in found:
+        raise ValueError(f"no device {str(device)!r} here; torch {torch.__version__} finds {', '.join(found)}")
     return torch.device(device)
 
 
@@ -28,5 +31,5 @@ def multiplies_bfloat16(device: str | torch.device) -> bool:
 
 
 def autocast(device: str | torch.device) -> torch.autocast:
-    """The context that training computes in: bfloat16 where the device multiplies it, else float32."""
+    """The context for training: bfloat16 if the device has instructions for it, else float32."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, multiplies_bfloat16(device))

@@ -1,9 +1,9 @@
-"""Progress of long work: a bar with a rate and an estimate on a terminal, plain lines elsewhere."""
+"""Progress of long work: on a terminal a bar with the rate and the time left, elsewhere plain lines."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Iterable
 
 from tqdm import tqdm
 
@@ -11,7 +11,7 @@ PLAIN = "{desc}: {n_fmt} of {total_fmt}{unit}, {rate_noinv_fmt}, {remaining} lef
 
 
 class _Lines:
-    """A stream for tqdm that turns each redrawing of the bar into a line of its own."""
+    """A stream for tqdm that writes each state of the bar as a line."""
 
     def write(self, text: str) -> None:
         text = text.strip("\r\n ")
@@ -22,15 +22,28 @@ class _Lines:
         sys.stderr.flush()
 
 
-def progress(iterable: Any = None, *, desc: str, unit: str, total: int | None = None, initial: int = 0) -> tqdm:
-    """A tqdm over `iterable`, or one to `update` by hand.
+def progress(
+    iterable: Iterable | None = None, *, desc: str, unit: str, total: int | None = None, initial: int = 0
+) -> tqdm:
+    """A tqdm bar over `iterable`, or one to `update` by hand.
 
     Args:
-        desc: what is being done. unit: what is counted, in the plural, such as "files".
+        iterable: what is iterated over.
+        desc: the work, such as "decoding".
+        unit: what is counted, in the plural, such as "files".
+        total: how many there are, if the iterable has no length.
+        initial: how many were done before.
     """
     if sys.stderr.isatty():
         return tqdm(iterable, desc=desc, unit=f" {unit}", total=total, initial=initial, mininterval=0.5)
     return tqdm(
-        iterable, desc=desc, unit=f" {unit}", total=total, initial=initial, mininterval=15, maxinterval=60,
-        file=_Lines(), bar_format=PLAIN,
-    )  # fmt: skip
+        iterable,
+        desc=desc,
+        unit=f" {unit}",
+        total=total,
+        initial=initial,
+        mininterval=15,
+        maxinterval=60,
+        file=_Lines(),
+        bar_format=PLAIN,
+    )

@@ -1,4 +1,4 @@
-"""Where a result comes from: hashes of files and models, the commit of this code, the machine."""
+"""Where a result comes from: hashes of inputs, files and models, the commit of this code, the machine."""
 
 from __future__ import annotations
 
@@ -6,20 +6,37 @@ import hashlib
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
 _EDGE = 1 << 20  # bytes of a weight file's start and end that its fingerprint reads
 
 
+def digest(parts: Iterable[str | bytes], length: int = 12) -> str:
+    """The first hexadecimal digits of SHA-256 over parts, one after the other.
+
+    Args:
+        parts: text, hashed as UTF-8 (names of files that are not Unicode as their bytes), or bytes. Where one part ends
+            and the next begins is not hashed: parts that could run into each other need a separator, such as a newline.
+        length: digits.
+    """
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part)
+    return state.hexdigest()[:length]
+
+
 def content_hash(files: Mapping[str, Path]) -> str:
-    """Hash of the contents of small files, and of what they are called here."""
-    digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        content = path.read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:12]
+    """Hash of the names and contents of small files."""
+
+    def parts() -> Iterable[str | bytes]:
+        for name, path in sorted(files.items()):
+            content = path.read_bytes()
+            yield f"{name} {len(content)}\n"
+            yield content
+
+    return digest(parts())
 
 
 def fingerprint(folder: Path) -> str:
@@ -30,15 +47,17 @@ def fingerprint(folder: Path) -> str:
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder} holds no model: no .safetensors file in it")
-    digest = hashlib.sha256()
-    for path in files:
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_EDGE))
-            file.seek(max(0, size - _EDGE))
-            digest.update(file.read(_EDGE))
-    return digest.hexdigest()[:12]
+
+    def parts() -> Iterable[str | bytes]:
+        for path in files:
+            size = path.stat().st_size
+            yield f"{path.relative_to(folder)} {size}"
+            with path.open("rb") as file:
+                yield file.read(_EDGE)
+                file.seek(max(0, size - _EDGE))
+                yield file.read(_EDGE)
+
+    return digest(parts())
 
 
 def commit() -> str:
@@ -78,7 +97,7 @@ def machine(device: str = "cpu") -> str:
     return f"{name}, {os.cpu_count()} cores{gpu}"
 
 
-def as_it_lies(source: Path) -> str:
-    """What tells a file from its former content without reading it."""
-    found = source.stat()
-    return f"{source} {found.st_size} {found.st_mtime_ns}\n"
+def file_stamp(path: Path) -> str:
+    """Name, size and time of change of a file: they differ if its content was replaced, and nothing is read."""
+    found = path.stat()
+    return f"{path} {found.st_size} {found.st_mtime_ns}\n"

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from units import notation
 from units.codebook import expand, reduce
 from units.corpus.manifest import CorpusReason, ManifestError, Utterance, is_plain_text, read_manifest, write_manifest
-from units.runtime.atomic import check_begun
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 seconds = st.floats(0, 1e6)
@@ -107,19 +106,3 @@ def test_what_is_read_is_what_was_spelled(text: str) -> None:
         assert notation.spell([int(number) for number in re.findall(r"\d+", text)]) != text.strip()
     else:
         assert notation.spell(ids) == text.strip()
-
-
-def test_a_run_begun_otherwise_is_told_what_differs(tmp_path: Path) -> None:
-    plan = tmp_path / "out" / "plan.json"
-    check_begun(plan, {"speaker": 1, "rows": [1, 2]})
-    check_begun(plan, {"speaker": 1, "rows": [1, 2]})
-    for other, told in (
-        (
-            {"speaker": 2, "rows": [1, 2]},
-            r"out was begun with other speaker: {'speaker': 1}, this run has {'speaker': 2}",
-        ),
-        ({"speaker": 1, "rows": [1, 2], "dtype": "float32"}, "begun with other dtype: {'dtype': None}"),
-        ({"speaker": 1}, r"begun with other rows: {'rows': \[1, 2\]}, this run has {'rows': None}"),
-    ):
-        with pytest.raises(ValueError, match=told):
-            check_begun(plan, other)

@@ -17,11 +17,14 @@ from units.audio import SAMPLE_RATE, AudioError, AudioReason, save_wav
 from units.corpus import layouts
 from units.corpus.manifest import CorpusReason, ManifestError
 from units.corpus.sources import list_source
-from units.dataset.extract import SOME_REFUSED, main
-from units.dataset.extraction import Pace, extract
+from units.dataset import shards
+from units.dataset.extract import main
+from units.dataset.extract_config import EncoderConfig, WorkConfig
+from units.dataset.shards import Share, extract
 from units.dataset.unit_set import UnitSetReason, read_unit_set
 from units.encoder.hubert import HubertFeatures
 from units.encoder.unit_encoder import UnitEncoder
+from units.runtime.command import SOME_REFUSED
 from units.runtime.refusals import Refusals
 
 
@@ -145,7 +148,7 @@ def test_a_hostile_folder_gives_its_good_files(
 ) -> None:
     folder, good = hostile
     encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
-    code = main(str(folder), tmp_path / "out", str(encoder), processes=1)
+    code = main(str(folder), tmp_path / "out", EncoderConfig(str(encoder)), WorkConfig(processes=1))
     assert code == SOME_REFUSED
     made = read_unit_set(tmp_path / "out")
     assert {record.id for record in made} == good
@@ -172,14 +175,15 @@ def test_threads_that_decode_ahead_change_nothing(
 ) -> None:
     listing = list_source(hostile[0])
     for workers in (0, 3):
-        extract(listing.utterances, tmp_path / str(workers), mfcc_encoder, Pace(3, 1.0, workers), listing.refused)
+        extract(listing.utterances, tmp_path / str(workers), mfcc_encoder, Share(3, 1.0, workers), listing.refused)
     one, other = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "03")
     assert one == other
 
 
 def test_a_dry_run_writes_nothing_and_says_how_long(hostile, mfcc_encoder: UnitEncoder, tmp_path: Path, capsys) -> None:
     encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
-    assert main(str(hostile[0]), tmp_path / "out", str(encoder), dry_run=True, shard_size=4) == 0
+    work = WorkConfig(dry_run=True, shard_size=4)
+    assert main(str(hostile[0]), tmp_path / "out", EncoderConfig(str(encoder)), work) == 0
     printed = capsys.readouterr().out
     assert "16 utterances" in printed and "4 shards, 4 to do" in printed and "times real time" in printed
     assert not (tmp_path / "out").exists()
@@ -189,14 +193,12 @@ def test_a_limit_takes_the_first(mfcc_encoder: UnitEncoder, tmp_path: Path) -> N
     for i in range(4):
         save_wav(tmp_path / "in" / f"{i}.wav", tones(0.3, i))
     encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
-    assert main(str(tmp_path / "in"), tmp_path / "out", str(encoder), limit=3) == 0
+    assert main(str(tmp_path / "in"), tmp_path / "out", EncoderConfig(str(encoder)), WorkConfig(limit=3)) == 0
     assert [record.id for record in read_unit_set(tmp_path / "out")] == ["0", "1", "2"]
 
 
 def test_an_hour_of_silence_is_refused_by_its_run(mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch) -> None:
-    from units.dataset import extraction
-
-    monkeypatch.setattr(extraction, "LONGEST_RUN", 30)
+    monkeypatch.setattr(shards, "LONGEST_RUN", 30)
     save_wav(tmp_path / "in" / "speech.wav", tones(0.8))
     save_wav(tmp_path / "in" / "silence.wav", np.zeros(SAMPLE_RATE, np.float32))
     listing = list_source(tmp_path / "in")

@@ -20,18 +20,20 @@ from units.audio import AudioReason, load_wav, num_frames, save_wav
 from units.codebook import CodebookMismatch
 from units.corpus import decoding
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
-from units.corpus.sources import Listing, list_source
-from units.dataset import extraction
-from units.dataset.extract import SOME_REFUSED, _usual_processes, cli
-from units.dataset.extraction import Pace, extract, missing_shards
-from units.dataset.unit_set import read_unit_set, shard_path
+from units.corpus.sources import list_source
+from units.dataset import extraction, shards
+from units.dataset.extract import main
+from units.dataset.extract_config import EncoderConfig, WorkConfig
+from units.dataset.shards import Share, extract
+from units.dataset.unit_set import SCHEMA, read_unit_set, shard_path
 from units.encoder.unit_encoder import UnitEncoder
 from units.notation import read, spell
 from units.runtime.ahead import spare_cores, usual_loaders
+from units.runtime.command import SOME_REFUSED, WRONG_CALL
 from units.runtime.ranks import this_rank
 
 COUNT = 11
-PACE = Pace(shard_size=4, batch_seconds=2.0)
+SHARE = Share(shard_size=4, batch_seconds=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(corpus: Path, mfcc_encoder: UnitEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The unit set of the corpus, made in one go: three shards of at most four."""
     out = tmp_path_factory.mktemp("whole") / "train"
-    extract(read_manifest(corpus), out, mfcc_encoder, PACE)
+    extract(read_manifest(corpus), out, mfcc_encoder, SHARE)
     return out
 
 
@@ -97,18 +99,18 @@ def test_a_killed_run_goes_on_at_the_missing_shard(
         (out / path.name).write_bytes(path.read_bytes())
     shard_path(out, 1).unlink()  # and the marker stays: a set that lacks a shard must not look complete
     written = []
-    original = extraction.write_shard
-    monkeypatch.setattr(extraction, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest)))
+    original = shards.write_shard
+    monkeypatch.setattr(shards, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest)))
     with monkeypatch.context() as killed:
         killed.setattr(UnitEncoder, "encode_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            extract(read_manifest(corpus), out, mfcc_encoder, PACE)
+            extract(read_manifest(corpus), out, mfcc_encoder, SHARE)
     with pytest.raises(FileNotFoundError, match="not a complete unit set"):
         read_unit_set(out)
-    extract(read_manifest(corpus), out, mfcc_encoder, PACE)
+    extract(read_manifest(corpus), out, mfcc_encoder, SHARE)
     assert written == [shard_path(out, 1)]
     assert contents(out) == contents(whole)
-    extract(read_manifest(corpus), out, mfcc_encoder, PACE)
+    extract(read_manifest(corpus), out, mfcc_encoder, SHARE)
     assert len(written) == 1  # all was done
 
 
@@ -131,7 +133,7 @@ def test_kill_9_in_the_middle_changes_nothing(encoder_folder: Path, mfcc_encoder
     assert 3 <= len(list((tmp_path / "out").glob("shard-*"))) < 20
     listing = list_source(tmp_path / "in")
     for out in ("out", "undisturbed"):
-        extract(listing.utterances, tmp_path / out, mfcc_encoder, Pace(shard_size=2))
+        extract(listing.utterances, tmp_path / out, mfcc_encoder, Share(shard_size=2))
     for path in (tmp_path / "out").glob(".*.part"):  # what the kill cut short, under a name that nobody reads
         path.unlink()
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
@@ -141,7 +143,7 @@ def test_the_next_shard_is_decoded_while_one_is_written(
     corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = [threading.Event() for _ in range(COUNT)]
-    load, write = decoding.load_wav, extraction.write_shard
+    load, write = decoding.load_wav, shards.write_shard
 
     def loading(path: Path, *rest: object):
         opened[int(path.stem[1:])].set()
@@ -149,12 +151,12 @@ def test_the_next_shard_is_decoded_while_one_is_written(
 
     def writing(path: Path, *rest: object) -> None:
         first_of_the_next = {"shard-00000": 4, "shard-00001": 8}.get(path.stem, 0)
-        assert opened[first_of_the_next].wait(10), "nobody reads on while a shard is written"
+        assert opened[first_of_the_next].wait(10), "no thread reads on while a shard is written"
         write(path, *rest)
 
     monkeypatch.setattr(decoding, "load_wav", loading)
-    monkeypatch.setattr(extraction, "write_shard", writing)
-    extract(read_manifest(corpus), tmp_path / "train", mfcc_encoder, replace(PACE, workers=1))
+    monkeypatch.setattr(shards, "write_shard", writing)
+    extract(read_manifest(corpus), tmp_path / "train", mfcc_encoder, replace(SHARE, workers=1))
     assert contents(tmp_path / "train") == contents(whole)
 
 
@@ -176,7 +178,7 @@ def test_long_files_are_not_decoded_all_at_once(
     monkeypatch.setattr(decoding, "load_wav", loading)
     monkeypatch.setattr(decoding, "LARGE_FILE", 0)
     monkeypatch.setattr(decoding, "AHEAD_SECONDS", 1.5)
-    for row, _ in zip(rows, extraction.decoded(rows, 4, mfcc_encoder.features.grid), strict=True):
+    for row, _ in zip(rows, shards.decoded(rows, 4, mfcc_encoder.features.grid), strict=True):
         time.sleep(0.02)
         taken.append(row.audio)
     longest = max(seconds.values())
@@ -185,10 +187,10 @@ def test_long_files_are_not_decoded_all_at_once(
 
 def test_two_ranks_give_what_one_gives(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
     out = tmp_path / "train"
-    extract(read_manifest(corpus), out, mfcc_encoder, replace(PACE, rank=1, world=2))
+    extract(read_manifest(corpus), out, mfcc_encoder, replace(SHARE, rank=1, world=2))
     with pytest.raises(FileNotFoundError, match="not a complete unit set"):
         read_unit_set(out)
-    extract(read_manifest(corpus), out, mfcc_encoder, replace(PACE, rank=0, world=2))
+    extract(read_manifest(corpus), out, mfcc_encoder, replace(SHARE, rank=0, world=2))
     assert contents(out) == contents(whole)
 
 
@@ -197,7 +199,7 @@ def test_ranks_with_unlike_numbers_of_processes_leave_nothing_out() -> None:
         done: list[int] = []
         for rank, own in enumerate(processes):
             for i in range(own):
-                done += missing_shards(Path("none"), 400, Pace(10, rank=rank, world=world, process=i, processes=own))
+                done += Share(10, rank=rank, world=world, process=i, processes=own).missing(Path("none"), 400)
         assert sorted(done) == list(range(40))
 
 
@@ -206,10 +208,10 @@ def test_a_run_goes_on_only_as_it_was_begun(
 ) -> None:
     for encoder, shard_size in ((mfcc_encoder, 5), (hubert_encoder, 4)):
         with pytest.raises(ValueError, match="was begun with"):
-            extract(read_manifest(corpus), whole, encoder, Pace(shard_size))
+            extract(read_manifest(corpus), whole, encoder, Share(shard_size))
     first, *rest = read_manifest(corpus)
     with pytest.raises(ValueError, match="was begun with other rows"):
-        extract([replace(first, text="what was said, corrected"), *rest], whole, mfcc_encoder, PACE)
+        extract([replace(first, text="what was said, corrected"), *rest], whole, mfcc_encoder, SHARE)
 
 
 def test_a_set_is_not_half_exact_and_half_fast(
@@ -217,13 +219,13 @@ def test_a_set_is_not_half_exact_and_half_fast(
 ) -> None:
     folder = hubert_encoder.save_pretrained(tmp_path / "encoder")
     rows = read_manifest(corpus)[:3]
-    extract(rows, tmp_path / "out", UnitEncoder.from_pretrained(folder), PACE)
+    extract(rows, tmp_path / "out", UnitEncoder.from_pretrained(folder), SHARE)
     with pytest.raises(ValueError, match="begun with other manner: .*float32.*bfloat16"):
-        extract(rows, tmp_path / "out", UnitEncoder.from_pretrained(folder, dtype=torch.bfloat16), PACE)
+        extract(rows, tmp_path / "out", UnitEncoder.from_pretrained(folder, dtype=torch.bfloat16), SHARE)
     cutting = UnitEncoder.from_pretrained(folder)
     cutting.features.cut_long = True
     with pytest.raises(ValueError, match="other manner: .*float32, cut each 100 s"):
-        extract(rows, tmp_path / "out", cutting, PACE)
+        extract(rows, tmp_path / "out", cutting, SHARE)
 
 
 def test_other_readers_open_the_shards(whole: Path, tmp_path: Path) -> None:
@@ -232,7 +234,7 @@ def test_other_readers_open_the_shards(whole: Path, tmp_path: Path) -> None:
     assert [tuple(row["units"]) for row in rows] == [record.units.ids for record in records]
     datasets = pytest.importorskip("datasets")
     loaded = datasets.load_dataset("parquet", data_files=f"{whole}/*.parquet", split="train", cache_dir=str(tmp_path))
-    assert loaded.column_names == ["id", "units", "durations", "num_samples", "text", "speaker", "lang"]
+    assert loaded.column_names == [field.name for field in SCHEMA]
     assert [tuple(row) for row in loaded["durations"]] == [record.units.durations for record in records]
 
 
@@ -251,12 +253,12 @@ def test_a_shard_of_another_codebook_is_refused(
 
 @pytest.fixture(scope="module")
 def encoder_folder(mfcc_encoder: UnitEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mfcc_encoder.save_pretrained(tmp_path_factory.mktemp("ears") / "encoder")
+    return mfcc_encoder.save_pretrained(tmp_path_factory.mktemp("encoder") / "encoder")
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *args: object) -> None:
     monkeypatch.setattr("sys.argv", ["units-extract", *map(str, args)])
-    cli()
+    main.cli()
 
 
 def test_one_file_prints_its_units(
@@ -300,19 +302,19 @@ def test_a_batch_script_that_starts_no_step_works_alone(
 def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 16)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    assert [_usual_processes("cpu", beside) for beside in (1, 4, 16)] == [8, 4, 1]
+    assert [extraction._usual_processes("cpu", beside) for beside in (1, 4, 16)] == [8, 4, 1]
     assert [spare_cores("cuda:0", beside) for beside in (1, 4, 16, 32)] == [15, 3, 1, 1]
     assert [usual_loaders("cuda", beside) for beside in (1, 4)] == [8, 3]
     assert spare_cores("cpu", 1) == usual_loaders("cpu") == 0
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})  # as srun --cpus-per-task 3 binds a task
-    assert (_usual_processes("cpu", 4), spare_cores("cuda:0", 4)) == (3, 2)
+    assert (extraction._usual_processes("cpu", 4), spare_cores("cuda:0", 4)) == (3, 2)
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "8(x2),4")
     assert this_rank(0, 16).local_world == 8
 
 
 @pytest.mark.parametrize("name, content, says", [
     ("absent.wav", None, "no audio file at"), ("absent.jsonl", None, "absent.jsonl"), ("text.wav", "words", "cannot be read"),
-    ("folder", "", "say where to"), ("bad.jsonl", "{}\n", "bad.jsonl:1: needs at least"),
+    ("folder", "", "name an output folder"), ("bad.jsonl", "{}\n", "bad.jsonl:1: needs at least"),
 ])  # fmt: skip
 def test_a_users_error_is_one_line(
     encoder_folder: Path,
@@ -359,23 +361,36 @@ def assert_one_line(ended: SystemExit, capsys, says: str) -> None:
 
 
 def test_processes_share_the_shards(corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
-    from units.dataset.extract import main
-
     encoder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
-    main(corpus, tmp_path / "train", encoder, batch_seconds=2.0, shard_size=4, processes=2)
+    work = WorkConfig(batch_seconds=2.0, shard_size=4, processes=2)
+    assert main(corpus, tmp_path / "train", EncoderConfig(str(encoder)), work) == SOME_REFUSED
     assert contents(tmp_path / "train") == contents(whole)
 
 
-def test_more_processes_than_gpus_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from units.dataset import extract as command
-
-    took: list[tuple[str, Pace]] = []
+def test_more_processes_than_gpus_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(command, "_extract_alone", lambda listing, out, choice, *own: took.append(own))
-    monkeypatch.setattr(command.concurrent.futures, "ProcessPoolExecutor", lambda count, _: ThreadPoolExecutor(count))
-    command._extract_together(Listing([]), tmp_path, None, "cuda", PACE, 5)
-    assert sorted((pace.process, pace.processes, device) for device, pace in took) == [
+    jobs = extraction.dealt(SHARE, 5, "cuda")
+    assert [(share.process, share.processes, device) for device, share in jobs] == [
         (i, 5, f"cuda:{i % 2}") for i in range(5)
     ]
+    assert {device for device, _ in extraction.dealt(SHARE, 2, "cpu")} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--shard-size", "0"), ("--shard-size is 0", "at least 1")),
+        (("--batch-seconds", "0"), ("--batch-seconds is 0", "more than 0")),
+        (("--workers", "-1"), ("--workers is -1", "at least 0")),
+        (("--limit", "0"), ("--limit is 0", "at least 1")),
+        (("--layer", "6"), ("--layer", "--kmeans")),
+        (("--dtype", "float8"), ("float32", "bfloat16")),
+    ],
+)
+def test_options_are_checked_before_any_work(options: tuple, named: tuple, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.cli([str(tmp_path), str(tmp_path / "out"), *options])
+    assert ended.value.code == WRONG_CALL
+    error = capsys.readouterr().err
+    assert all(words in error for words in named) and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL, command
+from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL, check_range, command
 
 
 @dataclass(frozen=True)
@@ -143,3 +143,45 @@ def test_libraries_report_only_errors_unless_asked(monkeypatch: pytest.MonkeyPat
         record = logger.makeRecord("DeepSpeed", level, "", 0, "a message", (), None)
         assert bool(logger.filter(record)) is shown
     assert transformers_logging.is_progress_bar_enabled() is not silent
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast."""
+
+    speed: float = 1.0
+    """steps per second"""
+
+    def __post_init__(self) -> None:
+        check_range("speed", self.speed, 0, 10, exclusive=True)
+
+
+@command("try-two", flat=("settings", "pace"))
+def try_two(settings: Settings = Settings(), pace: Pace = Pace(), seed: int = 0) -> None:
+    """Try two settings."""
+    calls.append((settings, pace, seed))
+
+
+def test_the_fields_of_several_settings_are_options(tmp_path: Path) -> None:
+    calls.clear()
+    (tmp_path / "c.yaml").write_text("size: 9\nspeed: 2\n")
+    try_two.cli(["--config", str(tmp_path / "c.yaml"), "--seed", "4", "--dry-run"])
+    assert calls == [(Settings(9, dry_run=True), Pace(2.0), 4)]
+
+
+@pytest.mark.parametrize("speed", ["0", "-1", "10.5", ".nan"])
+def test_a_number_outside_its_range_is_one_line(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        try_two.cli([f"--speed={speed}"])
+    assert ended.value.code == WRONG_CALL
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("try-two: --speed is ") and "more than 0 and at most 10" in line
+
+
+def test_a_range_has_one_end_or_two() -> None:
+    for value in (None, 0, 5):
+        check_range("shard_size", value, 0)
+    with pytest.raises(ValueError, match="^--shard-size is -1; it must be at least 0$"):
+        check_range("shard_size", -1, 0)
+    with pytest.raises(ValueError, match="^--share is 2; it must be at most 1$"):
+        check_range("share", 2, most=1)

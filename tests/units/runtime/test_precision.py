@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from units.dataset import extract
+from units.dataset.extract_config import WorkConfig
 from units.encoder import fit, pretrain
 from units.runtime.precision import check_device
 from units.vocoder import train_vocoder, vocode
@@ -38,7 +39,7 @@ def test_what_is_not_there_is_refused_with_what_is(two_gpus: None, name: str) ->
 
 
 @pytest.mark.parametrize("command", [
-    lambda folder: extract.main(str(folder / "a.wav"), device="cuda"),
+    lambda folder: extract.main(str(folder / "a.wav"), work=WorkConfig(device="cuda")),
     lambda folder: fit.main(folder / "m.jsonl", folder / "out", device="cuda"),
     lambda folder: pretrain.main(folder / "m.jsonl", folder / "out", device="cuda"),
     lambda folder: train_vocoder.main(folder / "units", folder / "m.jsonl", folder / "out", device="cuda"),

@@ -36,13 +36,13 @@ def test_torchrun_and_slurm_say(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])
 def test_a_rank_outside_the_world_is_refused(rank: int, world: int) -> None:
-    with pytest.raises(ValueError, match=f"rank is {rank} of a world of {world}"):
+    with pytest.raises(ValueError, match=f"rank is {rank} .*world of {world}"):
         this_rank(rank, world)
 
 
 def test_a_variable_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "eight")
-    with pytest.raises(ValueError, match="WORLD_SIZE='eight'"):
+    with pytest.raises(ValueError, match="WORLD_SIZE is 'eight'"):
         this_rank()
 
 

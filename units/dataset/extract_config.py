@@ -1,0 +1,69 @@
+"""Settings of units-extract: which units are computed, and how the work is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from units.runtime.command import check_range
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The unit encoder: a unit encoder folder, or an encoder and its k-means. It decides which units are computed."""
+
+    encoder: str | None = None
+    """unit encoder folder (the small one of the package if not given); with --kmeans a transformers folder, a hub id, or a
+    fairseq .pt"""
+    kmeans: Path | None = None
+    """centres: a joblib .bin of scikit-learn, .npy, or .safetensors"""
+    layer: int | None = None
+    """the layer that the centres were fitted on; known for the published pairs"""
+    dtype: Dtype = "float32"
+    """of the encoder's matrix products; float32 is exact, bfloat16 is faster and changes a few units"""
+    backend: Literal["torch", "fairseq"] = "torch"
+    """fairseq runs fairseq's own code, if it is installed"""
+    compile: bool = False
+    """torch.compile the layers; pays on long runs"""
+    upstream_cut: bool = False
+    """cut audio beyond 100 seconds as fairseq's and SpeechGPT's readers do, which loses a frame per cut"""
+
+    def __post_init__(self) -> None:
+        check_range("layer", self.layer, 0)
+        if self.kmeans is None and (self.layer is not None or self.backend != "torch"):
+            raise ValueError("--layer and --backend need --kmeans; a unit encoder folder states its layer")
+
+
+@dataclass(frozen=True)
+class WorkConfig:
+    """How the work is done. Nothing here changes the units."""
+
+    device: str = "cpu"
+    """cpu, cuda, or cuda:N"""
+    batch_seconds: float | None = None
+    """audio in one batch; 40 on a CPU, 400 on a GPU if not given"""
+    shard_size: int = 2000
+    """utterances in a shard; fewer, such as 50, if they last for an hour each"""
+    processes: int | None = None
+    """processes on this machine: one for each core (up to 8) or each GPU if not given; if there are fewer GPUs, they are
+    shared"""
+    workers: int | None = None
+    """threads of each process that decode ahead; none on a CPU, and its share of the cores with a GPU if not given"""
+    limit: int | None = None
+    """read only the first utterances, up to this number"""
+    dry_run: bool = False
+    """report what would be done and how long it would take"""
+    rank: int | None = None
+    """this process among world; from the environment of torchrun or SLURM if not given"""
+    world: int | None = None
+    """how many processes share the work; from the same environment if not given"""
+
+    def __post_init__(self) -> None:
+        check_range("batch_seconds", self.batch_seconds, 0, exclusive=True)
+        for name in ("shard_size", "processes", "limit", "world"):
+            check_range(name, getattr(self, name), 1)
+        for name in ("workers", "rank"):
+            check_range(name, getattr(self, name), 0)

@@ -1,0 +1,209 @@
+"""The shards of a unit set: decode audio, encode it in batches, write shards, resume.
+
+A shard covers a fixed range of the source's utterances and appears whole or not at all. So a killed run continues at the
+first missing shard, and rank r of W writes shards r, r + W, ... of a shared folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from units.audio import SAMPLE_RATE, FrameGrid
+from units.corpus.decoding import decoded
+from units.corpus.manifest import Utterance
+from units.dataset.unit_set import (
+    COMPLETION_FILE,
+    LONGEST_RUN,
+    UnitRecord,
+    UnitSetReason,
+    join_shards,
+    refusals_path,
+    shard_path,
+    write_shard,
+)
+from units.encoder.unit_encoder import UnitEncoder
+from units.runtime.ahead import one_ahead
+from units.runtime.atomic import check_begun, written_whole
+from units.runtime.progress import progress
+from units.runtime.provenance import digest
+from units.runtime.refusals import Refusal, refusal_of
+
+SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # the largest window in which utterances are sorted by length
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """The part of the work that one process does, and how it does it.
+
+    shard_size: utterances in a shard. batch_seconds: audio in one batch. workers: threads that decode ahead of the
+    encoder; 0 decodes in the encoder's thread. rank, world: this rank among all that share the folder.
+    process, processes: this process among those of its rank.
+    """
+
+    shard_size: int = 2000
+    batch_seconds: float = 40.0
+    workers: int = 0
+    rank: int = 0
+    world: int = 1
+    process: int = 0
+    processes: int = 1
+
+    def missing(self, out: Path, utterances: int) -> list[int]:
+        """The shards of this share that are not written yet.
+
+        A rank deals its shards to its own processes, so ranks may have different numbers of processes.
+        """
+        count = shard_count(utterances, self.shard_size)
+        shards = range(self.rank, count, self.world)[self.process :: self.processes]
+        return [index for index in shards if not shard_path(out, index).exists()]
+
+    def rows(self, utterances: list[Utterance], shard: int) -> list[Utterance]:
+        """The utterances of one shard."""
+        return utterances[shard * self.shard_size : (shard + 1) * self.shard_size]
+
+
+def shard_count(utterances: int, shard_size: int) -> int:
+    """The number of shards of a set."""
+    return -(-utterances // shard_size)
+
+
+def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, shard_size: int) -> None:
+    """Raise ValueError if `out` was begun with another codebook, other utterances or another shard size."""
+    rows = (f"{u.id} {u.start} {u.duration} {u.text} {u.speaker} {u.lang}\n" for u in utterances)
+    plan = {
+        "codebook": encoder.codebook.fingerprint,
+        "manner": encoder.features.manner,
+        "shard_size": shard_size,
+        "utterances": len(utterances),
+        "rows": digest(rows, length=16),
+    }
+    check_begun(out / "plan.json", plan)
+
+
+def extract(
+    utterances: list[Utterance],
+    out: Path,
+    encoder: UnitEncoder,
+    share: Share = Share(),
+    listed: list[Refusal] | None = None,
+) -> None:
+    """Write one share of a unit set. The process that finds all shards written also writes `unit_set.json`.
+
+    Args:
+        utterances: of the whole set.
+        out: the set's folder.
+        encoder: the unit encoder.
+        share: the part that this process does.
+        listed: what the listing of the source refused.
+
+    Raises: ValueError if `out` was begun with another codebook, other utterances or another shard size.
+    """
+    check_plan(out, utterances, encoder, share.shard_size)
+    todo = share.missing(out, len(utterances))
+    if todo:
+        (out / COMPLETION_FILE).unlink(missing_ok=True)  # a shard was deleted, so the set is not complete any more
+    total = sum(len(share.rows(utterances, index)) for index in todo)
+    with progress(total=total, desc=f"units of {out.name}", unit="files") as bar:
+        writer = _ShardWriter(utterances, out, encoder, share, bar)
+        for window in windows(utterances, todo, share, encoder.features.grid):
+            writer.add(window)
+    count = shard_count(len(utterances), share.shard_size)
+    if all(shard_path(out, i).exists() for i in range(count)):
+        join_shards(out, count, encoder.codebook, [one.line() for one in listed or []])
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A piece of a shard, of a bounded size: (row, wav) of what was read, and the refusals of other rows.
+
+    last: the shard ends with it.
+    """
+
+    shard: int
+    wavs: list[tuple[int, np.ndarray]]
+    refused: dict[int, Refusal]
+    last: bool
+
+
+class _ShardWriter:
+    """Encodes windows, and writes a shard when its last window is encoded."""
+
+    def __init__(self, utterances: list[Utterance], out: Path, encoder: UnitEncoder, share: Share, bar: tqdm) -> None:
+        self.utterances, self.out, self.encoder, self.share, self.bar = utterances, out, encoder, share, bar
+        self.records: dict[int, UnitRecord] = {}
+        self.refused: dict[int, Refusal] = {}
+        self.began, self.seconds = time.monotonic(), 0.0
+
+    def add(self, window: Window) -> None:
+        rows = self.share.rows(self.utterances, window.shard)
+        self.refused |= window.refused
+        self.bar.update(len(window.refused))
+        for batch in _by_length(window.wavs, self.share.batch_seconds):
+            for (row, wav), units in zip(batch, self.encoder.encode_batch([wav for _, wav in batch])):
+                u = rows[row]
+                if units.durations and max(units.durations) > LONGEST_RUN:
+                    detail = f"one unit lasts for {max(units.durations)} frames; the recording may be silent"
+                    self.refused[row] = refusal_of(u.id, UnitSetReason.LONG_RUN, detail, audio=u.audio)
+                else:
+                    self.records[row] = UnitRecord(
+                        u.id, units, len(wav), u.text, u.speaker, u.lang, u.audio, u.start, u.duration
+                    )
+                self.seconds += len(wav) / SAMPLE_RATE
+            self.bar.update(len(batch))
+            rate = self.seconds / (time.monotonic() - self.began)
+            self.bar.set_postfix_str(f"{self.seconds / 3600:.2f} h of audio, {rate:.0f} h per hour", refresh=False)
+        if window.last:
+            self._write(window.shard)
+
+    def _write(self, shard: int) -> None:
+        with written_whole(refusals_path(self.out, shard)) as file:
+            file.writelines(self.refused[row].line() for row in sorted(self.refused))
+        records = [self.records[row] for row in sorted(self.records)]
+        write_shard(shard_path(self.out, shard), records, self.encoder.codebook)
+        self.records, self.refused = {}, {}
+
+
+def windows(utterances: list[Utterance], todo: list[int], share: Share, grid: FrameGrid) -> Iterator[Window]:
+    """The shards to do, a window at a time.
+
+    With workers, a window is decoded while the one before it is encoded or its shard is written, also across the ends of
+    shards, so that neither waits for the other.
+    """
+    wavs = decoded((row for shard in todo for row in share.rows(utterances, shard)), share.workers, grid)
+    found = (
+        window
+        for shard in todo
+        for window in _windows(shard, itertools.islice(wavs, len(share.rows(utterances, shard))))
+    )
+    return one_ahead(found) if share.workers else found
+
+
+def _windows(shard: int, wavs: Iterator[np.ndarray | Refusal]) -> Iterator[Window]:
+    window = Window(shard, [], {}, last=False)
+    seconds = 0.0
+    for row, found in enumerate(wavs):
+        if isinstance(found, Refusal):
+            window.refused[row] = found
+            continue
+        window.wavs.append((row, found))
+        seconds += len(found) / SAMPLE_RATE
+        if len(window.wavs) == SORTED_FILES or seconds > SORTED_SECONDS:
+            yield window
+            window, seconds = Window(shard, [], {}, last=False), 0.0
+    yield dataclasses.replace(window, last=True)
+
+
+def _by_length(wavs: list[tuple[int, np.ndarray]], seconds: float) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Batches of wavs of similar length, the longest first, each of at most so many seconds with its padding."""
+    wavs = sorted(wavs, key=lambda pair: -len(pair[1]))
+    while wavs:
+        fits = max(1, int(seconds * SAMPLE_RATE / len(wavs[0][1])))
+        yield wavs[:fits]
+        wavs = wavs[fits:]
