@@ -1,4 +1,4 @@
-"""A small assembler of pickles: each function returns the opcodes (bytes) that push one object. Test helpers, no test."""
+"""A small assembler of pickles for tests: each function returns the opcodes (bytes) that push one object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read files of torch.save and joblib.dump without trusting them, whatever else they hold.
+"""Read files of torch.save and joblib.dump without trusting them.
 
     read_torch("hubert_base_ls960.pt")["model"]                                 # tensors by name
     read_joblib("hubert_base_ls960_L9_km500.bin").state["cluster_centers_"]     # of an Inert KMeans
@@ -194,7 +194,7 @@ class _TorchUnpickler(SafeUnpickler):
         self.raw = raw
 
     def persistent_load(self, pid: Any) -> torch.Tensor | None:
-        """The numbers (N,) of a storage: as many as the file holds, whatever number it announces."""
+        """The numbers (N,) of a storage: as many as the file holds, not as many as it announces."""
         import torch
 
         if type(pid) is not tuple or len(pid) not in (5, 6) or any(view is not None for view in pid[5:]):

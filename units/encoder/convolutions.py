@@ -1,9 +1,9 @@
 """The convolutions of HuBERT's front end as matrix products, exact for any length in bounded memory.
 
-A convolution with kernel k and stride s over (T, C) is a sum of ceil(k / s) matrix products over overlapping views of its
-input, without copies. HuBERT base normalises its first convolution over a wav's whole time (GroupNorm with one channel a
-group): as that convolution is linear, mean and variance of its output follow from the second moments of the windows it
-sees, so a wav of any length is normalised exactly before any of it is convolved, and no other wav can touch it.
+A convolution with kernel k and stride s over (T, C) is a sum of ceil(k / s) matrix products over overlapping views of
+its input, without copies. HuBERT base normalises its first convolution over the whole wav (GroupNorm with one channel a
+group). As that convolution is linear, mean and variance of its output follow from the second moments of its input
+windows. So a wav of any length is normalised exactly before any of it is convolved, and independently of other wavs.
 
 T samples, N frames, C channels, k kernel.
 """
@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from units.audio import FrameGrid
 
-PIECE = 8_000  # first-convolution windows convolved at once (2.5 s at HuBERT's stride): what a core's cache likes
-GPU_PIECE = 16 * PIECE  # a GPU likes fewer and larger products
+PIECE = 8_000  # windows of the first convolution at once (2.5 s at HuBERT's stride): fits a core's cache
+GPU_PIECE = 16 * PIECE  # a GPU is faster with fewer and larger products
 MOMENTS_PIECE = 1 << 20  # windows whose second moments are summed at once
 
 
@@ -39,7 +39,7 @@ class Convolution:
         return self.activate(strided_product(x, self.weight, self.bias, self.kernel, self.stride))
 
     def activate(self, x: Tensor) -> Tensor:
-        # the norm in float32: its weights are, and CUDA takes no other mixture
+        # the norm in float32, as its weights: CUDA does not mix dtypes there
         return functional.gelu(x if self.norm is None else self.norm(x.float()).to(x.dtype))
 
 
@@ -47,9 +47,9 @@ class ConvFrontEnd:
     """wav (T,) -> (N, C) of the last convolution, for transformers' `feature_extractor` of HuBERT and wav2vec 2.0."""
 
     def __init__(self, feature_extractor: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-        """Takes the weights; all but the first convolution are held and computed in `dtype`.
+        """Take over the weights; all but the first convolution are computed in `dtype`.
 
-        Raises: ValueError where the first layer's GroupNorm has more than one channel a group.
+        Raises: ValueError if a GroupNorm has more than one channel a group, or is not the first layer's.
         """
         self.layers: list[Convolution] = []
         self.group_norm: nn.GroupNorm | None = None
@@ -58,8 +58,8 @@ class ConvFrontEnd:
             if isinstance(norm, nn.GroupNorm):
                 if norm.num_groups != norm.num_channels or i > 0:
                     raise ValueError(
-                        f"convolution {i} has a GroupNorm of {norm.num_groups} groups over {norm.num_channels} channels; "
-                        "HuBERT has one, on its first convolution, with one channel a group"
+                        f"convolution {i} has a GroupNorm of {norm.num_groups} groups over {norm.num_channels} "
+                        "channels; HuBERT has one, on its first convolution, with one channel a group"
                     )
                 self.group_norm, norm = norm, None
             weight = conv.weight.detach().permute(2, 1, 0).flatten(0, 1)  # (k * C, C')
@@ -68,18 +68,18 @@ class ConvFrontEnd:
             self.layers.append(
                 Convolution(weight.contiguous().to(held), bias, conv.kernel_size[0], conv.stride[0], norm)
             )
-        if self.group_norm is not None:  # in float64 once, not for every wav
+        if self.group_norm is not None:  # converted to float64 once, not for every wav
             parts = self.layers[0].weight, self.group_norm.weight.detach(), self.group_norm.bias.detach()
             self._head_in_double = [part.double() for part in parts]
         self.dtype = dtype
         self.grid = FrameGrid.of([(layer.kernel, layer.stride) for layer in self.layers])
 
     def __call__(self, wav: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Frames [first, last) of a wav, as the whole wav gives them: (last - first, C)."""
-        return next(self.stretches(wav, [(first, self.grid.num_frames(len(wav)) if last is None else last)]))
+        """Frames [first, last) of a wav, equal to those of the whole wav: (last - first, C)."""
+        return next(self.segments(wav, [(first, self.grid.num_frames(len(wav)) if last is None else last)]))
 
-    def stretches(self, wav: Tensor, wanted: list[tuple[int, int]]) -> Iterator[Tensor]:
-        """Frames [first, last) of a wav for each wanted pair; the wav's statistics are taken once."""
+    def segments(self, wav: Tensor, wanted: list[tuple[int, int]]) -> Iterator[Tensor]:
+        """Frames [first, last) of a wav for each pair; the wav's statistics are computed once."""
         head = self._head(wav)
         hop, field = self.grid.hop, self.grid.receptive_field
         piece = PIECE if wav.device.type == "cpu" else GPU_PIECE
@@ -100,7 +100,7 @@ class ConvFrontEnd:
         return x
 
     def _head(self, wav: Tensor) -> Convolution:
-        """The first convolution with the wav's own GroupNorm folded into its weights."""
+        """The first convolution with GroupNorm, by this wav's statistics, folded into its weights."""
         head = self.layers[0]
         if self.group_norm is None:
             return head
@@ -125,7 +125,7 @@ def strided_product(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: int,
     channels = x.shape[1]
     count = (len(x) - kernel) // stride + 1
     found: Tensor | None = None
-    for tap in range(0, kernel, stride):  # taps of one stride lie side by side in memory
+    for tap in range(0, kernel, stride):  # taps of one stride are adjacent in memory
         width = min(stride, kernel - tap)
         rows = x.as_strided((count, width * channels), (stride * channels, 1), x.storage_offset() + tap * channels)
         part = weight[tap * channels : (tap + width) * channels]

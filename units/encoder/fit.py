@@ -1,7 +1,7 @@
 """Fit a codebook: features of a corpus, k-means, one unit encoder folder.
 
     units-fit --manifest runs/toy/corpus/train.jsonl --out runs/toy/unit_encoder
-    units-fit --manifest folder/of/audio --out enc --encoder facebook/hubert-base-ls960 --layer 6 --size 500 --device cuda
+    units-fit --manifest folder/of/audio --out enc --encoder facebook/hubert-base-ls960 --layer 6 --size 500
     units-fit --manifest train.jsonl --out enc --encoder hubert_large_ll60k.pt --layer 22 --size 2000
 
 The default encoder is the small one that comes with the package.

@@ -1,11 +1,11 @@
 """HuBERT features at one layer: exact in batches, exact at any length up to a window, bounded in memory beyond it.
 
-The wavs of a batch are never padded: convolutions run wav by wav, the layers' matrix products run over all frames of
-the batch laid end to end, and attention and the positional convolution see one wav at a time. So a batch gives what
-one file at a time gives. Layers above the one asked for are neither loaded nor run.
+The wavs of a batch are never padded. Convolutions run wav by wav; the layers' matrix products run over all frames of
+the batch, concatenated; attention and the positional convolution are limited to one wav. So a batch gives the features
+that one file at a time gives. Layers above the requested one are neither loaded nor run.
 
-Beyond WINDOW, attention is limited to a window with CONTEXT on either side; the convolutions and their normalisation
-still see the whole wav.
+Beyond WINDOW, attention is limited to a window with CONTEXT on either side. The convolutions and their normalisation
+still cover the whole wav.
 
 T samples, N frames of one wav, M frames of a batch, D feature width.
 """
@@ -26,39 +26,40 @@ from units.audio import SAMPLE_RATE
 from units.encoder.convolutions import ConvFrontEnd
 
 WINDOW = 100  # seconds: longer wavs are cut into windows of this length; the cut of fairseq's and SpeechGPT's readers
-CONTEXT = 5  # seconds that a window also sees on either side
-LENGTHS = 1024  # frames: GPUs convolve in multiples of it, as cuDNN plans anew for every length it has not seen
-# all but cuDNN's, which torch takes first on new GPUs and which plans for each new length as well, for longer than a wav of
-# 12 s may take (github.com/modelscope/FunASR/issues/3704)
+CONTEXT = 5  # seconds on either side of a window that its attention covers too
+LENGTHS = 1024  # frames: GPUs convolve in multiples of it, since cuDNN makes a plan for every new length
+# All but cuDNN's, which torch prefers on new GPUs. It also makes a plan for each new length, which takes longer than a
+# wav of 12 s (github.com/modelscope/FunASR/issues/3704).
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 ARCHITECTURES = ("hubert", "wav2vec2")  # transformers model types whose layers are HuBERT's
 
 
 class HubertFeatures:
-    """Layer `layer` (1-based) of a transformers HuBERT, as fairseq's `output_layer` and `hidden_states[layer]` count,
-    without the final norm of the large layout.
+    """Features of one layer of a transformers HuBERT, without the final norm of the large layout.
+
+    Layers are counted from 1, as by fairseq's `output_layer` and transformers' `hidden_states[layer]`.
     """
 
     def __init__(
         self, model: nn.Module, layer: int, name: str, normalise: bool = False, dtype: torch.dtype = torch.float32
     ) -> None:
-        """Takes over a model.
+        """Take over a model.
 
         Args:
-            model: a transformers HubertModel or Wav2Vec2Model, in evaluation.
+            model: a transformers HubertModel or Wav2Vec2Model.
             layer: the last layer to keep.
-            name: what the codebook will call this encoder.
-            normalise: bring each wav to mean 0 and variance 1 first, as the large models want it.
+            name: of the encoder, in the codebook.
+            normalise: bring each wav to mean 0 and variance 1 first, as the large models need.
             dtype: of the matrix products; sums and norms stay in float32.
 
-        Raises: ValueError for another architecture, or a layer that the model has not.
+        Raises: ValueError for another architecture, or a layer that the model does not have.
         """
         config = model.config
         if config.model_type not in ARCHITECTURES:
-            raise ValueError(f"{name!r} is a {config.model_type}; the architectures read here are {ARCHITECTURES}")
+            raise ValueError(f"{name!r} is a {config.model_type}; supported architectures are {ARCHITECTURES}")
         depth = len(model.encoder.layers)
         if not 1 <= layer <= depth:
-            raise ValueError(f"layer {layer} asked of {name!r}, which has layers 1 to {depth}")
+            raise ValueError(f"layer is {layer}; {name!r} has layers 1 to {depth}")
         self.layer, self.name, self.normalise, self.dtype = layer, name, normalise, dtype
         self.cut_long = False  # True: cut long wavs as fairseq's and SpeechGPT's readers do
         self.dim: int = config.hidden_size
@@ -74,7 +75,7 @@ class HubertFeatures:
     ) -> HubertFeatures:
         """Open a transformers folder or hub id, or a fairseq checkpoint (.pt).
 
-        Raises: FileNotFoundError, or ValueError where it is none of these, or lacks weights.
+        Raises: FileNotFoundError; ValueError if it is none of these, or lacks weights.
         """
         from transformers import AutoConfig, AutoFeatureExtractor, AutoModel
         from transformers.utils import logging
@@ -87,16 +88,17 @@ class HubertFeatures:
         config = AutoConfig.from_pretrained(folder)
         config.num_hidden_layers = max(1, min(layer, getattr(config, "num_hidden_layers", 0)))
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # it would list the layers above, which are left out on purpose
+        logging.set_verbosity_error()  # it would list the layers above, which are not loaded on purpose
         try:
             model, found = AutoModel.from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True
             )
         finally:
             logging.set_verbosity(verbosity)
-        unused = "masked_spec_embed"  # only training looks at it
+        unused = "masked_spec_embed"  # in training only
         if unused in found["missing_keys"]:
-            model.masked_spec_embed.data.zero_()  # it was drawn anew, and weights are what a codebook is known by
+            # transformers drew it at random, and the codebook's fingerprint covers all weights
+            model.masked_spec_embed.data.zero_()
         if missing := sorted(set(found["missing_keys"]) - {unused}):
             raise ValueError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}; is it a whole checkpoint?")
         try:
@@ -118,7 +120,7 @@ class HubertFeatures:
 
     @property
     def manner(self) -> str:
-        """How it computes, as far as units depend on it."""
+        """How features are computed, as far as units depend on it."""
         return f"{str(self.dtype).removeprefix('torch.')}{f', cut each {WINDOW} s' if self.cut_long else ''}"
 
     def to(self, device: str | torch.device) -> HubertFeatures:
@@ -158,13 +160,13 @@ class HubertFeatures:
         size, beside = round(WINDOW * self.grid.rate), round(CONTEXT * self.grid.rate)
         total = self.grid.num_frames(len(wav))
         starts = range(0, total, size)
-        seen = [(max(0, start - beside), min(total, start + size + beside)) for start in starts]
-        stretches = self.front_end.stretches(self._prepared(wav), seen)
-        for start, (first, _), frames in zip(starts, seen, stretches):
+        windows = [(max(0, start - beside), min(total, start + size + beside)) for start in starts]
+        segments = self.front_end.segments(self._prepared(wav), windows)
+        for start, (first, _), frames in zip(starts, windows, segments):
             yield self._transform([frames])[0][start - first : start - first + size]
 
     def cut(self, wav: Tensor) -> list[Tensor]:
-        """fairseq's cut of a long wav into parts of 100 seconds that know nothing of one another; each join loses a frame."""
+        """Cut a long wav as fairseq does: parts of 100 seconds, encoded separately; each join loses a frame."""
         parts = wav.split(WINDOW * SAMPLE_RATE)
         return [part for part in parts if self.grid.num_frames(len(part))]
 
@@ -174,18 +176,18 @@ class HubertFeatures:
 
     def _prepared(self, wav: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(wav))
-        if self.device.type == "cuda":  # from pinned memory nobody waits for the copy
+        if self.device.type == "cuda":  # from pinned memory the copy does not block
             tensor = tensor.pin_memory()
         tensor = tensor.to(self.device, non_blocking=tensor.is_pinned())
         return functional.layer_norm(tensor, tensor.shape) if self.normalise else tensor
 
     def _transform(self, frames: list[Tensor]) -> list[Tensor]:
-        """From the convolutions' frames (N, C) of several wavs to the layer's features (N, D)."""
+        """The layer's features (N, D) of several wavs, from their frames (N, C) after the convolutions."""
         counts = [len(one) for one in frames]
         encoder = self.model.encoder
         projected = self.model.feature_projection(torch.cat(frames).float()[None])
         hidden = (projected[0] if isinstance(projected, tuple) else projected)[0]  # (M, D)
-        with _cudnn_reined_in(self.device, self.dtype):
+        with _exact_float32(self.device, self.dtype):
             hidden += self.positions(hidden, counts)
             if not self.pre_norm:
                 hidden = encoder.layer_norm(hidden)
@@ -195,18 +197,18 @@ class HubertFeatures:
 
 
 @contextmanager
-def _cudnn_reined_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """On a GPU, float32 is float32 and attention is not cuDNN's; elsewhere nothing is touched, as threads may be at work."""
+def _exact_float32(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """On a GPU, keep float32 exact and avoid cuDNN's attention; on a CPU change nothing, as threads may be running."""
     if device.type != "cuda":
         yield
         return
-    # cuDNN would quietly round float32 to 10 bits, and GPUs would give other units than CPUs
+    # by default cuDNN rounds float32 to 10 bits (TF32), and a GPU would give other units than a CPU
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=dtype != torch.float32), sdpa_kernel(ATTENTION):
         yield
 
 
 class _Positions:
-    """The convolution that tells frames their places, with its weight norm folded in once."""
+    """The convolutional positional embedding, with its weight norm folded in once."""
 
     def __init__(self, embed: nn.Module) -> None:
         conv = embed.conv
@@ -215,14 +217,14 @@ class _Positions:
         self.norm, self.trim, self.activation = getattr(embed, "batch_norm", None), embed.padding, embed.activation
 
     def __call__(self, x: Tensor, counts: list[int]) -> Tensor:
-        """What is to be added to the frames (M, D) of several wavs end to end, counts of each in `counts`."""
+        """Positional embeddings (M, D) of the concatenated frames of several wavs, `counts` of each."""
         x = x if self.norm is None else self.norm(x.T[None])[0].T
         if x.device.type == "cpu":
             return torch.cat([self._convolved(one) for one in x.split(counts)])
         return self._at_once(x, counts)
 
     def _at_once(self, x: Tensor, counts: list[int]) -> Tensor:
-        """In one convolution: zeros lie between two wavs, as many as its padding."""
+        """The same in one convolution: zeros between two wavs, as many as its padding, keep them apart."""
         apart = x.new_zeros(self.padding[0], x.shape[1])
         rows = len(x) + len(counts) * len(apart)
         parts = [part for one in x.split(counts) for part in (one, apart)]
@@ -235,7 +237,7 @@ class _Positions:
 
 
 class _Layer:
-    """One transformer layer over frames of several wavs laid end to end (M, D), counts of each wav in `counts`."""
+    """One transformer layer over the concatenated frames of several wavs (M, D), `counts` of each."""
 
     def __init__(self, layer: nn.Module, dtype: torch.dtype) -> None:
         attention, feed = layer.attention, layer.feed_forward
@@ -255,12 +257,11 @@ class _Layer:
         return self.final_norm(x + self.feed(x))
 
     def attend(self, x: Tensor, counts: list[int]) -> Tensor:
-        """Every frame attends to the frames of its own wav."""
-        heads = (
-            self.qkv(x).unflatten(1, (3, self.heads, -1)).permute(1, 2, 0, 3)[:, None]
-        )  # (3, 1, heads, M, D / heads)
-        # all that can be is done for the batch, not for its wavs: a GPU takes longer to be told of a short wav than to hear it
-        found = [functional.scaled_dot_product_attention(*own) for own in heads.split(counts, dim=3)]
+        """Every frame attends to the frames of the same wav."""
+        qkv = self.qkv(x).unflatten(1, (3, self.heads, -1))  # (M, 3, heads, D / heads)
+        qkv = qkv.permute(1, 2, 0, 3)[:, None]  # (3, 1, heads, M, D / heads)
+        # only attention runs wav by wav: for short wavs on a GPU, launch overhead dominates, so the rest is batched
+        found = [functional.scaled_dot_product_attention(*of_wav) for of_wav in qkv.split(counts, dim=3)]
         return self.out(torch.cat(found, dim=2)[0].transpose(0, 1).flatten(1)).float()
 
     def feed(self, x: Tensor) -> Tensor:
@@ -268,10 +269,10 @@ class _Layer:
 
 
 class _Product:
-    """x -> x @ weight.T + bias in `dtype`; several matrices side by side."""
+    """x -> x @ weight.T + bias in `dtype`; several matrices are concatenated."""
 
     def __init__(self, weights: list[Tensor], biases: list[Tensor], dtype: torch.dtype) -> None:
-        many = len(weights) > 1  # one alone is taken as it is, not copied
+        many = len(weights) > 1  # a single one is not copied
         self.weight = (torch.cat(weights) if many else weights[0]).detach().to(dtype)
         self.bias = (torch.cat(biases) if many else biases[0]).detach().to(dtype)
 

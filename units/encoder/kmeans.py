@@ -13,7 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Fit:
-    """centres: float32 (K, D). inertia: mean squared distance of a frame to its centre. dead: centres no frame chose."""
+    """A fitted k-means.
+
+    centres: float32 (K, D). inertia: mean squared distance of frames to their centres. dead: centres without frames.
+    frames: those that it was fitted on.
+    """
 
     centres: Tensor
     inertia: float
@@ -67,10 +71,10 @@ def fit(frames: Tensor, size: int, seed: int = 0) -> Fit:
 
 
 def assign(features: Tensor, centres: Tensor, squared: Tensor | None = None) -> Tensor:
-    """Nearest centre of each frame: (N, D), (K, D) -> int64 (N,). |x|^2 is the same for all centres and left out.
+    """Nearest centre of each frame: (N, D), (K, D) -> int64 (N,). |x|^2 is the same for all centres, and left out.
 
     Args:
-        squared: `squares(centres)`, for who assigns often.
+        squared: `squares(centres)`, if it is at hand.
     """
     squared = squares(centres) if squared is None else squared
     return torch.addmm(squared, features, centres.T, beta=1, alpha=-2).argmin(1)
@@ -89,7 +93,7 @@ def save_centres(path: Path, centres: Tensor) -> None:
 
 
 def load_centres(path: Path) -> Tensor:
-    """Read what save_centres wrote."""
+    """Read centres (K, D) that save_centres wrote."""
     from safetensors.torch import load_file
 
     return load_file(path)["centres"]

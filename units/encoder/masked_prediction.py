@@ -180,7 +180,10 @@ def train_iteration(current: IterationTraining, steps: Steps, number: int, out: 
 
 
 def _finite(history: list[Tensor], last: int) -> Tensor:
-    """Results of the updates up to step `last`, float64 (updates, 3). Raises FloatingPointError if one is not finite."""
+    """Results of the updates up to step `last`, float64 (updates, 3).
+
+    Raises: FloatingPointError if a loss or a gradient's norm is not finite.
+    """
     found = torch.stack(history).cpu().double()
     for step, (loss, _, norm) in enumerate(found.tolist(), last - len(history) + 1):
         if not math.isfinite(loss) or not math.isfinite(norm):

@@ -1,8 +1,8 @@
-"""MFCC features at the frame rate of HuBERT: its own iteration 0, and the named baseline `--encoder mfcc`.
+"""MFCC features at the frame rate of HuBERT: the targets of its iteration 0, and the baseline `--encoder mfcc`.
 
 HuBERT (Hsu et al. 2021, arXiv 2106.07447, section IV-B) clusters 39-dimensional MFCCs for its first targets. Here: nine
-cepstra with first and second differences, mean-free per utterance, energy weighted down and differences up, which
-carries less of the speaker than the raw 39 do.
+cepstra with first and second differences, mean-normalised per utterance, energy weighted down and differences up; they
+carry less of the speaker than the 39 do.
 """
 
 from __future__ import annotations

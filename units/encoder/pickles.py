@@ -2,7 +2,7 @@
 
 A pickle is a program: it names classes and functions, and has them called. Here a name on the allow list stands for a
 function of ours; every other name stands for a class of `Inert` objects, which keep their state and do nothing. So the
-weights in a checkpoint can be read, whatever else it holds and whether or not its libraries are installed.
+weights in a checkpoint can be read, without the libraries of its other objects and without running any code of theirs.
 docs/decisions/pickles.md gives the reasons for each limit, and for an interpreter in Python rather than in C.
 The files themselves are opened in `units/encoder/checkpoint_files.py`.
 """
@@ -101,7 +101,7 @@ def _guarded(opcode: bytes, step: Callable[[Any], None]) -> Callable[[Any], None
 class SafeUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
     """pickle's interpreter in Python; the operands of each opcode are checked before it runs.
 
-    Raises (`load`): some Exception, whatever a damaged or hostile pickle does.
+    Raises (`load`): an Exception of any class, for a damaged or hostile pickle.
     """
 
     stack: list[Any]

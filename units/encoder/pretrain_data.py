@@ -141,8 +141,8 @@ class PretrainCorpus:
     def run_jobs(self, order: np.ndarray, jobs: list[Job]) -> Iterator[tuple[np.ndarray, list[list]]]:
         """Compute features of utterances in batches, mean-normalise them, and give them to each job's function.
 
-        Each core decodes a separate batch and runs the CPU's jobs on it, which is faster than sharing every small matrix
-        product; a GPU's jobs run in this thread.
+        Each core decodes a separate batch and runs the CPU's jobs on it, which is faster than sharing every small
+        matrix product; a GPU's jobs run in this thread.
 
         Args:
             order: int64, indices of utterances, the shortest first.

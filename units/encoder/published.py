@@ -1,8 +1,21 @@
-"""What users already have: fairseq's HuBERT checkpoints and k-means files of any origin, read without fairseq and
-without running a pickle.
+"""Read published encoders: fairseq's HuBERT checkpoints and k-means files. Neither needs fairseq or runs a pickle.
 
     model, normalise = read_fairseq_hubert("mhubert_base_vp_en_es_fr_it3.pt", layer=11)
     centres = read_centres("mhubert_base_vp_en_es_fr_it3_L11_km1000.bin")
+
+What to know of a fairseq checkpoint (.pt):
+
+* It is a file of torch.save with a dict: `model` holds the weights, `cfg` the settings (`cfg.model`, `cfg.task`) as
+  omegaconf nodes; before 2021 `args` held all settings in one argparse namespace.
+* `encoder_layers`, `encoder_embed_dim` and others give sizes. `conv_feature_layers` is a Python expression such as
+  "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2": channels, kernel and stride of each convolution.
+* Base models: `extractor_mode: default` (GroupNorm in the first convolution), norms after each block. Large models:
+  `extractor_mode: layer_norm`, `layer_norm_first: true`, and `task.normalize: true` (each wav to mean 0, variance 1).
+* Layers are counted from 1, as `output_layer` of fairseq's feature readers and `hidden_states[layer]` of transformers.
+* `final_proj`, `label_embs_concat` and `mask_emb` are used in pre-training only.
+
+A published k-means is scikit-learn's KMeans or MiniBatchKMeans in a joblib file (`.bin`, `.km`). It does not state the
+encoder or the layer that it was fitted on; `PUBLISHED` has those of the known pairs.
 """
 
 from __future__ import annotations
@@ -23,12 +36,15 @@ from units.encoder.pickles import Inert, plain
 
 @dataclass(frozen=True)
 class Published:
-    """An encoder and its k-means as people have them on disk: how their file names begin, the layer, the sizes."""
+    """A published encoder with its k-means.
+
+    files: how names of the encoder's file begin. layer: of the k-means. sizes: numbers of centres. source: who states it.
+    """
 
     files: tuple[str, ...]
     layer: int
     sizes: tuple[int, ...]
-    said_by: str
+    source: str
 
 
 PUBLISHED = (
@@ -53,7 +69,7 @@ def read_centres(path: str | Path) -> Tensor:
 
     Returns: float32 (K, D).
 
-    Raises: FileNotFoundError; units.inert.UnreadableFile if the file holds no k-means.
+    Raises: FileNotFoundError; UnreadableFile if the file holds no k-means.
     """
     path = Path(path)
     if not path.exists():
@@ -63,7 +79,7 @@ def read_centres(path: str | Path) -> Tensor:
     elif path.suffix == ".npy":
         try:
             centres = np.load(path, allow_pickle=False)
-        except Exception as error:  # its header is python's text, and fails in any way that text can fail
+        except Exception as error:  # its header is a Python literal, and fails in any way that parsing can fail
             raise UnreadableFile(f"{path} cannot be read as an array: {str(error)[:300]}") from error
     else:
         held = read_joblib(path)
@@ -85,16 +101,16 @@ def _of_safetensors(path: Path) -> Any:
 
     try:
         held = load_file(path)
-    except Exception as error:  # SafetensorError, and whatever numpy says of kinds of numbers that it has not
+    except Exception as error:  # SafetensorError, and numpy's errors for dtypes that it does not have
         raise UnreadableFile(f"{path} cannot be read as safetensors: {str(error)[:300]}") from error
     return held.get("centres", next(iter(held.values()), None) if len(held) == 1 else None)
 
 
 @dataclass(frozen=True)
 class FairseqHubert:
-    """A fairseq HuBERT checkpoint, as it stands in the file.
+    """A fairseq HuBERT checkpoint under fairseq's names.
 
-    model, task: settings by fairseq's names. convolutions: (channels, kernel, stride) of each. weights: by fairseq's names.
+    model, task: settings. convolutions: (channels, kernel, stride) of each. weights: by name.
     """
 
     path: Path
@@ -107,7 +123,7 @@ class FairseqHubert:
 def read_fairseq_checkpoint(path: str | Path) -> FairseqHubert:
     """Read a fairseq HuBERT checkpoint (.pt).
 
-    Raises: FileNotFoundError; units.inert.UnreadableFile if it is no HuBERT of fairseq.
+    Raises: FileNotFoundError; UnreadableFile if it is no HuBERT of fairseq.
     """
     held = read_torch(path)
     weights = held.get("model") if isinstance(held, dict) else None
@@ -116,10 +132,10 @@ def read_fairseq_checkpoint(path: str | Path) -> FairseqHubert:
     config = plain(held.get("cfg"))
     if isinstance(config, dict) and isinstance(config.get("model"), dict):
         model, task = config["model"], config.get("task") or {}
-    else:  # before hydra (2021) both stood in one argparse namespace
+    else:  # before hydra (2021) both were in one argparse namespace
         model = task = plain(held.get("args"))
     if not isinstance(model, dict) or not model.keys() >= NEEDED:
-        raise UnreadableFile(f"{path} does not say what model it holds (no cfg.model, no args of a HuBERT)")
+        raise UnreadableFile(f"{path} does not state what model it holds (no cfg.model, no args of a HuBERT)")
     kind = model.get("_name") or model.get("arch") or "hubert"
     if not str(kind).startswith("hubert"):
         raise UnreadableFile(f"{path} holds a {kind!r}, not a HuBERT")
@@ -128,7 +144,7 @@ def read_fairseq_checkpoint(path: str | Path) -> FairseqHubert:
             raise UnreadableFile(f"{path} has {name} {model[name]!r}; only {only or 'the default'!r} is read")
     try:
         convolutions = [(int(c), int(k), int(s)) for c, k, s in _literal(model["conv_feature_layers"])]
-    except Exception as error:  # python's parser fails in any way that a text can be wrong
+    except Exception as error:  # the parser fails in any way that a text can be wrong
         raise UnreadableFile(f"{path}: conv_feature_layers is {str(model['conv_feature_layers'])[:300]!r}") from error
     return FairseqHubert(Path(path), model, task, convolutions, weights)
 
@@ -136,25 +152,25 @@ def read_fairseq_checkpoint(path: str | Path) -> FairseqHubert:
 def read_fairseq_hubert(path: str | Path, layer: int | None = None) -> tuple[nn.Module, bool]:
     """A fairseq HuBERT checkpoint as a transformers HubertModel.
 
-    The layout (which norm, where, biases, input normalisation) is what the checkpoint's config says, not what the
-    shapes suggest. Names follow transformers' own conversion (convert_hubert_original_pytorch_checkpoint_to_pytorch.py).
+    The checkpoint's settings decide the layout (which norm, where, biases, input normalisation), not the shapes. Names
+    follow transformers' conversion (convert_hubert_original_pytorch_checkpoint_to_pytorch.py).
 
     Args:
         layer: layers above it are left out; None keeps all.
 
-    Returns: the model, and whether it wants its input normalised to mean 0 and variance 1.
+    Returns: the model, and whether its input is normalised to mean 0 and variance 1.
 
-    Raises: FileNotFoundError; ValueError for a layer it has not; units.inert.UnreadableFile if it is no HuBERT of fairseq.
+    Raises: FileNotFoundError; ValueError for a layer that it does not have; UnreadableFile if it is no fairseq HuBERT.
     """
     from transformers import HubertModel
 
     found = read_fairseq_checkpoint(path)
     depth = int(found.model["encoder_layers"])
     if layer is not None and not 1 <= layer <= depth:
-        raise ValueError(f"layer {layer} asked of {path}, which has layers 1 to {depth}")
+        raise ValueError(f"layer is {layer}; {path} has layers 1 to {depth}")
     config = _config(found, layer or depth)
     weights = _renamed(found.weights, config.num_hidden_layers)
-    if "feature_projection.projection.weight" not in weights:  # fairseq leaves it out where the widths agree
+    if "feature_projection.projection.weight" not in weights:  # fairseq has none if the widths are equal
         weights["feature_projection.projection.weight"] = torch.eye(config.hidden_size)
         weights["feature_projection.projection.bias"] = torch.zeros(config.hidden_size)
     with torch.device("meta"):
@@ -162,7 +178,7 @@ def read_fairseq_hubert(path: str | Path, layer: int | None = None) -> tuple[nn.
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise UnreadableFile(f"the weights of {path} are not those of its own config: {error}") from error
+        raise UnreadableFile(f"the weights of {path} do not fit its settings: {error}") from error
     return model.eval(), bool(found.task.get("normalize", False))
 
 
@@ -232,13 +248,13 @@ NEEDED = {
 
 
 def _renamed(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """fairseq's weights under transformers' names, as float32, without those above the layer and those of pre-training."""
+    """Weights under transformers' names, float32, without layers above and parts that only pre-training uses."""
     found = {}
     for name, weight in state.items():
         layer = re.match(r"encoder\.layers\.(\d+)\.", name)
         if name.startswith(PRETRAINING_ONLY) or (layer and int(layer[1]) >= layers):
             continue
-        for theirs, ours in RENAMED:
-            name = re.sub(theirs, ours, name)
+        for fairseq, transformers in RENAMED:
+            name = re.sub(fairseq, transformers, name)
         found[name] = weight.float().contiguous()
     return found

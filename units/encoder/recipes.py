@@ -33,7 +33,7 @@ class FitRecipe:
     size: int = 100
     """Number of units K."""
     centring: str = "utterance"
-    """Mean normalisation: utterance subtracts each utterance's mean from its features (less of the speaker), none does not."""
+    """Mean normalisation: utterance subtracts its mean from each utterance (less of the speaker); or none."""
     utterances: int = 2000
     """Utterances that are drawn."""
     frames: int = 150_000

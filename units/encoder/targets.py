@@ -53,7 +53,7 @@ def make_targets(corpus: PretrainCorpus, codebooks: list[tuple[Features, list[in
     Args:
         codebooks: features, and the sizes of the codebooks to fit on them.
 
-    Returns: (total frames, heads), heads in the order of `codebooks`; uint16 where every codebook allows it, else int32.
+    Returns: (total frames, heads), heads in the order of `codebooks`; uint16 if every codebook allows it, else int32.
     """
     by_length = np.argsort(corpus.lengths, kind="stable")
     drawn = by_length[np.sort(np.random.default_rng(seed).permutation(len(by_length))[:FIT_UTTERANCES])]

@@ -1,7 +1,7 @@
-"""UnitEncoder: wav -> units. Features, centred if the codebook says so, then the nearest of K centres for every frame.
+"""UnitEncoder: wav -> units. Features, mean-normalised if the codebook says so, then each frame's nearest of K centres.
 
-encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")           # a unit encoder folder
-encoder = UnitEncoder.join("hubert_base_ls960.pt", "hubert_base_ls960_L9_km500.bin")   # what people have
+encoder = UnitEncoder.from_pretrained("runs/toy/unit_encoder")                           # a unit encoder folder
+encoder = UnitEncoder.join("hubert_base_ls960.pt", "hubert_base_ls960_L9_km500.bin")     # a published pair
 units = encoder.encode(load_wav("question.wav"))
 """
 
@@ -26,12 +26,12 @@ from units.runtime.atomic import written_whole
 
 Backend = Literal["torch", "fairseq"]
 STARTER = Path(__file__).parents[1] / "starter"  # the unit encoder that comes with the package
-HELD = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
-MFCC = "mfcc"  # the name that stands for MfccFeatures wherever an encoder is asked for
+FEATURE_SECONDS = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
+MFCC = "mfcc"  # the encoder's name that stands for MfccFeatures
 
 
 class Features(Protocol):
-    """What turns wavs into frames: units.hubert.HubertFeatures, units.mfcc.MfccFeatures, or fairseq's own code."""
+    """Turns wavs into frames: HubertFeatures, MfccFeatures, or FairseqFeatures."""
 
     name: str
     layer: int
@@ -43,20 +43,20 @@ class Features(Protocol):
 
     @property
     def manner(self) -> str:
-        """How it computes, as far as units depend on it: "float32", "bfloat16", "fairseq" and the like."""
+        """How features are computed, as far as units depend on it: "float32", "bfloat16", "fairseq" and the like."""
 
     def __call__(self, wavs: list[np.ndarray]) -> list[Tensor]:
         """One float32 (N, D) for each wav (T,), N = grid.num_frames(T)."""
 
 
 class UnitEncoder:
-    """A unit encoder is a folder: `codebook.json`, `centres.safetensors`, and `encoder/` (a plain transformers HuBERT)."""
+    """Features and K centres: a folder of `codebook.json`, `centres.safetensors` and `encoder/` (for transformers)."""
 
     def __init__(self, features: Features, centres: Tensor, codebook: Codebook) -> None:
         if centres.shape != (codebook.size, features.dim):
             raise ValueError(
-                f"centres are {tuple(centres.shape)}; the codebook {codebook.name!r} on features of width {features.dim} "
-                f"needs {(codebook.size, features.dim)}. Fit the centres again on this encoder and layer."
+                f"centres are {tuple(centres.shape)}; the codebook {codebook.name!r} on features of width "
+                f"{features.dim} needs {(codebook.size, features.dim)}. Fit the centres on this encoder and layer."
             )
         self.features, self.codebook = features, codebook
         self.centres = centres.to(features.device)
@@ -64,7 +64,7 @@ class UnitEncoder:
 
     @classmethod
     def from_features(cls, features: Features, centres: Tensor, name: str, centring: str) -> UnitEncoder:
-        """Join features and centres; the codebook, fingerprint included, follows from them."""
+        """Join features and centres, and make their codebook with its fingerprint."""
         codebook = Codebook(
             name,
             features.name,
@@ -78,21 +78,26 @@ class UnitEncoder:
 
     @classmethod
     def join(
-        cls, encoder: str | Path, centres: str | Path, layer: int | None = None, device: str = "cpu",
-        dtype: torch.dtype = torch.float32, backend: Backend = "torch",
-    ) -> UnitEncoder:  # fmt: skip
-        """An encoder and a k-means file of any origin (units.upstream.read_centres).
+        cls,
+        encoder: str | Path,
+        centres: str | Path,
+        layer: int | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        backend: Backend = "torch",
+    ) -> UnitEncoder:
+        """Join an encoder and a k-means file of any origin (see `read_centres`).
 
         Args:
-            layer: where the centres were fitted; not needed for the published pairs that units.upstream names.
+            layer: layer that the centres were fitted on; not needed for the pairs in units/encoder/published.py.
 
-        Raises: ValueError where the layer is not known, or the centres are of another width.
+        Raises: ValueError if the layer is not known, or the centres are of another width.
         """
         found = read_centres(centres)
         layer = layer or published_layer(str(encoder), len(found))
         if layer is None:
             raise ValueError(
-                f"on which layer of {encoder} was {centres} fitted? Say it (--layer N); it is not in the file"
+                f"{centres} does not state the layer of {encoder} that it was fitted on; give it with --layer N"
             )
         features = open_features(encoder, layer, device, dtype, backend)
         return cls.from_features(features, found, f"{Path(encoder).stem}-L{layer}-km{len(found)}", "none")
@@ -100,17 +105,17 @@ class UnitEncoder:
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> UnitEncoder:  # fmt: skip
+    ) -> UnitEncoder:
         """Open a unit encoder folder.
 
-        Raises: FileNotFoundError naming what the folder lacks; CodebookMismatch if its files are of two encoders.
+        Raises: FileNotFoundError with the files that are missing; CodebookMismatch if its files are of two encoders.
         """
         folder = Path(folder)
         missing = [name for name in ("codebook.json", "centres.safetensors") if not (folder / name).exists()]
         if missing:
             raise FileNotFoundError(
                 f"{folder} is no unit encoder: it lacks {' and '.join(missing)}. Make one with: "
-                f"python -m units.encoder.fit --manifest M --out {folder}, or join a HuBERT and its k-means: --kmeans FILE"
+                f"units-fit --manifest M --out {folder}, or join a HuBERT and its k-means: --kmeans FILE"
             )
         codebook = Codebook.load(folder / "codebook.json")
         if codebook.encoder == MFCC:
@@ -122,8 +127,8 @@ class UnitEncoder:
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
             raise CodebookMismatch(
-                f"the weights in {folder} are not those that its codebook.json names ({codebook.fingerprint}); files of "
-                "two encoders were mixed. Fit the codebook again, or copy the folder again, whole."
+                f"the weights in {folder} do not have the fingerprint in its codebook.json ({codebook.fingerprint}); "
+                "files of two encoders were mixed. Fit the codebook again, or copy the whole folder again."
             )
         return encoder
 
@@ -146,7 +151,10 @@ class UnitEncoder:
         return self.encode_batch([wav])[0]
 
     def encode_batch(self, wavs: list[np.ndarray]) -> list[Units]:
-        """Units of several wavs, equal to encoding them one at a time. Features of at most HELD seconds of a wav are held."""
+        """Units of several wavs, equal to encoding them one at a time.
+
+        Features of at most FEATURE_SECONDS of a wav are in memory at once.
+        """
         wavs = [check_wav(wav, grid=self.features.grid) for wav in wavs]
         long = [isinstance(self.features, HubertFeatures) and self.features.is_long(wav) for wav in wavs]
         batch = iter(self._assign(self.features([wav for wav, is_long in zip(wavs, long) if not is_long])))
@@ -154,7 +162,7 @@ class UnitEncoder:
         return [Units.from_frames(ids, self.codebook) for ids in frames]
 
     def _assign(self, features: list[Tensor]) -> list[list[int]]:
-        """Of several wavs, wav by wav so that none changes another's rounding; a GPU is waited for once."""
+        """Units of each frame, wav by wav, so that none changes another's rounding; waits for the GPU once."""
         if not features:
             return []
         if self.codebook.centring == "utterance":
@@ -163,17 +171,19 @@ class UnitEncoder:
         return [own.tolist() for own in ids.split([len(one) for one in features])]
 
     def _assign_long(self, wav: np.ndarray) -> list[int]:
-        """Window by window. Where its utterance's mean is taken off each frame, that is known at the end only: then a wav of
-        more than HELD seconds is heard twice."""
+        """Units of each frame, window by window.
+
+        With mean normalisation the mean is known at the end only: a wav of more than FEATURE_SECONDS is encoded twice.
+        """
         assert isinstance(self.features, HubertFeatures)
         windows: Iterable[Tensor] = self.features.windows(wav)
         mean: Tensor | float = 0.0
         if self.codebook.centring == "utterance":
-            if held := len(wav) <= HELD * SAMPLE_RATE:
+            if in_memory := len(wav) <= FEATURE_SECONDS * SAMPLE_RATE:
                 windows = list(windows)
             sums, counts = zip(*((window.double().sum(0), len(window)) for window in windows))
             mean = (torch.stack(sums).sum(0) / sum(counts)).float()
-            windows = windows if held else self.features.windows(wav)
+            windows = windows if in_memory else self.features.windows(wav)
         return [
             unit for window in windows for unit in kmeans.assign(window - mean, self.centres, self._squares).tolist()
         ]
@@ -185,7 +195,7 @@ def open_features(
     """Features of `mfcc`, of a transformers HuBERT folder or hub id, or of a fairseq checkpoint (.pt).
 
     Args:
-        backend: "fairseq" runs fairseq's own code on its checkpoint, one wav at a time.
+        backend: "fairseq" runs fairseq's code on its checkpoint, one wav at a time.
     """
     if backend == "fairseq":
         from units.encoder.fairseq_backend import FairseqFeatures
@@ -197,14 +207,14 @@ def open_features(
 
 
 def _fingerprint(features: Features, centres: Tensor, centring: str) -> str:
-    """16 hex digits over everything that decides a unit: weights up to the layer, centring, centres."""
+    """16 hex digits over everything that decides a unit: weights up to the layer, mean normalisation, centres."""
     digest = hashlib.sha256(f"{features.layer} {centring} ".encode())
     if not isinstance(features, MfccFeatures):
-        hubert: Any = getattr(features, "same_as", features)  # fairseq's code has the weights of a HubertFeatures
+        hubert: Any = getattr(features, "same_as", features)  # FairseqFeatures has the weights of a HubertFeatures
         digest.update(f"normalise {hubert.normalise} ".encode())
         weights = hubert.model.state_dict()
         for name in sorted(weights):
-            if not (hubert.pre_norm and name.startswith("encoder.layer_norm.")):  # stands after the last layer
+            if not (hubert.pre_norm and name.startswith("encoder.layer_norm.")):  # it follows the last layer
                 digest.update(name.encode())
                 digest.update(weights[name].float().cpu().contiguous().numpy().tobytes())
     digest.update(centres.float().cpu().contiguous().numpy().tobytes())

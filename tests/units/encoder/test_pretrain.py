@@ -161,7 +161,7 @@ def test_a_gpu_learns_what_a_cpu_learns(manifest, tmp_path):
     assert all(torch.allclose(here[name], there[name], atol=0.05) for name in here)
 
 
-def test_targets_of_several_codebooks_are_those_of_each_whatever_the_threads(manifest, monkeypatch):
+def test_targets_do_not_depend_on_other_codebooks_or_threads(manifest, monkeypatch):
     monkeypatch.setattr("units.encoder.pretrain_data.BATCH_FILES", 3)  # so that threads have batches to share
     corpus = PretrainCorpus(read_manifest(manifest), RECIPE.shortest)
     torch.manual_seed(0)

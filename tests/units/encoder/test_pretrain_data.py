@@ -36,7 +36,7 @@ def loads(monkeypatch):
 
 
 def files_of_all_kinds(folder):
-    """Utterances of files with a right and a wrong length in the header, that must be resampled, that are unreadable."""
+    """Utterances of files with a right and a wrong length in the header, to be resampled, and unreadable."""
     wav = noise(24_000)
     for name, rate, kind in [
         ("plain.wav", 16_000, "PCM_16"), ("deep.wav", 16_000, "PCM_24"), ("float.wav", 16_000, "FLOAT"),
@@ -190,7 +190,7 @@ def test_steps_are_a_function_of_seed_and_number(utterances):
         assert torch.equal(a, b)
     wav, labels, mask = one[3]
     assert labels.shape[:2] == mask.shape and mask.any(dim=1).all()
-    assert (labels.diff(dim=1) >= 0).all()  # frames of the clean wav, in order, whatever the speed
+    assert (labels.diff(dim=1) >= 0).all()  # frames of the clean wav, in order at any speed
 
 
 def test_a_mask_span_longer_than_a_crop_masks_to_its_end(utterances):

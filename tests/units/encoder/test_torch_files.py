@@ -1,4 +1,4 @@
-"""Checkpoints of torch are read as torch reads them; one whose figures are not those of its bytes is refused by name."""
+"""Files of torch.save are read as torch reads them; one whose numbers do not fit its bytes is refused by name."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_tensor_at_odds_with_its_file_is_refused(tmp_path: Path, misfit: str, 
 
 
 @each_format
-def test_a_storage_has_the_numbers_that_are_there(tmp_path: Path, write) -> None:
+def test_a_storage_has_the_numbers_that_the_file_holds(tmp_path: Path, write) -> None:
     write(tmp_path / "a.pt", tensor(storage(10**12), 1, (3,), (1,)), _0=RAW)
     assert read_torch(tmp_path / "a.pt").tolist() == [1, 2, 3]
     write(tmp_path / "a.pt", tensor(storage(4), 0, (1,), (1,)))
@@ -100,8 +100,8 @@ def test_a_storage_has_the_numbers_that_are_there(tmp_path: Path, write) -> None
 
 
 @each_format
-def test_few_numbers_are_not_many_weights(tmp_path: Path, write) -> None:
-    """Each tensor may become a copy of its own, on its way into a model."""
+def test_one_storage_is_not_many_weights(tmp_path: Path, write) -> None:
+    """Each tensor may be copied on its way into a model."""
     for tensors in (2, 20):
         write(tmp_path / "a.pt", b"(" + tensor(storage(4000), 0, (1000, 4), (4, 1)) * tensors + b"l", _0=RAW * 1000)
         if tensors == 2:
@@ -110,7 +110,7 @@ def test_few_numbers_are_not_many_weights(tmp_path: Path, write) -> None:
         read_torch(tmp_path / "a.pt")
 
 
-def test_archives_are_taken_at_their_size(tmp_path: Path) -> None:
+def test_archives_are_no_larger_than_their_files(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     zipped(path, tensor(storage(4), 0, (4,), (1,)), packed=zipfile.ZIP_DEFLATED, _0=RAW)
     with pytest.raises(UnreadableFile, match="larger than itself"):
@@ -132,15 +132,24 @@ def test_archives_are_taken_at_their_size(tmp_path: Path) -> None:
         read_torch(path)
 
 
-def test_a_file_puts_nothing_into_the_methods_of_weights(tmp_path: Path) -> None:
-    """A state of an OrderedDict lands in its attributes, where it hides `items` and `values`."""
+def test_a_file_cannot_replace_the_methods_of_weights(tmp_path: Path) -> None:
+    """The state of an OrderedDict becomes its attributes, which would hide `items` and `values`."""
     hidden = b"}" + value("values") + name("a.values") + b"s" + b"b"
     zipped(tmp_path / "a.pt", b"}" + value("model") + call("collections.OrderedDict") + hidden + b"s")
     assert list(read_torch(tmp_path / "a.pt")["model"].values()) == []
 
 
-NAMES = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor", "torch._utils._rebuild_parameter", "torch.Size",
-         "torch.FloatStorage", "torch.UntypedStorage", "torch.float32", "collections.OrderedDict", "omegaconf.DictConfig")  # fmt: skip
+NAMES = (
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_parameter",
+    "torch.Size",
+    "torch.FloatStorage",
+    "torch.UntypedStorage",
+    "torch.float32",
+    "collections.OrderedDict",
+    "omegaconf.DictConfig",
+)
 figures = st.sampled_from([-1, 0, 1, 2, 3, 4, 5, 2**31, 2**47, 2**63])
 shapes = st.lists(figures, max_size=3).map(tuple)
 leaves = st.one_of(
@@ -149,16 +158,17 @@ leaves = st.one_of(
     st.builds(storage, figures, st.sampled_from(NAMES), st.sampled_from("01")),
     st.builds(tensor, st.builds(storage, figures), figures, shapes, shapes),
 )
+opcodes_of_two = st.sampled_from([b"R", b"\x81", b"b", b"a", b"\x86"])
 programs = st.recursive(
     leaves,
     lambda inner: st.one_of(
         st.builds(call, st.sampled_from(NAMES), inner, inner, inner, inner),
-        st.builds(lambda a, b, opcode: a + b + opcode, inner, inner, st.sampled_from([b"R", b"\x81", b"b", b"a", b"\x86"])),
+        st.builds(lambda a, b, opcode: a + b + opcode, inner, inner, opcodes_of_two),
         st.builds(lambda a, b, c: a + b + c + b"s", inner, inner, inner),
         st.builds(lambda a, b: b"(" + a + b + b"tQ", inner, inner),
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @each_format
@@ -169,7 +179,9 @@ def test_a_program_at_random_is_read_or_refused(tmp_path_factory, write, program
     write(path, program, _0=RAW, _1=b"")
     try:
         found = plain(read_torch(path))
-        assert not isinstance(found, torch.Tensor) or set(found.flatten().tolist()) <= {0, 1, 2, 3}, "its own numbers"
+        assert not isinstance(found, torch.Tensor) or set(found.flatten().tolist()) <= {0, 1, 2, 3}, (
+            "numbers of its storages"
+        )
         assert not isinstance(found, Inert)
     except UnreadableFile as error:
         assert str(path) in str(error)

@@ -1,4 +1,4 @@
-"""wav -> units: inverse pairs, lengths, what the audio door refuses, batches equal to one at a time, HuBERT's layers."""
+"""wav -> units: inverse pairs, lengths, refused audio, batches equal to single wavs, HuBERT's layers."""
 
 from __future__ import annotations
 
@@ -196,8 +196,8 @@ def test_a_batch_has_the_units_of_its_rows(layouts, layout: str) -> None:
     assert encoder.encode_batch([]) == []
 
 
-def test_a_gpu_is_waited_for_once_a_batch(hubert_encoder: UnitEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever brings numbers out of a tensor waits for all that a GPU has been given to do."""
+def test_a_batch_waits_for_the_gpu_once(hubert_encoder: UnitEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading a number from a tensor waits for all the work of the GPU."""
     waits: list[torch.Tensor] = []
     cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: (waits.append(tensor), cpu(tensor))[1])
@@ -206,7 +206,7 @@ def test_a_gpu_is_waited_for_once_a_batch(hubert_encoder: UnitEncoder, monkeypat
 
 
 def test_another_wav_costs_two_calls_a_layer() -> None:
-    """To be told of a short wav takes a GPU longer than to hear it."""
+    """For short wavs on a GPU, launch overhead dominates."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Count(TorchDispatchMode):
@@ -254,14 +254,14 @@ def test_long_audio_goes_through_windows(monkeypatch: pytest.MonkeyPatch, extra:
     long, short = features([wav, wav[:8000]])
     assert long.shape == whole.shape == (num_frames(len(wav)), features.dim)
     torch.testing.assert_close(short, features([wav[:8000]])[0], atol=1e-4, rtol=1e-4)
-    # the last window starts at a join: convolutions and norms saw the whole wav, only attention ended early
+    # the last window starts at a join: convolutions and norms cover the whole wav, attention does not
     assert (long - whole).norm() < 0.1 * whole.norm()
-    monkeypatch.setattr(hubert, "CONTEXT", 7)  # nothing is out of sight any more
+    monkeypatch.setattr(hubert, "CONTEXT", 7)  # the context covers the whole wav
     torch.testing.assert_close(features([wav])[0], whole, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("cut", [False, True])
-def test_centred_long_audio_is_the_same_held_or_heard_twice(monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
+def test_long_audio_has_the_same_units_in_one_pass_and_in_two(monkeypatch: pytest.MonkeyPatch, cut: bool) -> None:
     features = HubertFeatures(tiny_hubert(), 2, "tiny")
     features.cut_long = cut
     encoder = fit_encoder(features)
@@ -270,23 +270,23 @@ def test_centred_long_audio_is_the_same_held_or_heard_twice(monkeypatch: pytest.
     wav = tones(3.3)
     [all_at_once] = features([wav])
     expected = kmeans.assign(all_at_once - all_at_once.mean(0), encoder.centres).tolist()
-    held = encoder.encode(wav)
-    monkeypatch.setattr("units.encoder.unit_encoder.HELD", 2)
-    assert list(held.frames()) == list(encoder.encode(wav).frames()) == expected
+    in_one = encoder.encode(wav)
+    monkeypatch.setattr("units.encoder.unit_encoder.FEATURE_SECONDS", 2)
+    assert list(in_one.frames()) == list(encoder.encode(wav).frames()) == expected
 
 
-def test_the_positional_convolution_is_the_model_s_own() -> None:
+def test_the_positional_convolution_is_the_model_s() -> None:
     for model in (tiny_hubert(), tiny_hubert(conv_pos_batch_norm=True), tiny_hubert(num_conv_pos_embeddings=15)):
         features = HubertFeatures(model, 2, "tiny")
         frames = torch.randn(37, features.dim)
         torch.testing.assert_close(features.positions(frames, [37]), model.encoder.pos_conv_embed(frames[None])[0])
-        counts = [1, 20, 3, 7, 6]  # some shorter than what lies between two wavs
-        found = features.positions._at_once(frames, counts)  # a GPU's way
+        counts = [1, 20, 3, 7, 6]  # some shorter than the zeros between two wavs
+        found = features.positions._at_once(frames, counts)  # as on a GPU
         torch.testing.assert_close(found, features.positions(frames, counts), atol=1e-4, rtol=1e-5)
 
 
 def test_a_gpu_convolves_in_few_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
-    """cuDNN plans anew for every length it has not seen."""
+    """cuDNN makes a plan for every new length."""
     positions, seen = HubertFeatures(tiny_hubert(), 2, "tiny").positions, set()
     convolved = positions._convolved
     monkeypatch.setattr(positions, "_convolved", lambda x: (seen.add(len(x)), convolved(x))[1])
@@ -295,20 +295,20 @@ def test_a_gpu_convolves_in_few_lengths(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen == {1024, 2048}
 
 
-def test_attention_is_never_cudnn_s_on_a_gpu_and_nothing_is_touched_elsewhere() -> None:
+def test_cudnn_settings_change_on_a_gpu_only() -> None:
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    with hubert._cudnn_reined_in(torch.device("cuda"), torch.float32):
+    with hubert._exact_float32(torch.device("cuda"), torch.float32):
         assert not torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
-    with hubert._cudnn_reined_in(torch.device("cpu"), torch.float32):
+    with hubert._exact_float32(torch.device("cpu"), torch.float32):
         assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("large", [False, True])
-def test_a_gpu_hears_what_a_cpu_hears_and_plans_no_length_anew(large: bool) -> None:
+def test_a_gpu_has_the_features_of_a_cpu_and_makes_no_plan_for_a_new_length(large: bool) -> None:
     import time
 
     wavs = [tones(seconds, seed) for seed, seconds in enumerate((0.025, 0.4, 1.7, 1.0, 0.04501))]
@@ -324,7 +324,7 @@ def test_a_gpu_hears_what_a_cpu_hears_and_plans_no_length_anew(large: bool) -> N
     assert time.monotonic() - began < 50 * 0.015  # seconds; a plan of cuDNN's attention takes 0.03
 
 
-def test_what_only_training_uses_does_not_change_the_codebook(tmp_path: Path) -> None:
+def test_weights_of_training_only_do_not_change_the_fingerprint(tmp_path: Path) -> None:
     """wav2vec2-base-960h has no masked_spec_embed, and transformers then draws one, another in each process."""
     model = tiny_hubert()
     weights = {name: weight for name, weight in model.state_dict().items() if name != "masked_spec_embed"}
@@ -336,7 +336,7 @@ def test_what_only_training_uses_does_not_change_the_codebook(tmp_path: Path) ->
     assert len(prints) == 1
 
 
-def test_the_old_readers_cut_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cut_of_fairseq_s_readers_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hubert, "WINDOW", 1)
     features = HubertFeatures(tiny_hubert(), 2, "tiny")
     wav = tones(2.6)
@@ -359,7 +359,7 @@ def test_a_checkpoint_without_all_weights_is_refused(tmp_path: Path) -> None:
     assert HubertFeatures.from_pretrained(tmp_path / "cut", 1).layer == 1
 
 
-def test_rates_come_from_the_model() -> None:
+def test_frame_rates_come_from_the_model() -> None:
     """The 25 Hz mHuBERT has one more convolution than HuBERT."""
     hubert = tiny_hubert(conv_dim=(16,) * 8, conv_kernel=(10, 3, 3, 3, 3, 2, 2, 2), conv_stride=(5,) + (2,) * 7)
     encoder = fit_encoder(HubertFeatures(hubert, 2, "tiny-25hz"))
@@ -436,8 +436,8 @@ def test_the_fingerprint_sees_what_decides_a_unit(mfcc_encoder: UnitEncoder) -> 
         fit_encoder(HubertFeatures(tiny_hubert(), 2, "tiny")),
     ]
     assert len({encoder.codebook.fingerprint for encoder in [mfcc_encoder, *others]}) == 5
-    with pytest.raises(CodebookMismatch, match="the ears speaks the codebook 'x'"):
-        mfcc_encoder.codebook.check_same(others[0].codebook, "the model", "the ears")
+    with pytest.raises(CodebookMismatch, match="the unit encoder .*'x'"):
+        mfcc_encoder.codebook.check_same(others[0].codebook, "the model", "the unit encoder")
 
 
 def test_a_folder_that_is_no_encoder_is_refused(mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_a_folder_that_is_no_encoder_is_refused(mfcc_encoder: UnitEncoder, tmp_p
         UnitEncoder.from_pretrained(tmp_path)
     folder = mfcc_encoder.save_pretrained(tmp_path / "encoder")
     kmeans.save_centres(folder / "centres.safetensors", torch.zeros(K + 1, MfccFeatures.dim))
-    with pytest.raises(ValueError, match="Fit the centres again"):
+    with pytest.raises(ValueError, match="Fit the centres on this encoder"):
         UnitEncoder.from_pretrained(folder)
     kmeans.save_centres(folder / "centres.safetensors", mfcc_encoder.centres + 1e-3)
     with pytest.raises(CodebookMismatch, match="two encoders were mixed"):
