@@ -38,7 +38,7 @@ from units.encoder.pickles import Inert, plain
 class Published:
     """A published encoder with its k-means.
 
-    files: how names of the encoder's file begin. layer: of the k-means. sizes: numbers of centres. source: who states it.
+    files: how names of the encoder's file begin. layer: of the k-means. sizes: numbers of centres. source: of the rest.
     """
 
     files: tuple[str, ...]

@@ -150,7 +150,7 @@ MISFITS = {
     "items in a text": (value("a") + b"Na", "puts items into a str"),
     "another encoding": (call("_codecs.encode", value("a"), value("idna")), "encoding"),
     "many names": (b"".join(name(f"a.b{i}") for i in range(2000)), "more than 1000 classes"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("misfit", MISFITS)

@@ -20,9 +20,15 @@ from units.encoder.recipes import Iteration, PretrainRecipe
 from units.encoder.targets import make_targets
 
 RECIPE = PretrainRecipe(
-    width=32, layers=2, heads=2, conv_width=16, batch_seconds=2.0, warmup=2, save_every=3,
+    width=32,
+    layers=2,
+    heads=2,
+    conv_width=16,
+    batch_seconds=2.0,
+    warmup=2,
+    save_every=3,
     iterations=[Iteration(6, {0: [8, 12]}), Iteration(6, {0: [8], 1: [10]})],
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")

@@ -39,10 +39,15 @@ def files_of_all_kinds(folder):
     """Utterances of files with a right and a wrong length in the header, to be resampled, and unreadable."""
     wav = noise(24_000)
     for name, rate, kind in [
-        ("plain.wav", 16_000, "PCM_16"), ("deep.wav", 16_000, "PCM_24"), ("float.wav", 16_000, "FLOAT"),
-        ("slow.wav", 11_025, "PCM_16"), ("fast.wav", 44_100, "PCM_16"), ("whole.flac", 16_000, "PCM_16"),
-        ("vorbis.ogg", 16_000, "VORBIS"), ("telephone.wav", 8000, "ULAW"),
-    ]:  # fmt: skip
+        ("plain.wav", 16_000, "PCM_16"),
+        ("deep.wav", 16_000, "PCM_24"),
+        ("float.wav", 16_000, "FLOAT"),
+        ("slow.wav", 11_025, "PCM_16"),
+        ("fast.wav", 44_100, "PCM_16"),
+        ("whole.flac", 16_000, "PCM_16"),
+        ("vorbis.ogg", 16_000, "VORBIS"),
+        ("telephone.wav", 8000, "ULAW"),
+    ]:
         soundfile.write(folder / name, wav, rate, subtype=kind)
     soundfile.write(folder / "stereo.wav", noise(24_000, 2), 16_000)
     soundfile.write(folder / "tiny.wav", wav[:399], 16_000)
@@ -57,8 +62,9 @@ def files_of_all_kinds(folder):
     segments = [(0.0, None), (0.5, None), (0.3, 0.7), (1.2, 9.0), (1.49, 0.5), (7.0, None), (0.1234567, 0.7654321)]
     return [
         Utterance(f"{name} {start} {duration}", folder / name, start, duration)
-        for name in (*names, "missing.wav", 300 * "a") for start, duration in segments
-    ]  # fmt: skip
+        for name in (*names, "missing.wav", 300 * "a")
+        for start, duration in segments
+    ]
 
 
 @pytest.mark.parametrize("workers", [0, 3])

@@ -41,7 +41,7 @@ def test_tensors_are_read_as_torch_reads_them(tmp_path: Path, zip_format: bool) 
         "size": base.shape,
         "kind": torch.float16,
         "others": {"a": {1, 2}, (1, "b"): [None, 2.5, b"bytes"]},
-    }  # fmt: skip
+    }
     torch.save(held, tmp_path / "held.pt", _use_new_zipfile_serialization=zip_format)
     found = read_torch(tmp_path / "held.pt")
     assert list(found) == list(held)
@@ -77,7 +77,7 @@ MISFITS = {
     "called": (tensor(storage(4), 0, (4,), (1,)) + b")R", "not callable"),
     "given a state": (tensor(storage(4), 0, (4,), (1,)) + b"}b", "sets the state"),
     "written into": (tensor(storage(4), 0, (4,), (1,)) + b"K\0K\0s", "puts items"),
-}  # fmt: skip
+}
 
 
 @each_format

@@ -140,8 +140,14 @@ def test_what_is_no_audio_is_refused(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan, np.float32), 8000, subtype="FLOAT")
     with pytest.raises(FileNotFoundError, match="no audio file at .*absent.wav"):
         load_wav(tmp_path / "absent.wav")
-    reasons = {"text.wav": "cannot be read as audio", "empty.wav": "cannot be read as audio", "hollow.wav": "0.000 s",
-               "short.wav": "0.010 s long; at least 0.025 s", "nan.wav": "NaN or infinite", "": "is a folder"}  # fmt: skip
+    reasons = {
+        "text.wav": "cannot be read as audio",
+        "empty.wav": "cannot be read as audio",
+        "hollow.wav": "0.000 s",
+        "short.wav": "0.010 s long; at least 0.025 s",
+        "nan.wav": "NaN or infinite",
+        "": "is a folder",
+    }
     for name, reason in reasons.items():
         with pytest.raises(AudioError, match=reason) as error:
             load_wav(tmp_path / name)
@@ -149,8 +155,9 @@ def test_what_is_no_audio_is_refused(tmp_path: Path) -> None:
         assert str(tmp_path / name) in str(error.value)
 
 
-@pytest.mark.parametrize("wav", [np.zeros((2, 4000), np.float32), np.zeros(399, np.float32), np.full(800, np.inf),
-                                 np.zeros(4000, np.int16)])  # fmt: skip
+@pytest.mark.parametrize(
+    "wav", [np.zeros((2, 4000), np.float32), np.zeros(399, np.float32), np.full(800, np.inf), np.zeros(4000, np.int16)]
+)
 def test_arrays_that_are_no_wav_are_refused(mfcc_encoder: UnitEncoder, wav: np.ndarray) -> None:
     with pytest.raises(AudioError):
         mfcc_encoder.encode(wav)
@@ -313,8 +320,10 @@ def test_a_gpu_has_the_features_of_a_cpu_and_makes_no_plan_for_a_new_length(larg
 
     wavs = [tones(seconds, seed) for seed, seconds in enumerate((0.025, 0.4, 1.7, 1.0, 0.04501))]
     here = HubertFeatures(tiny_hubert(large), 2, "tiny", normalise=large)(wavs)
-    exact, fast = (HubertFeatures(tiny_hubert(large), 2, "tiny", normalise=large, dtype=dtype).to("cuda")
-                   for dtype in (torch.float32, torch.float16))  # fmt: skip
+    exact, fast = (
+        HubertFeatures(tiny_hubert(large), 2, "tiny", normalise=large, dtype=dtype).to("cuda")
+        for dtype in (torch.float32, torch.float16)
+    )
     for cpu, gpu, half in zip(here, exact(wavs), fast(wavs)):
         torch.testing.assert_close(gpu.cpu(), cpu, atol=1e-4, rtol=1e-4)
         assert (half.cpu() - cpu).norm() < 0.05 * cpu.norm()
@@ -376,8 +385,15 @@ def test_frame_rates_come_from_the_model() -> None:
 def test_wav2vec2_is_read_too_and_other_models_are_refused() -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2Model, WavLMConfig, WavLMModel
 
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
-             "conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}  # fmt: skip
+    small = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "conv_dim": (16,) * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    }
     model = Wav2Vec2Model(Wav2Vec2Config(**small)).eval()
     wav = tones(0.5)
     with torch.inference_mode():
@@ -472,12 +488,19 @@ def test_stretches_of_a_recording_share_its_path_and_their_speaker(tmp_path: Pat
     assert all(row.audio is rows[0].audio and row.speaker is rows[0].speaker for row in rows)
 
 
-@pytest.mark.parametrize("line, reason", [
-    ("{", "not JSON"), ("[1]", "needs at least"), ('{"id": "b"}', "needs at least"),
-    ('{"id": "b", "audio": "b.wav", "txt": "x"}', "unknown fields"), ('{"id": "a", "audio": "b.wav"}', "used twice"),
-    ('{"id": "b", "audio": 3}', "audio"), ('{"id": "b", "audio": "b.wav", "start": "soon"}', "start"),
-    ('{"id": "b", "audio": "b.wav", "duration": -1}', "duration"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("{", "not JSON"),
+        ("[1]", "needs at least"),
+        ('{"id": "b"}', "needs at least"),
+        ('{"id": "b", "audio": "b.wav", "txt": "x"}', "unknown fields"),
+        ('{"id": "a", "audio": "b.wav"}', "used twice"),
+        ('{"id": "b", "audio": 3}', "audio"),
+        ('{"id": "b", "audio": "b.wav", "start": "soon"}', "start"),
+        ('{"id": "b", "audio": "b.wav", "duration": -1}', "duration"),
+    ],
+)
 def test_a_bad_manifest_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
     (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a.wav"}\n' + line + "\n")
     with pytest.raises(ManifestError, match=f"m.jsonl:2: .*{reason}"):
