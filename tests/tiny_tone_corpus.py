@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import numpy as np
 from tiny_vocoders import CODEBOOK, draw_units
 
 from units.audio import HOP, num_frames, save_wav
-from units.codebook import Units
+from units.codebook import Codebook, Units
 from units.corpus.manifest import Utterance
+from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard
 
 
 def make_pairs(folder: Path, count: int = 6) -> list[tuple[Utterance, Units]]:
@@ -25,3 +27,11 @@ def make_pairs(folder: Path, count: int = 6) -> list[tuple[Utterance, Units]]:
         pairs.append((Utterance(id=f"u{i}", audio=path, speaker="tone"), units))
         assert num_frames(len(wav)) == sum(units.durations or ())
     return pairs
+
+
+def write_unit_set(folder: Path, records: list[UnitRecord], codebook: Codebook = CODEBOOK) -> Path:
+    """A complete unit set of one shard."""
+    write_shard(shard_path(folder, 0), records, codebook)
+    facts = {"utterances": len(records), "seconds": 1.0, "shards": 1, "refused": 0}
+    (folder / COMPLETION_FILE).write_text(json.dumps({"codebook": json.loads(codebook.to_json()), **facts}))
+    return folder

@@ -102,14 +102,7 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     speaker = int(config.speaker) if by_number else config.speaker
     vocoder.check_speaker(speaker)
     contents = (source / COMPLETION_FILE if unit_set else source).read_bytes()
-    plan = {
-        "source": hashlib.sha256(contents).hexdigest()[:16],
-        "vocoder": weights_hash(config.vocoder),
-        "speaker": speaker,
-        "durations": config.durations,
-        "dtype": config.dtype,
-    }
-    check_begun(out / PLAN, plan)
+    check_begun(out / PLAN, _plan(contents, config, speaker))
     if unit_set:
         lines, total = read_set(unit_set), len(unit_set)
     else:
@@ -118,6 +111,17 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     done = vocode(lines, out, partial(vocoder.decode_batch, speaker=speaker), total)
     print(f"{done.wavs} wavs, {done.seconds:.1f} s, {counted(Counter(str(r.reason) for r in done.refused))} -> {out}")
     return SOME_REFUSED if done.refused else None
+
+
+def _plan(contents: bytes, config: VocodeConfig, speaker: int | str) -> dict:
+    """Everything that decides the wavs: a run resumes only if its plan is the same."""
+    return {
+        "source": hashlib.sha256(contents).hexdigest()[:16],
+        "vocoder": weights_hash(config.vocoder),
+        "speaker": speaker,
+        "durations": config.durations,
+        "dtype": config.dtype,
+    }
 
 
 def weights_hash(vocoder: Path) -> str:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from reference import DATA
 from refused import refused
+from tiny_tone_corpus import write_unit_set
 from tiny_vocoders import CODEBOOK, HIFIGAN, ODD_HIFIGAN, loud_vocoder
 
 from units.audio import save_wav
 from units.codebook import Codebook, Units
-from units.dataset import unit_set
 from units.dataset.unit_set import UnitRecord, read_unit_set
 from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL
 from units.vocoder.errors import VocoderError, VocoderReason
@@ -66,19 +66,6 @@ def assert_same(out: Path, expected: dict[str, np.ndarray]) -> None:
         np.testing.assert_allclose(found[name], np.clip(wav, -1, 1), atol=1e-4)  # 16 bits
 
 
-def write_set(folder: Path, records: list[UnitRecord], codebook: Codebook = CODEBOOK) -> Path:
-    unit_set.write_shard(unit_set.shard_path(folder, 0), records, codebook)
-    facts = {
-        "codebook": json.loads(codebook.to_json()),
-        "utterances": len(records),
-        "seconds": 1.0,
-        "shards": 1,
-        "refused": 0,
-    }
-    (folder / unit_set.COMPLETION_FILE).write_text(json.dumps(facts))
-    return folder
-
-
 def vocode(source: Path, out: Path, vocoder: Path, *options: object) -> None:
     """units-vocode SOURCE OUT --vocoder VOCODER ..."""
     main.cli([str(source), str(out), "--vocoder", str(vocoder), *map(str, options)])
@@ -116,7 +103,7 @@ def test_without_durations_each_id_is_a_frame_and_speakers_have_names(folder: Pa
 def test_a_unit_set_keeps_its_durations(folder: Path, tmp_path: Path) -> None:
     all_units = {"x": Units((1, 2, 3), (4, 1, 2), CODEBOOK), "y/z": Units((5,), (30,), CODEBOOK)}
     records = [UnitRecord(name, units, 0) for name, units in all_units.items()]
-    source = write_set(tmp_path / "set", [*records, UnitRecord("none", Units((), (), CODEBOOK), 0)])
+    source = write_unit_set(tmp_path / "set", [*records, UnitRecord("none", Units((), (), CODEBOOK), 0)])
     with pytest.raises(SystemExit) as ended:
         vocode(source, tmp_path / "out", folder)
     assert ended.value.code == SOME_REFUSED
@@ -131,7 +118,7 @@ def test_a_published_vocoder_vocodes_a_unit_set(tmp_path: Path) -> None:
     weights = write_weights(tmp_path / "g_00500000", vocoder.network)
     (tmp_path / "km.json").write_text(json.dumps(config_of(HIFIGAN, CODEBOOK.size)))
     units = Units((1, 2, 3), (4, 1, 2), CODEBOOK)
-    source = write_set(tmp_path / "set", [UnitRecord("x", units, 0)])
+    source = write_unit_set(tmp_path / "set", [UnitRecord("x", units, 0)])
     vocode(source, tmp_path / "out", weights, "--vocoder-config", tmp_path / "km.json")
     assert_same(tmp_path / "out", {"x": vocoder.decode(units)})
 
@@ -206,8 +193,8 @@ def test_sources_that_cannot_be_vocoded_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign = Codebook("other", "mfcc", 0, 12, 50.0, "utterance", "ffff0000")
-    source = write_set(tmp_path / "set", [UnitRecord("x", Units((1,), (4,), foreign), 0)], foreign)
-    own = write_set(tmp_path / "own", [UnitRecord("x", Units((1,), (4,), CODEBOOK), 0)])
+    source = write_unit_set(tmp_path / "set", [UnitRecord("x", Units((1,), (4,), foreign), 0)], foreign)
+    own = write_unit_set(tmp_path / "own", [UnitRecord("x", Units((1,), (4,), CODEBOOK), 0)])
     cases = (
         ([source], "'other'"),
         ([tmp_path / "no.txt"], "no.txt"),

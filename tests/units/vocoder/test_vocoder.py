@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from refused import refused
-from tiny_tone_corpus import make_pairs
+from tiny_tone_corpus import make_pairs, write_unit_set
 from tiny_vocoders import CODEBOOK, K, draw_units
 
 from units.audio import HOP, load_wav
@@ -309,21 +309,11 @@ def test_match_pairs_one_speaker_by_id(tmp_path: Path) -> None:
         match([], utterances, "tone")
 
 
-def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from units.dataset import unit_set
-
+def test_the_command_reads_a_unit_set_and_the_toy_config(tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "wav")
     manifest = write_manifest(tmp_path / "m.jsonl", [utterance for utterance, _ in pairs])
     records = [UnitRecord(u.id, units, 0, speaker=u.speaker) for u, units in pairs]
-    unit_set.write_shard(unit_set.shard_path(tmp_path, 0), records, CODEBOOK)
-    facts = {
-        "codebook": json.loads(CODEBOOK.to_json()),
-        "utterances": len(records),
-        "seconds": 1.0,
-        "shards": 1,
-        "refused": 0,
-    }
-    (tmp_path / unit_set.COMPLETION_FILE).write_text(json.dumps(facts))
+    write_unit_set(tmp_path, records)
     config = Path(train_vocoder.__file__).parents[1] / "configs" / "toy_vocoder.yaml"
     small = ["--recipe.steps=2", "--recipe.generator.width=16", "--recipe.batch_size=2", "--threads=1"]
     where = [f"--units={tmp_path}", f"--manifest={manifest}", "--speaker=tone", f"--out={tmp_path / 'v'}"]
