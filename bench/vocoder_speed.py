@@ -40,12 +40,13 @@ def draw_set(codebook: Codebook, utterances: int, seconds: float) -> list[Units]
 
 def baseline(vocoder: UnitVocoder, device: str) -> tuple[str, Callable[[Units], object]]:
     """The baseline's name, and its function from units to audio."""
-    assert isinstance(vocoder.network, HifiGan)
+    settings = vocoder.settings
+    assert isinstance(vocoder.network, HifiGan) and isinstance(settings, HifiGanConfig)
     speakers = torch.zeros(1, dtype=torch.long, device=device)
     try:
         from fairseq.models.text_to_speech.codehifigan import CodeGenerator
     except ImportError:
-        network = HifiGan(vocoder.codebook.size, vocoder.settings)
+        network = HifiGan(vocoder.codebook.size, settings)
         network.load_state_dict(vocoder.network.state_dict())
         network.normalise_weights()
         network.eval().to(device)

@@ -45,7 +45,7 @@ def main(
     from eval.model import open_measured_model
     from eval.test_set import TestSet
 
-    names = tasks.split(",") if tasks else None
+    names = [name.strip() for name in tasks.split(",")] if tasks else None
     tasks_of(names)  # a misspelled name is reported before the model is loaded
     test_set = TestSet(corpus, grammar, limit)
     asr = open_asr(test_set.grammar)
