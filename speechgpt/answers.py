@@ -104,7 +104,7 @@ class SpeechModel(Protocol):
 
     @property
     def sample_rate(self) -> int:
-        """Of the wavs that the model takes and returns, in Hz."""
+        """Of the wavs that the model takes and returns, in Hz. The commands of this package read and write 16,000."""
 
     def answer(self, question: Sound, sampling: Sampling = ..., history: Sequence[Message] = ()) -> Answer:
         """Reply to a spoken question.
