@@ -18,6 +18,9 @@ SPEECHGPT = (
     "speechgpt"  # the system whose vocabulary holds units; files of release 0.1.0 name no system and are of this one
 )
 
+# Of checkpoints of release 0.1.0, whose configs have no kind.
+KIND_OF_STAGE = {"stage1": "units", "stage2": "cross_modal"}
+
 
 @dataclass(frozen=True)
 class CheckpointFacts:
@@ -54,6 +57,11 @@ class CheckpointFacts:
         if self.codebook is None:
             raise ValueError(f"this is a checkpoint of the system {self.system!r}, which has no units")
         return self.codebook
+
+    @property
+    def kind(self) -> str:
+        """Kind of the stage that made the checkpoint, a word of its system; "" if it is not known."""
+        return self.config.get("kind") or KIND_OF_STAGE.get(self.stage, "")
 
     def save(self, folder: str | Path) -> None:
         """Write `speechgpt.json` into a checkpoint folder; fields without a value are left out."""

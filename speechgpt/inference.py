@@ -47,11 +47,11 @@ NEEDS: Mapping[Capability, tuple[str, ...]] = {
     "say": (VOCODER,),
     "chat": (),
 }
-# Stage 1 teaches how units follow one another, stage 2 transcribing and reading aloud beside text chat. Any other
-# stage has learned everything.
+# By kind of stage: unit pre-training teaches how units follow one another, cross-modal tuning teaches transcribing and
+# reading aloud beside text chat. Any other kind has learned everything.
 LEARNED: Mapping[str, frozenset[Capability]] = {
-    "stage1": frozenset(),
-    "stage2": frozenset({"transcribe", "say", "chat"}),
+    "units": frozenset(),
+    "cross_modal": frozenset({"transcribe", "say", "chat"}),
 }
 
 
@@ -107,7 +107,7 @@ class SpeechGPT:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """The methods that the stage has taught and for which the folder has the parts."""
-        learned = LEARNED.get(self.facts.stage, CAPABILITIES)
+        learned = LEARNED.get(self.facts.kind, CAPABILITIES)
         return frozenset(one for one in learned if all((self.folder / part).is_dir() for part in NEEDS[one]))
 
     def _require(self, capability: Capability) -> None:

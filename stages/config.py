@@ -97,8 +97,8 @@ class StageConfig:
     """Training documents."""
     kind: str = ""
     """Kind of the stage, a word that its system defines. For SpeechGPT: text (a text LLM without units), units (unit
-    pre-training), cross_modal or chain (instruction tuning). Default: by the names text, stage1, stage2 and stage3; for
-    other names units if the stage widens the vocabulary, else cross_modal."""
+    pre-training), cross_modal or chain (instruction tuning). It decides whether the start has units, and what the finished
+    model is said to be capable of. Default: by the names text, stage1, stage2 and stage3; chain for other names."""
     run: Path = Path("runs/toy")
     """Run folder."""
     widen: Widening | None = None
@@ -155,7 +155,7 @@ class StageConfig:
     leaving it out, except for save_total_limit, where it keeps all checkpoints."""
 
     def __post_init__(self) -> None:
-        self.kind = self.kind or KIND_OF_NAME.get(self.stage) or ("units" if self.widen else "cross_modal")
+        self.kind = self.kind or KIND_OF_NAME.get(self.stage, "chain")
         self._check_training()
         self._check_loss()
         self._check_trainable()

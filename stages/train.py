@@ -63,8 +63,8 @@ def main(
 
     Args:
         argv: the command line's arguments; sys.argv if not given.
-        name: of the command, for messages. kind: of the config. system: returns the system; the command of another
-            system is this function with these three.
+        name: of the command, for messages. kind: of the config. system: returns the system. The command of another
+            system is `cli` with these three.
 
     Raises: SystemExit with exit code 2 for a wrong command line or config; what `train` raises.
     """
@@ -95,9 +95,9 @@ def main(
             raise ValueError(str(error)) from error
 
 
-def cli(args: Sequence[str] | None = None) -> None:
-    """`stages-train`: a user's error is one line and exit code 2."""
-    run(NAME, functools.partial(main, args))
+def cli(args: Sequence[str] | None = None, *, name: str = NAME, **system: Any) -> None:
+    """`main` as a command: a user's error is one line and exit code 2."""
+    run(name, functools.partial(main, args, name=name, **system))
 
 
 main.cli = cli  # type: ignore[attr-defined]  # as units.runtime.command gives every command

@@ -92,6 +92,12 @@ def test_an_unknown_system_names_the_installed_ones(loudness: Path, monkeypatch:
 # --- capabilities
 
 
+def test_the_kind_of_a_stage_decides_before_its_name(model_folder: Path) -> None:
+    facts = CheckpointFacts.load(model_folder)
+    assert replace(facts, stage="stage1", config={}).kind == "units"
+    assert replace(facts, stage="stage1", config={"kind": "chain"}).kind == "chain"
+
+
 @pytest.mark.parametrize(
     "stage, missing, capable",
     [

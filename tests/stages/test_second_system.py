@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 from importlib.metadata import EntryPoint
@@ -252,3 +253,16 @@ def test_it_is_measured(run, trained, installed, capsys) -> None:
     assert result["n"] == 3 and result["model"].startswith("tiny")
     assert not (run / "results/tts.json").exists()
     assert "tts" in capsys.readouterr().out  # skipped, with the reason
+
+
+SPEECHGPT_ALONE = ("stages.unit_system", "speechgpt.vocab", "speechgpt.dialogue", "units.codebook", "instruct_data")
+
+
+def test_common_code_of_the_trainer_imports_no_system() -> None:
+    wrong = []
+    for path in sorted((ROOT / "stages").rglob("*.py")):
+        common = path.parent.name != "unit_system" and path.name != "train.py"  # its default system is SpeechGPT
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if common else ():
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(SPEECHGPT_ALONE):
+                wrong.append(f"{path.name}: {node.module}")
+    assert wrong == []
