@@ -1,4 +1,4 @@
-"""Libraries that only the extra `data` installs, imported where they are used."""
+"""Libraries that only an extra installs, imported where they are used."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib
 from typing import Any
 
 
-def required(library: str) -> Any:
-    """Import a library of the extra `data`.
+def required(library: str, extra: str = "data") -> Any:
+    """Import a library that an extra of setup.py installs.
 
     Raises:
         ImportError: in one line that states what to install.
@@ -16,5 +16,5 @@ def required(library: str) -> Any:
         return importlib.import_module(library)
     except ImportError as error:
         raise ImportError(
-            f"this needs the library {library}; install it with: pip install 'speechgpt-trainer[data]' ({error})"
+            f"this needs the library {library}; install it with: pip install 'speechgpt-trainer[{extra}]' ({error})"
         ) from error

@@ -13,6 +13,7 @@ import random
 from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines
+from instruct_data.text.extras import required
 from instruct_data.toy.world import UNSEEN_STATEMENTS, toy_text
 from units.runtime.command import command
 
@@ -58,12 +59,7 @@ def _options(voice: str, draw: random.Random) -> dict[str, float]:
 
 def _dictionary_words() -> list[str]:
     """Lower-case words of three letters or more, without marks."""
-    try:
-        import pocketsphinx
-    except ImportError as error:
-        raise ImportError(
-            f"this needs pocketsphinx; install it with: pip install 'speechgpt-trainer[eval]' ({error})"
-        ) from error
+    pocketsphinx = required("pocketsphinx", "eval")
     path = Path(pocketsphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
     words = {line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
     return sorted(word for word in words if word.isalpha() and len(word) > 2)
