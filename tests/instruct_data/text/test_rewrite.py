@@ -363,3 +363,26 @@ def test_prompts_are_files_with_known_places(tmp_path: Path) -> None:
 def test_settings_are_checked(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RewriteConfig(**settings)
+
+
+def test_the_command_line_takes_the_settings_as_flat_options(tmp_path: Path, server: Server, capsys) -> None:
+    source, out = chats(tmp_path / "chats.jsonl", "who is ann"), tmp_path / "out.jsonl"
+    extra = '{"chat_template_kwargs": {"enable_thinking": false}}'
+    options = [
+        "--endpoint",
+        server.url,
+        "--model",
+        "tiny",
+        "--most",
+        "1",
+        "--extra_body",
+        extra,
+        "--filters.code",
+        "false",
+    ]
+    rewrite.main.cli([str(source), str(out), *options])
+    assert len(out.read_text().splitlines()) == 1
+    assert server.bodies[-1]["chat_template_kwargs"] == {"enable_thinking": False}
+    with pytest.raises(SystemExit) as stopped:
+        rewrite.main.cli([str(source), str(out)])
+    assert stopped.value.code == 2 and "--endpoint URL" in capsys.readouterr().err

@@ -362,3 +362,16 @@ def test_the_wrong_format_fails_and_leaves_the_existing_file(tmp_path: Path) -> 
         text_sources.main(tmp_path / "a.json", "sharegpt", tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == "of an earlier run"
     assert "'conversations'" in (tmp_path / "out.jsonl.refused.jsonl").read_text()
+
+
+def test_the_command_line_has_flat_options_and_one_line_errors(tmp_path: Path, capsys) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "How much?", "answer": "It costs $5."}\n')
+    files = [str(tmp_path / "a.jsonl"), "plain", str(tmp_path / "out.jsonl")]
+    text_sources.main.cli([*files, "--filters.language", "en", "--most", "3"])
+    assert "five dollars" in (tmp_path / "out.jsonl").read_text()
+    capsys.readouterr()
+    for wrong in ([*files, "--filters.language", "english"], [files[0], "tales", files[2]], [*files, "--most", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            text_sources.main.cli(wrong)
+        error = capsys.readouterr().err.strip().splitlines()
+        assert stopped.value.code == 2 and error[-1].startswith("instruct-sources: ")
