@@ -140,7 +140,8 @@ class SafeUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
             args = self.stack[CALLS[opcode]]
             if type(args) is not tuple:
                 raise ValueError(f"it calls something with a {type(args).__name__}")
-            copied = [one for one in args if isinstance(one, (list, tuple, dict, set, frozenset, str))]
+            operands = (*args, self.stack[-1])  # the last: NEWOBJ_EX's named arguments, or the arguments themselves
+            copied = [one for one in operands if isinstance(one, (list, tuple, dict, set, frozenset, str))]
             self.steps -= sum(len(one) // 64 if isinstance(one, str) else len(one) for one in copied)
         if self.steps < 0:
             raise ValueError(f"it takes more than {STEPS} steps")

@@ -51,6 +51,7 @@ except UnreadableFile as error:
 
 WITHOUT_END = b")" + b"2\x86" * 60  # a tuple of itself twice, and again: 2**60 parts to visit
 FROM_MEMORY = b"(t" + b"q\0h\0\x86" * 60  # the same by the memo, from an empty tuple
+NAMED = b"}(" + b"".join(value(f"k{i}") + b"N" for i in range(20_000)) + b"uq\0" + b"0"
 NUMBERS = b"](" + b"".join(map(value, range(20_000))) + b"eq\0" + b"0"
 CLASS = name("a.B") + b"q\x01" + b"0"
 FACTORY = name("collections.defaultdict") + b"q\x01" + b"0"
@@ -73,6 +74,7 @@ JOBLIB = {
     "an element without end": call("builtins.set", b"](" + WITHOUT_END + b"e"),
     "elements without end": b"\x8f(" + WITHOUT_END + b"\x90",
     "a frozenset without end": b"(" + WITHOUT_END + b"\x91",
+    "named arguments again and again": NAMED + CLASS + b"(" + b"h\x01)h\0\x92" * 20_000 + b"l",
     "a set again and again": NUMBERS + name("builtins.set") + b"q\x010(" + b"h\x01h\0\x85R" * 20_000 + b"l",
 }
 READ = {
