@@ -10,19 +10,19 @@ from pathlib import Path
 
 
 class CodebookMismatch(ValueError):
-    """Units or models of two different codebooks met."""
+    """Units or models of two different codebooks are used together."""
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """What the unit numbers mean: everything that decides them, and nothing that does not.
+    """The meaning of unit numbers: everything that decides them, and nothing else.
 
-    name: for people, such as "starter-L3-km100".
+    name: for messages, such as "starter-L3-km100".
     encoder: where the features come from, such as "starter", "mfcc" or a hub id.
     layer: transformer layer of the features, 1-based; 0 for MFCC.
     size: K, the number of units; ids are 0 .. K-1.
-    frame_rate: frames a second.
-    centring: "utterance" when each utterance's mean is taken off the features, else "none".
+    frame_rate: frames per second.
+    centring: "utterance" if the mean of each utterance is subtracted from its features, else "none".
     fingerprint: hash of the encoder's weights up to the layer and of the centres.
     """
 
@@ -35,7 +35,7 @@ class Codebook:
     fingerprint: str
 
     def check_same(self, other: Codebook, mine: str, theirs: str) -> None:
-        """Raise CodebookMismatch unless `other` is this codebook; `mine` and `theirs` say whose they are."""
+        """Raise CodebookMismatch unless `other` is this codebook; `mine` and `theirs` name their owners."""
         if other.fingerprint != self.fingerprint:
             raise CodebookMismatch(
                 f"{theirs} speaks the codebook {other.name!r} ({other.fingerprint}), but {mine} speaks {self.name!r} "
@@ -64,8 +64,8 @@ class Codebook:
 class Units:
     """Collapsed units of one wav.
 
-    ids: each in [0, codebook.size). durations: frames of each, at least 1; None where nobody knows them, as in units
-    that a language model wrote.
+    ids: each in [0, codebook.size). durations: frames of each, at least 1; None if unknown, as in units that a
+    language model wrote.
     """
 
     ids: tuple[int, ...]
@@ -84,11 +84,11 @@ class Units:
 
     @classmethod
     def from_frames(cls, frames: Sequence[int], codebook: Codebook) -> Units:
-        """From one id a frame."""
+        """Units of a sequence with one id per frame."""
         return cls(*reduce(frames), codebook)
 
     def frames(self) -> list[int]:
-        """One id a frame; inverse of from_frames. Raises ValueError if the durations are unknown."""
+        """One id per frame; inverse of from_frames. Raises ValueError if the durations are unknown."""
         if self.durations is None:
             raise ValueError("these units have no durations; a vocoder's duration predictor can make some")
         return expand(self.ids, self.durations)

@@ -1,4 +1,4 @@
-"""Units spelled as text: `<sosp><12><7><eosp>`, as SpeechGPT's released data spell them. The only lines that know it."""
+"""Units spelled as text: `<sosp><12><7><eosp>`, as SpeechGPT's released data spell them. Only this module knows the notation."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def read(text: str, size: int | None = None) -> list[int]:
 
     Args:
         text: exactly one spelled sequence, spaces around it allowed.
-        size: K; ids beyond it are refused.
+        size: K; larger ids are refused.
 
     Raises: ValueError if the text is not `<sosp>..<eosp>` or a unit is out of range.
     """

@@ -1,4 +1,4 @@
-"""Alignments: which phone or word is said when. A table of tab-separated values, or a folder of Praat TextGrids.
+"""Alignments: the times of phones or words. A table of tab-separated values, or a folder of Praat TextGrids.
 
 id      start   end     label           the header is optional; start and end are seconds within the utterance
 q1      0.00    0.31    HH
@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from units.corpus.manifest import is_plain_text
 
@@ -24,7 +25,7 @@ _VALUES = re.compile(r'"((?:[^"]|"")*)"|(?<!\S)([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d
 
 
 class AlignmentError(ValueError):
-    """A file that is no alignment; the message says which and why."""
+    """A file that is not an alignment; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Alignments:
 
     @classmethod
     def open(cls, path: str | Path, tier: str = "phones") -> Alignments:
-        """Open a .tsv, which is read whole, or a folder, whose TextGrids are read when they are asked for.
+        """Open a .tsv, which is read whole, or a folder, whose TextGrids are read when they are needed.
 
         Args:
             tier: the tier of the TextGrids, such as "phones" or "words".
@@ -113,24 +114,24 @@ def _tiers(text: str) -> dict[str, list[Segment]]:
         for quoted, number, flag in _VALUES.findall(text)
     )
 
-    def take(kind: type):
+    def next_value(kind: type) -> Any:
         value = next(values)
         if type(value) is not kind:
             raise TypeError(f"{value!r} where a {'number' if kind is float else 'text'} belongs")
         return value
 
-    if (take(str), take(str)) != ("ooTextFile", "TextGrid"):
+    if (next_value(str), next_value(str)) != ("ooTextFile", "TextGrid"):
         raise ValueError("another kind of file")
-    take(float), take(float), take(bool)
+    next_value(float), next_value(float), next_value(bool)
     tiers = {}
-    for _ in range(int(take(float))):
-        points = take(str) == "TextTier"
-        name, _, _, count = take(str), take(float), take(float), int(take(float))
+    for _ in range(int(next_value(float))):
+        points = next_value(str) == "TextTier"
+        name, _, _, count = next_value(str), next_value(float), next_value(float), int(next_value(float))
         if points:
             for _ in range(count):
-                take(float), take(str)
+                next_value(float), next_value(str)
         else:
-            tiers[name] = [Segment(take(float), take(float), take(str)) for _ in range(count)]
+            tiers[name] = [Segment(next_value(float), next_value(float), next_value(str)) for _ in range(count)]
     return tiers
 
 
@@ -141,11 +142,11 @@ def plain_label(label: str) -> str:
 
 
 def in_order(segments: Iterable[Segment], where: str) -> list[Segment]:
-    """Sort by time. Raises AlignmentError for a segment that is no stretch of time, and for two that overlap."""
+    """Sort by time. Raises AlignmentError for a segment whose end is before its start, and for two that overlap."""
     ordered = sorted(segments, key=lambda segment: (segment.start, segment.end))
     for segment in ordered:
         if not (0 <= segment.start <= segment.end and math.isfinite(segment.end)):
-            raise AlignmentError(f"{where}: {segment} is no stretch of time")
+            raise AlignmentError(f"{where}: {segment} must have 0 <= start <= end")
     for one, two in zip(ordered, ordered[1:]):
         if two.start < one.end - 1e-6:
             raise AlignmentError(f"{where}: {one} and {two} overlap; a frame has one label")

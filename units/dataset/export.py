@@ -1,38 +1,40 @@
-"""The `units-export` command: a unit set as the text files that other programs read.
+"""The `units-export` command: a unit set as a text file that another program reads.
 
     units-export units/train train.txt                      # q1|12 12 12 7    GSLM, speech-resynthesis
     units-export units/train train.km --format km           # 12 12 12 7       fairseq's HuBERT labels
     units-export units/train train.txt --format spelled     # <sosp><12><7><eosp>    SpeechGPT's stage 1
     units-export units/train features.jsonl --format slamkit
 
-Lines stand in the order of the set. Where a format holds no ids, they are in OUT.ids, one for each line.
+Lines are in the order of the set. If a format holds no ids, OUT.ids holds them, one per line.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from units.dataset.unit_set import UnitRecord, read_unit_set
 from units.notation import spell
 from units.runtime.atomic import written_whole
+from units.runtime.command import command
 from units.runtime.progress import progress
+
+if TYPE_CHECKING:
+    from units.dataset.unit_set import UnitRecord
 
 Rate = Literal["full", "reduced"]
 
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """How one program wants units.
+    """The format of one program.
 
     line: (record, units at the chosen rate) -> one line of text.
-    rates: the rates it can hold, its usual one first: "full" is a unit a frame, "reduced" has runs collapsed.
-    holds_id: whether the line names the utterance.
+    rates: the rates it can hold, its usual one first: "full" is a unit per frame, "reduced" has runs collapsed.
+    holds_id: whether the line holds the id of the utterance.
     """
 
     line: Callable[[UnitRecord, Sequence[int]], str]
@@ -41,14 +43,14 @@ class ExportFormat:
 
 
 def lines_line(record: UnitRecord, units: Sequence[int]) -> str:
-    """`id|12 12 7`, as GSLM's quantize_with_kmeans.py writes it (a unit a frame) and its later steps read it."""
+    """`id|12 12 7`, as GSLM's quantize_with_kmeans.py writes it (a unit per frame) and its later steps read it."""
     if "|" in record.id or len(record.id.splitlines()) > 1:
         raise ValueError(f"id {record.id!r} has a | or a line break, which id|units cannot hold; use --format slamkit")
     return f"{record.id}|{km_line(record, units)}"
 
 
 def km_line(record: UnitRecord, units: Sequence[int]) -> str:
-    """`12 12 7`, as fairseq's simple_kmeans/dump_km_label.py writes it: always a unit a frame."""
+    """`12 12 7`, as fairseq's simple_kmeans/dump_km_label.py writes it: always a unit per frame."""
     return " ".join(map(str, units))
 
 
@@ -77,12 +79,16 @@ def export(units: str | Path, out: str | Path, format: str = "lines", rate: Rate
         units: a complete unit set.
         out: the file to write.
         format: a key of FORMATS.
-        rate: "full" or "reduced"; the usual one of the format if None.
+        rate: "full" or "reduced"; None is the usual one of the format.
 
-    Returns: how many lines were written.
+    Returns: the number of lines.
 
-    Raises: ValueError for a format, a rate or an id that cannot be; FileNotFoundError if the set is not complete.
+    Raises:
+        ValueError: an unknown format, a rate that the format cannot hold, or an id that it cannot hold.
+        FileNotFoundError: the set is not complete.
     """
+    from units.dataset.unit_set import read_unit_set
+
     if format not in FORMATS:
         raise ValueError(f"no format is called {format!r}; known are {', '.join(FORMATS)}")
     chosen, unit_set = FORMATS[format], read_unit_set(units)
@@ -100,6 +106,7 @@ def export(units: str | Path, out: str | Path, format: str = "lines", rate: Rate
     return len(unit_set)
 
 
+@command("units-export")
 def main(units: Path, out: Path, format: str = "lines", rate: Rate | None = None) -> None:
     """Write a unit set as text for other programs.
 
@@ -107,22 +114,13 @@ def main(units: Path, out: Path, format: str = "lines", rate: Rate | None = None
         units: a unit set, made by units-extract
         out: the file to write
         format: lines (id|12 7 7), km (12 7 7), spelled (<sosp><12><7><eosp>) or slamkit (its features.jsonl)
-        rate: full is a unit a frame, reduced has runs collapsed; what the format is used with if not given
+        rate: full is a unit per frame, reduced has runs collapsed; the usual one of the format if not given
     """
+    from units.dataset.unit_set import read_unit_set
+
     count = export(units, out, format, rate)
     print(f"{count} utterances of {read_unit_set(units).codebook.name} -> {out}")
 
 
-def cli() -> None:
-    """Entry point: `units-export SET OUT [--format NAME]`; user errors end in one line and exit code 2."""
-    from jsonargparse import auto_cli
-
-    try:
-        auto_cli(main)
-    except (OSError, ValueError) as error:
-        print(f"units-export: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
 if __name__ == "__main__":
-    cli()
+    main.cli()

@@ -14,8 +14,8 @@ from units.codebook import Units
 from units.corpus.alignments import Segment
 from units.runtime.atomic import written_whole
 
-SHOWN = 5.0  # seconds: what a screen is wide enough for
-INCHES = 5.0  # a second: a unit of one frame (20 ms) is as wide as its number is high
+SHOWN = 5.0  # seconds: the width of a screen
+INCHES = 5.0  # per second: a unit of one frame (20 ms) is as wide as its number is high
 LETTER = 0.09  # inches, of 6 points
 RANGE = 65  # dB shown below the loudest point
 WINDOW, STEP = round(0.025 * SAMPLE_RATE), round(0.005 * SAMPLE_RATE)  # samples of a spectrum, and between two
@@ -40,7 +40,7 @@ def draw_units(
     length = len(wav) / SAMPLE_RATE
     end = min(length, begin + SHOWN)
     if not 0 <= begin < end:
-        raise ValueError(f"the picture is to begin at {begin} s, but the wav is {length:.2f} s long")
+        raise ValueError(f"the picture cannot begin at {begin} s, but the wav is {length:.2f} s long")
     rows = 3 if segments else 2
     figure = matplotlib.figure.Figure(
         figsize=(max(3.0, INCHES * (end - begin)), 2.2 + 0.45 * rows), layout="constrained", dpi=100
@@ -60,7 +60,7 @@ def draw_units(
 
 
 def unit_spans(units: Units) -> list[Segment]:
-    """When each unit is said: frame n from n to n + 1 over the frame rate, in seconds."""
+    """The time of each unit: frame n lasts from n to n + 1 over the frame rate, in seconds."""
     ends = [frames / units.codebook.frame_rate for frames in accumulate(units.durations or (), initial=0)]
     return [Segment(start, end, str(unit)) for unit, start, end in zip(units.ids, ends, ends[1:])]
 
@@ -74,7 +74,7 @@ def _spectrogram(axes, wav: np.ndarray) -> None:
 
 
 def _spans(axes, spans: Sequence[Segment], begin: float, end: float) -> None:
-    """Coloured stretches with their labels, upright where they are narrow; one colour a label."""
+    """Coloured segments with their labels, vertical if they are narrow; one colour per label."""
     from matplotlib.colors import hsv_to_rgb
 
     for span in spans:
@@ -85,6 +85,12 @@ def _spans(axes, spans: Sequence[Segment], begin: float, end: float) -> None:
         inches = (span.end - span.start) * INCHES
         if inches >= LETTER:
             axes.text(
-                (span.start + span.end) / 2, 0.5, span.label, ha="center", va="center", fontsize=6, clip_on=True,
+                (span.start + span.end) / 2,
+                0.5,
+                span.label,
+                ha="center",
+                va="center",
+                fontsize=6,
+                clip_on=True,
                 rotation=0 if inches >= LETTER * len(span.label) else 90,
-            )  # fmt: skip
+            )

@@ -1,238 +1,62 @@
-"""How good units are: what they cost, what they say of phones, and what they tell of the voice.
+"""The `units-quality` command: what units cost, what they say about phones, and what they reveal of the speaker.
 
-    python -m units.dataset.quality units/dev
-    python -m units.dataset.quality units/dev --alignments textgrids/ --out quality.json
-    python -m units.dataset.quality units/dev --wav a.wav --picture a.png
+    units-quality units/dev
+    units-quality units/dev --alignments textgrids/ --out quality.json
+    units-quality units/dev --wav a.wav --picture a.png
 
-`--alignments` is a table of id, start, end, label, or a folder of TextGrids. Without it there is no purity to report:
-what is left is measured against speakers and transcripts, where the set has them.
+`--alignments` is a table of id, start, end, label, or a folder of TextGrids. Without it no purity is reported, and units are
+compared with speakers and transcripts, if the set has them. The figures are computed in `units/dataset/measures.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import random
-import sys
-from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from units.audio import SAMPLE_RATE, load_wav
-from units.corpus.alignments import Alignments
-from units.dataset.information import entropy, mutual_information, purities
-from units.dataset.picture import draw_units
-from units.dataset.speakers import SentenceDistance, SpeakerInformation, compare_speakers, frames_by_unit, sentence_of
-from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set
-from units.runtime.atomic import written_whole
-from units.runtime.progress import progress
+from units.runtime.command import check_range, command
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What units cost. Entropies are in bits, over frames and over units (runs collapsed).
+class QualityConfig:
+    """What is measured, and what is drawn."""
 
-    bitrate: bits a second, units_per_second x unit_entropy (ZeroSpeech 2019, arXiv 1904.11469, section on bitrate).
-    """
+    alignments: Path | None = None
+    """a .tsv of id, start, end, label, or a folder of TextGrids"""
+    tier: str = "phones"
+    """the tier of the TextGrids"""
+    pairs: int = 500
+    """of each kind of pair, how many pairs of utterances are compared at most"""
+    seed: int = 0
+    """decides which"""
+    wav: Path | None = None
+    """the audio of an utterance of the set, for a picture"""
+    picture: Path | None = None
+    """the .png to draw: its spectrogram, the units under it, and the labels under them"""
+    utterance: str | None = None
+    """its id, if the path of the wav does not end in it"""
+    begin: float = 0.0
+    """seconds into the wav at which the picture begins"""
 
-    utterances: int
-    seconds: float
-    size: int
-    used: int
-    dead: int
-    frames: int
-    units: int
-    units_per_second: float
-    frame_entropy: float
-    unit_entropy: float
-    bitrate: float
-
-
-@dataclass(frozen=True)
-class LabelAgreement:
-    """How units and aligned labels agree, frame by frame (HuBERT, arXiv 2106.07447, section IV-E).
-
-    label_purity: frames whose label is the commonest of their unit; the paper's phone purity. It grows with K.
-    cluster_purity: frames whose unit is the commonest of their label. It falls with K.
-    pnmi: I(label; unit) / H(label), the share of the label's uncertainty that the unit removes; 0 where there is one
-        label only.
-    frames, unlabelled: frames counted, and frames of aligned utterances that no segment covers. unaligned: utterances.
-    """
-
-    labels: int
-    label_purity: float
-    cluster_purity: float
-    pnmi: float
-    frames: int
-    unlabelled: int
-    unaligned: int
+    def __post_init__(self) -> None:
+        check_range("pairs", self.pairs, 0)
+        check_range("begin", self.begin, 0)
+        if (self.wav is None) != (self.picture is None):
+            raise ValueError("a picture needs both --wav AUDIO and --picture OUT.png")
 
 
-@dataclass(frozen=True)
-class Quality:
-    """All that could be measured of one unit set; None and () where the set or the user brings no ground for it."""
-
-    codebook: str
-    usage: Usage
-    labels: LabelAgreement | None
-    speakers: SpeakerInformation | None
-    sentences: tuple[SentenceDistance, ...]
-
-
-class _LabelCounts:
-    """Frames by label and unit."""
-
-    def __init__(self, alignments: Alignments, size: int, frame_rate: float) -> None:
-        self.alignments, self.frame_rate = alignments, frame_rate
-        self.joint: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(size, np.int64))
-        self.unlabelled = self.unaligned = 0
-
-    def add(self, record: UnitRecord) -> None:
-        """Count an utterance. A frame has the label that is said at its middle, (n + 1/2) / frame rate."""
-        segments = self.alignments.segments(record.id)
-        if segments is None:
-            self.unaligned += 1
-            return
-        frames = np.array(record.units.frames())
-        self.unlabelled += len(frames)
-        for segment in segments:
-            begin, end = (math.ceil(round(t * self.frame_rate - 0.5, 6)) for t in (segment.start, segment.end))
-            said = frames[max(0, begin) : max(0, end)]
-            np.add.at(self.joint[segment.label], said, 1)
-            self.unlabelled -= len(said)
-
-    def agreement(self) -> LabelAgreement | None:
-        joint = np.stack([row for row in self.joint.values() if row.any()] or [np.zeros(1, np.int64)])
-        if not joint.any():
-            return None
-        label_purity, cluster_purity = purities(joint)
-        label_entropy = entropy(joint.sum(1))
-        pnmi = mutual_information(joint) / label_entropy if label_entropy else 0.0
-        return LabelAgreement(
-            len(joint), label_purity, cluster_purity, pnmi, int(joint.sum()), self.unlabelled, self.unaligned
-        )
-
-
-def measure(unit_set: UnitSet, alignments: Alignments | None = None, pairs: int = 500, seed: int = 0) -> Quality:
-    """Measure a unit set, reading it twice.
-
-    Args:
-        alignments: of the set's utterances, by id.
-        pairs: of each kind, how many pairs of utterances are compared at most.
-        seed: decides which.
-
-    Raises: ValueError if alignments are given and not one frame has a label.
-    """
-    size = unit_set.codebook.size
-    frames, runs = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    labels = _LabelCounts(alignments, size, unit_set.codebook.frame_rate) if alignments else None
-    rows: list[tuple[str | None, str | None]] = []
-    samples = 0
-    for record in progress(unit_set, desc="counting", unit="utterances", total=len(unit_set)):
-        frames += frames_by_unit(record, size)
-        runs += np.bincount(record.units.ids, minlength=size)
-        samples += record.num_samples
-        rows.append((sentence_of(record.text), record.speaker))
-        if labels:
-            labels.add(record)
-    agreement = labels.agreement() if labels else None
-    if alignments and not agreement:
-        raise ValueError(
-            f"the alignments label no frame of {unit_set.folder}; its ids are such as {next(iter(unit_set)).id!r}"
-        )
-    seconds, used = samples / SAMPLE_RATE, int((frames > 0).sum())
-    usage = Usage(
-        len(rows), round(seconds, 2), size, used, size - used, int(frames.sum()), int(runs.sum()), runs.sum() / seconds,
-        entropy(frames), entropy(runs), entropy(runs) * runs.sum() / seconds,
-    )  # fmt: skip
-    speakers, sentences = compare_speakers(unit_set, rows, pairs, random.Random(seed))
-    return Quality(unit_set.codebook.name, usage, agreement, speakers, sentences)
-
-
-def report(quality: Quality) -> str:
-    """The figures as lines for people."""
-    usage, labels, speakers = quality.usage, quality.labels, quality.speakers
-    lines = [
-        f"{quality.codebook}: {usage.utterances} utterances, {usage.seconds / 3600:.3f} hours",
-        f"units         {usage.used} of {usage.size} used, {usage.dead} dead; {usage.units_per_second:.2f} a second",
-        f"entropy       {usage.unit_entropy:.3f} bits a unit, {usage.frame_entropy:.3f} a frame",
-        f"bitrate       {usage.bitrate:.1f} bits a second",
-    ]
-    if labels:
-        lines += [
-            f"purity        labels {labels.label_purity:.3f}, clusters {labels.cluster_purity:.3f}",
-            f"PNMI          {labels.pnmi:.3f}  ({labels.labels} labels, {labels.frames} frames; {labels.unlabelled} frames "
-            f"without a label, {labels.unaligned} utterances without an alignment)",
-        ]
-    if speakers:
-        lines.append(
-            f"speaker       {speakers.information:.3f} bits a frame of {speakers.speaker_entropy:.3f} ({speakers.speakers} "
-            f"speakers; {speakers.by_chance:.3f} with speakers dealt at random)"
-        )
-    for one in quality.sentences:
-        lines.append(f"edit distance {one.mean:.3f} +- {one.standard_error:.3f}  {one.of} ({one.pairs} pairs)")
-    return "\n".join(lines)
-
-
-def find_record(unit_set: UnitSet, wav: Path, utterance: str | None) -> UnitRecord:
-    """The utterance of a unit set that a wav is, by `utterance` or else by the wav's path, which ends in the id."""
-    path = "/" + wav.with_suffix("").as_posix().lstrip("/")
-    for record in unit_set:
-        if record.id == utterance if utterance else path.endswith("/" + record.id):
-            return record
-    raise ValueError(f"{unit_set.folder} has no utterance for {utterance or wav}; name it with --utterance ID")
-
-
-def main(
-    units: Path, alignments: Path | None = None, tier: str = "phones", out: Path | None = None, wav: Path | None = None,
-    picture: Path | None = None, utterance: str | None = None, begin: float = 0.0, pairs: int = 500, seed: int = 0,
-) -> None:  # fmt: skip
+@command("units-quality", flat=True)
+def main(units: Path, out: Path | None = None, config: QualityConfig = QualityConfig()) -> None:
     """Measure a unit set; with --wav and --picture, draw one utterance as well.
 
     Args:
         units: a unit set, made by units-extract
-        alignments: a .tsv of id, start, end, label, or a folder of TextGrids
-        tier: the tier of the TextGrids
         out: a .json to write the figures to
-        wav: the audio of an utterance of the set
-        picture: the .png to draw: its spectrogram, the units under it, and the labels under them
-        utterance: its id, where the wav's path does not end in it
-        begin: seconds into the wav where the picture begins
-        pairs: how many pairs of utterances are compared at most, of each kind
-        seed: decides which
+        config: what is measured
     """
-    if (wav is None) != (picture is None):
-        raise ValueError("a picture needs both --wav AUDIO and --picture OUT.png")
-    unit_set = read_unit_set(units)
-    aligned = Alignments.open(alignments, tier) if alignments else None
-    if wav and picture:
-        record, heard = find_record(unit_set, wav, utterance), load_wav(wav)
-        if len(heard) != record.num_samples:
-            raise ValueError(
-                f"{wav} has {len(heard)} samples at 16 kHz, but {record.id!r} of {units} was made of {record.num_samples}"
-            )
-        drawn = draw_units(heard, record.units, picture, aligned and aligned.segments(record.id) or (), begin)
-        print(f"{record.id} -> {drawn}")
-    quality = measure(unit_set, aligned, pairs, seed)
-    print(report(quality))
-    if out:
-        with written_whole(out) as file:
-            json.dump(dataclasses.asdict(quality), file, indent=1)
+    from units.dataset import measures
 
-
-def cli() -> None:
-    """Entry point: `python -m units.dataset.quality SET`; user errors end in one line and exit code 2."""
-    from jsonargparse import auto_cli
-
-    try:
-        auto_cli(main)
-    except (OSError, ValueError) as error:
-        print(f"units.dataset.quality: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    measures.run(units, out, config)
 
 
 if __name__ == "__main__":
-    cli()
+    main.cli()

@@ -1,4 +1,4 @@
-"""What units tell of the speaker: information in single frames, and how alike one sentence is in two voices."""
+"""What units reveal of the speaker: the information in single frames, and how similar one sentence is for two speakers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from units.runtime.progress import progress
 
 @dataclass(frozen=True)
 class SpeakerInformation:
-    """What one frame's unit tells of the speaker, I(unit; speaker), beside H(speaker); bits.
+    """The information that the unit of one frame has about the speaker, I(unit; speaker), beside H(speaker); in bits.
 
-    by_chance: the same with the speakers dealt out to the utterances anew. Where speakers say different things, part of
-    the rest is what they said and not how.
+    by_chance: the same with the speakers of the utterances shuffled. If the speakers say different things, part of the
+    information above it comes from what they say and not from how they sound.
     """
 
     speakers: int
@@ -31,7 +31,7 @@ class SpeakerInformation:
 
 @dataclass(frozen=True)
 class SentenceDistance:
-    """Mean unit edit distance, over the longer of the two, of sampled pairs of utterances; 0 is equal units."""
+    """The mean edit distance between the units of sampled pairs of utterances, divided by the longer length; 0 is equal units."""
 
     of: str
     pairs: int
@@ -40,12 +40,12 @@ class SentenceDistance:
 
 
 def frames_by_unit(record: UnitRecord, size: int) -> np.ndarray:
-    """How many frames of an utterance are of each unit, (K,)."""
+    """The number of frames of each unit in an utterance, (K,)."""
     return np.bincount(record.units.ids, record.units.durations, size).astype(np.int64)
 
 
 def sentence_of(text: str | None) -> str | None:
-    """A text without case and punctuation: what must be equal for two texts to be one sentence."""
+    """A text without case and punctuation; two texts with the same result are one sentence."""
     return " ".join(re.findall(r"\w+", text.lower())) or None if text else None
 
 
@@ -55,10 +55,10 @@ def compare_speakers(
     """Read a unit set once, to count units by speaker and to compare chosen pairs of utterances.
 
     Args:
-        rows: (sentence, speaker) of each utterance, in the order of the set; None where the set does not say.
-        most: pairs of a kind that are compared at most.
+        rows: (sentence, speaker) of each utterance, in the order of the set; None if the set has none.
+        most: the largest number of pairs of a kind that are compared.
 
-    Returns: None and () where fewer than two speakers are named.
+    Returns: None and () if the set names fewer than two speakers.
     """
     named = sorted({speaker for _, speaker in rows if speaker is not None})
     if len(named) < 2:
@@ -71,14 +71,18 @@ def compare_speakers(
     number = {speaker: i for i, speaker in enumerate(named)}
     true, chance = (np.zeros((len(named), unit_set.codebook.size), np.int64) for _ in range(2))
     for i, record in enumerate(progress(unit_set, desc="comparing", unit="utterances", total=len(rows))):
-        heard = frames_by_unit(record, unit_set.codebook.size)
+        counts = frames_by_unit(record, unit_set.codebook.size)
         for joint, speaker in ((true, record.speaker), (chance, dealt[i])):
             if speaker is not None:
-                joint[number[speaker]] += heard
+                joint[number[speaker]] += counts
         if i in chosen:
             ids[i] = record.units.ids
-    told = SpeakerInformation(len(named), mutual_information(true), entropy(true.sum(1)), mutual_information(chance))
-    return told, tuple(_distance(kind, [(ids[i], ids[j]) for i, j in found]) for kind, found in pairs.items() if found)
+    information = SpeakerInformation(
+        len(named), mutual_information(true), entropy(true.sum(1)), mutual_information(chance)
+    )
+    return information, tuple(
+        _distance(kind, [(ids[i], ids[j]) for i, j in found]) for kind, found in pairs.items() if found
+    )
 
 
 def sample_pairs(
@@ -89,12 +93,12 @@ def sample_pairs(
     for i, (sentence, speaker) in enumerate(rows):
         if sentence is not None and speaker is not None:
             groups[sentence].append(i)
-    told_twice = [group for group in groups.values() if len(group) > 1]
+    repeated = [group for group in groups.values() if len(group) > 1]
     everything = [i for group in groups.values() for i in group]
     found: dict[str, set[tuple[int, int]]] = {
         name: set() for name in ("one sentence, two voices", "one sentence, one voice", "two sentences, two voices")
     }
-    for group in [draw.choice(told_twice) for _ in range(4 * most)] if told_twice else []:
+    for group in [draw.choice(repeated) for _ in range(4 * most)] if repeated else []:
         i, j = sorted(draw.sample(group, 2))
         kind = "one sentence, one voice" if rows[i][1] == rows[j][1] else "one sentence, two voices"
         found[kind].add((i, j))

@@ -118,11 +118,11 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     unit_set = write_frames(tmp_path / "set", {"a": [1, 1], "b": [2]})
     monkeypatch.setattr(sys, "argv", ["units-export", str(unit_set), str(tmp_path / "train.km"), "--format", "km"])
-    export_module.cli()
+    export_module.main.cli()
     assert "2 utterances of tiny-km600 -> " in capsys.readouterr().out
     assert (tmp_path / "train.km").read_text() == "1 1\n2\n"
     monkeypatch.setattr(sys, "argv", ["units-export", str(tmp_path), str(tmp_path / "train.km")])
     with pytest.raises(SystemExit) as stopped:
-        export_module.cli()
+        export_module.main.cli()
     assert stopped.value.code == 2
     assert capsys.readouterr().err.startswith("units-export: ")

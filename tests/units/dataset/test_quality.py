@@ -22,8 +22,8 @@ from units.codebook import Units
 from units.corpus.alignments import Alignments, Segment
 from units.dataset import quality
 from units.dataset.information import edit_distance, entropy, mutual_information, purities
+from units.dataset.measures import LabelAgreement, Quality, find_record, measure
 from units.dataset.picture import draw_units, unit_spans
-from units.dataset.quality import LabelAgreement, find_record, measure
 from units.dataset.speakers import sample_pairs
 from units.dataset.unit_set import read_unit_set
 
@@ -142,7 +142,7 @@ def test_alignments_of_other_utterances_are_refused(tmp_path: Path) -> None:
 
 
 def test_units_that_name_the_speaker_and_units_that_do_not(tmp_path: Path) -> None:
-    def told(frames_of: dict[str, list[list[int]]], where: str) -> quality.Quality:
+    def measured(frames_of: dict[str, list[list[int]]], where: str) -> Quality:
         records = [
             record_of(f"{speaker}{i}", frames, K, f"Sentence, {i}!", speaker)
             for speaker, many in frames_of.items() for i, frames in enumerate(many)
@@ -150,13 +150,13 @@ def test_units_that_name_the_speaker_and_units_that_do_not(tmp_path: Path) -> No
         return measure(read_unit_set(write_set(tmp_path / where, records, K)))
 
     same = [[i % K, (i + 1) % K] for i in range(12)]
-    deaf = told({"x": same, "y": same}, "deaf")
+    deaf = measured({"x": same, "y": same}, "deaf")
     assert deaf.speakers and deaf.speakers.information == pytest.approx(0, abs=1e-9)
     assert deaf.speakers.speaker_entropy == pytest.approx(1)
     by_kind = {one.of: one for one in deaf.sentences}
     assert by_kind["one sentence, two voices"].mean == 0 and by_kind["one sentence, two voices"].pairs == 12
     assert by_kind["two sentences, two voices"].mean > 0
-    blabbing = told({"x": [[0, 1]] * 12, "y": [[2, 3]] * 12}, "blabbing")
+    blabbing = measured({"x": [[0, 1]] * 12, "y": [[2, 3]] * 12}, "blabbing")
     assert blabbing.speakers and blabbing.speakers.information == pytest.approx(1)
     assert blabbing.speakers.by_chance < 0.5
     assert {one.of: one.mean for one in blabbing.sentences}["one sentence, two voices"] == 1
@@ -217,8 +217,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "labels.tsv").write_text("sub/a\t0\t0.2\tAH0\nsub/a\t0.2\t0.4\tAH1\nsub/a\t0.4\t0.5\t\n")
 
     def run(*words: str | Path) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["units.dataset.quality", *map(str, words)])
-        quality.cli()
+        monkeypatch.setattr(sys, "argv", ["units-quality", *map(str, words)])
+        quality.main.cli()
         return capsys.readouterr()
 
     picture = tmp_path / "a.png"
