@@ -1,0 +1,1 @@
+"""Token ids to token ids: draw replies under a grammar, stream them, and verify spoken candidates."""
