@@ -21,7 +21,11 @@ seconds = st.floats(0.0, 100.0)
 
 
 speech = st.builds(
-    Speech, st.sampled_from(["wav/q1.wav", "/recordings/ü.flac"]), seconds, st.none() | seconds.filter(bool), st.none() | units
+    Speech,
+    st.sampled_from(["wav/q1.wav", "/recordings/ü.flac"]),
+    seconds,
+    st.none() | seconds.filter(bool),
+    st.none() | units,
 )
 
 

@@ -67,7 +67,7 @@ def test_every_command_is_in_the_texts(command: str) -> None:
     assert command in TEXTS
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(rf"`((?:{ANY}|docs|tests)/[\w./-]+\.\w+)`", TEXTS))))
+@pytest.mark.parametrize("path", sorted(set(re.findall(rf"`((?:{ANY}|docs|tests)/[a-z0-9_./-]+\.[a-z]+)`", TEXTS))))
 def test_files_that_the_texts_name_exist(path: str) -> None:
     assert (ROOT / path).exists()
 

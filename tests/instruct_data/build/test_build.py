@@ -400,5 +400,7 @@ def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path:
         assert Counter(row["reason"].partition(": ")[0] for row in listed) == {
             reason: count for reason, count in reasons.items() if reason != "not a question of the text set"
         }
-    assert {row.get("id", row.get("where")) for row in listed} >= {f"{tmp_path / 'pairs.jsonl'}:{number}" for number in (1, 2, 3, 4, 5)}
+    assert {row.get("id", row.get("where")) for row in listed} >= {
+        f"{tmp_path / 'pairs.jsonl'}:{number}" for number in (1, 2, 3, 4, 5)
+    }
     assert facts["counts"]["chain"]

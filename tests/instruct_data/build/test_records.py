@@ -70,7 +70,9 @@ def test_a_set_of_release_0_1_0_is_read(tmp_path: Path) -> None:
     found = read_conversations(tmp_path / "set.jsonl")
     asr, chain = found
     assert (found.codebook, found.seed, found.counts) == (CODEBOOK, 3, {"asr": 1, "chain": 1})
-    assert asr.messages[0].parts == ("Write. This is input:", (1, 2)) and asr.messages[1].parts == ("gr\u00fc\u00df dich",)
+    assert asr.messages[0].parts == ("Write. This is input:", (1, 2)) and asr.messages[1].parts == (
+        "gr\u00fc\u00df dich",
+    )
     assert chain.messages[1].parts == ("who?", "you", (4, 5))
     write_conversations(tmp_path / "again.jsonl", found, found.codebook, found.seed)
     assert (tmp_path / "again.jsonl").read_text().splitlines()[1:] == SET_OF_0_1_0.splitlines()[1:]
@@ -93,7 +95,9 @@ def test_one_set_holds_text_units_and_speech(tmp_path: Path) -> None:
     both = Speech("q1.wav", 0.0, 2.0, (1, 2))
     said = [
         Conversation((Message("human", ("hi", (3,), both)), Message("assistant", ("ok", (4,)))), "chain", "c1"),
-        Conversation((Message("human", (Speech("q2.wav"),)), Message("assistant", ("who?", "me", both))), "chain", "c2"),
+        Conversation(
+            (Message("human", (Speech("q2.wav"),)), Message("assistant", ("who?", "me", both))), "chain", "c2"
+        ),
     ]
     write_conversations(tmp_path / "set.jsonl.gz", said, CODEBOOK, 0)
     assert list(read_conversations(tmp_path / "set.jsonl.gz")) == said
