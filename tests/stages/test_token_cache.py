@@ -1,4 +1,4 @@
-"""The cache of tokens: its key follows all that decides them, and data that has not changed is not read again."""
+"""The cache of tokens: its key has all that decides them, and data that has not changed is not read again."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from tokenizers import normalizers
 from transformers import AutoTokenizer
 
 from instruct_data.build.records import write_conversations
+from speechgpt.dialogue import Conversation, Dialogue, Message
 from speechgpt.vocab import new_words
 from stages.config import Interleaving, Source
 from stages.packing.tokens import DIGESTS, tokenise
-from stages.unit_system import system
+from stages.unit_system import documents, system
 from units.dataset.unit_set import read_unit_set
 
 TEXT = "red blue green\nmy dog is blue\n"
@@ -58,7 +59,7 @@ def caches(folder: Path) -> int:
 
 
 def rewritten(path: Path, text: str, like: os.stat_result) -> None:
-    """Other content that nobody can tell by size and time."""
+    """Other content with the same size and modification time."""
     path.write_text(text)
     os.utime(path, ns=(like.st_atime_ns, like.st_mtime_ns))
 
@@ -90,7 +91,7 @@ def test_data_that_did_not_change_is_not_read_again(made, tmp_path) -> None:
     path.write_text(TEXT)
     facts = path.stat()
     assert made(source := Source(str(path))) == 1
-    rewritten(path, TEXT.upper(), facts)  # so whoever read it would know
+    rewritten(path, TEXT.upper(), facts)  # a reader would notice
     assert made(source) == 1
     os.utime(path, ns=(facts.st_atime_ns, facts.st_mtime_ns + 1))
     assert made(source) == 2
@@ -140,7 +141,9 @@ def test_another_way_to_cut_words_is_another_cache(made, widened) -> None:
     widened.pad_token = widened.eos_token
     assert made(source) == 1
     words = widened.get_vocab()
-    widened(["red", "my dog is blue"], padding=True, truncation=True, max_length=3)  # leaves its mark in the tokenizer
+    widened(
+        ["red", "my dog is blue"], padding=True, truncation=True, max_length=3
+    )  # which changes the tokenizer's settings
     assert made(source) == 1
     widened.backend_tokenizer.normalizer = normalizers.Lowercase()
     assert widened.get_vocab() == words
@@ -154,3 +157,14 @@ def test_another_way_to_mix_is_another_cache_of_what_is_mixed(made, monkeypatch)
     assert made(plain) == 2 and made(mixed) == 3
     monkeypatch.setattr(system, "DOCUMENTS_VERSION", 99)
     assert made(plain) == 4 and made(mixed) == 5
+
+
+def test_a_template_that_gives_other_tokens_needs_another_version(widened) -> None:
+    turns = (Message("human", ("red", (3, 7))), Message("assistant", ("one", "two", (4,))))
+    ids = Dialogue(widened, "my").render(Conversation(turns, "chain")).ids
+    spelled = "".join(widened.convert_ids_to_tokens(ids))
+    for word, letter in (("\u2581", ""), ("<0x3A>", ":"), ("<0x3B>", ";")):
+        spelled = spelled.replace(word, letter)
+    expected = "<s>my[Human]:red<sosp><3><7><eosp><eoh>[SpeechGPT]:one;[ta]two;[ua]<sosp><4><eosp><eoa>"
+    # caches hold these tokens: if the template changes, raise DOCUMENTS_VERSION in stages/unit_system/documents.py
+    assert (documents.DOCUMENTS_VERSION, spelled) == (1, expected)
