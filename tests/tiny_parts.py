@@ -40,10 +40,17 @@ def tiny_hubert(large: bool = False, layers: int = 3, **settings: object) -> Hub
     """A random HuBERT with the strides of the real one; `large` is the layout of hubert-large (LayerNorm, pre-norm)."""
     torch.manual_seed(1)
     usual = {
-        "hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 48, "conv_dim": (16,) * 7,
-        "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "conv_bias": large,
-        "feat_extract_norm": "layer" if large else "group", "do_stable_layer_norm": large,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "conv_dim": (16,) * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+        "conv_bias": large,
+        "feat_extract_norm": "layer" if large else "group",
+        "do_stable_layer_norm": large,
+    }
     config = HubertConfig(**(usual | settings))
     model = HubertModel(config).eval()
     with torch.no_grad():  # as initialised, features hardly depend on the audio

@@ -77,7 +77,8 @@ class Units:
             raise ValueError(f"{len(self.ids)} ids but {len(self.durations)} durations; each unit has one")
         if self.ids and not 0 <= min(self.ids) <= max(self.ids) < self.codebook.size:
             raise ValueError(
-                f"unit ids run from {min(self.ids)} to {max(self.ids)}; {self.codebook.name!r} has 0 to {self.codebook.size - 1}"
+                f"unit ids run from {min(self.ids)} to {max(self.ids)}; "
+                f"{self.codebook.name!r} has 0 to {self.codebook.size - 1}"
             )
         if self.durations and min(self.durations) < 1:
             raise ValueError("a unit lasts at least one frame")

@@ -5,9 +5,9 @@
     units-corpus gigaspeech GigaSpeech/ dev.jsonl --part DEV
     units-corpus commonvoice cv-corpus-17.0/de train.jsonl --part train
 
-Names: folder, fairseq (a .tsv), librispeech, librilight, gigaspeech, commonvoice, ljspeech, vctk. Rows that cannot be used
-are refused: they are counted by reason, listed beside the manifest in train.refused.jsonl, and do not stop the run (exit
-code 3). Rows are read and written one at a time, and only ids are kept in memory.
+Names: folder, fairseq (a .tsv), librispeech, librilight, gigaspeech, commonvoice, ljspeech, vctk. Rows that cannot be
+used are refused: they are counted by reason, listed beside the manifest in train.refused.jsonl, and do not stop the run
+(exit code 3). Rows are read and written one at a time, and only ids are kept in memory.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ READERS = {
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of reading a corpus: utterances written, how many of them have a text, and refused rows by reason code."""
+    """Counts of a corpus: utterances written, how many of them have a text, and refused rows by reason code."""
 
     utterances: int
     with_text: int

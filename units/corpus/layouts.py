@@ -252,7 +252,7 @@ def ljspeech(root: Path, part: str, refusals: Refusals) -> Iterator[Utterance]:
 def vctk(root: Path, part: str, refusals: Refusals) -> Iterator[Utterance]:
     """VCTK and corpora with its layout: wav48_silence_trimmed/SPEAKER/NAME_mic1.flac and txt/SPEAKER/NAME.txt.
 
-    Version 0.92 has two microphones, and `part` names the one that is read; speaker p315 has no texts, and p280 no mic2.
+    Version 0.92 has two microphones, and `part` names the one that is read. Speaker p315 has no texts, p280 no mic2.
     """
     recordings = next((root / name for name in ("wav48_silence_trimmed", "wav48") if (root / name).is_dir()), None)
     if recordings is None:

@@ -1,4 +1,6 @@
-"""Manifests: one utterance per line of JSON, with `id` and `audio`, and optionally `start`, `duration`, `text`, `speaker`, `lang`.
+"""Manifests: one utterance per line of JSON.
+
+Fields: `id` and `audio`, and optionally `start`, `duration` (seconds), `text`, `speaker`, `lang`.
 
     {"id": "q1", "audio": "wav/q1.wav", "text": "what is two plus two", "speaker": "flite:awb"}
 
@@ -62,7 +64,7 @@ class CorpusReason(Reason):
 
 
 class ManifestError(RefusedError):
-    """A manifest, or the metadata of a corpus, that cannot be used. `reason` is a CorpusReason; the message names the line."""
+    """A manifest or the metadata of a corpus cannot be used. `reason` is a CorpusReason; the message names the line."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The sources that units-extract reads: a manifest, fairseq's .tsv, a folder, a glob, one file, or paths on standard input.
+"""Sources of audio: a manifest, fairseq's .tsv, a folder, a glob, one file, or paths on standard input.
 
 listing = list_source("LibriSpeech/dev-clean")
 listing.utterances, listing.refused
@@ -84,7 +84,7 @@ def _list_glob(pattern: str) -> Listing:
 
 
 def _list_files(files: Iterable[Path], root: Path = Path()) -> Listing:
-    """Utterances of files, in their order. root: the folder below which ids begin; the id of a file elsewhere is its path."""
+    """Utterances of files, in their order. Ids are paths below `root`, and whole paths for files elsewhere."""
     named = [(layouts.file_id(path, root if path.is_relative_to(root) else Path(path.anchor)), path) for path in files]
     by_id: dict[str, list[Path]] = {}
     for name, path in named:

@@ -10,7 +10,8 @@
 A killed run continues at the first missing shard. Exit codes: 0 if everything is in the set, or other ranks are still
 working, which is reported; 3 if some inputs are in refused.jsonl instead; 2 for a mistake in the call.
 
-This file is the command, so that --help does not wait for torch; `units/dataset/extraction.py` is the run that it starts.
+This file is the command, so that --help does not wait for torch; `units/dataset/extraction.py` is the run that it
+starts.
 """
 
 from __future__ import annotations

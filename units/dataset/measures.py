@@ -50,7 +50,8 @@ class Usage:
 class LabelAgreement:
     """How units and aligned labels agree, frame by frame (HuBERT, arXiv 2106.07447, section IV-E).
 
-    label_purity: the share of frames whose label is the most frequent of their unit; the paper's phone purity. It grows with K.
+    label_purity: the share of frames whose label is the most frequent of their unit; the paper's phone purity. It
+    grows with K.
     cluster_purity: the share of frames whose unit is the most frequent of their label. It falls with K.
     pnmi: I(label; unit) / H(label), the share of the label's uncertainty that the unit removes; 0 where there is one
         label only.

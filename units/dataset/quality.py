@@ -4,8 +4,9 @@
     units-quality units/dev --alignments textgrids/ --out quality.json
     units-quality units/dev --wav a.wav --picture a.png
 
-`--alignments` is a table of id, start, end, label, or a folder of TextGrids. Without it no purity is reported, and units are
-compared with speakers and transcripts, if the set has them. The figures are computed in `units/dataset/measures.py`.
+`--alignments` is a table of id, start, end, label, or a folder of TextGrids. Without it no purity is reported, and
+units are compared with speakers and transcripts, if the set has them. The figures are computed in
+`units/dataset/measures.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The shards of a unit set: decode audio, encode it in batches, write shards, resume.
 
-A shard covers a fixed range of the source's utterances and appears whole or not at all. So a killed run continues at the
-first missing shard, and rank r of W writes shards r, r + W, ... of a shared folder.
+A shard covers a fixed range of the source's utterances and appears whole or not at all. So a killed run continues at
+the first missing shard, and rank r of W writes shards r, r + W, ... of a shared folder.
 """
 
 from __future__ import annotations
@@ -173,8 +173,8 @@ class _ShardWriter:
 def windows(utterances: list[Utterance], todo: list[int], share: Share, grid: FrameGrid) -> Iterator[Window]:
     """The shards to do, a window at a time.
 
-    With workers, a window is decoded while the one before it is encoded or its shard is written, also across the ends of
-    shards, so that neither waits for the other.
+    With workers, a window is decoded while the one before it is encoded or its shard is written, also across the ends
+    of shards, so that neither waits for the other.
     """
     wavs = decoded((row for shard in todo for row in share.rows(utterances, shard)), share.workers, grid)
     found = (

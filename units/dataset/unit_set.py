@@ -1,9 +1,9 @@
 """Unit sets: a folder of parquet shards, and `unit_set.json`, whose presence means that the set is complete.
 
 Columns: id string, units list<uint16>, durations list<uint16>, num_samples int64, text, speaker and lang string, audio
-string, start and duration float64. All but id and units are nullable. `audio` is the path of the audio file, relative to
-the set's folder if the file is below it and else absolute; `start` and `duration` are seconds within it. Sets of release
-0.1.0 have no columns for audio, and are read as sets whose audio is unknown.
+string, start and duration float64. All but id and units are nullable. `audio` is the path of the audio file, relative
+to the set's folder if the file is below it and else absolute; `start` and `duration` are seconds within it. Sets of
+release 0.1.0 have no columns for audio, and are read as sets whose audio is unknown.
 
 The codebook is in the metadata of every shard and in `unit_set.json`. Hugging Face datasets opens the shards with
 load_dataset("parquet", data_files="FOLDER/*.parquet").

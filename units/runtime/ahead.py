@@ -51,7 +51,7 @@ def worked_ahead(
         weigh: the weight of an item's result, such as seconds of audio.
         room: the weight of all results that wait; a heavier result waits alone.
 
-    Raises: whatever `work` raises, in the place of its item. Items that wait behind it are not begun.
+    Raises: the errors of `work`, in the place of its item. Items that wait behind it are not begun.
     """
     if not workers:
         yield from map(work, items)
@@ -74,7 +74,7 @@ def worked_ahead(
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The same items; a thread computes the next one while the last is in use.
 
-    Raises: whatever computing an item raises, in its place.
+    Raises: the errors of computing an item, in its place.
     """
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items, END)

@@ -7,7 +7,8 @@
     if __name__ == "__main__":
         main.cli()
 
-The function can still be called as it is; `main.cli` is its command line (setup.py: `units-fit=units.encoder.fit:main.cli`).
+The function can still be called as it is; `main.cli` is its command line (setup.py:
+`units-fit=units.encoder.fit:main.cli`).
 
 | what happens | what the user sees | exit code |
 |---|---|---|
@@ -19,8 +20,8 @@ The function can still be called as it is; `main.cli` is its command line (setup
 Errors that the user can fix are USER_ERRORS. With the environment variable SPEECHGPT_TRACEBACK=1 they show a traceback;
 with SPEECHGPT_VERBOSE=1 the messages and progress bars of libraries are shown.
 
-A module with a command imports torch, transformers and other heavy libraries inside the function, so that `--help` is fast
-(tests/whole/test_commands.py).
+A module with a command imports torch, transformers and other heavy libraries inside the function, so that `--help` is
+fast (tests/whole/test_commands.py).
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def command(
         name: what the user types, such as `units-fit`; every error begins with it.
         positional: parameters without a default are positional arguments.
         optional: parameters with a default that may also be positional, after the others: units-extract SOURCE [OUT].
-        flat: names of parameters that are settings dataclasses, whose fields become options: --size, not --settings.size.
+        flat: names of parameters that are settings dataclasses, whose fields become options: --size, not
+            --settings.size.
             True is the last parameter.
     """
 

@@ -29,7 +29,7 @@ class Workers:
             todo: its arguments.
             much: whether the work is worth processes if the user gave no number of them.
 
-        Raises: RuntimeError if a process was killed; whatever the job raises.
+        Raises: RuntimeError if a process was killed; the errors of the job.
         """
         if self.count == 1 or len(todo) < 2 or (self.asked is None and not much):
             yield from map(job, todo)

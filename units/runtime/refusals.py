@@ -5,7 +5,8 @@ A list of refusals is JSON lines, one `Refusal` a line:
     {"id": "q1", "reason": "too_short", "detail": "q1.wav is 0.010 s long; ...", "audio": "wav/q1.wav"}
 
 `id` names the utterance, or is FILE:LINE. `reason` is a code that stays the same when the wording of `detail` changes.
-Release 0.1.0 wrote a sentence as `reason`, or `where` and `reason`; `read_refusals` reads those rows under the code `other`.
+Release 0.1.0 wrote a sentence as `reason`, or `where` and `reason`; `read_refusals` reads those rows under the code
+`other`.
 """
 
 from __future__ import annotations

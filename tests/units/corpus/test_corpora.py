@@ -1,4 +1,4 @@
-"""Corpora become manifests: of small trees in the real layouts, every row is an utterance or a refusal with its reason."""
+"""Corpora become manifests: every row of small trees in the real layouts is an utterance or a refusal."""
 
 from __future__ import annotations
 
@@ -52,15 +52,31 @@ def reasons(refused: list[dict]) -> list[tuple[str, str]]:
 
 
 def test_a_folder(tmp_path: Path) -> None:
-    root = plant(tmp_path / "data", {
-        "b.wav": "", "sub/a.flac": "", "sub/a.txt": " two\nlines ", "sub/deep/x.y.MP3": "", "notes.md": "", "lone.txt": "t",
-        "twice/c.wav": "", "twice/c.ogg": "", "dir.wav/in.opus": "", "bad.wav": "", "bad.txt": b"\xff\xfe\xfd",
-    })  # fmt: skip
+    root = plant(
+        tmp_path / "data",
+        {
+            "b.wav": "",
+            "sub/a.flac": "",
+            "sub/a.txt": " two\nlines ",
+            "sub/deep/x.y.MP3": "",
+            "notes.md": "",
+            "lone.txt": "t",
+            "twice/c.wav": "",
+            "twice/c.ogg": "",
+            "dir.wav/in.opus": "",
+            "bad.wav": "",
+            "bad.txt": b"\xff\xfe\xfd",
+        },
+    )
     (root / "link").symlink_to(root / "sub")
     utterances, refused, summary = read_back("folder", root, tmp_path / "m.jsonl")
     assert {one.id: one.text for one in utterances} == {
-        "b": None, "sub/a": "two lines", "sub/deep/x.y": None, "dir.wav/in": None, "bad": None,
-    }  # fmt: skip
+        "b": None,
+        "sub/a": "two lines",
+        "sub/deep/x.y": None,
+        "dir.wav/in": None,
+        "bad": None,
+    }
     assert utterances[-1].audio == root / "sub" / "deep" / "x.y.MP3"  # relative in the file, resolved when read
     assert reasons(refused) == [
         (str(root / "bad.txt"), "unreadable_text"),
@@ -105,14 +121,18 @@ def test_a_folder_that_is_shut_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_librispeech(tmp_path: Path) -> None:
-    root = plant(tmp_path / "LibriSpeech", {
-        "dev-clean/84/121123/84-121123.trans.txt":
-            "84-121123-0000 GO DO YOU HEAR\n84-121123-0002\n84-121123-0009 IT IS GONE\n",
-        "dev-clean/84/121123/84-121123-0000.flac": "", "dev-clean/84/121123/84-121123-0001.flac": "",
-        "dev-clean/84/121550/84-121550.trans.txt": "84-121550-0000 NO AUDIO HERE\n",
-        "dev-other/116/288045/116-288045.trans.txt": b"116-288045-0000 AS I APPROACHED\n116-288045-0001 \xff\n",
-        "dev-other/116/288045/116-288045-0000.flac": "", "SPEAKERS.TXT": "84 | F | dev-clean",
-    })  # fmt: skip
+    root = plant(
+        tmp_path / "LibriSpeech",
+        {
+            "dev-clean/84/121123/84-121123.trans.txt": "84-121123-0000 GO DO YOU HEAR\n84-121123-0002\n84-121123-0009 IT IS GONE\n",
+            "dev-clean/84/121123/84-121123-0000.flac": "",
+            "dev-clean/84/121123/84-121123-0001.flac": "",
+            "dev-clean/84/121550/84-121550.trans.txt": "84-121550-0000 NO AUDIO HERE\n",
+            "dev-other/116/288045/116-288045.trans.txt": b"116-288045-0000 AS I APPROACHED\n116-288045-0001 \xff\n",
+            "dev-other/116/288045/116-288045-0000.flac": "",
+            "SPEAKERS.TXT": "84 | F | dev-clean",
+        },
+    )
     utterances, refused, _ = read_back("librispeech", root, tmp_path / "m.jsonl")
     assert [(one.id, one.speaker, one.text, one.lang) for one in utterances] == [
         ("84-121123-0000", "84", "GO DO YOU HEAR", "en"),
@@ -133,14 +153,24 @@ def test_librispeech(tmp_path: Path) -> None:
 def test_librilight(tmp_path: Path) -> None:
     facts = {"speaker": "960", "book_meta": {"id": "319"}, "snr": 5.391}
     speech = [[0.4, 12.32], [13.0, 29.9], [31.0, 35.5], [40.0, 90.0], [95.0, 94.0], [-1, 2]]
-    root = plant(tmp_path / "small", {
-        "960/holland/one_64kb.flac": "", "960/holland/one_64kb.json": json.dumps({**facts, "voice_activity": speech}),
-        "960/holland/two_64kb.flac": "", "960/holland/two_64kb.json": json.dumps({**facts, "voice_activity": []}),
-        "960/holland/three.flac": "", "960/holland/four.flac": "", "960/holland/four.json": '{"speaker": "960"',
-        "960/holland/five.flac": "", "960/holland/five.json": "[" * 100_000,
-        "1/odd/seven.flac": "", "1/odd/seven.json": '{"speaker": "\\ud800", "voice_activity": [[1, 2]]}',
-        "960/holland/six.flac": "", "960/holland/six.json": '{"speaker": 1, "voice_activity": [[1, 1' + "0" * 400 + "]]}",
-    })  # fmt: skip
+    root = plant(
+        tmp_path / "small",
+        {
+            "960/holland/one_64kb.flac": "",
+            "960/holland/one_64kb.json": json.dumps({**facts, "voice_activity": speech}),
+            "960/holland/two_64kb.flac": "",
+            "960/holland/two_64kb.json": json.dumps({**facts, "voice_activity": []}),
+            "960/holland/three.flac": "",
+            "960/holland/four.flac": "",
+            "960/holland/four.json": '{"speaker": "960"',
+            "960/holland/five.flac": "",
+            "960/holland/five.json": "[" * 100_000,
+            "1/odd/seven.flac": "",
+            "1/odd/seven.json": '{"speaker": "\\ud800", "voice_activity": [[1, 2]]}',
+            "960/holland/six.flac": "",
+            "960/holland/six.json": '{"speaker": 1, "voice_activity": [[1, 1' + "0" * 400 + "]]}",
+        },
+    )
     utterances, refused, _ = read_back("librilight", root, tmp_path / "m.jsonl")
     assert [(one.id, one.start, one.duration, one.speaker) for one in utterances] == [
         ("960/holland/one_64kb_0000", 0.4, 29.5, "960"),
@@ -173,21 +203,35 @@ def test_stretches_cover_the_speech_and_stay_short(drawn: list[tuple[float, floa
 
 
 def giga(**changes) -> dict:
-    segment = {"sid": "POD0000000025_S0000103", "speaker": "N/A", "begin_time": 780.31, "end_time": 783.13,
-               "text_tn": "FOUR O'CLOCK <COMMA> SAID WILLIAMS <PERIOD>", "subsets": ["{XL}", "{L}"]}  # fmt: skip
+    segment = {
+        "sid": "POD0000000025_S0000103",
+        "speaker": "N/A",
+        "begin_time": 780.31,
+        "end_time": 783.13,
+        "text_tn": "FOUR O'CLOCK <COMMA> SAID WILLIAMS <PERIOD>",
+        "subsets": ["{XL}", "{L}"],
+    }
     return {**segment, **changes}
 
 
 def test_gigaspeech(tmp_path: Path) -> None:
     path = "audio/podcast/P0001/POD0000000025.opus"
     segments = [
-        giga(), giga(sid="s1", text_tn="WHY <QUESTIONMARK> <BR>", speaker="SPK1", subsets=["{XL}"]),
-        giga(sid="s2", text_tn="<SIL>"), giga(sid="s3", text_tn="<NOISE>", subsets=["{DEV}"]),
-        giga(sid="s4", end_time=780.31), giga(sid="s5", begin_time="x"), giga(sid="s1"), "no segment",
+        giga(),
+        giga(sid="s1", text_tn="WHY <QUESTIONMARK> <BR>", speaker="SPK1", subsets=["{XL}"]),
+        giga(sid="s2", text_tn="<SIL>"),
+        giga(sid="s3", text_tn="<NOISE>", subsets=["{DEV}"]),
+        giga(sid="s4", end_time=780.31),
+        giga(sid="s5", begin_time="x"),
+        giga(sid="s1"),
+        "no segment",
         giga(sid="s6", text_tn="IN THE DEV SET <EXCLAMATIONPOINT>", subsets=["{DEV}"]),
-    ]  # fmt: skip
-    audios = [{"aid": "POD0000000025", "path": path, "segments": segments},
-              {"aid": "gone", "path": "audio/gone.opus", "segments": [giga(sid="g0")]}, {"aid": "hollow"}]  # fmt: skip
+    ]
+    audios = [
+        {"aid": "POD0000000025", "path": path, "segments": segments},
+        {"aid": "gone", "path": "audio/gone.opus", "segments": [giga(sid="g0")]},
+        {"aid": "hollow"},
+    ]
     table = {"dataset": "GigaSpeech", "language": "EN", "version": "v1.0.0", "audios": audios}
     root = plant(tmp_path, {path: "", "GigaSpeech.json": json.dumps(table)})
     utterances, refused, _ = read_back("gigaspeech", root, tmp_path / "m.jsonl")
@@ -238,8 +282,15 @@ def test_common_voice(tmp_path: Path) -> None:
         row(client_id="def", path="common_voice_de_9.mp3", sentence="Kein Ton", locale="de"),
         "abc\tcommon_voice_de_1.mp3",
     ]
-    root = plant(tmp_path / "de", {"validated.tsv": "\n".join(rows) + "\n", "train.tsv": rows[0] + "\n" + rows[1],
-                                   "clips/common_voice_de_1.mp3": "", "clips/common_voice_de_2.mp3": ""})  # fmt: skip
+    root = plant(
+        tmp_path / "de",
+        {
+            "validated.tsv": "\n".join(rows) + "\n",
+            "train.tsv": rows[0] + "\n" + rows[1],
+            "clips/common_voice_de_1.mp3": "",
+            "clips/common_voice_de_2.mp3": "",
+        },
+    )
     utterances, refused, _ = read_back("commonvoice", root, tmp_path / "m.jsonl")
     assert [(one.id, one.text, one.speaker, one.lang) for one in utterances] == [
         ("common_voice_de_1", '"Halt!, sagte er.', "abc", "de"),
@@ -262,22 +313,29 @@ def test_ljspeech(tmp_path: Path) -> None:
     root = plant(tmp_path / "LJ", {"metadata.csv": metadata, "wavs/LJ001-0001.wav": "", "wavs/LJ001-0002.wav": ""})
     utterances, refused, _ = read_back("ljspeech", root, tmp_path / "m.jsonl")
     assert [(one.id, one.text, one.speaker) for one in utterances] == [
-        ("LJ001-0001", '"Printing, in fourteen fifty-five', "LJ"), ("LJ001-0002", "only this", "LJ"),
-    ]  # fmt: skip
+        ("LJ001-0001", '"Printing, in fourteen fifty-five', "LJ"),
+        ("LJ001-0002", "only this", "LJ"),
+    ]
     assert reasons(refused) == [("metadata.csv:3", "no_audio_file"), ("metadata.csv:4", "invalid_row")]
 
 
 def test_vctk(tmp_path: Path) -> None:
     audio, txt = "wav48_silence_trimmed", "txt"
-    root = plant(tmp_path / "VCTK", {
-        f"{audio}/p225/p225_001_mic1.flac": "", f"{audio}/p225/p225_001_mic2.flac": "",
-        f"{txt}/p225/p225_001.txt": "Please call Stella.\n", f"{audio}/p315/p315_001_mic1.flac": "",
-        f"{audio}/log.txt": "",
-    })  # fmt: skip
+    root = plant(
+        tmp_path / "VCTK",
+        {
+            f"{audio}/p225/p225_001_mic1.flac": "",
+            f"{audio}/p225/p225_001_mic2.flac": "",
+            f"{txt}/p225/p225_001.txt": "Please call Stella.\n",
+            f"{audio}/p315/p315_001_mic1.flac": "",
+            f"{audio}/log.txt": "",
+        },
+    )
     utterances, refused, _ = read_back("vctk", root, tmp_path / "m.jsonl")
     assert [(one.id, one.text, one.speaker) for one in utterances] == [
-        ("p225_001", "Please call Stella.", "p225"), ("p315_001", None, "p315"),
-    ]  # fmt: skip
+        ("p225_001", "Please call Stella.", "p225"),
+        ("p315_001", None, "p315"),
+    ]
     assert not refused  # the second microphone is not asked for
     second, _, _ = read_back("vctk", root, tmp_path / "2.jsonl", part="mic2")
     assert [(one.id, one.audio.name) for one in second] == [("p225_001", "p225_001_mic2.flac")]
@@ -301,8 +359,9 @@ def test_fairseq(tmp_path: Path) -> None:
     tsv = plant(tmp_path, {"train.tsv": "\n".join(rows)}) / "train.tsv"
     utterances, refused, _ = read_back("fairseq", tsv, tmp_path / "m.jsonl")
     assert [(one.id, one.audio) for one in utterances] == [
-        ("a/1", tmp_path / "root/a/1.flac"), ("a/2", tmp_path / "root/a/2.flac"),
-    ]  # fmt: skip
+        ("a/1", tmp_path / "root/a/1.flac"),
+        ("a/2", tmp_path / "root/a/2.flac"),
+    ]
     assert [row["reason"] for row in refused] == ["same_id", "no_audio_file", "invalid_row", "invalid_row"]
     plant(tmp_path, {"none.tsv": "a/1.flac\t16000\n"})
     with pytest.raises(ManifestError, match="none.tsv:1") as error:
@@ -342,15 +401,27 @@ def test_a_corpus_without_refusals_ends_with_code_0(tmp_path: Path, capsys: pyte
 
 # --- hostile files: an utterance, a listed row, or an error that names the file; nothing else
 
-METADATA = {"fairseq": "x.tsv", "librispeech": "1/2/1-2.trans.txt", "librilight": "1/b/a.json", "gigaspeech": "GigaSpeech.json",
-            "commonvoice": "validated.tsv", "ljspeech": "metadata.csv", "vctk": "txt/p1/p1_1.txt", "folder": "a.txt"}  # fmt: skip
+METADATA = {
+    "fairseq": "x.tsv",
+    "librispeech": "1/2/1-2.trans.txt",
+    "librilight": "1/b/a.json",
+    "gigaspeech": "GigaSpeech.json",
+    "commonvoice": "validated.tsv",
+    "ljspeech": "metadata.csv",
+    "vctk": "txt/p1/p1_1.txt",
+    "folder": "a.txt",
+}
 AUDIO = ("1/2/1-2-3.flac", "1/b/a.flac", "clips/a.mp3", "wavs/a.wav", "wav48/p1/p1_1.wav", "a.wav")
 SEEDS = {
-    "fairseq": b".\na.wav\t5\n", "librispeech": b"1-2-3 HELLO\n", "ljspeech": b"a|b|c\n", "vctk": b"hello", "folder": b"hello",
+    "fairseq": b".\na.wav\t5\n",
+    "librispeech": b"1-2-3 HELLO\n",
+    "ljspeech": b"a|b|c\n",
+    "vctk": b"hello",
+    "folder": b"hello",
     "librilight": b'{"speaker": "1", "voice_activity": [[0, 1.5]]}',
     "gigaspeech": json.dumps({"audios": [{"path": "a.wav", "segments": [giga()]}]}).encode(),
     "commonvoice": b"client_id\tpath\tsentence\nx\ta.mp3\thello\n",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", sorted(METADATA))

@@ -24,10 +24,13 @@ in_tmp_path = settings(max_examples=60, suppress_health_check=[HealthCheck.funct
 @in_tmp_path
 @given(
     rows=st.lists(
-        st.builds(dict, id=plain, start=seconds, duration=st.none() | seconds, text=st.none() | plain, lang=st.none() | plain),
-        max_size=5, unique_by=lambda row: row["id"],
+        st.builds(
+            dict, id=plain, start=seconds, duration=st.none() | seconds, text=st.none() | plain, lang=st.none() | plain
+        ),
+        max_size=5,
+        unique_by=lambda row: row["id"],
     )
-)  # fmt: skip
+)
 def test_a_manifest_is_read_as_it_was_written(rows: list[dict], tmp_path: Path) -> None:
     written = [Utterance(audio=tmp_path / f"{i}.wav", **row) for i, row in enumerate(rows)]
     assert read_manifest(write_manifest(tmp_path / "m.jsonl", written)) == written
@@ -44,8 +47,9 @@ def test_any_name_of_a_file_survives(name: bytes, tmp_path: Path) -> None:
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from([10**400, "\0", "\ud800"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2), max_leaves=4,
-)  # fmt: skip
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
 records = st.fixed_dictionaries(
     {"id": st.just("a") | values, "audio": st.just("a.wav") | values},
     optional=dict.fromkeys(("start", "duration", "text", "speaker", "lang"), values),
@@ -53,8 +57,14 @@ records = st.fixed_dictionaries(
 
 
 @in_tmp_path
-@given(line=st.one_of(st.binary(max_size=60), records.map(json.dumps).map(str.encode), st.just(b"[" * 100_000),
-                      st.just(b'{"id": ' + b"1" * 5000 + b', "audio": "a"}')))  # fmt: skip
+@given(
+    line=st.one_of(
+        st.binary(max_size=60),
+        records.map(json.dumps).map(str.encode),
+        st.just(b"[" * 100_000),
+        st.just(b'{"id": ' + b"1" * 5000 + b', "audio": "a"}'),
+    )
+)
 def test_a_hostile_line_is_named_or_sound(line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(b'{"id": "first", "audio": "f.wav"}\n' + line)
@@ -65,16 +75,23 @@ def test_a_hostile_line_is_named_or_sound(line: bytes, tmp_path: Path) -> None:
         assert isinstance(error.reason, CorpusReason)
         return
     assert found[0].id == "first"
-    for utterance in found:  # whatever is let in can be used: cut out, written, and put into a parquet file
+    for utterance in found:  # what is accepted can be used: cut out, written, and put into a parquet file
         assert 0 <= utterance.start < float("inf") and 0 <= (utterance.duration or 0) < float("inf")
         assert all(is_plain_text(text) for text in (utterance.id, utterance.text or "", utterance.speaker or ""))
         assert utterance.audio.exists() is False
 
 
-@pytest.mark.parametrize("fields, reason", [
-    ({"start": 1e999}, "start is inf"), ({"duration": 10**400}, "number of seconds"), ({"id": ["a"]}, "id is"),
-    ({"audio": "a\0.wav"}, "audio is"), ({"text": "\ud800"}, "text is"), ({"id": "\udce9"}, "id is"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fields, reason",
+    [
+        ({"start": 1e999}, "start is inf"),
+        ({"duration": 10**400}, "number of seconds"),
+        ({"id": ["a"]}, "id is"),
+        ({"audio": "a\0.wav"}, "audio is"),
+        ({"text": "\ud800"}, "text is"),
+        ({"id": "\udce9"}, "id is"),
+    ],
+)
 def test_what_would_fail_later_is_refused_at_the_door(fields: dict, reason: str, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({"id": "a", "audio": "a.wav", **fields}))
     with pytest.raises(ManifestError, match=f"m.jsonl:1: .*{reason}") as error:

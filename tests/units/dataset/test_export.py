@@ -28,8 +28,9 @@ def write_frames(folder: Path, frames: dict[str, list[int]]) -> Path:
 
 frames_by_id = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"], exclude_characters="|"), min_size=1),
-    st.lists(st.integers(0, K - 1), min_size=1, max_size=20), max_size=6,
-)  # fmt: skip
+    st.lists(st.integers(0, K - 1), min_size=1, max_size=20),
+    max_size=6,
+)
 
 
 def write_and_read(tmp_path: Path, frames: dict[str, list[int]], format: str, rate=None) -> list[str]:
@@ -85,9 +86,11 @@ def test_slamkit_records_are_read_back(frames: dict[str, list[int]], tmp_path: P
 def test_the_lines_as_they_look(tmp_path: Path) -> None:
     frames = {"sub/q1": [12, 12, 12, 7]}
     looks = {
-        "lines": "sub/q1|12 12 12 7", "km": "12 12 12 7", "spelled": "<sosp><12><7><eosp>",
+        "lines": "sub/q1|12 12 12 7",
+        "km": "12 12 12 7",
+        "spelled": "<sosp><12><7><eosp>",
         "slamkit": '{"units": [12, 7], "duration": [3, 1], "file_name": "sub/q1"}',
-    }  # fmt: skip
+    }
     assert {name: write_and_read(tmp_path, frames, name)[0] for name in FORMATS} == looks
 
 

@@ -1,4 +1,4 @@
-"""units-extract: a manifest becomes a unit set; bad files are counted; killed runs and several ranks give one result."""
+"""units-extract: a manifest becomes a unit set; bad files are counted; killed runs and several ranks agree."""
 
 from __future__ import annotations
 
@@ -121,8 +121,19 @@ def interrupt(*_) -> None:
 def test_kill_9_in_the_middle_changes_nothing(encoder_folder: Path, mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
     for i in range(40):
         save_wav(tmp_path / "in" / f"{i:02d}.wav", tones(0.2 + 0.05 * (i % 5), i))
-    command = [sys.executable, "-m", "units.dataset.extract", tmp_path / "in", tmp_path / "out", "--encoder", encoder_folder,
-               "--shard-size", "2", "--processes", "1"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "units.dataset.extract",
+        tmp_path / "in",
+        tmp_path / "out",
+        "--encoder",
+        encoder_folder,
+        "--shard-size",
+        "2",
+        "--processes",
+        "1",
+    ]
     running = subprocess.Popen([*map(str, command)], cwd=Path(__file__).parents[3], stderr=subprocess.DEVNULL)
     while len(list((tmp_path / "out").glob("shard-*"))) < 3:
         assert running.poll() is None
@@ -134,7 +145,7 @@ def test_kill_9_in_the_middle_changes_nothing(encoder_folder: Path, mfcc_encoder
     listing = list_source(tmp_path / "in")
     for out in ("out", "undisturbed"):
         extract(listing.utterances, tmp_path / out, mfcc_encoder, Share(shard_size=2))
-    for path in (tmp_path / "out").glob(".*.part"):  # what the kill cut short, under a name that nobody reads
+    for path in (tmp_path / "out").glob(".*.part"):  # what the kill cut short, under a name that is never read
         path.unlink()
     assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
@@ -312,10 +323,16 @@ def test_ranks_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -
     assert this_rank(0, 16).local_world == 8
 
 
-@pytest.mark.parametrize("name, content, says", [
-    ("absent.wav", None, "no audio file at"), ("absent.jsonl", None, "absent.jsonl"), ("text.wav", "words", "cannot be read"),
-    ("folder", "", "name an output folder"), ("bad.jsonl", "{}\n", "bad.jsonl:1: needs at least"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, says",
+    [
+        ("absent.wav", None, "no audio file at"),
+        ("absent.jsonl", None, "absent.jsonl"),
+        ("text.wav", "words", "cannot be read"),
+        ("folder", "", "name an output folder"),
+        ("bad.jsonl", "{}\n", "bad.jsonl:1: needs at least"),
+    ],
+)
 def test_a_users_error_is_one_line(
     encoder_folder: Path,
     tmp_path: Path,

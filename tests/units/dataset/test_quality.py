@@ -94,10 +94,14 @@ def brute_agreement(frames: dict[str, list[int]], segments: dict[str, list[Segme
             unlabelled += not said
     labels, units, both = Counter(y for y, _ in pairs), Counter(z for _, z in pairs), Counter(pairs)
     return LabelAgreement(
-        len(labels), sum(max(both[y, z] for y in labels) for z in units) / len(pairs),
-        sum(max(both[y, z] for z in units) for y in labels) / len(pairs), homogeneity_score(*zip(*pairs)),
-        len(pairs), unlabelled, len(frames.keys() - segments.keys()),
-    )  # fmt: skip
+        len(labels),
+        sum(max(both[y, z] for y in labels) for z in units) / len(pairs),
+        sum(max(both[y, z] for z in units) for y in labels) / len(pairs),
+        homogeneity_score(*zip(*pairs)),
+        len(pairs),
+        unlabelled,
+        len(frames.keys() - segments.keys()),
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -145,8 +149,9 @@ def test_units_that_name_the_speaker_and_units_that_do_not(tmp_path: Path) -> No
     def measured(frames_of: dict[str, list[list[int]]], where: str) -> Quality:
         records = [
             record_of(f"{speaker}{i}", frames, K, f"Sentence, {i}!", speaker)
-            for speaker, many in frames_of.items() for i, frames in enumerate(many)
-        ]  # fmt: skip
+            for speaker, many in frames_of.items()
+            for i, frames in enumerate(many)
+        ]
         return measure(read_unit_set(write_set(tmp_path / where, records, K)))
 
     same = [[i % K, (i + 1) % K] for i in range(12)]
@@ -222,8 +227,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         return capsys.readouterr()
 
     picture = tmp_path / "a.png"
-    out, _ = run(unit_set, "--alignments", tmp_path / "labels.tsv", "--out", tmp_path / "q.json",
-                 "--wav", tmp_path / "wav/sub/a.wav", "--picture", picture)  # fmt: skip
+    out, _ = run(
+        unit_set,
+        "--alignments",
+        tmp_path / "labels.tsv",
+        "--out",
+        tmp_path / "q.json",
+        "--wav",
+        tmp_path / "wav/sub/a.wav",
+        "--picture",
+        picture,
+    )
     assert out.startswith("sub/a -> ") and "PNMI" in out and "bits a second" in out and "two voices (1 pairs)" in out
     assert picture.read_bytes()[:4] == b"\x89PNG"
     written = json.loads((tmp_path / "q.json").read_text())

@@ -17,7 +17,7 @@ def test_the_order_is_that_of_the_items(workers):
     assert list(worked_ahead(work, iter(range(20)), workers)) == [item * item for item in range(20)]
 
 
-def test_threads_stay_two_results_ahead_of_whoever_takes_them():
+def test_threads_stay_at_most_two_results_ahead():
     begun: list[int] = []
     results = worked_ahead(begun.append, range(1000), 3)
     for _ in range(5):
@@ -74,7 +74,7 @@ def test_the_next_item_is_made_while_the_last_is_in_use():
 
     ahead = one_ahead(items())
     assert next(ahead) == 0
-    assert asked_again.wait(10), "nobody works on item 1 while item 0 is in use"
+    assert asked_again.wait(10), "no thread works on item 1 while item 0 is in use"
     time.sleep(0.05)
     assert made == [0, 1], "one item ahead, not more"
     assert list(ahead) == [1, 2, 3]

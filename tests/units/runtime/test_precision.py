@@ -38,15 +38,18 @@ def test_what_is_not_there_is_refused_with_what_is(two_gpus: None, name: str) ->
         check_device(name)
 
 
-@pytest.mark.parametrize("command", [
-    lambda folder: extract.main(str(folder / "a.wav"), work=WorkConfig(device="cuda")),
-    lambda folder: fit.main(folder / "m.jsonl", folder / "out", device="cuda"),
-    lambda folder: pretrain.main(folder / "m.jsonl", folder / "out", device="cuda"),
-    lambda folder: train_vocoder.main(folder / "units", folder / "m.jsonl", folder / "out", device="cuda"),
-    lambda folder: vocode.main(
-        folder / "units.txt", folder / "out", vocode.VocodeConfig(folder / "vocoder", device="cuda")
-    ),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda folder: extract.main(str(folder / "a.wav"), work=WorkConfig(device="cuda")),
+        lambda folder: fit.main(folder / "m.jsonl", folder / "out", device="cuda"),
+        lambda folder: pretrain.main(folder / "m.jsonl", folder / "out", device="cuda"),
+        lambda folder: train_vocoder.main(folder / "units", folder / "m.jsonl", folder / "out", device="cuda"),
+        lambda folder: vocode.main(
+            folder / "units.txt", folder / "out", vocode.VocodeConfig(folder / "vocoder", device="cuda")
+        ),
+    ],
+)
 def test_every_command_asks_first(no_gpu: None, tmp_path: Path, command) -> None:
     with pytest.raises(ValueError, match="no device 'cuda' here; torch .* finds cpu$"):
         command(tmp_path)

@@ -12,12 +12,12 @@ SLURM_STEP_TASKS_PER_NODE SLURM_NTASKS".split()
 
 
 @pytest.fixture(autouse=True)
-def nobody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_one_process_where_nobody_says_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_where_no_variables_anything(monkeypatch: pytest.MonkeyPatch) -> None:
     assert this_rank() == Ranks(0, 1, 0, 1)
     assert this_rank(1, 2) == Ranks(1, 2, 0, 1)
     monkeypatch.setenv("SLURM_NTASKS", "8")  # set in a batch script, where this process is alone
