@@ -1,4 +1,4 @@
-"""Units spelled as text: `<sosp><12><7><eosp>`, as SpeechGPT's released data spell them. Only this module knows the notation."""
+"""Units as text, `<sosp><12><7><eosp>`, as in SpeechGPT's released data. Only this module knows the notation."""
 
 from __future__ import annotations
 

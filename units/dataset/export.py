@@ -60,7 +60,7 @@ def spelled_line(record: UnitRecord, units: Sequence[int]) -> str:
 
 
 def slamkit_line(record: UnitRecord, units: Sequence[int]) -> str:
-    """A line of slamkit's features.jsonl (cli/extract_features.py): units with runs collapsed, their durations, a name."""
+    """A line of slamkit's features.jsonl (cli/extract_features.py): collapsed units, their durations, a name."""
     return json.dumps({"units": units, "duration": record.units.durations, "file_name": record.id})
 
 

@@ -16,8 +16,8 @@ class EncoderConfig:
     """The unit encoder: a unit encoder folder, or an encoder and its k-means. It decides which units are computed."""
 
     encoder: str | None = None
-    """unit encoder folder (the small one of the package if not given); with --kmeans a transformers folder, a hub id, or a
-    fairseq .pt"""
+    """unit encoder folder (the small one of the package if not given); with --kmeans a transformers folder, a hub id,
+    or a fairseq .pt"""
     kmeans: Path | None = None
     """centres: a joblib .bin of scikit-learn, .npy, or .safetensors"""
     layer: int | None = None
@@ -48,8 +48,8 @@ class WorkConfig:
     shard_size: int = 2000
     """utterances in a shard; fewer, such as 50, if they last for an hour each"""
     processes: int | None = None
-    """processes on this machine: one for each core (up to 8) or each GPU if not given; if there are fewer GPUs, they are
-    shared"""
+    """processes on this machine: one for each core (up to 8) or each GPU if not given; more than there are GPUs share
+    them"""
     workers: int | None = None
     """threads of each process that decode ahead; none on a CPU, and its share of the cores with a GPU if not given"""
     limit: int | None = None

@@ -169,13 +169,13 @@ def report(quality: Quality) -> str:
     if labels:
         lines += [
             f"purity        labels {labels.label_purity:.3f}, clusters {labels.cluster_purity:.3f}",
-            f"PNMI          {labels.pnmi:.3f}  ({labels.labels} labels, {labels.frames} frames; {labels.unlabelled} frames "
-            f"without a label, {labels.unaligned} utterances without an alignment)",
+            f"PNMI          {labels.pnmi:.3f}  ({labels.labels} labels, {labels.frames} frames; "
+            f"{labels.unlabelled} frames without a label, {labels.unaligned} utterances without an alignment)",
         ]
     if speakers:
         lines.append(
-            f"speaker       {speakers.information:.3f} bits a frame of {speakers.speaker_entropy:.3f} ({speakers.speakers} "
-            f"speakers; {speakers.by_chance:.3f} with shuffled speakers)"
+            f"speaker       {speakers.information:.3f} bits a frame of {speakers.speaker_entropy:.3f} "
+            f"({speakers.speakers} speakers; {speakers.by_chance:.3f} with shuffled speakers)"
         )
     for one in quality.sentences:
         lines.append(f"edit distance {one.mean:.3f} +- {one.standard_error:.3f}  {one.of} ({one.pairs} pairs)")
@@ -207,7 +207,7 @@ def _draw(unit_set: UnitSet, path: Path, picture: Path, aligned: Alignments | No
 
 
 def find_record(unit_set: UnitSet, wav: Path, utterance: str | None) -> UnitRecord:
-    """The record of a wav in a unit set, by its id `utterance` or, without one, by the wav's path, which ends in the id."""
+    """The record of a wav, by the id `utterance`, or without one by the wav's path, which ends in the id."""
     path = "/" + wav.with_suffix("").as_posix().lstrip("/")
     for record in unit_set:
         if record.id == utterance if utterance else path.endswith("/" + record.id):

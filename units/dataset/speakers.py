@@ -1,4 +1,4 @@
-"""What units reveal of the speaker: the information in single frames, and how similar one sentence is for two speakers."""
+"""What units reveal of the speaker: information in single frames, and how two speakers' sentences differ."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SpeakerInformation:
 
 @dataclass(frozen=True)
 class SentenceDistance:
-    """The mean edit distance between the units of sampled pairs of utterances, divided by the longer length; 0 is equal units."""
+    """Mean edit distance of the units of sampled pairs, divided by the longer length; 0 is equal units."""
 
     of: str
     pairs: int

@@ -17,7 +17,7 @@ class Ranks:
     local_world: int
 
     def device(self, device: str) -> str:
-        """The device of this process: with `cuda`, each process of a machine uses another GPU, as far as there are enough."""
+        """The device of this process: `cuda` becomes another GPU for each process, as far as there are enough."""
         if device != "cuda" or (self.local_world == 1 and self.local_rank == 0):
             return device
         import torch

@@ -1,4 +1,4 @@
-"""Refusals: the inputs that a run leaves out. Each has a reason code; a run counts them by code, lists them, and goes on.
+"""Refusals: the inputs that a run leaves out. They are counted by reason code and listed, and do not stop it.
 
 A list of refusals is JSON lines, one `Refusal` a line:
 
@@ -126,7 +126,7 @@ class Refusals:
             self.rows.append(row)
 
     def _add_text(self, id: str, reason: object) -> None:
-        """For callers that have no reason codes yet: counted by what stands before the colon, and listed as 0.1.0 did."""
+        """For callers without reason codes: counted by the text before the colon, and listed as in 0.1.0."""
         self.counts[str(reason).partition(": ")[0]] += 1
         if self.file:
             self.file.write(json.dumps({"where": id, "reason": str(reason)}, ensure_ascii=False) + "\n")
@@ -143,7 +143,7 @@ def counted(counts: Counter[str]) -> str:
 
 @contextmanager
 def listed_refusals(path: Path) -> Iterator[Refusals]:
-    """Refusals that are listed in a file, which appears whole when the block ends. Without refusals there is no file."""
+    """Refusals that are listed in a file. It appears when the block ends, and only if there are refusals."""
     with written_whole(path) as file:
         refusals = Refusals(file=file)
         yield refusals
@@ -166,7 +166,7 @@ def read_refusals(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def numbered_lines(path: Path, refusals: Refusals) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file with their numbers, from 1. If a compressed file is cut short or damaged, a refusal ends them."""
+    """The lines of a file with their numbers, from 1. Damage of a compressed file is refused and ends them."""
     number = 0
     with opened(path, "rb") as lines:
         try:

@@ -124,7 +124,9 @@ def test_librispeech(tmp_path: Path) -> None:
     root = plant(
         tmp_path / "LibriSpeech",
         {
-            "dev-clean/84/121123/84-121123.trans.txt": "84-121123-0000 GO DO YOU HEAR\n84-121123-0002\n84-121123-0009 IT IS GONE\n",
+            "dev-clean/84/121123/84-121123.trans.txt": (
+                "84-121123-0000 GO DO YOU HEAR\n84-121123-0002\n84-121123-0009 IT IS GONE\n"
+            ),
             "dev-clean/84/121123/84-121123-0000.flac": "",
             "dev-clean/84/121123/84-121123-0001.flac": "",
             "dev-clean/84/121550/84-121550.trans.txt": "84-121550-0000 NO AUDIO HERE\n",
