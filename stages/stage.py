@@ -88,7 +88,7 @@ def _prepare(
         if checkpoint:
             prepare_resume(checkpoint, arguments)
         if arguments.process_index == 0:
-            _save_resolved(opened.config, checkpoint is not None)
+            save_resolved(opened.config, checkpoint is not None)
     return blocks
 
 
@@ -118,7 +118,7 @@ def first_process_first(arguments: TrainingArguments) -> Iterator[None]:
             store.set(key, "")
 
 
-def _save_resolved(config: StageConfig, resuming: bool) -> None:
+def save_resolved(config: StageConfig, resuming: bool) -> None:
     """Write the config beside the checkpoints; report what differs from the config that they were made with."""
     path = config.at(config.out) / RESOLVED
     resolved = {**dataclasses.asdict(config), "run": str(config.run)}

@@ -181,7 +181,7 @@ def test_only_trained_weights_need_weight_gradients(run) -> None:
     for weight in untied.model.layers.parameters():
         weight.requires_grad_(False)
     untied.model.norm.weight.requires_grad_(False)
-    assert multiplying_parameters(untied, learning=True) == 9 * 4  # the rows that write; those read are looked up
+    assert multiplying_parameters(untied, learning=True) == 9 * 4  # the output embedding; input rows are only looked up
     whole = multiplying_parameters(untied)
     projection = untied.model.layers[0].self_attn.q_proj
     projection.weight = torch.nn.Parameter(torch.zeros(8, 1, dtype=torch.uint8), requires_grad=False)

@@ -51,7 +51,7 @@ def planned(run: Path, out: str, **training) -> StageConfig:
 
 
 def started(config: StageConfig) -> subprocess.Popen:
-    """A stage in a process of its own, as from the command line."""
+    """A stage in a separate process, as from the command line."""
     file = config.run / f"{config.out}.yaml"
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
@@ -286,6 +286,19 @@ def test_resuming_under_another_config_reports_what_differs(built, monkeypatch, 
     shutil.rmtree(built / "other")
 
 
+def test_a_config_of_release_0_1_0_differs_in_nothing(tmp_path, capsys) -> None:
+    config = stage_config(tmp_path, out="old")
+    old = {**dataclasses.asdict(config), "run": str(tmp_path)}
+    del old["kind"]  # a field that 0.1.0 did not have
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / RESOLVED).write_text(yaml.safe_dump(old))
+    stage.save_resolved(config, resuming=True)
+    assert capsys.readouterr().out == ""
+    assert yaml.safe_load((tmp_path / "old" / RESOLVED).read_text())["kind"] == "units"
+    stage.save_resolved(dataclasses.replace(config, kind="chain"), resuming=True)
+    assert "kind was units in the checkpoints, and is chain from here on" in capsys.readouterr().out
+
+
 def test_a_stage_that_diverges_stops_before_it_is_saved(built, monkeypatch) -> None:
     steady = {"lr_scheduler_type": "constant", "warmup_steps": 0, "eval_steps": 8, "logging_steps": 8, "save_steps": 2}
     usual = stage.StageTrainer.training_step
@@ -311,7 +324,7 @@ def test_speed_after_a_resume_is_of_the_steps_since(built, monkeypatch) -> None:
     config = planned(built, "clock", max_steps=12, save_steps=10, eval_steps=12, logging_steps=4)
     with pytest.raises(KeyboardInterrupt):
         train_with(At(11, stop), config, monkeypatch)
-    now = itertools.count()  # a clock that goes on by a second at each look
+    now = itertools.count()  # a clock that advances by a second at each reading
     monkeypatch.setattr("stages.trainer.time.monotonic", lambda: float(next(now)))
     train(config)
     tokens = 2 * config.block_size
@@ -320,4 +333,4 @@ def test_speed_after_a_resume_is_of_the_steps_since(built, monkeypatch) -> None:
         for record in read_log(built / "clock/log.jsonl")
         if "loss" in record
     }
-    assert speeds[12] == pytest.approx(2 * tokens, rel=1e-3)  # two steps between two looks, not twelve
+    assert speeds[12] == pytest.approx(2 * tokens, rel=1e-3)  # two steps between two readings, not twelve

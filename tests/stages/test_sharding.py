@@ -52,7 +52,7 @@ stage.training_arguments = as_on_gpus
 train.main()
 """
 
-# Each process has a run folder of its own, as where no file system is shared
+# Each process has another run folder, as without a shared file system
 START_APART = """
 import os, sys
 from stages import checkpoints
@@ -119,7 +119,9 @@ def start(config: StageConfig, *launcher: str, text: str | None = None) -> subpr
 def ended(*agents: subprocess.Popen) -> str:
     """What was printed when all have ended well."""
     try:
-        with ThreadPoolExecutor() as readers:  # at once: an agent whose output nobody reads would stop, and all with it
+        with (
+            ThreadPoolExecutor() as readers
+        ):  # in parallel: an agent whose output is not read would block, and all others with it
             printed = list(readers.map(lambda agent: agent.communicate(timeout=300), agents))
         for agent, (_, errors) in zip(agents, printed):
             assert agent.returncode == 0, errors[-4000:]

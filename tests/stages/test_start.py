@@ -1,4 +1,4 @@
-"""Where a stage starts: what is looked for first, what comes from the hub, and how the weights are loaded."""
+"""Where a stage starts: the order of checks, models from the hub, and how the weights are loaded."""
 
 from __future__ import annotations
 

@@ -168,10 +168,10 @@ SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def gemma3(**text: object) -> Gemma3Config:
-    """A model that sees as well: what it knows of text is a part of its config."""
-    eyes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    """A model that also reads images: the text model's config is a part of its config."""
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     tokens = {"mm_tokens_per_image": 4, "boi_token_index": 1, "eoi_token_index": 2, "image_token_index": 3}
-    return Gemma3Config(text_config=text, vision_config={**eyes, "image_size": 28, "patch_size": 14}, **tokens)
+    return Gemma3Config(text_config=text, vision_config={**vision, "image_size": 28, "patch_size": 14}, **tokens)
 
 
 OTHERS = {
