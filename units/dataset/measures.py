@@ -19,7 +19,7 @@ from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.alignments import Alignments
 from units.dataset.information import entropy, mutual_information, purities
 from units.dataset.picture import draw_units
-from units.dataset.quality import QualityConfig
+from units.dataset.quality_config import QualityConfig
 from units.dataset.speakers import SentenceDistance, SpeakerInformation, compare_speakers, frames_by_unit, sentence_of
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set
 from units.runtime.atomic import written_whole
