@@ -11,6 +11,8 @@ What to know of a fairseq checkpoint (.pt):
   "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2": channels, kernel and stride of each convolution.
 * Base models: `extractor_mode: default` (GroupNorm in the first convolution), norms after each block. Large models:
   `extractor_mode: layer_norm`, `layer_norm_first: true`, and `task.normalize: true` (each wav to mean 0, variance 1).
+* The positional convolution has weight norm, `pos_conv.0`. With `conv_pos_batch_norm: true`, as in mhubert_base_25hz
+  (fairseq since commit 4db2649), a batch norm `pos_conv.0` comes before a plain convolution `pos_conv.1`.
 * Layers are counted from 1, as `output_layer` of fairseq's feature readers and `hidden_states[layer]` of transformers.
 * `final_proj`, `label_embs_concat` and `mask_emb` are used in pre-training only.
 
@@ -139,7 +141,12 @@ def read_fairseq_checkpoint(path: str | Path) -> FairseqHubert:
     kind = model.get("_name") or model.get("arch") or "hubert"
     if not str(kind).startswith("hubert"):
         raise UnreadableFile(f"{path} holds a {kind!r}, not a HuBERT")
-    for name, only in (("layer_type", "transformer"), ("attn_type", ""), ("pos_enc_type", "abs")):
+    for name, only in (
+        ("layer_type", "transformer"),
+        ("attn_type", ""),
+        ("pos_enc_type", "abs"),
+        ("pos_conv_depth", 1),
+    ):
         if model.get(name, only) not in (only, None):
             raise UnreadableFile(f"{path} has {name} {model[name]!r}; only {only or 'the default'!r} is read")
     try:
@@ -169,7 +176,7 @@ def read_fairseq_hubert(path: str | Path, layer: int | None = None) -> tuple[nn.
     if layer is not None and not 1 <= layer <= depth:
         raise ValueError(f"layer is {layer}; {path} has layers 1 to {depth}")
     config = _config(found, layer or depth)
-    weights = _renamed(found.weights, config.num_hidden_layers)
+    weights = _renamed(found.weights, config)
     if "feature_projection.projection.weight" not in weights:  # fairseq has none if the widths are equal
         weights["feature_projection.projection.weight"] = torch.eye(config.hidden_size)
         weights["feature_projection.projection.bias"] = torch.zeros(config.hidden_size)
@@ -178,7 +185,9 @@ def read_fairseq_hubert(path: str | Path, layer: int | None = None) -> tuple[nn.
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise UnreadableFile(f"the weights of {path} do not fit its settings: {error}") from error
+        raise UnreadableFile(
+            f"the weights of {path} do not fit its settings: {' '.join(str(error).split())[:500]}"
+        ) from error
     return model.eval(), bool(found.task.get("normalize", False))
 
 
@@ -201,6 +210,7 @@ def _config(found: FairseqHubert, layers: int) -> Any:
         conv_bias=settings.get("conv_bias", False),
         num_conv_pos_embeddings=settings.get("conv_pos", 128),
         num_conv_pos_embedding_groups=settings.get("conv_pos_groups", 16),
+        conv_pos_batch_norm=bool(settings.get("conv_pos_batch_norm", False)),
     )
 
 
@@ -229,13 +239,19 @@ RENAMED = (
     (r"^layer_norm\.", "feature_projection.layer_norm."),
     (r"^(feature_extractor\.conv_layers\.\d+)\.0\.", r"\1.conv."),
     (r"^(feature_extractor\.conv_layers\.\d+)\.2(\.1)?\.", r"\1.layer_norm."),
-    (r"^encoder\.pos_conv\.0\.weight_g$", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
-    (r"^encoder\.pos_conv\.0\.weight_v$", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
-    (r"^encoder\.pos_conv\.0\.bias$", "encoder.pos_conv_embed.conv.bias"),
     (r"^(encoder\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.layer_norm."),
     (r"^(encoder\.layers\.\d+)\.self_attn\.", r"\1.attention."),
     (r"^(encoder\.layers\.\d+)\.fc1\.", r"\1.feed_forward.intermediate_dense."),
     (r"^(encoder\.layers\.\d+)\.fc2\.", r"\1.feed_forward.output_dense."),
+)
+WEIGHT_NORM = (  # the positional convolution
+    (r"^encoder\.pos_conv\.0\.weight_g$", "encoder.pos_conv_embed.conv.parametrizations.weight.original0"),
+    (r"^encoder\.pos_conv\.0\.weight_v$", "encoder.pos_conv_embed.conv.parametrizations.weight.original1"),
+    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.conv."),
+)
+BATCH_NORM = (  # the same with conv_pos_batch_norm
+    (r"^encoder\.pos_conv\.0\.", "encoder.pos_conv_embed.batch_norm."),
+    (r"^encoder\.pos_conv\.1\.", "encoder.pos_conv_embed.conv."),
 )
 PRETRAINING_ONLY = ("final_proj.", "label_embs_concat", "target_glu")
 NEEDED = {
@@ -247,14 +263,16 @@ NEEDED = {
 }
 
 
-def _renamed(state: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
+def _renamed(state: dict[str, Tensor], config: Any) -> dict[str, Tensor]:
     """Weights under transformers' names, float32, without layers above and parts that only pre-training uses."""
+    renamed = (*RENAMED, *(BATCH_NORM if config.conv_pos_batch_norm else WEIGHT_NORM))
     found = {}
     for name, weight in state.items():
         layer = re.match(r"encoder\.layers\.(\d+)\.", name)
-        if name.startswith(PRETRAINING_ONLY) or (layer and int(layer[1]) >= layers):
+        if name.startswith(PRETRAINING_ONLY) or (layer and int(layer[1]) >= config.num_hidden_layers):
             continue
-        for fairseq, transformers in RENAMED:
+        for fairseq, transformers in renamed:
             name = re.sub(fairseq, transformers, name)
-        found[name] = weight.float().contiguous()
+        # a batch norm also counts its batches, in int64
+        found[name] = (weight.float() if weight.is_floating_point() else weight).contiguous()
     return found

@@ -94,6 +94,73 @@ def test_settings_decide_the_layout_not_shapes(tmp_path: Path) -> None:
     assert read_fairseq_hubert(tmp_path / "hubert.pt")[0].config.do_stable_layer_norm
 
 
+def with_batch_norm(path: Path, norm: torch.nn.BatchNorm1d) -> torch.nn.Conv1d:
+    """Write the base checkpoint in the layout of mhubert_base_25hz, and return its positional convolution."""
+    held = read_torch(DATA / "fairseq_base" / "hubert.pt")
+    config = {name: plain(held["cfg"])[name] for name in ("model", "task")}
+    config["model"]["conv_pos_batch_norm"] = True
+    weights, layer = dict(held["model"]), "encoder.pos_conv."
+    scale, direction = weights.pop(f"{layer}0.weight_g"), weights.pop(f"{layer}0.weight_v")
+    width, per_group, kernel = direction.shape
+    conv = torch.nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width // per_group)
+    with torch.no_grad():
+        conv.weight.copy_(torch._weight_norm(direction, scale, 2))
+        conv.bias.copy_(weights.pop(f"{layer}0.bias"))
+    weights |= {f"{layer}0.{name}": value for name, value in norm.state_dict().items()}
+    weights |= {f"{layer}1.{name}": value for name, value in conv.state_dict().items()}
+    torch.save({"model": weights, "cfg": config}, path)
+    return conv
+
+
+def width_of_base() -> int:
+    return read_torch(DATA / "fairseq_base" / "hubert.pt")["model"]["encoder.pos_conv.0.bias"].numel()
+
+
+def test_a_batch_norm_that_changes_nothing_gives_fairseqs_units(tmp_path: Path) -> None:
+    path = tmp_path / "mhubert_base_25hz_cp_mls_cv_sp_fisher.pt"
+    with_batch_norm(path, torch.nn.BatchNorm1d(width_of_base(), eps=0).eval())
+    encoder = UnitEncoder.join(path, DATA / "fairseq_base" / "km.bin", LAYER)
+    wavs, expected, _ = reference("fairseq_base")
+    assert [units.frames() for units in encoder.encode_batch(wavs)] == expected
+
+
+def test_positions_with_batch_norm_are_those_of_fairseq(tmp_path: Path) -> None:
+    """fairseq's make_conv_pos: a batch norm, the convolution, SamePad and GELU (fairseq/models/wav2vec/wav2vec2.py)."""
+    path, width = tmp_path / "mhubert_base_25hz_cp_mls_cv_sp_fisher.pt", width_of_base()
+    norm, random = torch.nn.BatchNorm1d(width).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            values.copy_(torch.rand(width, generator=random) + 0.5)
+    norm.num_batches_tracked.fill_(7)
+    conv = with_batch_norm(path, norm)
+    model, _ = read_fairseq_hubert(path, LAYER)
+    assert model.config.conv_pos_batch_norm
+    assert model.encoder.pos_conv_embed.batch_norm.num_batches_tracked.equal(torch.tensor(7))
+    frames = torch.randn(37, width, generator=random)
+    with torch.no_grad():
+        wanted = torch.nn.functional.gelu(conv(norm(frames.T[None]))[..., :-1])[0].T
+    features = HubertFeatures.from_pretrained(path, LAYER)
+    torch.testing.assert_close(features.positions(frames, [37]), wanted)
+    features.save_pretrained(tmp_path / "folder")
+    again = HubertFeatures.from_pretrained(tmp_path / "folder", LAYER)
+    torch.testing.assert_close(again([tones(0.5)])[0], features([tones(0.5)])[0])
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_positional_layout_that_the_settings_do_not_state_is_refused(tmp_path: Path, stated: bool) -> None:
+    path = tmp_path / "hubert.pt"
+    with_batch_norm(path, torch.nn.BatchNorm1d(width_of_base()))
+    held = torch.load(path, weights_only=True)
+    if stated:
+        held["model"] = read_torch(DATA / "fairseq_base" / "hubert.pt")["model"]
+    else:
+        del held["cfg"]["model"]["conv_pos_batch_norm"]
+    torch.save(held, path)
+    with pytest.raises(UnreadableFile, match="pos_conv") as caught:
+        read_fairseq_hubert(path, LAYER)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_old_checkpoints_have_their_settings_in_a_namespace(tmp_path: Path) -> None:
     from argparse import Namespace
 
@@ -119,6 +186,7 @@ def test_old_checkpoints_have_their_settings_in_a_namespace(tmp_path: Path) -> N
         (lambda held, config: held.pop("cfg"), "does not state what model"),
         (lambda held, config: config["model"].update(_name="wav2vec_ctc"), "not a HuBERT"),
         (lambda held, config: config["model"].update(layer_type="conformer"), "only 'transformer'"),
+        (lambda held, config: config["model"].update(pos_conv_depth=5), "pos_conv_depth 5"),
         (lambda held, config: config["model"].update(conv_feature_layers="__import__('os')"), "conv_feature_layers is"),
         (
             lambda held, config: config["model"].update(conv_feature_layers="[(1,1,1)] * 9 ** 9 ** 9"),
