@@ -104,7 +104,7 @@ endif
 ##@ Step by step (PRESET=toy)
 data: $(RUN)/data/build.json ## the toy world spoken, its units, and the conversations of all stages
 units: $(UNIT_SETS) ## unit encoder, unit sets
-vocoder: $(GATE) ## unit vocoder, and its gate: judged on true units
+vocoder: $(GATE) ## unit vocoder, and its gate: its word error rate on true units
 text-llm: $(RUN)/text_llm/config.json ## the small text LLM that stage 1 widens
 stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of training (and what it needs)
 plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G); trains nothing
@@ -234,9 +234,9 @@ $(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
 	@$(SHARED) $(PYTHON) -m units.vocoder.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
 	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
 
-# Another vocoder is judged anew, in a minute; the stages wait for the gate's verdict and do not start again by it.
+# A new vocoder passes the gate again, in a minute; the stages wait for the gate's result and do not start again because of it.
 $(GATE): $(RUN)/vocoder/config.json
-	@echo "[4/9] gate: the vocoder on true units, judged by an outside recogniser"
+	@echo "[4/9] gate: the vocoder on true units, transcribed by the evaluation ASR"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
 	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $$(ls $(RUN)/corpus/asr_grammar.jsgf $(RUN)/corpus/judge.jsgf 2>/dev/null | head -n 1) --out $@

@@ -1,4 +1,4 @@
-"""Install with `make install`, or: pip install -c constraints.txt torch==2.13.0 && pip install -c constraints.txt -e ."""
+"""Install with `make install`, or: pip install -c constraints.txt torch==2.13.0; pip install -c constraints.txt -e ."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 def varlen_attn(
     q, k, v, cu_q, cu_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
 ) -> torch.Tensor:
-    """torch.nn.attention.varlen's own, in whose place it stands where there is no GPU: (T, heads, D), as its page says."""
+    """Replaces torch.nn.attention.varlen where there is no GPU: (T, heads, D), as its documentation says."""
     assert cu_q.dtype == cu_k.dtype == torch.int32 and type(max_q) is type(max_k) is int
     assert max_q == int(cu_q.diff().max()) and cu_q[0] == 0 and cu_q[-1] == len(q)
     assert enable_gqa == (q.shape[1] != k.shape[1])

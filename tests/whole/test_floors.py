@@ -22,9 +22,9 @@ FLOORS = {
 # Inside a package, from the ground up. A room may import those on the lines above its own.
 ROOMS = {
     "units": ("runtime", "audio codebook notation", "corpus", "encoder", "dataset", "vocoder"),
-    "speechgpt": ("vocab", "dialogue", "serve"),
+    "speechgpt": ("vocab", "dialogue", "generation", "inference", "serve"),
     "instruct_data": ("text", "speech", "build", "toy released"),
-    "stages": ("config", "planning", "train"),
+    "stages": ("config", "planning system packing", "unit_system", "train"),
     "eval": ("metrics results asr test_set", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
 }
 FILE_LINES = 500

@@ -1,4 +1,4 @@
-"""One wav walks through every room: the toy world, units, vocoder, text LLM, three stages, model, answer, figures, report.
+"""One wav passes through every room: toy world, units, vocoder, text LLM, three stages, model, answer, report.
 
 Everything is a hundred times smaller than in `make demo`, so nothing is learned; what is tested is that each room
 reads what the one before it wrote. What is learned is measured by the demo itself.

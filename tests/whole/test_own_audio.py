@@ -1,4 +1,4 @@
-"""The README's way from one's own audio to a talking model, typed as it stands there, at toy size."""
+"""docs/your-own-audio.md, from recordings to a model that talks: its commands are run at toy size."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SMALL = "--batch 2 --training.per_device_train_batch_size 1 --training.max_steps
 
 
 def typed(folder: Path) -> str:
-    """The lines of the README, with smaller and nearer parts in place of what only a user has."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    lines = text.split("### From your own audio to a talking model", 1)[1].split("```", 2)[1].strip()
+    """The commands of the page, with small parts in place of what only a user has."""
+    text = (ROOT / "docs" / "your-own-audio.md").read_text(encoding="utf-8")
+    lines = text.split("```", 2)[1].strip()
     small = f"CONFIGS={folder}/configs RUN=$R PYTHON={sys.executable} -o .venv/.installed"
     for theirs, here in (
         ("stages/configs/mine", f"{folder}/configs"),
@@ -36,7 +36,7 @@ def typed(folder: Path) -> str:
         ("make stage1 stage2 stage3 PRESET=mine", f"make stage1 stage2 stage3 PRESET=mine {small} ARGS='{SMALL}'"),
         ("make chat PRESET=mine", f"make chat PRESET=mine {small}"),
     ):
-        assert theirs in lines, f"the README no longer says {theirs!r}"
+        assert theirs in lines, f"the page does not contain {theirs!r}"
         lines = lines.replace(theirs, here)
     return lines
 
@@ -59,9 +59,13 @@ def test_own_recordings_and_an_own_llm_become_a_model_that_talks(tmp_path: Path)
     text_llm.main(tmp_path / "text.txt", tmp_path / "llm", shape)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", typed(tmp_path)], cwd=ROOT, env={**os.environ, "PATH": path, "MAKEFLAGS": ""},
-        input=f"{WORDS[0]}\n/quit\n", capture_output=True, text=True,
-    )  # fmt: skip
+        ["bash", "-euo", "pipefail", "-c", typed(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "MAKEFLAGS": ""},
+        input=f"{WORDS[0]}\n/quit\n",
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     model = tmp_path / "run" / "model"
     assert {"speechgpt.json", "config.json", "unit_encoder", "vocoder"} <= {part.name for part in model.iterdir()}

@@ -1,4 +1,4 @@
-"""Files that release 0.1.0 wrote are read: manifest, unit set, unit encoder, vocoder, conversations, stages, model, results."""
+"""Files of release 0.1.0 are read: manifest, units, unit encoder, vocoder, conversations, stages, model, results."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ def main(
 
     from units.audio import SAMPLE_RATE
     from units.corpus.manifest import read_manifest
-    from units.encoder.masked_prediction import build_model, train_iterations
-    from units.encoder.pretrain_data import PretrainCorpus
+    from units.encoder.pretraining.masked_prediction import build_model, train_iterations
+    from units.encoder.pretraining.pretrain_data import PretrainCorpus
     from units.runtime.ahead import usual_loaders
     from units.runtime.atomic import written_whole
     from units.runtime.precision import check_device

@@ -10,14 +10,15 @@ import torch
 
 from units.audio import save_wav
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
-from units.encoder import masked_prediction, pretrain
+from units.encoder import pretrain
 from units.encoder.hubert import HubertFeatures
-from units.encoder.masked_prediction import IterationTraining, build_model, masked_prediction_loss
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.pretrain import main
-from units.encoder.pretrain_data import PretrainCorpus
+from units.encoder.pretraining import masked_prediction
+from units.encoder.pretraining.masked_prediction import IterationTraining, build_model, masked_prediction_loss
+from units.encoder.pretraining.pretrain_data import PretrainCorpus
+from units.encoder.pretraining.targets import make_targets
 from units.encoder.recipes import Iteration, PretrainRecipe
-from units.encoder.targets import make_targets
 
 RECIPE = PretrainRecipe(
     width=32,
@@ -168,7 +169,9 @@ def test_a_gpu_learns_what_a_cpu_learns(manifest, tmp_path):
 
 
 def test_targets_do_not_depend_on_other_codebooks_or_threads(manifest, monkeypatch):
-    monkeypatch.setattr("units.encoder.pretrain_data.BATCH_FILES", 3)  # so that threads have batches to share
+    monkeypatch.setattr(
+        "units.encoder.pretraining.pretrain_data.BATCH_FILES", 3
+    )  # so that threads have batches to share
     corpus = PretrainCorpus(read_manifest(manifest), RECIPE.shortest)
     torch.manual_seed(0)
     one, two = (MfccFeatures(), [8, 12]), (HubertFeatures(build_model(RECIPE), 1, "layer 1"), [10])

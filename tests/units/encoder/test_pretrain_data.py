@@ -10,8 +10,8 @@ import torch
 
 from units.audio import AudioError, load_wav, num_frames, save_wav
 from units.corpus.manifest import Utterance
-from units.encoder import pretrain_data
-from units.encoder.pretrain_data import PretrainCorpus, Steps, measure
+from units.encoder.pretraining import pretrain_data
+from units.encoder.pretraining.pretrain_data import PretrainCorpus, Steps, measure
 from units.encoder.recipes import CROP_STEP, FitRecipe, Iteration, PretrainRecipe
 
 RECIPE = PretrainRecipe(batch_seconds=2.0)

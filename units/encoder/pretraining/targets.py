@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from units.encoder import kmeans
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
-from units.encoder.pretrain_data import Features, PretrainCorpus
+from units.encoder.pretraining.pretrain_data import Features, PretrainCorpus
 from units.encoder.recipes import Iteration
 
 FIT_UTTERANCES, FIT_FRAMES = 2000, 120_000  # utterances, and frames of them, that targets are fitted on

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from units.audio import SAMPLE_RATE
-from units.encoder.pretrain_data import PretrainCorpus, Steps
+from units.encoder.pretraining.pretrain_data import PretrainCorpus, Steps
+from units.encoder.pretraining.targets import iteration_targets
 from units.encoder.recipes import POSITION_GROUPS, Iteration, PretrainRecipe
-from units.encoder.targets import iteration_targets
 from units.runtime.atomic import written_whole
 from units.runtime.precision import autocast
 from units.runtime.progress import progress
