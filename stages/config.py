@@ -97,8 +97,9 @@ class StageConfig:
     """Training documents."""
     kind: str = ""
     """Kind of the stage, a word that its system defines. For SpeechGPT: text (a text LLM without units), units (unit
-    pre-training), cross_modal or chain (instruction tuning). It decides whether the start has units, and what the finished
-    model is said to be capable of. Default: by the names text, stage1, stage2 and stage3; chain for other names."""
+    pre-training), cross_modal or chain (instruction tuning). It decides whether the start has units, and what the
+    finished model is said to be capable of. Default: by the names text, stage1, stage2 and stage3; chain for other
+    names."""
     run: Path = Path("runs/toy")
     """Run folder."""
     widen: Widening | None = None

@@ -17,7 +17,7 @@ NUMBERS = [f"{tens} {ones}" for tens in ("twenty", "thirty", "forty", "fifty") f
 
 
 def corpus(folder: Path, codebook: Codebook = CODEBOOK, shard_size: int = 11) -> Path:
-    """Questions in two voices, answers in one. Units differ for every utterance; one has no text, one is no question."""
+    """Questions in two voices, answers in one. All units differ; one has no text, one is no question."""
     records = []
 
     def spoken(text: str | None, speaker: str) -> None:

@@ -1,1 +1,1 @@
-"""HuBERT pre-training: crops of a corpus, cluster targets, masked prediction. The command is units/encoder/pretrain.py."""
+"""HuBERT pre-training: crops, cluster targets, masked prediction. The command is units/encoder/pretrain.py."""
