@@ -4,7 +4,7 @@
     chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
 
 This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special
-tokens off, units by addition, so text that spells `<17>` or `[Human]` stays text. The spaces beside special tokens
+tokens off (speechgpt/typed_text.py), units by addition, so text that spells `<17>` or `[Human]` stays text. The spaces beside special tokens
 only make the lines above readable; they have no token.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from speechgpt.typed_text import TextEncoder
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA, UnitVocab
 from units.notation import EOSP, SOSP
 
@@ -159,14 +160,20 @@ class Dialogue:
     tokenizer: PreTrainedTokenizerBase
     prefix: str = ""
     vocab: UnitVocab = field(init=False)
+    text: TextEncoder = field(init=False, repr=False, compare=False)
     _constants: dict[str, list[int]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.vocab = UnitVocab.from_words(self.tokenizer.get_vocab())
+        self.text = TextEncoder(self.tokenizer, self.vocab)
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text, in which nothing becomes a unit or a special token. Spaces at its ends are dropped."""
-        return self.tokenizer.encode(text.strip(), add_special_tokens=False, split_special_tokens=True)
+        """Ids of plain text, in which nothing becomes a unit or a special token. Spaces at its ends are dropped.
+
+        Raises:
+            TextError: the text is not Unicode.
+        """
+        return self.text.encode(text.strip())
 
     def _constant(self, text: str) -> list[int]:
         """Ids of a text that every conversation holds; it is encoded once."""

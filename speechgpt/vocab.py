@@ -21,6 +21,11 @@ def new_words(size: int) -> list[str]:
     return [unit_word(unit) for unit in range(size)] + list(SPECIAL_TOKENS)
 
 
+def unused_word(token: int) -> str:
+    """The word of an id that a text LLM's tokenizer leaves out, in a widened one. It holds a space, so no text is it."""
+    return f"<unused {token}>"
+
+
 @dataclass(frozen=True)
 class UnitVocab:
     """Maps units to token ids: unit u is token `first_unit_id + u`.
@@ -38,7 +43,8 @@ class UnitVocab:
         """Read from a tokenizer's table of words and ids (`tokenizer.get_vocab()`).
 
         Raises:
-            VocabularyError: there are no units, or their ids are not one contiguous block in order.
+            VocabularyError: there are no units, their ids are not one contiguous block in order, or a unit or a special
+                token shares its id with another word.
         """
         size = 0
         while unit_word(size) in ids:
@@ -53,13 +59,28 @@ class UnitVocab:
             raise VocabularyError(
                 f"this tokenizer has units but lacks {' and '.join(missing)}; it was not widened whole"
             )
-        return cls(ids[unit_word(0)], size, {token: ids[token] for token in SPECIAL_TOKENS if token in ids})
+        vocab = cls(ids[unit_word(0)], size, {token: ids[token] for token in SPECIAL_TOKENS if token in ids})
+        vocab._check_unshared(ids)
+        return vocab
 
     def special_id(self, token: str) -> int:
         """Token id of a special token. Raises VocabularyError naming it if the tokenizer lacks it."""
         if token not in self.special_ids:
             raise VocabularyError(f"this tokenizer has no {token}; it has {', '.join(self.special_ids)}")
         return self.special_ids[token]
+
+    def _check_unshared(self, ids: Mapping[str, int]) -> None:
+        """Raise VocabularyError if another word has the id of a unit or a special token."""
+        owners = {self.first_unit_id + unit: unit_word(unit) for unit in range(self.size)}
+        for token, id in self.special_ids.items():
+            if owners.setdefault(id, token) != token:
+                raise VocabularyError(f"{token} and {owners[id]} are both token {id} of this tokenizer")
+        for word, id in ids.items():
+            if owners.get(id, word) != word:
+                raise VocabularyError(
+                    f"{owners[id]} and the word {word!r} are both token {id} of this tokenizer, so text would become "
+                    "units. Widen the text LLM again."
+                )
 
     def encode(self, units: Sequence[int]) -> list[int]:
         """Token ids of `<sosp>units<eosp>`. Raises ValueError for a unit outside [0, K)."""

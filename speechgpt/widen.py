@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from speechgpt.chat_template import prepare_for_serving
-from speechgpt.vocab import UnitVocab, new_words
+from speechgpt.vocab import UnitVocab, VocabularyError, new_words, unused_word
 
 ROW_MULTIPLE = 64  # rows are padded to this multiple, for tensor cores; the padding is never sampled
 Initialisation = Literal["random", "mean", "centres"]
@@ -30,7 +31,8 @@ def widen(
     config.
 
     Rows behind the last word are cut off first: many models pad their matrices with untrained rows (Qwen2.5: 151,936
-    rows for 151,665 words), and `mean` must not count them.
+    rows for 151,665 words), and `mean` must not count them. New words get ids behind every id that is in use: an id
+    that the tokenizer leaves out becomes an unused word.
 
     Args:
         size: number of units K.
@@ -45,19 +47,30 @@ def widen(
         The vocabulary of the widened tokenizer.
 
     Raises:
-        ValueError: the tokenizer has units already, or centres are missing or of another size.
+        VocabularyError: the tokenizer has a unit or a special token already, or its ids have gaps that cannot be filled.
+        ValueError: centres are missing or of another size.
     """
     words, known = new_words(size), tokenizer.get_vocab()
     taken = [word for word in words if word in known]
     if taken:
-        raise ValueError(f"the tokenizer has {taken[0]} already; widen a text LLM, not a widened one")
+        raise VocabularyError(
+            f"the tokenizer has {taken[0]} already; widen a text LLM, not a widened one, nor one with such a word"
+        )
     if init == "centres" and (centres is None or len(centres) != size):
         raise ValueError(f"init 'centres' needs the {size} centres of the unit encoder, shape (K, D)")
     old, rows = max(known.values()) + 1, model.get_input_embeddings().num_embeddings
+    _fill_gaps(tokenizer)
+    tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in words], special_tokens=True)
+    table = _as_saved(tokenizer)
+    if any(table[word] < old for word in words) or any(table.get(word) != id for word, id in known.items()):
+        raise VocabularyError(
+            f"this tokenizer has {len(known)} words with {len(set(known.values()))} ids from 0 to {old - 1}: a "
+            f"{type(tokenizer).__name__} cannot keep them apart from new words. Use the fast version (tokenizer.json) of "
+            "a tokenizer in which each word has an id of its own."
+        )
+    vocab = UnitVocab.from_words(table)
     if rows > old:  # transformers initialises only the rows that it adds, so units would get untrained rows as they are
         model.resize_token_embeddings(old)
-    tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in words], special_tokens=True)
-    vocab = UnitVocab.from_words(table := tokenizer.get_vocab())
     torch.manual_seed(seed)
     model.resize_token_embeddings(
         max(table.values()) + 1, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init != "random"
@@ -66,6 +79,32 @@ def widen(
         _place_by_centres(model, vocab, centres, old, seed)
     prepare_for_serving(tokenizer, model)
     return vocab
+
+
+def _fill_gaps(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make an unused word of each id below the largest that no word has.
+
+    Libraries give an added word the number of words as its id, which an old word has if the ids have gaps.
+    """
+    known = tokenizer.get_vocab()
+    used = set(known.values())
+    gaps = set(range(max(used))) - used
+    if not gaps or not tokenizer.is_fast:
+        return
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    words = state["model"].get("vocab")
+    if isinstance(words, dict):  # that of a Unigram model is a list, without gaps
+        # added words go in too: reading the tokenizer again would give them other ids
+        words |= {word["content"]: word["id"] for word in state["added_tokens"]}
+        words |= {unused_word(token): token for token in gaps}
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+
+def _as_saved(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """The words and ids that a tokenizer has after it was saved and opened again."""
+    if not tokenizer.is_fast:
+        return tokenizer.get_vocab()
+    return Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()).get_vocab()
 
 
 @torch.no_grad()

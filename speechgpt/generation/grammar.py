@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from speechgpt.dialogue import Dialogue
-from speechgpt.vocab import EOA, TA, TQ, UA
+from speechgpt.vocab import EOA, TA, TQ, UA, unused_word
 from units.notation import EOSP, SOSP
 
 Form = Literal["text", "units", "chain"]
@@ -68,7 +68,8 @@ def _token_classes(dialogue: Dialogue, rows: int) -> Tensor:
     """Index into CLASSES for every row of the output embedding; foreign special tokens and padding rows are "never"."""
     vocab, tokenizer = dialogue.vocab, dialogue.tokenizer
     of = torch.full((rows,), CLASSES.index("never"))
-    of[: len(tokenizer)] = CLASSES.index("text")
+    used = [token for word, token in tokenizer.get_vocab().items() if word != unused_word(token) and token < rows]
+    of[used] = CLASSES.index("text")
     # all_special_ids has only the named ones; a chat model's turns and reserved words are added tokens
     added = [token for token, word in tokenizer.added_tokens_decoder.items() if word.special]
     of[[*tokenizer.all_special_ids, *added, *vocab.special_ids.values()]] = CLASSES.index("never")

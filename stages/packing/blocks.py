@@ -220,7 +220,7 @@ def load_blocks(opened: Opened, blocks: int, quiet: bool = False) -> tuple[Packe
     Returns: training blocks; blocks in which each held-out document that fits a block comes once.
     Raises: ValueError if a source has no document that fits a block.
     """
-    config, pad = opened.config, opened.tokenizer.eos_token_id
+    config, pad = opened.config, opened.tokenizer.eos_token_id or 0  # no loss covers padding
     report = (lambda line: None) if quiet else print
     train, held_out = [], []
     total = 0

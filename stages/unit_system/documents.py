@@ -34,7 +34,7 @@ def documents(
     Raises: CodebookMismatch if its units are not the model's; ValueError if it cannot be interleaved.
     """
     if path.suffix == ".txt":
-        yield from _lines(path, tokenizer)
+        yield from _lines(path, tokenizer if codebook is None else Dialogue(tokenizer).text.tokenizer)
         return
     dialogue = Dialogue(tokenizer, config.prefix)
     if path.is_dir():
@@ -76,10 +76,11 @@ def _one(task: str, ids: list[int], train: list[bool]) -> Documents:
 
 def _lines(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Documents]:
     """Each line of a text file that is not empty."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if line.strip():
-                ids = tokenizer.encode(line.strip(), split_special_tokens=True) + [tokenizer.eos_token_id]
+                ids = tokenizer.encode(line.strip(), split_special_tokens=True) + end
                 yield _one("text", ids, [True] * len(ids))
 
 
