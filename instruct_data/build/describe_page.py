@@ -35,7 +35,7 @@ def write_page(path: Path, data: Path, found: Description, vocoder: Path | None)
     counts = [(name, task, f"{n:,}") for name, tasks in found.sets.items() for task, n in sorted(tasks.items())]
     refused = [(name, reason, f"{n:,}") for name, reasons in found.refused.items() for reason, n in reasons.items()]
     lengths = [(task, name, *numbers) for task, name, numbers in length_rows(found.lengths)]
-    leaks = [(leak.kind, " and ".join(leak.sides), f"{leak.count:,}", *leak.examples) for leak in found.leaks]
+    leaks = [(leak.kind, " and ".join(leak.splits), f"{leak.count:,}", *leak.examples) for leak in found.leaks]
     body = [
         f"<h1>{escape(str(data))}</h1><p>{found.total:,} conversations, {found.duplicates:,} said before word for word.</p>",
         "<h2>Counts</h2>", _table(("set", "task", "conversations"), counts),

@@ -28,10 +28,10 @@ from units.runtime.progress import progress
 
 @dataclass(frozen=True)
 class Leak:
-    """Inputs of one kind (`sounds` or `sentences`) that stand on two sides: how many, and one conversation of each."""
+    """Inputs of one kind (`sounds` or `sentences`) in two splits: how many, and one conversation of each split."""
 
     kind: str
-    sides: tuple[str, str]
+    splits: tuple[str, str]
     count: int
     examples: tuple[str, str]
 

@@ -1,7 +1,7 @@
 """The released SpeechInstruct files, read and written as a stream, as conversations.
 
-    python -m instruct_data.released.speech_instruct released.jsonl set.jsonl.gz --codebook unit_encoder/codebook.json
-    python -m instruct_data.released.speech_instruct set.jsonl.gz released.jsonl
+    instruct-speech-instruct released.jsonl set.jsonl.gz --codebook unit_encoder/codebook.json
+    instruct-speech-instruct set.jsonl.gz released.jsonl
 
 A released line is {"prefix": system text, "plain_text": turns}, in which markers and units are spelled as text:
 
@@ -29,6 +29,7 @@ from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, 
 from units import notation
 from units.codebook import Codebook
 from units.notation import EOSP, SOSP
+from units.runtime.command import SOME_REFUSED, command
 from units.runtime.gzipped import opened_to_write
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
@@ -251,29 +252,28 @@ def write_released(path: str | Path, records: Iterable[ReleasedRecord], refusals
     return counts
 
 
-def main(source: Path, out: Path, codebook: Path | None = None, prefix: str = PREFIX) -> None:
-    """Turn a released file into a conversation set, or a conversation set into a released file.
+@command("instruct-speech-instruct")
+def main(source: Path, out: Path, codebook: Path | None = None, prefix: str = PREFIX) -> int:
+    """Convert a released file to a conversation set, or a conversation set to a released file.
 
     Args:
         source: the file to read
-        out: the file to write; what cannot be said in it is listed beside it, in OUT.refused.jsonl
-        codebook: codebook.json of the units of a released file; without it `source` is a conversation set
+        out: the file to write, compressed if its name ends in .gz; refused records are listed in OUT.refused.jsonl
+        codebook: codebook.json of the units of a released file; without it, `source` is a conversation set
         prefix: the system text of each record that is written
     """
     with listed_refusals(out.with_name(f"{out.name}.refused.jsonl")) as refusals:
         if codebook is None:
-            found = progress(read_conversations(source), desc=f"writing {out.name}", unit="records")
-            counts = write_released(out, (ReleasedRecord(prefix, c) for c in found), refusals)
+            conversations = progress(read_conversations(source), desc=f"writing {out.name}", unit="records")
+            counts = write_released(out, (ReleasedRecord(prefix, c) for c in conversations), refusals)
         else:
             units_of = Codebook.load(codebook)
-            records = progress(
-                read_released(source, units_of.size, refusals), desc=f"reading {source.name}", unit="records"
-            )
-            counts = Counter(write_conversations(out, (r.conversation for r in records), units_of, seed=0))
+            records = read_released(source, units_of.size, refusals)
+            shown = progress(records, desc=f"reading {source.name}", unit="records")
+            counts = Counter(write_conversations(out, (r.conversation for r in shown), units_of, seed=0))
     print(f"{out}: {dict(counts)}; {refusals}")
+    return SOME_REFUSED if refusals.counts else 0
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(main)
+    main.cli()

@@ -50,9 +50,9 @@ def test_the_toy_world_in_sides_leaks_nothing(tmp_path: Path, capsys: pytest.Cap
     units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
     for by in ("id", "text"):
         build.main(units, pairs, VOICE, tmp_path / by, splits=Splits(0.2, 0.2, by=by), chat_ratio=0.2)
-        describe.main(tmp_path / by, [units])
+        assert describe.main(tmp_path / by, [units]) == 0
         said = capsys.readouterr().out
-        assert "no sound and no sentence stands on two sides" in said and "1 no text" in said
+        assert "no speech and no sentence occurs in two splits" in said and "1 no text" in said
         assert re.search(r"asr +seconds +0\.1 ", said)
 
 
@@ -74,17 +74,18 @@ def test_what_stands_on_two_sides_is_found_and_ends_with_exit_code_1(
     train, dev, leak = LEAKS[kind]
     folder = folder_of(tmp_path, some=[*train, asr("x", (7,))], some_dev=[*dev, asr("y", (8,))])
     with pytest.raises(SystemExit) as stopped:
-        describe.main(folder)
-    assert stopped.value.code == 1
-    said = capsys.readouterr().out
-    assert f"LEAK: {leak} stand in train and in dev, such as that of some.jsonl.gz: 1 and some_dev.jsonl.gz: 2" in said
+        describe.main.cli([str(folder)])
+    assert stopped.value.code == describe.LEAKAGE == 1
+    printed = capsys.readouterr().out
+    assert f"LEAK: {leak} occur in train and in dev" in printed
+    assert "some.jsonl.gz: 1 and in some_dev.jsonl.gz: 2" in printed
     assert "Inputs stand on two sides" in (folder / "describe.html").read_text()
 
 
 def test_spoken_answers_and_transcripts_may_stand_on_two_sides(tmp_path: Path) -> None:
     train = [chain("1", (1, 2), (3,)), asr("2", (4,), "same words"), tts("3", "hello", (9,))]
     dev = [chain("4", (5, 2), (3,)), asr("5", (6,), "same words"), chat("6", "hello")]
-    describe.main(folder_of(tmp_path, a=train, a_dev=dev))
+    assert describe.main(folder_of(tmp_path, a=train, a_dev=dev)) == 0
 
 
 def test_the_figures_are_those_of_the_set(tmp_path: Path) -> None:

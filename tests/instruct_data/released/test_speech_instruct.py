@@ -25,6 +25,7 @@ from instruct_data.released.speech_instruct import (
 from speechgpt.dialogue import Conversation, Message, part_units
 from units.codebook import Codebook
 from units.dataset.unit_set import read_unit_set
+from units.runtime.command import SOME_REFUSED
 from units.runtime.refusals import Refusals
 
 RELEASED, STAGE1 = DATA / "speechinstruct_released.jsonl", DATA / "stage1_released.txt"
@@ -89,10 +90,19 @@ def test_the_first_stages_malformed_lines_are_refused_by_number(tmp_path: Path) 
     bad = [b"\n", b"<sosp><eosp>\n", b"<1><2>\n", b"<sosp><1><12><eosp>\n", b"<sosp><1>x<2><eosp>\n", b"\xff\n"]
     (tmp_path / "train.txt").write_bytes(good + b"".join(line + good for line in bad))
     (tmp_path / "codebook.json").write_text(CODEBOOK.to_json())
-    stage1_text.main(tmp_path / "train.txt", tmp_path / "units", tmp_path / "codebook.json")
+    code = stage1_text.main(tmp_path / "train.txt", tmp_path / "units", tmp_path / "codebook.json")
+    assert code == SOME_REFUSED
     assert len(read_unit_set(tmp_path / "units")) == len(bad) + 1
     listed = [json.loads(line) for line in (tmp_path / "units.refused.jsonl").read_text().splitlines()]
-    assert [one["where"].rsplit(":", 1)[1] for one in listed] == ["2", "4", "6", "8", "10", "12"]
+    assert [one["id"].rsplit(":", 1)[1] for one in listed] == ["2", "4", "6", "8", "10", "12"]
+    assert [one["reason"] for one in listed] == [
+        "unit_spelling",
+        "no_units",
+        "unit_spelling",
+        "unit_range",
+        "unit_spelling",
+        "not_utf8",
+    ]
 
 
 # --- malformed records
