@@ -37,6 +37,8 @@ class ReleasedReason(Reason):
     """a unit that the codebook does not have"""
     STRAY_TOKEN = "stray_token"
     """a special token or a unit within text"""
+    SPEECH_WITHOUT_UNITS = "speech_without_units"
+    """a conversation with speech whose units are not known"""
     NOT_EXPRESSIBLE = "not_expressible"
     """a conversation that the released form cannot hold without loss"""
 

@@ -1,15 +1,15 @@
-"""The released SpeechInstruct files, read and written as a stream, as conversations.
+"""SpeechGPT's released SpeechInstruct files, read and written as conversation sets.
 
     instruct-speech-instruct released.jsonl set.jsonl.gz --codebook unit_encoder/codebook.json
     instruct-speech-instruct set.jsonl.gz released.jsonl
 
-A released line is {"prefix": system text, "plain_text": turns}, in which markers and units are spelled as text:
+A line of a released file is {"prefix": system text, "plain_text": turns}. Special tokens and units are spelled as text:
 
     [Human]: {description}. This is input: {text or units}<eoh> [SpeechGPT]: {units or text}<eoa>
     [Human]: {units}<eoh>. [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>.
 
-That spelling is for exchange only and never meets a tokenizer; what a model reads is rendered by speechgpt/dialogue.py.
-Source: the data of Zhang et al. 2023 (arXiv 2305.11000); the second line's form is that of its chain-of-modality set.
+This spelling is for exchange only. What a model reads is rendered by speechgpt/dialogue.py, part by part.
+Source: the data of Zhang et al. 2023 (arXiv 2305.11000); the second form is that of its chain-of-modality set.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from instruct_data.build.records import read_conversations, write_conversations
+from instruct_data.released.reasons import ReleasedError, ReleasedReason
+from instruct_data.released.spelled_units import read_units
 from instruct_data.text.chats import has_lone_surrogate
-from speechgpt.dialogue import Conversation, Message, Part, Reply, part_units
+from speechgpt.dialogue import Conversation, Message, NoUnitsError, Part, Reply, part_units
 from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, UA
 from units import notation
 from units.codebook import Codebook
@@ -36,10 +38,13 @@ from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
 
 PREFIX = (
     "You are an AI assistant whose name is SpeechGPT.\n- SpeechGPT is a intrinsic cross-modal conversational language "
-    "model that is developed by Fudan University.  SpeechGPT can understand and communicate fluently with human through "
-    "speech or text chosen by the user.\n- It can perceive cross-modal inputs and generate cross-modal outputs.\n"
+    "model that is developed by Fudan University.  SpeechGPT can understand and communicate fluently with human "
+    "through speech or text chosen by the user.\n- It can perceive cross-modal inputs and generate cross-modal outputs.\n"
 )
-EOS = "<eos>"  # ends some records in place of <eoa>
+EOS = "<eos>"  # some records end with it instead of <eoa>
+FIELDS = ("prefix", "plain_text")
+ANY_SIZE = 1 << 31  # K where units of any codebook are allowed
+SHOWN = 60  # characters of a faulty text that a message quotes
 _END = re.compile(f"{re.escape(EOA)}|{re.escape(EOS)}")
 _SPELLED = re.compile(f"({re.escape(SOSP)}.*?{re.escape(EOSP)})", re.DOTALL)
 _STRAY = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, EOS))) + r"|<\d+>")
@@ -47,183 +52,236 @@ _STRAY = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, EOS))) + r"|<\d+>"
 
 @dataclass(frozen=True)
 class ReleasedRecord:
-    """A conversation, and the system text that stands before it."""
+    """A conversation and the system text before it."""
 
     prefix: str
     conversation: Conversation
 
 
+# --- reading
+
+
 def read_released(path: str | Path, size: int, refusals: Refusals) -> Iterator[ReleasedRecord]:
-    """Stream a released file; lines that are malformed are left out, counted, and named with their number.
+    """Stream a released file. A malformed line is refused and listed with its number.
 
     Args:
-        path: jsonl, compressed if it ends in .gz.
-        size: K; units beyond it are refused.
+        path: jsonl, compressed if its name ends in .gz.
+        size: K; units of K and above are refused.
+        refusals: where refused lines are counted.
     """
     for number, line in numbered_lines(Path(path), refusals):
         try:
             yield parse_released(line, size, f"released-{number}")
-        except ValueError as error:
+        except ReleasedError as error:
             refusals.add(f"{path}:{number}", error)
 
 
 def parse_released(line: str | bytes, size: int, record_id: str) -> ReleasedRecord:
     """Read one line strictly.
 
-    Raises: ValueError beginning with the kind of fault.
+    Raises:
+        ReleasedError: if the line is malformed.
     """
+    prefix, text = _fields(_json_object(line))
+    messages = tuple(_messages(text, size))
+    return ReleasedRecord(prefix, Conversation(messages, task_of(messages), record_id))
+
+
+def _json_object(line: str | bytes) -> dict[str, Any]:
+    if not line.strip():
+        raise ReleasedError(ReleasedReason.EMPTY_LINE, "the line is empty")
     try:
         record: Any = json.loads(line)
     except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError("the line is empty" if not line.strip() else f"not JSON: {error}") from error
+        raise ReleasedError(ReleasedReason.NOT_UTF8, f"not UTF-8: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReleasedError(ReleasedReason.NOT_JSON, f"not JSON: {error}") from error
     if not isinstance(record, dict):
-        raise ValueError(f"not an object: {str(record)[:60]}")
-    for name in ("prefix", "plain_text"):
+        raise ReleasedError(ReleasedReason.NOT_AN_OBJECT, f"not a JSON object: {str(record)[:SHOWN]}")
+    return record
+
+
+def _fields(record: dict[str, Any]) -> tuple[str, str]:
+    """The prefix and the turns of a record."""
+    for name in FIELDS:
         if name not in record:
-            raise ValueError(f"no {name}: the fields are {sorted(record)}")
+            raise ReleasedError(ReleasedReason.MISSING_FIELD, f"no field {name}: the fields are {sorted(record)}")
         if not isinstance(record[name], str):
-            raise ValueError(f"{name} is no text: {str(record[name])[:60]}")
-    if len(record) > 2:
-        raise ValueError(f"unknown fields: {sorted(record.keys() - {'prefix', 'plain_text'})}")
-    if has_lone_surrogate(record["prefix"] + record["plain_text"]):
-        raise ValueError("half a character: a surrogate without its other half")
-    messages = tuple(_messages(record["plain_text"], size))
-    return ReleasedRecord(record["prefix"], Conversation(messages, task_of(messages), record_id))
+            raise ReleasedError(ReleasedReason.WRONG_TYPE, f"{name} is not text: {str(record[name])[:SHOWN]}")
+    if unknown := sorted(record.keys() - set(FIELDS)):
+        raise ReleasedError(ReleasedReason.UNKNOWN_FIELD, f"unknown fields {unknown}; there are {', '.join(FIELDS)}")
+    prefix, text = record["prefix"], record["plain_text"]
+    if has_lone_surrogate(prefix + text):
+        raise ReleasedError(ReleasedReason.LONE_SURROGATE, "half of a surrogate pair")
+    return prefix, text
 
 
 def task_of(messages: Iterable[Message]) -> str:
-    """asr, tts, chat, or one of the chains, told by what the last exchange holds."""
+    """asr, tts, chat, or one of the chains: the task of a conversation, by the parts of its last turn."""
     *_, human, assistant = messages
     reply = Reply.from_parts(assistant.parts)
-    heard = any(not isinstance(part, str) for part in human.parts)
+    spoken_prompt = any(not isinstance(part, str) for part in human.parts)
     if reply.transcript is not None:
         return "chain" if reply.units is not None else "chain_speech_to_text"
     if reply.units is not None:
         return "tts" if reply.text is None else "chain_text_to_speech"
-    return "asr" if heard else "chat"
+    return "asr" if spoken_prompt else "chat"
 
 
 def _messages(text: str, size: int) -> Iterator[Message]:
+    """The messages of a `plain_text`, turn by turn."""
+    if not text.strip():
+        raise ReleasedError(ReleasedReason.NO_TURN, "plain_text is empty")
     rest = text
-    if not rest.strip():
-        raise ValueError("plain_text is empty")
     while rest.strip():
-        before, found, rest = rest.partition(HUMAN)
-        if not found or before.strip():
-            raise ValueError(f"no {HUMAN} where a turn begins: {(before or rest)[:60]!r}")
-        asked, found, rest = rest.partition(EOH)
-        if not found:
-            raise ValueError(f"no {EOH} after what the human says: {asked[-60:]!r}")
-        between, found, rest = rest.partition(SPEECHGPT)
-        if not found:
-            raise ValueError(f"no {SPEECHGPT} after {EOH}: {between[:60]!r}")
-        if between.strip() not in ("", "."):
-            raise ValueError(f"words between {EOH} and {SPEECHGPT}: {between[:60]!r}")
-        end = _END.search(rest)
-        if not end:
-            raise ValueError(f"no {EOA} at the end: {rest[-60:]!r}; the record was cut short")
-        yield Message("human", tuple(_parts(_said(asked), size)))
-        yield Message("assistant", _reply(_said(rest[: end.start()]), size).parts())
-        rest = rest[end.end() :].lstrip()
-        rest = rest[1:] if rest.startswith(".") else rest
+        prompt, reply, rest = _next_turn(rest)
+        yield Message("human", tuple(_parts(_without_colon(prompt), size)))
+        yield Message("assistant", _reply(_without_colon(reply), size).parts())
 
 
-def _said(text: str) -> str:
+def _next_turn(text: str) -> tuple[str, str, str]:
+    """The prompt and the reply of the first turn, and the text after it."""
+    before, found, rest = text.partition(HUMAN)
+    if not found or before.strip():
+        raise _turn_error(f"no {HUMAN} where a turn begins", (before or rest)[:SHOWN])
+    prompt, found, rest = rest.partition(EOH)
+    if not found:
+        raise _turn_error(f"no {EOH} after the prompt", prompt[-SHOWN:])
+    between, found, rest = rest.partition(SPEECHGPT)
+    if not found:
+        raise _turn_error(f"no {SPEECHGPT} after {EOH}", between[:SHOWN])
+    if between.strip() not in ("", "."):
+        raise _turn_error(f"text between {EOH} and {SPEECHGPT}", between[:SHOWN])
+    end = _END.search(rest)
+    if not end:
+        message = f"no {EOA} at the end: {rest[-SHOWN:]!r}; the record was cut short"
+        raise ReleasedError(ReleasedReason.CUT_SHORT, message)
+    return prompt, rest[: end.start()], rest[end.end() :].lstrip().removeprefix(".")
+
+
+def _turn_error(message: str, text: str) -> ReleasedError:
+    return ReleasedError(ReleasedReason.TURN_SYNTAX, f"{message}: {text!r}")
+
+
+def _without_colon(text: str) -> str:
     return text.strip().removeprefix(":").strip()
 
 
 def _parts(text: str, size: int) -> Iterator[Part]:
-    """Text and units in turn. Raises ValueError on a marker or a unit in text, and where there is nothing."""
+    """The text and unit parts of a message, in their order.
+
+    Raises:
+        ReleasedError: if the message is empty, or its text holds a special token or a unit.
+    """
     pieces = [piece.strip() for piece in _SPELLED.split(text)]
     if not any(pieces):
-        raise ValueError("a turn says nothing")
+        raise ReleasedError(ReleasedReason.EMPTY_MESSAGE, "a prompt or a reply is empty")
     for piece in pieces:
         if piece.startswith(SOSP) and piece.endswith(EOSP):
-            yield _units(piece, size)
+            yield read_units(piece, size)
         elif piece:
             yield _text(piece)
 
 
-def _units(piece: str, size: int) -> tuple[int, ...]:
-    try:
-        units = notation.read(piece)
-    except ValueError as error:
-        raise ValueError(f"units are not spelled {SOSP}<12><7>{EOSP}: {piece[:60]!r}") from error
-    if not units:
-        raise ValueError(f"no units between {SOSP} and {EOSP}")
-    if max(units) >= size:
-        raise ValueError(f"a unit is out of range: <{max(units)}>; this codebook has <0> to <{size - 1}>")
-    return tuple(units)
-
-
 def _text(piece: str) -> str:
+    """A piece of text as it is.
+
+    Raises:
+        ReleasedError: if it holds a special token or a unit.
+    """
     stray = _STRAY.search(piece)
     if not stray:
         return piece
-    word = stray[0]
+    word, shown = stray[0], repr(piece[:SHOWN])
     if word in (SOSP, EOSP):
-        raise ValueError(f"{word} without {EOSP if word == SOSP else SOSP}: {piece[:60]!r}")
-    kind = f"{word} in the midst of text" if word in (*SPECIAL_TOKENS, EOS) else f"a unit outside {SOSP}..{EOSP}"
-    raise ValueError(f"{kind}: {piece[:60]!r}")
+        missing = EOSP if word == SOSP else SOSP
+        raise ReleasedError(ReleasedReason.UNIT_SPELLING, f"{word} without {missing}: {shown}")
+    kind = "a special token" if word in (*SPECIAL_TOKENS, EOS) else "a unit"
+    raise ReleasedError(ReleasedReason.STRAY_TOKEN, f"{kind}, {word}, within text: {shown}")
 
 
 def _reply(text: str, size: int) -> Reply:
-    """transcript; [ta] answer; [ua] units - or one text, or units alone. `[tq]` may stand before the transcript."""
-    heard, chained, rest = text.removeprefix(TQ).strip().partition(TA)
+    """Parse `transcript; [ta] answer; [ua] units`, one text alone, or units alone.
+
+    `[tq]` may stand before the transcript.
+    """
+    transcript, chained, rest = text.removeprefix(TQ).strip().partition(TA)
     if not chained:
-        parts = tuple(_parts(heard, size))
-        if len(parts) > 1:
-            raise ValueError(f"text and units in a reply without {TA} and {UA}: {heard[:60]!r}")
-        return Reply.from_parts(parts)
-    transcript = _text(heard.strip().removesuffix(";").strip()) if heard.strip() else None
-    answer, spoken, sound = rest.partition(UA)
+        return Reply.from_parts((_only_part(transcript, size),))
+    heard = _text(_without_semicolon(transcript)) if transcript.strip() else None
+    answer, spoken, units = rest.partition(UA)
     if not spoken:
-        return Reply(transcript, _text(answer.strip()))
-    parts = tuple(_parts(sound.strip(), size))
-    if len(parts) > 1 or isinstance(parts[0], str):
-        raise ValueError(f"no units after {UA}: {sound.strip()[:60]!r}")
-    return Reply(transcript, _text(answer.strip().removesuffix(";").strip()), part_units(parts[0]))
+        return Reply(heard, _text(answer.strip()))
+    part = _only_part(units, size)
+    if isinstance(part, str):
+        raise ReleasedError(ReleasedReason.REPLY_SYNTAX, f"text instead of units after {UA}: {part[:SHOWN]!r}")
+    return Reply(heard, _text(_without_semicolon(answer)), part_units(part))
+
+
+def _only_part(text: str, size: int) -> Part:
+    """The one part of a reply without [ta] and [ua], or of what follows [ua].
+
+    Raises:
+        ReleasedError: if there are several parts.
+    """
+    parts = tuple(_parts(text, size))
+    if len(parts) > 1:
+        message = f"text and units in a reply without {TA} and {UA}, or after {UA}: {text.strip()[:SHOWN]!r}"
+        raise ReleasedError(ReleasedReason.REPLY_SYNTAX, message)
+    return parts[0]
+
+
+def _without_semicolon(text: str) -> str:
+    return text.strip().removesuffix(";").strip()
 
 
 # --- writing
 
 
 def spell_conversation(conversation: Conversation) -> str:
-    """The `plain_text` of a conversation; reading it gives the conversation back, but for spaces at the ends of texts.
+    """The `plain_text` of a conversation.
 
-    Raises: ValueError if this form cannot say it: a text that spells a marker or a unit, an empty text, an open turn.
+    It is read back here: parsing gives the same conversation, except for spaces at the ends of texts.
+
+    Raises:
+        ReleasedError: if the released form cannot hold the conversation: a text spells a special token or a unit, a
+            text is empty, a last prompt has no reply, or a speech part has no units.
     """
+    messages = conversation.messages
     try:
-        spelled = "".join(
-            _spell_turn(human, assistant)
-            for human, assistant in zip(conversation.messages[::2], conversation.messages[1::2], strict=False)
-        )
-        read_back = tuple(_messages(spelled, 1 << 31))
-    except ValueError as error:
-        raise ValueError(f"the released form cannot say it: {error}") from error
-    if [_joined(m) for m in read_back] != [_joined(m) for m in conversation.messages]:
-        raise ValueError(f"the released form cannot say it: {spelled[:60]!r} would be read as something else")
+        turns = zip(messages[::2], messages[1::2], strict=False)
+        spelled = "".join(_spell_turn(prompt, reply) for prompt, reply in turns)
+        read_back = tuple(_messages(spelled, ANY_SIZE))
+    except NoUnitsError as error:
+        raise ReleasedError(ReleasedReason.SPEECH_WITHOUT_UNITS, str(error)) from error
+    except ReleasedError as error:
+        raise ReleasedError(ReleasedReason.NOT_EXPRESSIBLE, f"the released form cannot hold it: {error}") from error
+    if [_comparable(message) for message in read_back] != [_comparable(message) for message in messages]:
+        message = f"the released form cannot hold it: {spelled[:SHOWN]!r} would be read as another conversation"
+        raise ReleasedError(ReleasedReason.NOT_EXPRESSIBLE, message)
     return spelled
 
 
 def _spell_turn(human: Message, assistant: Message) -> str:
     reply = Reply.from_parts(assistant.parts)
-    asked = " ".join(_spell(part) for part in human.parts)
+    prompt = " ".join(_spell(part) for part in human.parts)
     if reply.transcript is None and (reply.text is None or reply.units is None):
-        return f"{HUMAN}: {asked}{EOH} {SPEECHGPT}: {_spell(assistant.parts[0])}{EOA} "
-    heard = "" if reply.transcript is None else f"{reply.transcript.strip()}; "
-    sound = "" if reply.units is None else f"; {UA} {_spell(reply.units)}"
-    return f"{HUMAN}: {asked}{EOH}. {SPEECHGPT}: {heard}{TA} {_spell(reply.text or '')}{sound}{EOA}."
+        return f"{HUMAN}: {prompt}{EOH} {SPEECHGPT}: {_spell(assistant.parts[0])}{EOA} "
+    transcript = "" if reply.transcript is None else f"{reply.transcript.strip()}; "
+    units = "" if reply.units is None else f"; {UA} {_spell(reply.units)}"
+    return f"{HUMAN}: {prompt}{EOH}. {SPEECHGPT}: {transcript}{TA} {_spell(reply.text or '')}{units}{EOA}."
 
 
 def _spell(part: Part) -> str:
     return part.strip() if isinstance(part, str) else notation.spell(part_units(part))
 
 
-def _joined(message: Message) -> tuple[str, list[Part]]:
-    """A message with the spaces that the released form cannot keep taken out."""
+def _comparable(message: Message) -> tuple[str, list[Part]]:
+    """A message without the distinctions that the released form does not keep.
+
+    These are spaces at the ends of texts, empty parts of a prompt, and where one text of a prompt ends and the next
+    begins.
+    """
     parts: list[Part] = []
     for part in message.parts:
         part = part.strip() if isinstance(part, str) else part_units(part)
@@ -235,16 +293,21 @@ def _joined(message: Message) -> tuple[str, list[Part]]:
 
 
 def write_released(path: str | Path, records: Iterable[ReleasedRecord], refusals: Refusals) -> Counter[str]:
-    """Stream records to a released file, compressed if it ends in .gz; inverse of read_released.
+    """Stream records to a released file; inverse of read_released.
 
-    Returns: how many of each task.
+    Args:
+        path: jsonl, compressed if its name ends in .gz.
+        records: what is written.
+        refusals: where conversations are counted that the released form cannot hold.
+
+    Returns: conversations by task.
     """
     counts: Counter[str] = Counter()
     with opened_to_write(Path(path)) as file:
         for record in records:
             try:
                 line = {"prefix": record.prefix, "plain_text": spell_conversation(record.conversation)}
-            except ValueError as error:
+            except ReleasedError as error:
                 refusals.add(record.conversation.id, error)
                 continue
             file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
