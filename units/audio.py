@@ -8,15 +8,20 @@ Whatever cannot be used raises AudioError, with an AudioReason as its code.
 
 from __future__ import annotations
 
+import io
+import math
 import os
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from units.containers import IncompleteFile, Part, reads_to_the_end, sound_parts
 from units.runtime.atomic import path_written_whole
 from units.runtime.refusals import Reason, RefusedError
 
@@ -27,6 +32,9 @@ SAMPLE_RATE = 16_000  # Hz
 UNKNOWN_LENGTH = 2**63 - 1  # samples: libsndfile's value where the header leaves the length open
 WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # suffixes that save_wav writes, with libsndfile's names
 BLOCK = 1 << 20  # samples of each channel that are decoded at once
+INEXACT = 4 * 1152  # samples by which the count of an mp3 may be off: its encoder's delay and padding
+CANCELLED = 0.1  # energy of the channels' average, where channels that have nothing in common give 1
+SILENT = 1e-3  # a wav whose peak is below this is silent
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,8 @@ class AudioReason(Reason):
     """a folder or a glob holds no audio file"""
     UNREADABLE = "unreadable"
     """the file is not audio, is damaged, or may not be read"""
+    INCOMPLETE = "incomplete"
+    """the file was cut, or holds more sound than can be read"""
     UNKNOWN_LENGTH = "unknown_length"
     """the header leaves the length open, as in a file that was written into a pipe"""
     OUTSIDE_FILE = "outside_file"
@@ -108,7 +118,8 @@ def load_wav(
 ) -> np.ndarray:
     """Read an audio file, or a segment of it, as a wav.
 
-    Channels are averaged. Other sample rates are resampled by soxr (high quality).
+    Channels are averaged; where they cancel each other, the loudest one is read. Other sample rates are resampled by
+    soxr (high quality). The whole file is read, also where its header states less (see units/containers.py).
 
     Args:
         path: any format that libsndfile reads (wav, flac, ogg, opus, mp3).
@@ -120,64 +131,155 @@ def load_wav(
 
     Raises:
         AudioNotFoundError: there is no such file (also a FileNotFoundError).
-        AudioError: not audio, not finite, shorter than one frame (25 ms for HuBERT), or a segment outside the file.
+        AudioError: not audio, not finite, shorter than one frame (25 ms for HuBERT), a segment outside the file, or a file that
+            cannot be read whole.
     """
     import soundfile
 
     path = Path(path)
-    if not path.exists():
-        raise AudioNotFoundError(AudioReason.NOT_FOUND, f"no audio file at {path}")
-    if path.is_dir():
-        raise AudioError(
-            AudioReason.FOLDER,
-            f"{path} is a folder, not an audio file; give one file, or use units-extract for a folder",
-        )
     try:
-        # as bytes: a file's name need not be UTF-8
-        with soundfile.SoundFile(str(path) if os.name == "nt" else os.fsencode(path)) as file:
-            rate = file.samplerate
-            _seek(file, path, start)
-            wav = _mono(file, None if duration is None else round(duration * rate))
+        with _opened(path) as descriptor:
+            wav, rate = _decoded(path, descriptor, start, duration)
     except AudioError:
         raise
-    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+    except IncompleteFile as error:
+        raise AudioError(AudioReason.INCOMPLETE, f"{path} cannot be read whole: {error}") from error
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, TypeError, MemoryError, OSError) as error:
+        problem = getattr(error, "error_string", error)  # without the descriptor's number
         raise AudioError(
-            AudioReason.UNREADABLE, f"{path} cannot be read as audio ({error}); wav, flac, ogg, opus and mp3 can"
+            AudioReason.UNREADABLE, f"{path} cannot be read as audio ({problem}); wav, flac, ogg, opus and mp3 can"
         ) from error
     return check_wav(resample(wav, rate), path, grid)
 
 
-def _seek(file: SoundFile, path: Path, start: float) -> None:
-    """Go to `start` seconds."""
-    if file.frames >= UNKNOWN_LENGTH:
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """The descriptor of a file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # ValueError: a NUL in the name
+        raise AudioNotFoundError(AudioReason.NOT_FOUND, f"no audio file at {path}") from error
+    try:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise AudioError(
+                AudioReason.FOLDER,
+                f"{path} is a folder, not an audio file; give one file, or use units-extract for a folder",
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _decoded(path: Path, descriptor: int, start: float, duration: float | None) -> tuple[np.ndarray, int]:
+    """A segment of a file as mono float32 (T',), and its sample rate."""
+    import soundfile
+
+    shared = os.name != "nt"  # the decoder reads by the same descriptor
+    with soundfile.SoundFile(descriptor if shared else str(path), closefd=False) as file:
+        rate, frames = file.samplerate, file.frames
+        first, count = round(start * rate), None if duration is None else round(duration * rate)
+        within = count is not None and first + count <= frames  # the rest of the file does not matter
+        flac = shared and file.format == "FLAC" and first < frames < UNKNOWN_LENGTH
+        parts = () if within or flac else sound_parts(descriptor, file.format, frames)
+        if not parts:
+            _check_start(path, first, frames, rate)
+            wav = _mono(file, first, count)
+            if within or not flac or reads_to_the_end(descriptor):
+                return wav, rate
+            parts = sound_parts(descriptor, "FLAC", frames)
+            if not parts:
+                return wav, rate
+    wav = _joined(path, parts, rate)
+    _check_start(path, first, len(wav), rate)
+    return wav[first : None if count is None else first + count], rate
+
+
+def _joined(path: Path, parts: tuple[Part, ...], rate: int) -> np.ndarray:
+    """The parts of a file that is read in parts, one after the other: float32 (T',)."""
+    import soundfile
+
+    wavs, data = [], path.read_bytes()
+    for part in parts:
+        with soundfile.SoundFile(io.BytesIO(part.of(data))) as file:
+            if file.samplerate != rate:
+                raise IncompleteFile(
+                    f"it is several files joined, of {rate} and of {file.samplerate} Hz; give them one by one"
+                )
+            _check_start(path, 0, file.frames, rate)
+            wavs.append(_mono(file, 0, None))
+    return np.concatenate(wavs)
+
+
+def _check_start(path: Path, first: int, frames: int, rate: int) -> None:
+    """Refuse a segment that begins at or after the end, and a file whose length is unknown."""
+    if frames >= UNKNOWN_LENGTH:
         raise AudioError(
             AudioReason.UNKNOWN_LENGTH,
             f"{path} does not state its length, as if it was written into a pipe; write it as a file",
         )
-    first = round(start * file.samplerate)
-    if first and first >= file.frames:
+    if first and first >= frames:
         raise AudioError(
             AudioReason.OUTSIDE_FILE,
-            f"{path} is {file.frames / file.samplerate:.3f} s long; a segment cannot begin at {start:.3f} s",
+            f"{path} is {frames / rate:.3f} s long; a segment cannot begin at {first / rate:.3f} s",
         )
-    file.seek(first)
 
 
-def _mono(file: SoundFile, frames: int | None) -> np.ndarray:
-    """The next `frames` samples of an open file, or all that are left, channels averaged: float32 (T',).
+def _mono(file: SoundFile, first: int, count: int | None) -> np.ndarray:
+    """`count` samples of an open file from `first`, or all that follow: float32 (T',).
+
+    Channels are averaged. Where they cancel each other, as in a stereo file with one side inverted, the loudest channel
+    is read instead.
+    """
+    _go_to(file, first)
+    blocks, energies = [np.empty(0, np.float32)], np.zeros(file.channels)
+    averaged = total = 0.0
+    for block in _blocks(file, count):
+        if file.channels == 1:
+            blocks.append(block[:, 0])
+            continue
+        mean = block.mean(axis=1)
+        blocks.append(mean)
+        averaged += float(np.dot(mean, mean))
+        total += float(np.dot(block.ravel(), block.ravel()))
+    wav = np.concatenate(blocks)
+    announced = file.frames - first if count is None else min(count, file.frames - first)
+    if announced - len(wav) > INEXACT:
+        raise IncompleteFile(f"{announced} samples are announced, and {len(wav)} can be read")
+    if averaged * file.channels**2 >= CANCELLED * total or not total < math.inf:
+        return wav
+    if not file.seekable():
+        raise IncompleteFile("its channels cancel each other, and its format cannot be read twice to choose one")
+    blocks.clear()
+    _go_to(file, first)
+    for block in _blocks(file, count):
+        energies += np.square(block).sum(axis=0)
+    _go_to(file, first)
+    loudest = int(energies.argmax())
+    return np.concatenate([block[:, loudest] for block in _blocks(file, count)])
+
+
+def _blocks(file: SoundFile, count: int | None) -> Iterator[np.ndarray]:
+    """The next `count` samples of an open file, or all that are left: float32 (T', channels), a block at a time.
 
     The file is read in blocks, so that the length claimed by a damaged header is never allocated, and the channels of a
     long file are never in memory at once.
     """
-    blocks = [np.empty(0, np.float32)]
-    left = sys.maxsize if frames is None else frames
+    left = sys.maxsize if count is None else count
     while left > 0:
         block = file.read(min(BLOCK, left), dtype="float32", always_2d=True)
-        blocks.append(block[:, 0] if file.channels == 1 else block.mean(axis=1))
+        yield block
         if len(block) < min(BLOCK, left):
             break
         left -= len(block)
-    return np.concatenate(blocks)
+
+
+def _go_to(file: SoundFile, first: int) -> None:
+    """Go to a sample. GSM 6.10 cannot seek: what comes before is decoded."""
+    if file.seekable():
+        file.seek(first)
+    elif first:
+        for _ in _blocks(file, first):
+            pass
 
 
 def check_wav(wav: np.ndarray, source: str | Path = "the wav", grid: FrameGrid = HUBERT_GRID) -> np.ndarray:

@@ -21,7 +21,7 @@ FLOORS = {
 }
 # Inside a package, from the ground up. A room may import those on the lines above its own.
 ROOMS = {
-    "units": ("runtime", "audio codebook notation", "corpus", "encoder", "dataset", "vocoder"),
+    "units": ("runtime", "containers", "audio codebook notation", "corpus", "encoder", "dataset", "vocoder"),
     "speechgpt": ("vocab", "dialogue", "generation", "inference", "serve"),
     "instruct_data": ("text", "speech", "build", "toy released"),
     "stages": ("config", "planning system packing", "unit_system", "train"),

@@ -18,7 +18,7 @@ from units.audio import AudioError, AudioReason
 from units.corpus import layouts
 from units.corpus.layouts import AUDIO_SUFFIXES
 from units.corpus.manifest import CorpusReason, Utterance, read_manifest
-from units.runtime.refusals import Refusal, Refusals, refusal_of
+from units.runtime.refusals import Refusal, Refusals
 
 STANDARD_INPUT = "-"
 WILDCARDS = "*?["
@@ -56,7 +56,8 @@ def list_source(source: str | Path) -> Listing:
     refused: list[Refusal] = []
     refusals = Refusals(rows=refused)
     if source.suffix == ".tsv":
-        return Listing(list(layouts.fairseq(source, "", refusals)), refused)
+        rows = list(layouts.fairseq(source, "", refusals))
+        return Listing(_unique(rows, refusals), refused)
     if source.is_file():
         return Listing([Utterance(source.stem, source)])
     files = list(layouts.audio_files(source, refusals))
@@ -86,13 +87,18 @@ def _list_glob(pattern: str) -> Listing:
 def _list_files(files: Iterable[Path], root: Path = Path()) -> Listing:
     """Utterances of files, in their order. Ids are paths below `root`, and whole paths for files elsewhere."""
     named = [(layouts.file_id(path, root if path.is_relative_to(root) else Path(path.anchor)), path) for path in files]
+    refusals = Refusals(rows=[])
+    return Listing(_unique([Utterance(name, path) for name, path in named], refusals), refusals.rows or [])
+
+
+def _unique(utterances: list[Utterance], refusals: Refusals) -> list[Utterance]:
+    """The utterances whose id no other has, in their order. The others are refused."""
     by_id: dict[str, list[Path]] = {}
-    for name, path in named:
-        by_id.setdefault(name, []).append(path)
-    refused = []
+    for utterance in utterances:
+        by_id.setdefault(utterance.id, []).append(utterance.audio)
     for name, paths in by_id.items():
         if len(paths) > 1:
             for path in paths:
                 others = ", ".join(str(other) for other in paths if other != path) or "a repetition"
-                refused.append(refusal_of(name, CorpusReason.SAME_ID, f"of {others}", audio=path))
-    return Listing([Utterance(name, path) for name, path in named if len(by_id[name]) == 1], refused)
+                refusals.add(name, CorpusReason.SAME_ID, f"of {others}", audio=path)
+    return [utterance for utterance in utterances if len(by_id[utterance.id]) == 1]

@@ -104,6 +104,18 @@ def test_many_twins_are_listed_as_fast_as_others(tmp_path: Path) -> None:
     assert not good and len(refused) == len(names) and set(refused) == set(names)  # in quadratic time: many minutes
 
 
+def test_ids_that_a_fairseq_tsv_repeats_are_all_refused(tmp_path: Path) -> None:
+    for name in ("a.wav", "b.wav", "b.flac", "c.wav"):
+        save_wav(tmp_path / name, tones(0.3))
+    rows = "".join(f"{name}\t4800\n" for name in ("a.wav", "b.wav", "b.flac", "c.wav", "a.wav"))
+    (tmp_path / "rows.tsv").write_text(f"{tmp_path}\n{rows}")
+    listing = list_source(tmp_path / "rows.tsv")
+    assert [utterance.id for utterance in listing.utterances] == ["c"]
+    assert [(one.id, one.reason) for one in listing.refused] == [
+        (name, CorpusReason.SAME_ID) for name in ("a", "a", "b", "b")
+    ]
+
+
 @pytest.fixture
 def hostile(tmp_path: Path) -> tuple[Path, set[str]]:
     """A folder of everything that goes wrong, and the ids of its good files."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames
+from units.containers import check_wav_length
 from units.corpus.manifest import Utterance
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
@@ -79,6 +80,8 @@ def _length_in_header(utterance: Utterance) -> int | None:
             plain = file.format in ("WAV", "WAVEX") and file.subtype.startswith("PCM_") and file.seekable()
             if not plain or file.samplerate != SAMPLE_RATE:
                 return None
+            with utterance.audio.open("rb") as same:
+                check_wav_length(same.fileno())
             left = file.frames - min(round(utterance.start * SAMPLE_RATE), file.frames)
             length = left if utterance.duration is None else min(left, round(utterance.duration * SAMPLE_RATE))
             file.seek(file.frames - left + max(0, length - 1))

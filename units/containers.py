@@ -1,0 +1,285 @@
+"""How much sound the bytes of an audio file hold. A header may state less, and decoders believe it.
+
+    for part in sound_parts(descriptor, "MP3", frames):
+        soundfile.SoundFile(io.BytesIO(part.of(data)))
+
+Three kinds of file hold more than their header states: several files joined end to end (`cat a.mp3 b.mp3`, chained Ogg
+streams), an mp3 of variable bitrate without the frame that counts its frames, and one whose count is wrong. A file that
+was cut holds less. Only headers are read here: chunks of a wav, pages of Ogg, frames of mp3.
+
+Sources: Microsoft's RIFF and RFC 3533 (Ogg), RFC 9639 (FLAC), ISO 11172-3 and 13818-3 (mp3), and for the counting frame
+LAME's VbrTag.c.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+UNSTATED = 0x7FFF0000  # bytes: a wav that was written into a pipe announces at least as much
+SLOPPY = 64  # bytes by which writers of wavs miscount their data, such as the length of the header
+HEAD = 1024  # bytes of a wav that are read at once; its data begin within them, as a rule
+READ_AHEAD = 1 << 15  # bytes; libFLAC reads 8192 at a time
+TAIL = 1024  # bytes after the last chunk of a wav that need no explanation
+
+
+class IncompleteFile(ValueError):
+    """A file that does not hold what its header announces, or holds more that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A sound that is decoded separately: bytes [begin, end) of a file.
+
+    before: bytes that its decoder needs in front. patch: (offset in the file, bytes that replace those there).
+    """
+
+    begin: int
+    end: int
+    before: bytes = b""
+    patch: tuple[int, bytes] | None = None
+
+    def of(self, data: bytes | mmap.mmap) -> bytes:
+        """The bytes for the decoder."""
+        if self.patch is None:
+            return self.before + data[self.begin : self.end]
+        offset, replacement = self.patch
+        return data[self.begin : offset] + replacement + data[offset + len(replacement) : self.end]
+
+
+def sound_parts(file: int, kind: str, frames: int) -> tuple[Part, ...]:
+    """The parts of an audio file; none for a file whose header is right, which is read as it is.
+
+    Args:
+        file: descriptor of the open file. Its position stays.
+        kind: libsndfile's name of its format.
+        frames: samples of each channel that its header states, as libsndfile reports it.
+
+    Raises: IncompleteFile if the file is cut, or has sound behind its end that cannot be read.
+    """
+    if kind in ("WAV", "WAVEX"):
+        check_wav_length(file)
+    if kind not in READERS:
+        return ()
+    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
+        return READERS[kind](data, frames)
+
+
+def _joined(begins: list[int], end: int) -> tuple[Part, ...]:
+    """Parts from each beginning to the next; none if there is only one."""
+    if len(begins) < 2:
+        return ()
+    return tuple(Part(begin, after) for begin, after in zip(begins, [*begins[1:], end]))
+
+
+# --- wav: chunks of a name, a length and their bytes, in a RIFF
+
+
+def check_wav_length(file: int) -> None:
+    """Raise IncompleteFile if a wav is shorter than its header announces, or unknown bytes follow its audio."""
+    size, at, has_data = os.fstat(file).st_size, 12, False
+    head = _bytes_at(file, 0, HEAD)
+    if head[:4] != b"RIFF":
+        return
+    while at + 8 <= size:
+        name, length = struct.unpack("<4sI", head[at : at + 8] if at + 8 <= HEAD else _bytes_at(file, at, 8))
+        if not all(32 <= byte < 127 for byte in name) or (has_data and at + 8 + length > size):
+            break
+        at += 8 + length
+        if name == b"data":
+            if length >= UNSTATED or not length or at == size:
+                return
+            if at > size + SLOPPY:
+                raise IncompleteFile(f"its header announces {at - size} bytes more than the file has; it was cut")
+            has_data = True
+        if length % 2 and _bytes_at(file, at, 1) in (b"\0", b""):  # some writers leave out the pad byte
+            at += 1
+    if has_data and size - at > TAIL:
+        rest = _bytes_at(file, at, size - at)
+        if rest[:3] not in (b"ID3", b"TAG") and rest.strip(b"\0"):
+            raise IncompleteFile(f"{size - at} bytes follow the audio that its header announces")
+
+
+def _bytes_at(file: int, offset: int, count: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file, count, offset)
+    position = os.lseek(file, 0, os.SEEK_CUR)
+    os.lseek(file, offset, os.SEEK_SET)
+    found = os.read(file, count)
+    os.lseek(file, position, os.SEEK_SET)
+    return found
+
+
+# --- FLAC
+
+
+def reads_to_the_end(file: int) -> bool:
+    """Whether a decoder of FLAC that shares the descriptor and has read all has come to the end of the bytes.
+
+    It reads some bytes ahead, so the last ones are searched for a second file. The search of a whole file, in
+    `sound_parts`, takes as long as a tenth of the decoding.
+    """
+    size = os.fstat(file).st_size
+    if os.lseek(file, 0, os.SEEK_CUR) < size:
+        return False
+    return b"fLaC" not in _bytes_at(file, max(4, size - READ_AHEAD), READ_AHEAD)
+
+
+def _flac_parts(data: mmap.mmap, frames: int) -> tuple[Part, ...]:
+    begins, at = [], data.find(b"fLaC")
+    while at >= 0:
+        if data[at + 4] & 0x7F == 0 and data[at + 5 : at + 8] == b"\0\0\x22":  # STREAMINFO, 34 bytes long
+            begins.append(at)
+        at = data.find(b"fLaC", at + 4)
+    return _joined(begins, len(data))
+
+
+# --- Ogg: pages; the streams of a new link begin after pages of others
+
+
+def _ogg_parts(data: mmap.mmap, frames: int) -> tuple[Part, ...]:
+    begins, at, end, inside = [0], 0, len(data), False
+    while (at := data.find(b"OggS", at)) >= 0 and at + 27 <= end:
+        first, segments = data[at + 5] & 2, data[at + 26]
+        length = 27 + segments + sum(data[at + 27 : at + 27 + segments])
+        if at + length > end:
+            raise IncompleteFile(f"its last page is cut: {at + length - end} bytes are missing")
+        if first and inside:
+            begins.append(at)
+        inside = not first
+        at += length
+    return _joined(begins, end)
+
+
+# --- mp3: frames, the first of which may hold no sound and a count of the others
+
+KBPS = {
+    3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}  # of layer III, by the version's bits; version 2.5 (bits 0) has those of 2
+HERTZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+COUNTED_BITRATE = 9  # its index: large enough for a counting frame at every sample rate
+MISCOUNTED = 2  # frames by which encoders miscount
+
+
+def _frame_lengths() -> dict[int, int]:
+    """Bytes of a frame by the second and third byte of its header."""
+    lengths = {}
+    for version, rates in HERTZ.items():
+        for bitrate, kbps in list(enumerate(KBPS[version or 2]))[1:]:
+            for i, rate in enumerate(rates):
+                for unprotected in (0, 1):
+                    for low in range(4):
+                        header = (0xE2 | version << 3 | unprotected) << 8 | bitrate << 4 | i << 2 | low
+                        lengths[header] = (144 if version == 3 else 72) * kbps * 1000 // rate + (low >> 1)
+    return lengths
+
+
+LENGTHS = _frame_lengths()
+
+
+@dataclass
+class _Frames:
+    """Frames in a row. begin, end: bytes. count: of frames with sound. stated: (offset, count) in the counting frame."""
+
+    begin: int
+    end: int
+    count: int = 0
+    stated: tuple[int, int] | None = None
+
+
+def _mp3_parts(data: mmap.mmap, frames: int) -> tuple[Part, ...]:
+    found = list(_mp3_streams(data))
+    if not found:
+        return ()
+    samples = 1152 if data[found[0].begin + 1] >> 3 & 3 == 3 else 576
+    if len(found) == 1 and found[0].stated is None and abs(frames - found[0].count * samples) <= samples:
+        return ()
+    parts = tuple(_mp3_part(data, stream) for stream in found)
+    return () if len(parts) == 1 and not parts[0].before and not parts[0].patch else parts
+
+
+def _mp3_part(data: mmap.mmap, stream: _Frames) -> Part:
+    if stream.stated is None:
+        return Part(stream.begin, stream.end, before=_counting_frame(data, stream))
+    offset, stated = stream.stated
+    if stated > stream.count + MISCOUNTED:
+        raise IncompleteFile(f"its header announces {stated} frames of audio, and {stream.count} are there")
+    if stated >= stream.count - MISCOUNTED:
+        return Part(stream.begin, stream.end)
+    return Part(stream.begin, stream.end, patch=(offset, stream.count.to_bytes(4, "big")))
+
+
+def _counting_frame(data: mmap.mmap, stream: _Frames) -> bytes:
+    """A frame without sound that states the number of frames, for a stream that has none."""
+    _, second, third, fourth = data[stream.begin : stream.begin + 4]
+    header = bytes([0xFF, second | 1, COUNTED_BITRATE << 4 | third & 0x0C, fourth])
+    tag = bytes(_tag_offset(header) - 4) + b"Xing" + (1).to_bytes(4, "big") + stream.count.to_bytes(4, "big")
+    return (header + tag).ljust(LENGTHS[header[1] << 8 | header[2]], b"\0")
+
+
+def _tag_offset(header: bytes) -> int:
+    """Where a frame's counting tag begins: behind the header and the side information."""
+    mono = header[3] >> 6 == 3
+    return 4 + ((17 if mono else 32) if header[1] >> 3 & 3 == 3 else (9 if mono else 17))
+
+
+def _mp3_streams(data: mmap.mmap) -> Iterator[_Frames]:
+    """The streams of an mp3: a new one begins at each counting frame, and where version or sample rate change."""
+    stream: _Frames | None = None
+    kind, at = (0, 0), 0
+    while (at := _next_frame(data, at, stream is not None)) >= 0:
+        header = data[at : at + 4]
+        length = LENGTHS[header[1] << 8 | header[2]]
+        tag = at + _tag_offset(header)
+        counting = data[tag : tag + 4] in (b"Xing", b"Info")
+        if stream is None or counting or kind != (header[1] & 0x18, header[2] & 0x0C):
+            if stream is not None:
+                yield stream
+            stream, kind = _Frames(at, at), (header[1] & 0x18, header[2] & 0x0C)
+        if counting and data[tag + 7] & 1:
+            stream.stated = tag + 8, int.from_bytes(data[tag + 8 : tag + 12], "big")
+        stream.count += not counting
+        at += length
+        stream.end = at
+    if stream is not None:
+        yield stream
+
+
+def _next_frame(data: mmap.mmap, at: int, following: bool) -> int:
+    """Where the next whole frame begins, from `at`; -1 if there is none. Tags and damage are skipped.
+
+    following: a frame ends at `at`, so one that begins there needs no confirmation by the next.
+    """
+    end, begin = len(data), at
+    while at >= 0 and at + 4 <= end:
+        if data[at : at + 3] == b"ID3":
+            size = 0
+            for byte in data[at + 6 : at + 10]:
+                size = size << 7 | byte & 0x7F
+            at += 10 + size + (10 if data[at + 5] & 0x10 else 0)
+            continue
+        after = at + _length_at(data, at)
+        confirmed = (following and at == begin) or after == end or _length_at(data, after)
+        if at < after <= end and confirmed:
+            return at
+        marks = [found for found in (data.find(b"\xff", at + 1), data.find(b"ID3", at + 1)) if found >= 0]
+        at = min(marks, default=-1)
+    return -1
+
+
+def _length_at(data: mmap.mmap, at: int) -> int:
+    """Bytes of the frame at an offset; 0 if none begins there."""
+    if at + 4 > len(data) or data[at] != 0xFF:
+        return 0
+    return LENGTHS.get(data[at + 1] << 8 | data[at + 2], 0)
+
+
+READERS: dict[str, Callable[[mmap.mmap, int], tuple[Part, ...]]] = {
+    "FLAC": _flac_parts,
+    "OGG": _ogg_parts,
+    "MP3": _mp3_parts,
+}
