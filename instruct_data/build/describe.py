@@ -43,7 +43,7 @@ def report(found: Description) -> Iterator[str]:
             f"for example in {leak.examples[0]} and in {leak.examples[1]}"
         )
     if not found.leaks:
-        yield "no speech and no sentence occurs in two splits"
+        yield "no utterance and no sentence occurs in two splits"
 
 
 def _used_units(found: Description) -> str:

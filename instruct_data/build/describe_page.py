@@ -1,135 +1,181 @@
-"""The description of a set as one HTML file: figures, plots, and examples to read and play."""
+"""The description as one HTML file, from describe.html.jinja and describe.css: tables, plots and examples."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from instruct_data.build.description import Description, length_rows
-from speechgpt.dialogue import Conversation, Part, Speech
+from instruct_data.build.description import Description, Leak, TaskLengths, length_rows
+from instruct_data.text.extras import required
+from speechgpt.dialogue import Speech, part_kind
 from units.audio import SAMPLE_RATE
-from units.codebook import Units
+from units.codebook import Codebook, Units
 from units.runtime.atomic import written_whole
-from units.vocoder.unit_vocoder import UnitVocoder
 
-CSS = """body{font:16px/1.5 system-ui,sans-serif;color:#22303c;background:#f4f6f8;max-width:1000px;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;background:#fff;font-size:.92rem}th,td{padding:.35rem .8rem;border:1px solid #dfe6ec;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#b3402a;font-weight:600}.ok{color:#2d7d46}
-.turn{background:#fff;border:1px solid #dfe6ec;border-radius:8px;padding:.5rem .9rem;margin:.3rem 0}.assistant{margin-left:3rem}
-img{max-width:100%;background:#fff}audio{display:block;height:34px;margin:.2rem 0}code{font-size:.8rem;color:#5d6c79;overflow-wrap:anywhere}"""
-SHOWN_UNITS = 24
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from units.vocoder.unit_vocoder import UnitVocoder
+
+TEMPLATE = "describe.html.jinja"
+COLOUR = "#1f6f8b"
+SHOWN_UNITS = 24  # of an utterance
+PLOTS_IN_A_ROW = 4
 
 
 def write_page(path: Path, data: Path, found: Description, vocoder: Path | None) -> Path:
     """Write the page.
 
     Args:
-        data: what is described. vocoder: its folder, for examples that can be played.
+        path: the HTML file.
+        data: what is described, for the title.
+        found: the description.
+        vocoder: a vocoder's folder; with it, examples with units can be played.
+
+    Returns: `path`.
+
+    Raises:
+        ImportError: if jinja2 or matplotlib is not installed.
     """
-    voice = UnitVocoder.from_pretrained(vocoder) if vocoder else None
-    counts = [(name, task, f"{n:,}") for name, tasks in found.sets.items() for task, n in sorted(tasks.items())]
-    refused = [(name, reason, f"{n:,}") for name, reasons in found.refused.items() for reason, n in reasons.items()]
-    lengths = [(task, name, *numbers) for task, name, numbers in length_rows(found.lengths)]
-    leaks = [(leak.kind, " and ".join(leak.splits), f"{leak.count:,}", *leak.examples) for leak in found.leaks]
-    body = [
-        f"<h1>{escape(str(data))}</h1><p>{found.total:,} conversations, {found.duplicates:,} said before word for word.</p>",
-        "<h2>Counts</h2>", _table(("set", "task", "conversations"), counts),
-        "<h2>Left out</h2>" + _table(("set", "reason", "records"), refused) if refused else "",
-        "<h2>Two sides</h2>",
-        "<p class=bad>Inputs stand on two sides.</p>" + _table(("what", "sides", "how many", "one", "the other"), leaks)
-        if leaks else "<p class=ok>No sound and no sentence stands on two sides.</p>",
-        "<h2>Lengths</h2>", _table(("task", "in", "mean", "median", "95 %", "most"), lengths), _length_plot(found),
-        "<h2>Units</h2>" + _unit_plot(found) if found.used is not None else "",
-        "<h2>Examples</h2>", *(_example(c, found, voice) for kept in found.examples.values() for c in kept),
-    ]  # fmt: skip
+    text = _html(data, found, _open_vocoder(vocoder) if vocoder else None)
     with written_whole(path) as file:
-        file.write(
-            f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(str(data))}</title><style>{CSS}</style>"
-        )
-        file.write("\n".join(part for part in body if part) + "</html>\n")
+        file.write(text)
     return path
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def cell(text: str) -> str:
-        number = text.replace(",", "").replace(".", "").isdigit()
-        return f"<td{' class=n' if number else ''}>{escape(text)}</td>"
+def _open_vocoder(folder: Path) -> UnitVocoder:
+    from units.vocoder.unit_vocoder import UnitVocoder
 
-    top = "".join(f"<th>{escape(name)}</th>" for name in header)
-    return f"<table><tr>{top}</tr>" + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows) + "</table>"
+    return UnitVocoder.from_pretrained(folder)
 
 
-def _length_plot(found: Description) -> str:
-    """One histogram a task, in the finest measure that could be told."""
-    plt = _pyplot()
-    tasks = sorted(found.lengths)
-    rows, columns = -(-len(tasks) // 4), min(len(tasks), 4)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.6 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[len(tasks) :]:
-        axis.set_visible(False)
-    for axis, task in zip(axes.flat, tasks):
-        known = {name: getattr(found.lengths[task], name) for name in ("tokens", "units", "words")}
-        name, values = next(((n, v) for n, v in known.items() if len(v) and max(v)), ("words", known["words"]))
-        axis.hist(np.asarray(values), bins=30, color="#1f6f8b")
-        axis.set(title=task, xlabel=name)
-    return _picture(figure, "lengths of the conversations of each task")
-
-
-def _unit_plot(found: Description) -> str:
-    plt = _pyplot()
-    used = np.zeros(0) if found.used is None else found.used
-    figure, axis = plt.subplots(figsize=(9, 2.6), layout="constrained")
-    axis.bar(np.arange(len(used)), np.sort(used)[::-1], width=1.0, color="#1f6f8b")
-    axis.set(xlabel="units, most used first", ylabel="times", xlim=(-0.5, max(len(used) - 0.5, 0.5)))
-    return f"<p>{int((used > 0).sum())} of {len(used)} are used.</p>" + _picture(figure, "how often each unit is used")
-
-
-def _example(conversation: Conversation, found: Description, voice: UnitVocoder | None) -> str:
-    turns = "".join(
-        f"<div class='turn {message.role}'>{''.join(_part(part, found, voice) for part in message.parts)}</div>"
-        for message in conversation.messages
+def _html(data: Path, found: Description, vocoder: UnitVocoder | None) -> str:
+    """The whole page. Every text of the sets is escaped."""
+    jinja2 = required("jinja2")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    return f"<h3>{escape(conversation.task)}: {escape(conversation.id)}</h3>{turns}"
+    environment.filters |= {"kind": part_kind, "spelled": spelled, "segment": segment}
+    environment.globals["spoken"] = lambda units: _spoken(units, found.codebook, vocoder)
+    return environment.get_template(TEMPLATE).render(
+        title=str(data),
+        found=found,
+        counts=_counts(("set", "task", "conversations"), found.sets),
+        refused=_counts(("set", "reason", "records"), found.refused),
+        leaks=_leaks(found.leaks),
+        lengths=_lengths(found.lengths),
+        length_plot=_length_plot(found.lengths),
+        unit_plot=None if found.used is None else _unit_plot(found.used),
+        units_used=None if found.used is None else int((found.used > 0).sum()),
+    )
 
 
-def _part(part: Part, found: Description, voice: UnitVocoder | None) -> str:
-    if isinstance(part, str):
-        return f"<div>{escape(part)}</div>"
-    if isinstance(part, Speech):
-        return f"<div><code>{escape(part.audio)}</code></div>" + _part(part.units or (), found, voice)
-    spelled = escape(" ".join(map(str, part[:SHOWN_UNITS])) + (" .." if len(part) > SHOWN_UNITS else ""))
-    sound = ""
-    if voice is not None and found.codebook is not None and part:
-        sound = _audio(voice.decode(Units(part, None, found.codebook)))
-    return f"<div><code>{len(part)} units: {spelled}</code>{sound}</div>"
+# --- tables
 
 
-def _audio(wav: np.ndarray) -> str:
+@dataclass(frozen=True)
+class Table:
+    """A table of the page. numbers: the columns that are aligned to the right."""
+
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    numbers: tuple[int, ...]
+
+
+def _counts(header: tuple[str, str, str], counts: dict[str, dict[str, int]]) -> Table:
+    """The counts of each set."""
+    rows = [(name, key, f"{number:,}") for name, of_set in counts.items() for key, number in sorted(of_set.items())]
+    return Table(header, rows, (2,))
+
+
+def _leaks(leaks: list[Leak]) -> Table:
+    rows = [(leak.kind, " and ".join(leak.splits), f"{leak.count:,}", *leak.examples) for leak in leaks]
+    return Table(("inputs", "splits", "count", "one conversation", "another"), rows, (2,))
+
+
+def _lengths(lengths: dict[str, TaskLengths]) -> Table:
+    rows = [(task, measure, *numbers) for task, measure, numbers in length_rows(lengths)]
+    return Table(("task", "length in", "mean", "median", "95 %", "max"), rows, (2, 3, 4, 5))
+
+
+# --- examples
+
+
+def spelled(units: tuple[int, ...]) -> str:
+    """The first units of an utterance, as numbers."""
+    return " ".join(map(str, units[:SHOWN_UNITS])) + (" .." if len(units) > SHOWN_UNITS else "")
+
+
+def segment(speech: Speech) -> str:
+    """The audio file of a speech part, and the segment of it in seconds."""
+    if speech.duration is not None:
+        return f"{speech.audio}, {speech.start:.2f} s to {speech.start + speech.duration:.2f} s"
+    return f"{speech.audio}, from {speech.start:.2f} s" if speech.start else speech.audio
+
+
+def _spoken(units: tuple[int, ...], codebook: Codebook | None, vocoder: UnitVocoder | None) -> str | None:
+    """Units as speech, a WAV file in base64; None without a vocoder."""
+    if vocoder is None or codebook is None or not units:
+        return None
     import soundfile
 
     file = io.BytesIO()
-    soundfile.write(file, wav, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-    return f"<audio controls preload=none src='data:audio/wav;base64,{base64.b64encode(file.getvalue()).decode()}'></audio>"
+    soundfile.write(file, vocoder.decode(Units(units, None, codebook)), SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return base64.b64encode(file.getvalue()).decode()
 
 
-def _picture(figure, title: str) -> str:
+# --- plots
+
+
+def _length_plot(lengths: dict[str, TaskLengths]) -> str:
+    """A histogram of each task in its most exact measure, as a PNG file in base64."""
+    tasks = sorted(lengths)
+    rows, columns = -(-len(tasks) // PLOTS_IN_A_ROW), min(len(tasks), PLOTS_IN_A_ROW)
+    figure = _figure(3.1 * columns, 2.6 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_visible(False)
+    for axis, task in zip(axes.flat, tasks):
+        measure, values = _most_exact(lengths[task])
+        axis.hist(np.asarray(values), bins=30, color=COLOUR)
+        axis.set(title=task, xlabel=measure)
+    return _png(figure)
+
+
+def _most_exact(lengths: TaskLengths) -> tuple[str, np.ndarray]:
+    """The first of tokens, units and words that is known and not 0 everywhere."""
+    for measure in ("tokens", "units"):
+        values = np.asarray(getattr(lengths, measure))
+        if values.any():
+            return measure, values
+    return "words", np.asarray(lengths.words)
+
+
+def _unit_plot(used: np.ndarray) -> str:
+    """How often each unit occurs, as a PNG file in base64."""
+    figure = _figure(9, 2.6)
+    axis = figure.subplots()
+    axis.bar(np.arange(len(used)), np.sort(used)[::-1], width=1.0, color=COLOUR)
+    axis.set(xlabel="units, by frequency", ylabel="occurrences", xlim=(-0.5, max(len(used) - 0.5, 0.5)))
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure; width and height in inches."""
+    return required("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+
+
+def _png(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, dpi=110, format="png", facecolor="white")
-    _pyplot().close(figure)
-    return f"<img alt='{escape(title)}' src='data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'>"
-
-
-def _pyplot():
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise SystemExit("the page needs matplotlib; install it with: pip install matplotlib") from error
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
+    return base64.b64encode(file.getvalue()).decode()

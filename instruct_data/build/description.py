@@ -1,6 +1,6 @@
-"""What a folder of conversation sets holds: counts, lengths, units used, duplicates, and what stands on two sides.
+"""What conversation sets hold: counts, lengths, units used, duplicates, and leakage between splits.
 
-Memory grows by a few bytes for a conversation: lengths and 8-byte digests, never the conversations.
+Sets are streamed. Memory grows by a few bytes for each conversation: its lengths and 8-byte digests.
 """
 
 from __future__ import annotations
@@ -25,10 +25,17 @@ from units.codebook import Codebook
 from units.dataset.unit_set import UnitSet
 from units.runtime.progress import progress
 
+MEASURES = ("tokens", "seconds", "units", "words")  # of a conversation
+UTTERANCES, SENTENCES = "utterances", "sentences"  # the kinds of inputs that may leak
+
 
 @dataclass(frozen=True)
 class Leak:
-    """Inputs of one kind (`sounds` or `sentences`) in two splits: how many, and one conversation of each split."""
+    """Inputs that occur in two splits.
+
+    kind: `utterances` or `sentences`. splits: the two. count: of such inputs. examples: FILE: ID of one conversation
+    of each split.
+    """
 
     kind: str
     splits: tuple[str, str]
@@ -38,7 +45,7 @@ class Leak:
 
 @dataclass
 class TaskLengths:
-    """Of each conversation of a task: units, words, and where they can be told tokens and seconds."""
+    """The lengths of each conversation of a task; tokens and seconds only where they are known."""
 
     units: array = field(default_factory=lambda: array("I"))
     words: array = field(default_factory=lambda: array("I"))
@@ -48,7 +55,12 @@ class TaskLengths:
 
 @dataclass
 class Description:
-    """sets: counts by task of each. used: how often each unit occurs (K,), or None without units."""
+    """What a list of conversation sets holds.
+
+    sets: conversations by task, of each set. refused: refusals by reason, of each set. used: how often each unit occurs
+    (K,), None where no set has units. lengths: by task. duplicates: conversations that are equal to an earlier one.
+    examples: the first conversations of each task.
+    """
 
     sets: dict[str, dict[str, int]] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -61,26 +73,34 @@ class Description:
 
     @property
     def total(self) -> int:
+        """The number of conversations."""
         return sum(sum(tasks.values()) for tasks in self.sets.values())
 
 
-def find_sets(place: Path) -> tuple[list[tuple[str, Path]], dict[str, dict[str, int]]]:
-    """The sets of a folder with their sides, and the refusals that `build.json` counts; or one set.
+# --- the sets of a folder
 
-    Raises: FileNotFoundError if there is none.
+
+def find_sets(place: Path) -> tuple[list[tuple[str, Path]], dict[str, dict[str, int]]]:
+    """The conversation sets of a folder, each with its split, and the refusals that `build.json` counts.
+
+    Args:
+        place: a folder, or one conversation set.
+
+    Raises:
+        FileNotFoundError: if there is no set.
     """
     if place.is_file():
-        return [(_side(place), place)], {}
+        return [(_split_of(place), place)], {}
     facts = place / "build.json"
     built = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
     if "sides" in built:
-        named = ((side, place / f"{name}.jsonl") for name, side in built["sides"].items())
-        found = [(side, path if path.exists() else path.with_name(f"{path.name}.gz")) for side, path in named]
+        named = ((split, place / f"{name}.jsonl") for name, split in built["sides"].items())
+        found = [(split, path if path.exists() else path.with_name(f"{path.name}.gz")) for split, path in named]
     else:
         paths = sorted(path for ending in ("*.jsonl", "*.jsonl.gz") for path in place.glob(ending) if _is_set(path))
-        found = [(_side(path), path) for path in paths]
+        found = [(_split_of(path), path) for path in paths]
     if not found:
-        raise FileNotFoundError(f"{place} is no conversation set and holds none; instruct_data.build makes some")
+        raise FileNotFoundError(f"{place} is not a conversation set and holds none; instruct-build makes them")
     return found, built.get("refused", {})
 
 
@@ -88,13 +108,83 @@ def _is_set(path: Path) -> bool:
     return not path.name.endswith(".refused.jsonl") and not path.name.startswith(".")
 
 
-def _side(path: Path) -> str:
+def _split_of(path: Path) -> str:
+    """The split that the name of a set ends with, such as `asr_dev`; train if there is none."""
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return next((side for side in SIDES if stem.endswith(f"_{side}")), "train")
+    return next((split for split in SIDES if stem.endswith(f"_{split}")), "train")
+
+
+# --- inputs and leakage
+
+
+def digest(content: object) -> int:
+    """64 bits of a value whose repr is complete."""
+    return int.from_bytes(hashlib.blake2b(repr(content).encode(), digest_size=8).digest(), "big")
+
+
+def inputs(conversation: Conversation) -> Iterator[tuple[str, object]]:
+    """What may occur in one split only, as (kind, content).
+
+    These are the utterances of the prompts, and for tts of the reply; the first question; and the sentence that tts
+    reads out. A question counts as the same whether it is typed or transcribed. Spoken answers may occur in several
+    splits, since many questions have the same answer; so may the transcripts of asr, which are no questions.
+    """
+    human = [message for message in conversation.messages if message.role == "human"]
+    utterances = [part for message in human for part in message.parts if not isinstance(part, str)]
+    if conversation.task == "tts":
+        utterances += [part for part in conversation.messages[1].parts if not isinstance(part, str)]
+    for part in utterances:
+        yield UTTERANCES, _content(part)
+    question = asked(*conversation.messages[:2]) if len(conversation.messages) > 1 else None
+    if question is not None:
+        kind = "tts" if conversation.task == "tts" else "asked"
+        yield SENTENCES, (kind, question.rstrip(". "))  # the wording of the paper removes the last dot
+
+
+def _content(part: Part) -> object:
+    """The units of an utterance, or the segment of its recording if they are not known."""
+    if not isinstance(part, Speech):
+        return part
+    return part.units if part.units is not None else (part.audio, part.start, part.duration)
+
+
+class SeenInputs:
+    """Digests of the inputs of each split."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, dict[str, array]] = {kind: {} for kind in (UTTERANCES, SENTENCES)}
+
+    def add(self, split: str, conversation: Conversation) -> None:
+        """Remember the inputs of a conversation."""
+        for kind, content in inputs(conversation):
+            self.digests[kind].setdefault(split, array("Q")).append(digest(content))
+
+    def leaks(self, sets: Sequence[tuple[str, Path]]) -> Iterator[Leak]:
+        """The inputs that occur in two splits. The sets, each with its split, are read again for examples."""
+        for kind, splits in self.digests.items():
+            unique = {split: np.unique(np.asarray(digests)) for split, digests in splits.items()}
+            for one, other in itertools.combinations(sorted(unique, key=SIDES.index), 2):
+                shared = np.intersect1d(unique[one], unique[other])
+                if len(shared):
+                    first = int(shared[0])
+                    examples = (_example(sets, one, kind, first), _example(sets, other, kind, first))
+                    yield Leak(kind, (one, other), len(shared), examples)
+
+
+def _example(sets: Sequence[tuple[str, Path]], split: str, kind: str, wanted: int) -> str:
+    """FILE: ID of the first conversation of a split that has an input."""
+    for path in (path for of, path in sets if of == split):
+        for conversation in read_conversations(path):
+            if any(of == kind and digest(content) == wanted for of, content in inputs(conversation)):
+                return f"{path.name}: {conversation.id}"
+    raise AssertionError(f"no conversation of {split} has the input {wanted}")
+
+
+# --- lengths
 
 
 class Durations:
-    """Seconds of a sound by its units, from the unit sets that it came from."""
+    """Seconds of an utterance by its units, from unit sets."""
 
     def __init__(self, unit_sets: Sequence[UnitSet]) -> None:
         keys, seconds = array("Q"), array("f")
@@ -106,38 +196,28 @@ class Durations:
         self.keys, self.seconds = np.asarray(keys)[order], np.asarray(seconds)[order]
 
     def __call__(self, ids: tuple[int, ...]) -> float | None:
+        """Seconds, or None if no unit set has the utterance."""
         key = np.uint64(digest(ids))
         at = int(np.searchsorted(self.keys, key))
         return float(self.seconds[at]) if at < len(self.keys) and self.keys[at] == key else None
 
 
-def digest(content: object) -> int:
-    """64 bits of anything whose repr says all of it."""
-    return int.from_bytes(hashlib.blake2b(repr(content).encode(), digest_size=8).digest(), "big")
+def spread(values: object) -> tuple[float, float, float, float]:
+    """Mean, median, 95th percentile and maximum."""
+    numbers = np.asarray(values, float)
+    return float(numbers.mean()), float(np.median(numbers)), float(np.percentile(numbers, 95)), float(numbers.max())
 
 
-def inputs(conversation: Conversation) -> Iterator[tuple[str, object]]:
-    """What must not stand on two sides: each sound that is heard, and for tts spoken; each question, and what is read out.
-
-    Spoken answers may: many questions have the same one. So may transcripts of asr, which nobody answers. Of a chat of
-    several turns the first question counts. A question is the same typed and transcribed.
-    """
-    human = [message for message in conversation.messages if message.role == "human"]
-    heard = [part for message in human for part in message.parts if not isinstance(part, str)]
-    if conversation.task == "tts":
-        heard += [part for part in conversation.messages[1].parts if not isinstance(part, str)]
-    yield from (("sounds", _sound(part)) for part in heard)
-    question = asked(*conversation.messages[:2]) if len(conversation.messages) > 1 else None
-    if question is not None:
-        kind = "tts" if conversation.task == "tts" else "asked"
-        yield "sentences", (kind, question.rstrip(". "))  # the paper's wording takes the last dot
+def length_rows(lengths: dict[str, TaskLengths]) -> Iterator[tuple[str, str, list[str]]]:
+    """(task, measure, spread) of all lengths that are known."""
+    for task, found in sorted(lengths.items()):
+        for measure in MEASURES:
+            values = getattr(found, measure)
+            if len(values) and max(values):
+                yield task, measure, [f"{number:,.1f}" for number in spread(values)]
 
 
-def _sound(part: Part) -> object:
-    """The units of a sound, or where its recording lies if they are not known."""
-    if not isinstance(part, Speech):
-        return part
-    return part.units if part.units is not None else (part.audio, part.start, part.duration)
+# --- the description
 
 
 def describe(
@@ -146,52 +226,37 @@ def describe(
     count_tokens: Callable[[Conversation], int] | None = None,
     examples: int = 2,
 ) -> Description:
-    """Read sets and say what they hold.
+    """Read conversation sets and describe them.
 
     Args:
-        sets: each with its side.
-        durations: seconds of a sound; without it lengths in seconds are not told.
-        count_tokens: tokens of a conversation; without it lengths in tokens are not told.
-        examples: conversations of each task to keep, the first ones.
+        sets: each with its split.
+        durations: seconds of an utterance by its units; without it, only speech parts have a length in seconds.
+        count_tokens: tokens of a conversation; without it, there are no lengths in tokens.
+        examples: how many conversations of each task are kept; they are the first ones.
+
+    Raises:
+        CodebookMismatch: if the sets have different codebooks.
     """
-    found = Description()
-    whole = array("Q")
-    seen: dict[str, dict[str, array]] = {kind: defaultdict(lambda: array("Q")) for kind in ("sounds", "sentences")}
-    for side, path in sets:
+    found, seen, conversations = Description(), SeenInputs(), array("Q")
+    for split, path in sets:
         opened = read_conversations(path)
-        _meet_codebook(found, opened)
+        _check_codebook(found, opened)
         counts: Counter[str] = Counter()
         for conversation in progress(opened, desc=f"reading {path.name}", unit="conversations", total=len(opened)):
             counts[conversation.task] += 1
-            whole.append(digest(conversation.messages))
-            for kind, content in inputs(conversation):
-                seen[kind][side].append(digest(content))
+            conversations.append(digest(conversation.messages))
+            seen.add(split, conversation)
             _measure(found, conversation, durations, count_tokens)
             kept = found.examples.setdefault(conversation.task, [])
             if len(kept) < examples:
                 kept.append(conversation)
         found.sets[path.name] = dict(counts)
-    found.duplicates = len(whole) - len(np.unique(np.asarray(whole)))
-    found.leaks = list(_leaks(sets, seen))
+    found.duplicates = len(conversations) - len(np.unique(np.asarray(conversations)))
+    found.leaks = list(seen.leaks(sets))
     return found
 
 
-def spread(values: object) -> tuple[float, float, float, float]:
-    """Mean, median, 95th percentile, greatest."""
-    numbers = np.asarray(values, float)
-    return float(numbers.mean()), float(np.median(numbers)), float(np.percentile(numbers, 95)), float(numbers.max())
-
-
-def length_rows(lengths: dict[str, TaskLengths]) -> Iterator[tuple[str, str, list[str]]]:
-    """Task, what is counted, and its spread, for all that could be told."""
-    for task, found in sorted(lengths.items()):
-        for name in ("tokens", "seconds", "units", "words"):
-            values = getattr(found, name)
-            if len(values) and max(values):
-                yield task, name, [f"{number:,.1f}" for number in spread(values)]
-
-
-def _meet_codebook(found: Description, opened: ConversationSet) -> None:
+def _check_codebook(found: Description, opened: ConversationSet) -> None:
     if opened.codebook and found.codebook:
         found.codebook.check_same(opened.codebook, "the sets before it", str(opened.path))
     elif opened.codebook:
@@ -204,37 +269,31 @@ def _measure(
     durations: Callable[[tuple[int, ...]], float | None] | None,
     count_tokens: Callable[[Conversation], int] | None,
 ) -> None:
+    """Add the lengths and the units of one conversation."""
     lengths = found.lengths[conversation.task]
     parts = [part for message in conversation.messages for part in message.parts]
     spoken = [part for part in parts if not isinstance(part, str)]
-    sounds = [part.units or () if isinstance(part, Speech) else part for part in spoken]
-    lengths.units.append(sum(map(len, sounds)))
+    units = [_units_of(part) for part in spoken]
+    lengths.units.append(sum(map(len, units)))
     lengths.words.append(sum(len(part.split()) for part in parts if isinstance(part, str)))
     if found.used is not None:
-        for sound in sounds:
-            found.used += np.bincount(np.asarray(sound, np.intp), minlength=len(found.used))
+        for ids in units:
+            found.used += np.bincount(np.asarray(ids, np.intp), minlength=len(found.used))
     if count_tokens:
         lengths.tokens.append(count_tokens(conversation))
-    if durations and sounds:
-        known = [durations(sound) for sound in sounds]
-        if None not in known:
-            lengths.seconds.append(sum(seconds for seconds in known if seconds is not None))
+    seconds = [_seconds_of(part, durations) for part in spoken]
+    known = [value for value in seconds if value is not None]
+    if known and len(known) == len(spoken):
+        lengths.seconds.append(sum(known))
 
 
-def _leaks(sets: Sequence[tuple[str, Path]], seen: dict[str, dict[str, array]]) -> Iterator[Leak]:
-    for kind, sides in seen.items():
-        unique = {side: np.unique(np.asarray(digests)) for side, digests in sides.items()}
-        for one, other in itertools.combinations(sorted(unique, key=SIDES.index), 2):
-            shared = np.intersect1d(unique[one], unique[other])
-            if len(shared):
-                examples = tuple(_example(sets, side, kind, int(shared[0])) for side in (one, other))
-                yield Leak(kind, (one, other), len(shared), (examples[0], examples[1]))
+def _units_of(part: tuple[int, ...] | Speech) -> tuple[int, ...]:
+    return part.units or () if isinstance(part, Speech) else part
 
 
-def _example(sets: Sequence[tuple[str, Path]], side: str, kind: str, wanted: int) -> str:
-    """A conversation of a side that holds a leaked input; a second reading, only where something leaked."""
-    for path in (path for of, path in sets if of == side):
-        for conversation in read_conversations(path):
-            if any(of == kind and digest(content) == wanted for of, content in inputs(conversation)):
-                return f"{path.name}: {conversation.id}"
-    raise AssertionError(f"no conversation of {side} holds {wanted}")
+def _seconds_of(
+    part: tuple[int, ...] | Speech, durations: Callable[[tuple[int, ...]], float | None] | None
+) -> float | None:
+    if isinstance(part, Speech) and part.duration is not None:
+        return part.duration
+    return durations(_units_of(part)) if durations else None

@@ -39,7 +39,8 @@ from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
 PREFIX = (
     "You are an AI assistant whose name is SpeechGPT.\n- SpeechGPT is a intrinsic cross-modal conversational language "
     "model that is developed by Fudan University.  SpeechGPT can understand and communicate fluently with human "
-    "through speech or text chosen by the user.\n- It can perceive cross-modal inputs and generate cross-modal outputs.\n"
+    "through speech or text chosen by the user.\n"
+    "- It can perceive cross-modal inputs and generate cross-modal outputs.\n"
 )
 EOS = "<eos>"  # some records end with it instead of <eoa>
 FIELDS = ("prefix", "plain_text")

@@ -1,8 +1,9 @@
-"""A look at the data: its figures are those of the set, and what stands on two sides is found and named."""
+"""instruct-describe: its figures are those of the sets, and inputs that occur in two splits are found and named."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,25 +16,25 @@ from instruct_data.build.description import Durations, find_sets
 from instruct_data.build.description import describe as describe_sets
 from instruct_data.build.records import write_conversations
 from instruct_data.build.splits import Splits
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Speech
 from units.codebook import Codebook, CodebookMismatch
 from units.dataset.unit_set import read_unit_set
 
 
-def asr(name: str, sound: tuple[int, ...], text: str = "good day") -> Conversation:
+def asr(name: str, units: Part, text: str = "good day") -> Conversation:
     return Conversation(
-        (Message("human", (f"Write. {INPUT_FOLLOWS}", sound)), Message("assistant", (text,))), "asr", name
+        (Message("human", (f"Write. {INPUT_FOLLOWS}", units)), Message("assistant", (text,))), "asr", name
     )
 
 
-def tts(name: str, text: str, sound: tuple[int, ...]) -> Conversation:
+def tts(name: str, text: str, units: tuple[int, ...]) -> Conversation:
     return Conversation(
-        (Message("human", (f"Say. {INPUT_FOLLOWS} {text}",)), Message("assistant", (sound,))), "tts", name
+        (Message("human", (f"Say. {INPUT_FOLLOWS} {text}",)), Message("assistant", (units,))), "tts", name
     )
 
 
-def chain(name: str, sound: tuple[int, ...], answer: tuple[int, ...]) -> Conversation:
-    return Conversation((Message("human", (sound,)), Message("assistant", (f"why {name}", "b", answer))), "chain", name)
+def chain(name: str, units: tuple[int, ...], answer: tuple[int, ...]) -> Conversation:
+    return Conversation((Message("human", (units,)), Message("assistant", (f"why {name}", "b", answer))), "chain", name)
 
 
 def chat(name: str, question: str) -> Conversation:
@@ -46,29 +47,29 @@ def folder_of(folder: Path, **sets: list[Conversation]) -> Path:
     return folder
 
 
-def test_the_toy_world_in_sides_leaks_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_toy_world_in_splits_has_no_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
     for by in ("id", "text"):
         build.main(units, pairs, VOICE, tmp_path / by, splits=Splits(0.2, 0.2, by=by), chat_ratio=0.2)
         assert describe.main(tmp_path / by, [units]) == 0
         said = capsys.readouterr().out
-        assert "no speech and no sentence occurs in two splits" in said and "1 no text" in said
+        assert "no utterance and no sentence occurs in two splits" in said and "1 no text" in said
         assert re.search(r"asr +seconds +0\.1 ", said)
 
 
 LEAKS = {
-    "a sound heard twice": ([asr("1", (1, 2))], [asr("2", (1, 2), "other")], "1 sounds"),
-    "a sound heard and spoken": ([asr("1", (1, 2))], [tts("2", "hello", (1, 2))], "1 sounds"),
-    "a question of a chain": ([chain("1", (1, 2), (3,))], [asr("2", (1, 2))], "1 sounds"),
+    "an utterance of two prompts": ([asr("1", (1, 2))], [asr("2", (1, 2), "other")], "1 utterances"),
+    "an utterance of a prompt and a reply": ([asr("1", (1, 2))], [tts("2", "hello", (1, 2))], "1 utterances"),
+    "a question of a chain": ([chain("1", (1, 2), (3,))], [asr("2", (1, 2))], "1 utterances"),
     "a sentence to read": ([tts("1", "hello", (1,))], [tts("2", "hello", (2,))], "1 sentences"),
-    "a question typed and heard": ([chat("1", "why 2")], [chain("2", (5,), (3,))], "1 sentences"),
-    "a question that two voices ask": ([chain("1", (5,), (3,))], [chat("2", "why 1")], "1 sentences"),
+    "a question typed and spoken": ([chat("1", "why 2")], [chain("2", (5,), (3,))], "1 sentences"),
+    "a question spoken and typed": ([chain("1", (5,), (3,))], [chat("2", "why 1")], "1 sentences"),
     "a typed question": ([chat("1", "how are you")], [chat("2", "how are you")], "1 sentences"),
 }
 
 
 @pytest.mark.parametrize("kind", LEAKS)
-def test_what_stands_on_two_sides_is_found_and_ends_with_exit_code_1(
+def test_an_input_in_two_splits_is_found_and_ends_with_exit_code_1(
     tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train, dev, leak = LEAKS[kind]
@@ -79,10 +80,10 @@ def test_what_stands_on_two_sides_is_found_and_ends_with_exit_code_1(
     printed = capsys.readouterr().out
     assert f"LEAK: {leak} occur in train and in dev" in printed
     assert "some.jsonl.gz: 1 and in some_dev.jsonl.gz: 2" in printed
-    assert "Inputs stand on two sides" in (folder / "describe.html").read_text()
+    assert "Some inputs occur in two splits" in (folder / "describe.html").read_text()
 
 
-def test_spoken_answers_and_transcripts_may_stand_on_two_sides(tmp_path: Path) -> None:
+def test_spoken_answers_and_transcripts_may_occur_in_two_splits(tmp_path: Path) -> None:
     train = [chain("1", (1, 2), (3,)), asr("2", (4,), "same words"), tts("3", "hello", (9,))]
     dev = [chain("4", (5, 2), (3,)), asr("5", (6,), "same words"), chat("6", "hello")]
     assert describe.main(folder_of(tmp_path, a=train, a_dev=dev)) == 0
@@ -115,6 +116,36 @@ def test_the_page_shows_tokens_and_can_be_played(tmp_path: Path, model_folder: P
     page = (tmp_path / "describe.html").read_text()
     assert page.count("<audio") == 3 and page.count("<img") == 2
     assert "<td>tokens</td>" in page and "asr: &lt;1&gt;" in page
+    assert "<1>" not in page and ".turn {" in page
+
+
+def test_the_page_shows_speech_by_file_and_segment(tmp_path: Path) -> None:
+    prompts = [Speech("wav/<q1>.wav", 0.5, 1.5, (1, 2)), Speech("wav/q2.wav"), Speech("wav/q3.wav", 2.0)]
+    asked = [Conversation((Message("human", (p,)), Message("assistant", ("b",))), "asr", p.audio) for p in prompts]
+    write_conversations(tmp_path / "a.jsonl", asked, CODEBOOK, 0)
+    assert describe.main(tmp_path / "a.jsonl", examples=3) == 0
+    page = (tmp_path / "describe.html").read_text()
+    assert "<code>wav/&lt;q1&gt;.wav, 0.50 s to 2.00 s</code>" in page and "2 units: 1 2" in page
+    assert "<code>wav/q2.wav</code>" in page and "<code>wav/q3.wav, from 2.00 s</code>" in page
+    found = describe_sets(find_sets(tmp_path / "a.jsonl")[0])
+    assert list(found.lengths["asr"].seconds) == [1.5] and list(found.lengths["asr"].units) == [2, 0, 0]
+
+
+def test_a_segment_in_two_splits_is_a_leak_without_units(tmp_path: Path) -> None:
+    def conversation(name: str, start: float) -> Conversation:
+        return asr(name, Speech("wav/q.wav", start, 1.0), name)
+
+    write_conversations(tmp_path / "a.jsonl", [conversation("1", 0.0), conversation("2", 1.0)], None, 0)
+    write_conversations(tmp_path / "a_test.jsonl", [conversation("3", 1.0), conversation("4", 2.0)], None, 0)
+    (leak,) = describe_sets(find_sets(tmp_path)[0]).leaks
+    assert (leak.kind, leak.splits, leak.count) == ("utterances", ("train", "test"), 1)
+    assert leak.examples == ("a.jsonl: 2", "a_test.jsonl: 3")
+    assert describe.main(tmp_path) == describe.LEAKAGE
+
+
+def test_a_negative_number_of_examples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--examples is -1"):
+        describe.main(tmp_path, examples=-1)
 
 
 def test_sets_of_two_codebooks_are_refused(tmp_path: Path) -> None:
@@ -126,3 +157,14 @@ def test_sets_of_two_codebooks_are_refused(tmp_path: Path) -> None:
         describe.main(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds none"):
         describe.main(tmp_path.joinpath("empty"))
+
+
+@pytest.mark.parametrize("library", ["jinja2", "matplotlib.figure"])
+def test_a_missing_library_is_an_error_that_names_the_extra(
+    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_conversations(tmp_path / "a.jsonl", [asr("1", (1,))], CODEBOOK, 0)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=r"speechgpt-trainer\[data\]"):
+        describe.main(tmp_path)
+    assert not (tmp_path / "describe.html").exists()
