@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechgpt.typed_text import TextError, check_unicode
 from speechgpt.vocab import UnitVocab
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
@@ -20,6 +22,31 @@ SPEECHGPT = (
 
 # Of checkpoints of release 0.1.0, whose configs have no kind.
 KIND_OF_STAGE = {"stage1": "units", "stage2": "cross_modal"}
+
+
+# Of the fields in the file: the types that a value may have, and the least number.
+TYPES: dict[str, tuple[tuple[type, ...], float | None]] = {
+    "codebook": ((dict,), None),
+    "codebook.name": ((str,), None),
+    "codebook.encoder": ((str,), None),
+    "codebook.layer": ((int,), 0),
+    "codebook.size": ((int,), 1),
+    "codebook.frame_rate": ((int, float), 0.001),
+    "codebook.centring": ((str,), None),
+    "codebook.fingerprint": ((str,), None),
+    "stage": ((str,), None),
+    "first_unit_id": ((int,), 0),
+    "prefix": ((str,), None),
+    "config": ((dict,), None),
+    "config.kind": ((str,), None),
+    "versions": ((dict,), None),
+    "system": ((str,), None),
+    "extra": ((dict,), None),
+}
+
+
+class CheckpointError(ValueError):
+    """A `speechgpt.json` that is damaged, or that another program wrote."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +104,7 @@ class CheckpointFacts:
 
         Raises:
             FileNotFoundError: there is no such folder or file; the message says how one is made.
-            ValueError: the file is not JSON, or has unknown or missing fields.
+            CheckpointError: the file is not JSON, or has fields that are unknown, missing or of another type.
         """
         path = Path(folder) / FILE
         if not path.exists():
@@ -86,21 +113,19 @@ class CheckpointFacts:
                 f"{folder} {what}, so it is no finished SpeechGPT checkpoint. `make demo` makes one in runs/toy/model; "
                 "stages/ trains your own."
             )
-        try:
-            record = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not the JSON of a checkpoint ({error}); copy or write it again") from error
+        record = _read(path)
         unknown = record.keys() - {f.name for f in dataclasses.fields(cls)}
         if unknown:
-            raise ValueError(f"{path} has unknown fields {sorted(unknown)}; it was written by a newer version")
+            raise CheckpointError(f"{path} has unknown fields {sorted(unknown)}; it was written by a newer version")
         needed = {"codebook", "stage", "first_unit_id"} if record.get("system", SPEECHGPT) == SPEECHGPT else {"stage"}
         if missing := {name for name in needed if record.get(name) is None}:
-            raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; copy or write it again")
+            raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}; copy or write it again")
+        _check_types(record, path)
         codebook = record.get("codebook")
         try:
             return cls(**{**record, "codebook": None if codebook is None else Codebook.from_json(codebook)})
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise CheckpointError(f"{path}: {error}") from error
 
     def check_vocab(self, vocab: UnitVocab, folder: str | Path) -> None:
         """Raise ValueError if the folder's tokenizer is not the one that these facts were written with."""
@@ -109,6 +134,52 @@ class CheckpointFacts:
                 f"the tokenizer in {folder} has {vocab.size} units from token {vocab.first_unit_id}, but {FILE} says "
                 f"{self.units.size} from token {self.first_unit_id}; the two files are not of one checkpoint"
             )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises CheckpointError if it holds something else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested without end
+        raise CheckpointError(f"{path} is not the JSON of a checkpoint ({error}); copy or write it again") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(
+            f"{path} is not the JSON of a checkpoint: it holds a {type(record).__name__}, not an object with fields"
+        )
+    return record
+
+
+def _check_types(record: dict[str, Any], path: Path) -> None:
+    """Raise CheckpointError, with the field, if a value is not of its field's type."""
+    for name, value in _typed(record):
+        kinds, least = TYPES[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise CheckpointError(f"{path}: {name} is {_shortened(value)}; it must be of the type {wanted}")
+        if isinstance(value, (int, float)) and least is not None and not least <= value < float("inf"):
+            raise CheckpointError(f"{path}: {name} is {_shortened(value)}; it must be at least {least}")
+        if isinstance(value, str):
+            try:
+                check_unicode(value)
+            except TextError as error:
+                raise CheckpointError(f"{path}: {name}: {error}") from error
+
+
+def _typed(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names and values of the fields whose types are known, those within codebook and config too."""
+    for name, value in record.items():
+        if value is None and name in ("codebook", "first_unit_id"):  # a system without units
+            continue
+        yield name, value
+        for inner, one in value.items() if isinstance(value, dict) else ():
+            if f"{name}.{inner}" in TYPES and not (one is None and name == "config"):
+                yield f"{name}.{inner}", one
+
+
+def _shortened(value: object) -> str:
+    """A value as an error shows it: one line, not a long one."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def local_folder(folder: str | Path) -> Path:

@@ -11,14 +11,16 @@ keeps the last answer, `/reset` forgets the conversation, `/help`, `/quit`. Ctrl
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechgpt.sampling import Sampling
-from units.runtime.command import USER_ERRORS, command
+from units.runtime.command import USER_ERRORS, check_range, command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,7 +144,8 @@ class Chat:
     def _note(self, asked: str, transcript: str | None, text: str | None, path: Path | None) -> None:
         turn = {"asked": asked, "transcript": transcript, "answer": text, "wav": path and path.name}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "chat.jsonl").open("a", encoding="utf-8") as file:
+        # a file's name need not be Unicode: JSON has an escape for each of its odd bytes
+        with (self.folder / "chat.jsonl").open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps(turn, ensure_ascii=False) + "\n")
 
     def _save(self, target: str) -> None:
@@ -196,15 +199,13 @@ def chat(talk: Chat) -> None:
     """Read lines and answer them until there are no more."""
     with suppress(ImportError):
         import readline  # noqa: F401 - makes the typed line editable
+    _keep_odd_bytes()
     while True:
         try:
             line = input("> ")
         except (EOFError, KeyboardInterrupt):
             print()
             return
-        except UnicodeDecodeError:
-            print("that line is not in the terminal's encoding")
-            continue
         try:
             if line.strip() and not talk.handle(line):
                 return
@@ -212,6 +213,16 @@ def chat(talk: Chat) -> None:
             print("\n(stopped)")
         except USER_ERRORS as error:
             print(error)
+
+
+def _keep_odd_bytes() -> None:
+    """Let lines hold bytes that are not in the terminal's encoding, as the name of a file may, and print all letters.
+
+    Otherwise such a line would take those behind it along. A question with such bytes is a TextError.
+    """
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 @command("speechgpt-cli", positional=False)
@@ -244,8 +255,7 @@ def main(
     """
     if ask is None and (out is not None or json):
         raise ValueError("--out and --json need --ask FILE; the chat writes its answers into --folder")
-    if memory < 0:
-        raise ValueError(f"--memory is {memory}; allowed: 0 or more turns")
+    check_range("memory", memory, 0)
     from speechgpt.open_model import open_model
     from speechgpt.serve.sound_card import named_audio
 

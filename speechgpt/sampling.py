@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_SEED = 2**32 - 1  # candidates add to it; torch takes 64 bits
+MOST_CANDIDATES = 100
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -23,12 +26,14 @@ class Sampling:
     """Speak a reply up to this many times, until the model understands it (self-verification); 1 turns that off."""
 
     def __post_init__(self) -> None:
+        cold = self.temperature == 0
         for name, value, allowed, fits in (
-            ("temperature", self.temperature, "0 or more", 0 <= self.temperature < float("inf")),
+            ("temperature", self.temperature, "0, or 0.001 to 1000", cold or 0.001 <= self.temperature <= 1000),
             ("top_k", self.top_k, "0 or more", self.top_k >= 0),
             ("top_p", self.top_p, "above 0 and at most 1", 0 < self.top_p <= 1),
             ("max_new_tokens", self.max_new_tokens, "1 or more", self.max_new_tokens >= 1),
-            ("candidates", self.candidates, "1 or more", self.candidates >= 1),
+            ("seed", self.seed, f"0 to {MOST_SEED}", self.seed is None or 0 <= self.seed <= MOST_SEED),
+            ("candidates", self.candidates, f"1 to {MOST_CANDIDATES}", 1 <= self.candidates <= MOST_CANDIDATES),
         ):
             if not fits:
                 raise ValueError(f"{name} is {value}; allowed: {allowed}")

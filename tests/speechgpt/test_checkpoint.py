@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from tiny_parts import K, tiny_vocoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from speechgpt import bundle
-from speechgpt.checkpoint import FILE, CheckpointFacts
+from speechgpt.checkpoint import FILE, CheckpointError, CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.inference import SpeechGPT
 from speechgpt.vocab import new_words
@@ -140,7 +142,8 @@ def test_facts_that_do_not_fit_are_refused(model_folder: Path, tmp_path: Path) -
     for changed, reason in (
         ({**record, "mood": "good"}, r"unknown fields \['mood'\]"),
         ({k: v for k, v in record.items() if k != "stage"}, "lacks stage"),
-        ([], "lacks codebook, first_unit_id, stage"),
+        ([], "is not the JSON"),
+        ({}, "lacks codebook, first_unit_id, stage"),
         (3, "is not the JSON"),
     ):
         (tmp_path / FILE).write_text(json.dumps(changed))
@@ -153,6 +156,83 @@ def test_facts_that_do_not_fit_are_refused(model_folder: Path, tmp_path: Path) -
     (copy / FILE).write_text(json.dumps({**record, "first_unit_id": record["first_unit_id"] + 1}))
     with pytest.raises(ValueError, match="not of one checkpoint"):
         SpeechGPT.from_pretrained(copy)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("codebook", "mfcc"), ("codebook", []), ("stage", 3), ("stage", ["stage3"]), ("first_unit_id", "300"),
+        ("first_unit_id", -1), ("first_unit_id", True), ("first_unit_id", 1.5), ("prefix", None), ("prefix", "\ud800"),
+        ("config", None), ("config", []), ("versions", 3), ("system", {}), ("extra", "none"), ("config", {"kind": ["units"]}),
+    ],
+)  # fmt: skip
+def test_a_field_of_another_type_is_named(model_folder: Path, tmp_path: Path, field: str, value: object) -> None:
+    record = json.loads((model_folder / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**record, field: value}))
+    with pytest.raises(CheckpointError, match=rf"{FILE}: {field}") as error:
+        CheckpointFacts.load(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, True, "a", float("nan"), float("inf"), -1])
+@pytest.mark.parametrize("field", ["layer", "size", "frame_rate"])
+def test_a_number_of_the_codebook_is_checked(model_folder: Path, tmp_path: Path, field: str, value: object) -> None:
+    record = json.loads((model_folder / FILE).read_text())
+    (tmp_path / FILE).write_text(json.dumps({**record, "codebook": {**record["codebook"], field: value}}))
+    with pytest.raises(CheckpointError, match=rf"{FILE}: codebook.{field}"):
+        CheckpointFacts.load(tmp_path)
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+anywhere = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def check_read_or_refused(folder: Path, content: bytes) -> None:
+    """A file is read, or one line names it."""
+    (folder / FILE).write_bytes(content)
+    try:
+        facts = CheckpointFacts.load(folder)
+    except CheckpointError as error:
+        assert str(folder / FILE) in str(error) and len(str(error).splitlines()) == 1
+    else:
+        assert isinstance(facts.kind, str) and facts.units.size > 0
+
+
+@anywhere
+@given(data=st.data())
+def test_cut_and_flipped_bytes_are_refused(model_folder: Path, tmp_path: Path, data: st.DataObject) -> None:
+    content = bytearray((model_folder / FILE).read_bytes())
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4)):
+        content[place] = data.draw(st.integers(0, 255))
+    check_read_or_refused(tmp_path, bytes(content[: data.draw(st.integers(0, len(content)))]))
+    check_read_or_refused(tmp_path, bytes(content))
+
+
+@anywhere
+@given(data=st.data())
+def test_foreign_json_is_refused(model_folder: Path, tmp_path: Path, data: st.DataObject) -> None:
+    record = json.loads((model_folder / FILE).read_text())
+    check_read_or_refused(tmp_path, json.dumps(data.draw(JSON_VALUES)).encode())
+    record[data.draw(st.sampled_from(sorted(record)))] = data.draw(JSON_VALUES)
+    check_read_or_refused(tmp_path, json.dumps(record).encode())
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", "{}".encode("utf-16"), b"[" * 100_000, b'{"stage": 1e999}', b"1" * 5000]
+)
+def test_other_files_under_its_name_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=FILE):
+        CheckpointFacts.load(tmp_path)
+
+
+def test_a_byte_order_mark_is_allowed(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"\xef\xbb\xbf" + (model_folder / FILE).read_bytes())
+    assert CheckpointFacts.load(tmp_path) == CheckpointFacts.load(model_folder)
 
 
 # --- one model folder

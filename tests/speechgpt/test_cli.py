@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -379,6 +380,24 @@ def test_the_greeting_names_missing_capabilities(
     replace(CheckpointFacts.load(copy), stage=stage).save(copy)
     greeting = chat(cli, monkeypatch, capsys, args=("--model", copy))[0]
     assert ("does not support: answer" in greeting) == warned
+
+
+@pytest.mark.parametrize(
+    "option, values",
+    [
+        ("temperature", (-0.1, 1e-4, 1001, "nan", "inf")),
+        ("top_k", (-1, 1.5)),
+        ("top_p", (0, -1, 1.01, "nan")),
+        ("max_new_tokens", (0, -5, 2.5, "many")),
+        ("seed", (-1, 2**32, 10**30)),
+        ("candidates", (0, 101, 10**30)),
+    ],
+)
+def test_numbers_are_checked_before_the_model_is_opened(cli, capsys, option: str, values: tuple) -> None:
+    for value in values:
+        args = ("--model", "absent", f"--sampling.{option}", value)
+        line = one_line(functools.partial(cli, *args), capsys)
+        assert option in line and str(value)[:6] in line and "absent" not in line
 
 
 def test_a_chat_ends_at_the_end_of_its_input(cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:

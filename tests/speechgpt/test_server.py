@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_parts import talkative, tones
 
 from speechgpt.answers import Piece
@@ -102,7 +104,12 @@ def test_texts_are_answered_and_spoken(server: Server, gpt: SpeechGPT) -> None:
         ("POST", "/answer", audio(np.zeros(SAMPLE_RATE)), 400, "is silent"),
         ("POST", "/answer", audio(tones(0.01)), 400, "at least 0.025 s"),
         ("POST", "/answer?candidates=0", audio(tones(0.4)), 400, "candidates is 0"),
-        ("POST", "/answer?candidates=x", audio(tones(0.4)), 400, "invalid literal"),
+        ("POST", "/answer?candidates=x", audio(tones(0.4)), 400, "candidates is 'x'"),
+        ("POST", "/answer?candidates=", audio(tones(0.4)), 400, "1 to 100"),
+        ("POST", "/answer?candidates=101", audio(tones(0.4)), 400, "1 to 100"),
+        ("POST", "/answer?candidates=1&candidates=2", audio(tones(0.4)), 400, "1 to 100"),
+        ("POST", "/answer?takes=1", audio(tones(0.4)), 400, "there is no option 'takes'"),
+        ("POST", "/answer?candidates=%ff", audio(tones(0.4)), 400, "malformed"),
         ("POST", "/answer", None, 400, "has a body"),
         ("POST", "/chat", b"", 400, "has a body"),
         ("POST", "/chat", b"  ", 400, "an empty text"),
@@ -121,7 +128,7 @@ def test_errors_are_json(server: Server, method: str, path: str, body, status: i
 
 def test_a_body_that_is_too_long_is_not_read(server: Server) -> None:
     status, _, content = ask(server, "POST", "/answer", **{"Content-Length": str(command.MAX_BODY + 1)})
-    assert status == 400 and str(command.MAX_BODY) in json.loads(content)["error"]
+    assert status == 413 and str(command.MAX_BODY) in json.loads(content)["error"]
 
 
 def test_pages_of_other_sites_are_refused(server: Server) -> None:
@@ -132,6 +139,109 @@ def test_pages_of_other_sites_are_refused(server: Server) -> None:
         assert ask(server, "POST", "/chat", b"x", Host=host, Origin=f"http://{host}")[0] == status
     own = f"http://127.0.0.1:{server.server_address[1]}"
     assert ask(server, "POST", "/chat", b"x", Origin=own)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "path, size, headers, status",
+    [
+        ("/sing", 20 << 20, {}, 404),
+        ("/answer", command.MAX_BODY + 1, {}, 413),
+        ("/answer", 20 << 20, {"Origin": "http://evil.example"}, 403),
+        ("/answer", 20 << 20, {"Host": "[::1"}, 400),
+        ("/chat", 20 << 20, {"Content-Length": "x"}, 400),
+    ],
+)
+def test_the_sender_of_a_refused_body_gets_the_reason(server: Server, path: str, size: int, headers, status) -> None:
+    found, kind, content = ask(server, "POST", path, bytes(size), **headers)
+    assert (found, kind) == (status, "application/json") and json.loads(content)["error"]
+
+
+def raw(server: Server, request: bytes) -> tuple[int, dict[str, str]]:
+    """Status and JSON of the reply to some bytes, after which the client sends nothing more."""
+    with socket.create_connection(server.server_address[:2], timeout=30) as client:
+        client.sendall(request)
+        client.shutdown(socket.SHUT_WR)
+        head, _, content = b"".join(iter(lambda: client.recv(1 << 16), b"")).partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(content)
+
+
+@pytest.mark.parametrize("method", ["GET /model", "POST /chat"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Host: [::1", "Host: 127.0.0.1:x", "Host: 127.0.0.1:999999", "Host: a@127.0.0.1", "Host: a b", "Host: \u00e9",
+        "Host: a/b", "Host: 127.0.0.1\r\nHost: 127.0.0.1", "Origin: http://[::1", "Origin: x", "Origin: //", "Origin: ",
+        "Origin: http://a:b", "Content-Length: +5", "Content-Length: \u00b2", "Content-Length: -1", "Content-Length: 0x5",
+        "Content-Length: 5, 5", "Content-Length: 5\r\nContent-Length: 5", f"Content-Length: {'9' * 5000}",
+    ],
+)  # fmt: skip
+def test_malformed_headers_are_bad_requests(server: Server, method: str, header: str) -> None:
+    lengths = "" if "Length" in header else "Content-Length: 5\r\n"
+    status, reply = raw(server, f"{method} HTTP/1.1\r\n{header}\r\n{lengths}\r\nhello".encode("latin-1"))
+    assert status == 400
+    assert header.partition(":")[0] in reply["error"]
+
+
+@pytest.mark.parametrize(
+    "line, status",
+    [
+        ("GET http://[::1 HTTP/1.1", 400),
+        ("POST http://[::1/chat HTTP/1.1", 400),
+        ("POST //[::1/chat HTTP/1.1", 404),
+        ("GET", 400),
+        ("GET / HTTP/x", 400),
+        ("GET / HTTP/3.0", 505),
+        ("\x16\x03\x01", 400),
+        ("PUT /chat HTTP/1.1", 405),
+        ("OPTIONS /chat HTTP/1.1", 405),
+        (f"GET /{'x' * 70000} HTTP/1.1", 414),
+        ("GET /\u00e9\x1b[31m HTTP/1.1", 404),
+    ],
+)
+def test_malformed_requests_get_a_reason(server: Server, line: str, status: int) -> None:
+    found, reply = raw(server, f"{line}\r\nHost: localhost\r\n\r\n".encode("latin-1"))
+    assert found == status and reply["error"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["Host", "Origin", "Content-Length", "Transfer-Encoding", "Content-Type", "Expect"]),
+    value=st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=12),
+    path=st.text(st.characters(min_codepoint=33, max_codepoint=255), max_size=12),
+)
+def test_any_header_and_path_get_a_reply(server: Server, name: str, value: str, path: str) -> None:
+    for method in ("GET", "POST"):
+        status, reply = raw(server, f"{method} /sing{path} HTTP/1.1\r\n{name}: {value}\r\n\r\n".encode("latin-1"))
+        assert 400 <= status < 500 and reply["error"]
+
+
+def test_a_body_without_length_or_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert raw(server, b"POST /chat HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")[0] == 411
+    status, reply = raw(server, b"POST /chat HTTP/1.1\r\nContent-Length: 50\r\n\r\nhi")
+    assert status == 400 and "2 of 50" in reply["error"]
+    monkeypatch.setattr(command.Handler, "timeout", 0.2)
+    status, _, content = ask(server, "POST", "/chat", b"hi", **{"Content-Length": "50"})
+    assert status == 408 and json.loads(content)["error"]
+
+
+def test_an_error_of_the_server_is_a_reply_too(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chat(self, *args):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(SpeechGPT, "chat", chat)
+    monkeypatch.setattr(Server, "handle_error", lambda *args: None)
+    status, _, content = ask(server, "POST", "/chat", b"hi")
+    assert status == 500 and "failed" in json.loads(content)["error"]
+
+
+def test_head_has_no_body(server: Server) -> None:
+    status, _, content = ask(server, "HEAD", "/")
+    assert (status, content) == (405, b"")
+
+
+def test_an_address_of_version_6(gpt: SpeechGPT) -> None:
+    with Server(gpt, SAMPLING, ("::1", 0)) as server:
+        assert server.server_address[0] == "::1"
 
 
 def test_an_error_during_an_answer_is_its_last_line(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
