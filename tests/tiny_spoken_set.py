@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tiny_conversations import CODEBOOK, K
 
+from instruct_data.build import sets
+from instruct_data.build.config import BuildConfig, UnitSource
 from instruct_data.text.chats import TextChat, TextPair, chat_line
 from units.codebook import Codebook, Units
 from units.dataset.unit_set import UnitRecord, write_unit_set
@@ -45,3 +48,10 @@ def text_set(path: Path) -> Path:
     ]
     path.write_text("".join(map(chat_line, [*(TextChat((pair,)) for pair in pairs), *several])))
     return path
+
+
+def build(
+    units: Path | list[UnitSource], pairs: Path | None = None, voice: str = "", out: Path = Path("data"), **options: Any
+) -> None:
+    """Call instruct-build with fields of BuildConfig as keyword arguments."""
+    sets.main(units, pairs, voice, out, BuildConfig(**options))

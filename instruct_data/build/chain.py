@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from instruct_data.build.config import TASKS
 from instruct_data.build.spoken import SetSplits, spoken_index
 from instruct_data.build.text_parts import ChatPart
 from instruct_data.text.chats import TextChat, TextPair
@@ -18,11 +19,6 @@ from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
 from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
 from units.runtime.refusals import Refusals
 
-TASKS = {  # kind -> what a conversation of it is called
-    "speech_to_speech": "chain", "speech_to_text": "chain_speech_to_text",
-    "text_to_speech": "chain_text_to_speech", "text_to_text": "chain_text_to_text",
-}  # fmt: skip
-WORDINGS = ("released", "paper")
 # The paper's words after the question, by kind.
 _HEAR = "You can first transcribe the instruction and get the text Instruction. Then you can think about the instruction and get the text response."
 PAPER = {
@@ -123,29 +119,6 @@ class ChainSettings:
         if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
             raise ValueError(NO_ANSWER)
         return chain_conversation(exchanges, kind, name, self.wording)
-
-
-@dataclass(frozen=True)
-class ChainOptions:
-    """What a user chooses about the chain."""
-
-    kinds: dict[str, float] = field(default_factory=lambda: {"speech_to_speech": 1.0})
-    """Share of each kind: speech_to_speech, speech_to_text, text_to_speech, text_to_text."""
-    wording: str = "released"
-    """`released`: the bare question. `paper`: the paper's instruction around it."""
-
-    def __post_init__(self) -> None:
-        if unknown := self.kinds.keys() - TASKS.keys():
-            raise ValueError(f"unknown kinds {sorted(unknown)}; there are {', '.join(TASKS)}")
-        if self.wording not in WORDINGS:
-            raise ValueError(f"unknown wording {self.wording!r}; there are {', '.join(WORDINGS)}")
-        if not self.shares:
-            raise ValueError(f"no kind has a share above 0: {self.kinds}")
-
-    @property
-    def shares(self) -> tuple[tuple[str, float], ...]:
-        """The kinds that are wanted."""
-        return tuple((kind, float(share)) for kind, share in self.kinds.items() if share > 0)
 
 
 @dataclass(frozen=True)

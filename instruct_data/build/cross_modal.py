@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instruct_data.build.config import INSTRUCTIONS
 from instruct_data.build.splits import Splits, copies
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
 from units.runtime.refusals import Refusals
-
-INSTRUCTIONS = Path(__file__).parents[1] / "instructions"
 
 
 def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]:

@@ -28,9 +28,12 @@ class Splits:
 
     def __post_init__(self) -> None:
         if not (self.dev >= 0 and self.test >= 0 and self.dev + self.test < 1):
-            raise ValueError(f"dev is {self.dev} and test is {self.test}; they are shares, and leave some for training")
+            raise ValueError(
+                f"--splits.dev is {self.dev} and --splits.test is {self.test}; "
+                "each must be at least 0, and their sum less than 1"
+            )
         if self.by not in ("id", "text"):
-            raise ValueError(f"split by {self.by!r}; it is 'id' or 'text'")
+            raise ValueError(f"--splits.by is {self.by!r}; it must be id or text")
 
     @property
     def sides(self) -> list[str]:

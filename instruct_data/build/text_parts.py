@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from instruct_data.build.cross_modal import INSTRUCTIONS, read_instructions
+from instruct_data.build.config import INSTRUCTIONS
+from instruct_data.build.cross_modal import read_instructions
 from instruct_data.build.splits import Splits, copies
 from instruct_data.text.chats import TextChat, TextPair, numbered_chats
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 from tiny_conversations import CODEBOOK, K
-from tiny_spoken_set import NUMBERS, VOICE, corpus, text_set
+from tiny_spoken_set import NUMBERS, VOICE, build, corpus, text_set
 
-from instruct_data.build import describe
-from instruct_data.build import sets as build
-from instruct_data.build.chain import PAPER, TASKS, ChainOptions, Exchange, asked, exchange_messages
+from instruct_data.build import describe, set_builder
+from instruct_data.build.chain import PAPER, Exchange, asked, exchange_messages
+from instruct_data.build.config import INSTRUCTIONS, TASKS, BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.cross_modal import CrossModalPart
 from instruct_data.build.records import read_conversations
-from instruct_data.build.sets import UnitSource
 from instruct_data.build.splits import Splits, copies, drawn
 from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply
@@ -45,27 +44,27 @@ def conversations(folder: Path, name: str) -> list[Conversation]:
 
 
 KINDS = dict.fromkeys(TASKS, 1.0)
-SETTINGS = {"splits": Splits(0.2, 0.2, by="text"), "chat_ratio": 0.5, "chain": ChainOptions(KINDS, "paper"), "seed": 3}
+SETTINGS = {"splits": Splits(0.2, 0.2, by="text"), "chat_ratio": 0.5, "chain": ChainConfig(KINDS, "paper"), "seed": 3}
 
 
 # --- the same bytes
 
 
 def test_any_number_of_workers_gives_the_same_bytes(made, tmp_path: Path) -> None:
-    build.main(*made, VOICE, tmp_path / "one", **SETTINGS, workers=1)
-    build.main(*made, VOICE, tmp_path / "two", **SETTINGS, workers=2)
+    build(*made, VOICE, tmp_path / "one", **SETTINGS, workers=1)
+    build(*made, VOICE, tmp_path / "two", **SETTINGS, workers=2)
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert {"text.jsonl.gz", "chain_dev.jsonl.gz", "cross_modal_test.jsonl.gz", "build.json"} <= set(
         files(tmp_path / "one")
     )
-    build.main(*made, VOICE, tmp_path / "other", **{**SETTINGS, "seed": 4})
+    build(*made, VOICE, tmp_path / "other", **{**SETTINGS, "seed": 4})
     assert files(tmp_path / "one") != files(tmp_path / "other")
 
 
 def test_a_build_that_fails_goes_on_with_the_parts_it_has(
     made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build.main(*made, VOICE, tmp_path / "whole", **SETTINGS)
+    build(*made, VOICE, tmp_path / "whole", **SETTINGS)
     whole, calls = CrossModalPart.conversations, []
 
     def failing(part: CrossModalPart, refusals):
@@ -76,22 +75,22 @@ def test_a_build_that_fails_goes_on_with_the_parts_it_has(
 
     monkeypatch.setattr(CrossModalPart, "conversations", failing)
     with pytest.raises(KeyboardInterrupt):
-        build.main(*made, VOICE, tmp_path / "resumed", **SETTINGS)
+        build(*made, VOICE, tmp_path / "resumed", **SETTINGS)
     assert not (tmp_path / "resumed" / "cross_modal.jsonl.gz").exists()
-    build.main(*made, VOICE, tmp_path / "resumed", **SETTINGS)
+    build(*made, VOICE, tmp_path / "resumed", **SETTINGS)
     assert len(calls) == len(set(calls)) + 1  # none but the one that failed was built twice
     assert files(tmp_path / "whole") == files(tmp_path / "resumed")
 
 
 def test_parts_whose_plan_is_gone_are_not_resumed(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build.main(*made, VOICE, tmp_path / "whole", seed=2)
-    finish = build.Build.finish
-    monkeypatch.setattr(build.Build, "finish", lambda self: None)
-    build.main(*made, VOICE, tmp_path / "out", seed=1)
+    build(*made, VOICE, tmp_path / "whole", seed=2)
+    finish = set_builder.Build.finish
+    monkeypatch.setattr(set_builder.Build, "finish", lambda self: None)
+    build(*made, VOICE, tmp_path / "out", seed=1)
     for plan in (tmp_path / "out" / ".parts").glob("*/*/plan"):
         plan.unlink()  # as a kill may leave it while the parts are thrown away
-    monkeypatch.setattr(build.Build, "finish", finish)
-    build.main(*made, VOICE, tmp_path / "out", seed=2)
+    monkeypatch.setattr(set_builder.Build, "finish", finish)
+    build(*made, VOICE, tmp_path / "out", seed=2)
     assert files(tmp_path / "whole") == files(tmp_path / "out")
 
 
@@ -99,28 +98,31 @@ def test_parts_of_other_settings_or_input_are_not_resumed(
     made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
-    monkeypatch.setattr(build.Build, "finish", lambda self: None)  # the parts stay, as after a kill
-    build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
+    monkeypatch.setattr(set_builder.Build, "finish", lambda self: None)  # the parts stay, as after a kill
+    build(units, pairs, VOICE, tmp_path / "out", seed=1)
     first = (tmp_path / "out" / "cross_modal.jsonl.gz").read_bytes()
-    build.main(units, pairs, VOICE, tmp_path / "out", seed=2)
+    build(units, pairs, VOICE, tmp_path / "out", seed=2)
     assert (tmp_path / "out" / "cross_modal.jsonl.gz").read_bytes() != first
     corpus(tmp_path / "units", shard_size=7)
-    build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
+    build(units, pairs, VOICE, tmp_path / "out", seed=1)
     again = conversations(tmp_path / "out", "cross_modal")
     assert again and len({c.id for c in again}) == len(again)
     pairs.write_text("".join(chat_line(TextChat((TextPair(f"what is {n}", "it is forty one"),))) for n in NUMBERS))
-    build.main(units, pairs, VOICE, tmp_path / "out", seed=1)
+    build(units, pairs, VOICE, tmp_path / "out", seed=1)
     assert {c.messages[1].parts[1] for c in conversations(tmp_path / "out", "chain")} == {"it is forty one"}
 
 
 @pytest.mark.slow
 def test_a_killed_build_goes_on_to_the_same_bytes(made, tmp_path: Path) -> None:
-    build.main(*made, VOICE, tmp_path / "whole", seed=3)
-    program = "from pathlib import Path; import sys, time; from instruct_data import build, cross_modal\n" \
-        "inner = cross_modal.CrossModalPart.conversations\n" \
-        "def slow(part, refusals):\n    time.sleep(0.5)\n    yield from inner(part, refusals)\n" \
-        "cross_modal.CrossModalPart.conversations = slow\n" \
-        "build.main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), seed=3)"  # fmt: skip
+    build(*made, VOICE, tmp_path / "whole", seed=3)
+    program = (
+        "from pathlib import Path; import sys, time; from instruct_data.build import config, cross_modal, sets\n"
+        "inner = cross_modal.CrossModalPart.conversations\n"
+        "def slow(part, refusals):\n    time.sleep(0.5)\n    yield from inner(part, refusals)\n"
+        "cross_modal.CrossModalPart.conversations = slow\n"
+        "paths = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])\n"
+        "sets.main(*paths, config.BuildConfig(seed=3))"
+    )
     arguments = [str(made[0]), str(made[1]), VOICE, str(tmp_path / "killed")]
     running = subprocess.Popen([sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[3])
     done = tmp_path / "killed" / ".parts" / "cross_modal" / "asr"
@@ -130,12 +132,12 @@ def test_a_killed_build_goes_on_to_the_same_bytes(made, tmp_path: Path) -> None:
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
     assert not (tmp_path / "killed" / "build.json").exists() and len(list(done.glob("*.json"))) >= 2
-    build.main(*made, VOICE, tmp_path / "killed", seed=3)
+    build(*made, VOICE, tmp_path / "killed", seed=3)
     assert files(tmp_path / "whole") == files(tmp_path / "killed")
 
 
 def test_a_process_that_is_killed_ends_the_work_with_an_error() -> None:
-    with Workers(2) as pool, pytest.raises(RuntimeError, match="one of 2 processes was killed.*fewer --workers"):
+    with Workers(2) as pool, pytest.raises(RuntimeError, match="one of 2 processes was killed.*fewer processes"):
         list(pool.run(os._exit, [3, 3]))
 
 
@@ -143,7 +145,7 @@ def test_a_process_that_is_killed_ends_the_work_with_an_error() -> None:
 
 
 def test_sides_by_text_share_no_sentence(made, tmp_path: Path) -> None:
-    build.main(*made, VOICE, tmp_path / "out", **SETTINGS)
+    build(*made, VOICE, tmp_path / "out", **SETTINGS)
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert set(facts["sides"].values()) == {"train", "dev", "test"} and set(facts["counts"]) == set(facts["sides"])
     said: dict[str, set[str]] = {"train": set(), "dev": set(), "test": set()}
@@ -170,7 +172,7 @@ def questions(folder: Path) -> dict[str, set[str]]:
 @pytest.mark.parametrize("wording", ["released", "paper"])
 def test_a_question_has_one_side_typed_and_spoken_by_anybody(made, tmp_path: Path, by: str, wording: str) -> None:
     splits = Splits(0.2, 0.2, by, held_out_speakers=["tone:mid"])
-    build.main(*made, VOICE, tmp_path, splits=splits, chain=ChainOptions(KINDS, wording), chat_ratio=0.3)
+    build(*made, VOICE, tmp_path, splits=splits, chain=ChainConfig(KINDS, wording), chat_ratio=0.3)
     sides = questions(tmp_path)
     assert all(sides.values()) and set.union(*sides.values()) == {f"what is {number}" for number in NUMBERS}
     assert sum(map(len, sides.values())) == len(NUMBERS)
@@ -183,23 +185,23 @@ def test_questions_stand_where_the_text_set_says(made, tmp_path: Path) -> None:
     chat = TextChat((TextPair("well", "it is twenty two"), TextPair("what is twenty two", "it is twenty two")))
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(map(chat_line, [chat, *(TextChat((row,)) for row in rows)])))
-    build.main(made[0], pairs, VOICE, tmp_path / "out")
+    build(made[0], pairs, VOICE, tmp_path / "out")
     assert questions(tmp_path / "out") == {
         "train": {"well", *(row.question for row in rows if row.split == "train")},
         "test": {row.question for row in rows if row.split == "test"},
     }
     heard = {c.messages[1].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
     assert not heard & questions(tmp_path / "out")["test"]
-    build.main(made[0], pairs, VOICE, tmp_path / "all", splits=Splits(named=False))
+    build(made[0], pairs, VOICE, tmp_path / "all", splits=Splits(named=False))
     assert set(questions(tmp_path / "all")) == {"train"}
     pairs.write_text(chat_line(TextChat((TextPair("a", "b", "valid"),))))
     with pytest.raises(ValueError, match="'a' has the split 'valid'; it is one of"):
-        build.main(made[0], pairs, VOICE, tmp_path / "none")
+        build(made[0], pairs, VOICE, tmp_path / "none")
 
 
 def test_one_utterance_stands_on_one_side_and_held_out_speakers_on_none_of_trainings(made, tmp_path: Path) -> None:
     splits = Splits(0.3, 0.0, held_out_speakers=["tone:mid"])
-    build.main(*made, VOICE, tmp_path / "out", splits=splits)
+    build(*made, VOICE, tmp_path / "out", splits=splits)
     ids: dict[str, set[str]] = {}
     for side in ("", "_dev", "_test"):
         ids[side] = {c.id.split("-", 1)[1] for c in conversations(tmp_path / "out", f"cross_modal{side}")}
@@ -210,7 +212,7 @@ def test_one_utterance_stands_on_one_side_and_held_out_speakers_on_none_of_train
 
 
 def test_weights_chats_and_refusals_are_counted(made, tmp_path: Path) -> None:
-    build.main([UnitSource(made[0], 2.0)], made[1], VOICE, tmp_path / "out", chat_ratio=0.5, compress=False)
+    build([UnitSource(made[0], 2.0)], made[1], VOICE, tmp_path / "out", chat_ratio=0.5, compress=False)
     found = list(read_conversations(tmp_path / "out" / "cross_modal.jsonl"))
     counts = Counter(c.task for c in found)
     spoken = len(NUMBERS) * 3 - 1
@@ -230,8 +232,8 @@ def test_weights_chats_and_refusals_are_counted(made, tmp_path: Path) -> None:
 def test_several_unit_sets_are_one_codebooks(made, tmp_path: Path) -> None:
     other = corpus(tmp_path / "other", Codebook("other", "mfcc", 0, K, 50.0, "none", "ffff"))
     with pytest.raises(CodebookMismatch, match="other"):
-        build.main([UnitSource(made[0]), UnitSource(other)], made[1], VOICE, tmp_path / "out")
-    build.main([UnitSource(made[0]), UnitSource(made[0], 0.5)], made[1], VOICE, tmp_path / "out")
+        build([UnitSource(made[0]), UnitSource(other)], made[1], VOICE, tmp_path / "out")
+    build([UnitSource(made[0]), UnitSource(made[0], 0.5)], made[1], VOICE, tmp_path / "out")
     asr = [c.id for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"]
     assert len(set(asr)) < len(asr) < 2 * len(set(asr))
 
@@ -242,16 +244,16 @@ def test_another_language_brings_its_own_descriptions(made, tmp_path: Path, caps
     (folder / "asr.txt").write_text("Schreib auf, was du hörst.\n", encoding="utf-8")
     (folder / "tts.txt").write_text("Lies das bitte vor.\n", encoding="utf-8")
     (folder / "repeat.txt").write_text("Sag es noch einmal.\n", encoding="utf-8")
-    build.main(*made, VOICE, tmp_path / "out", instructions=folder)
+    build(*made, VOICE, tmp_path / "out", instructions=folder)
     said = capsys.readouterr().out
     assert (
         "warning" in said and "asr.txt has no line 'Please transcribe this speech.'" in said and "tts.txt has" in said
     )
-    assert not build.untaught(build.INSTRUCTIONS / "toy")
+    assert not set_builder.untaught(INSTRUCTIONS / "toy")
     told = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "cross_modal") if c.task == "asr"}
     assert told == {f"Schreib auf, was du hörst. {INPUT_FOLLOWS}"}
     (folder / "repeat.txt").write_text("Noch einmal bitte.\n", encoding="utf-8")
-    build.main(*made, VOICE, tmp_path / "out", instructions=folder)
+    build(*made, VOICE, tmp_path / "out", instructions=folder)
     told = {c.messages[0].parts[0] for c in conversations(tmp_path / "out", "text") if c.task == "repeat"}
     assert all(words.startswith("Noch einmal bitte.") for words in told)
     with pytest.raises(FileNotFoundError, match="no task descriptions for 'tts'"):
@@ -259,7 +261,7 @@ def test_another_language_brings_its_own_descriptions(made, tmp_path: Path, caps
 
 
 def test_the_chain_has_four_kinds_and_several_turns(made, tmp_path: Path) -> None:
-    build.main(*made, VOICE, tmp_path / "out", chain=ChainOptions(KINDS), seed=1)
+    build(*made, VOICE, tmp_path / "out", chain=ChainConfig(KINDS), seed=1)
     found = conversations(tmp_path / "out", "chain")
     assert {c.task for c in found} == set(TASKS.values())
     for conversation in found:
@@ -284,7 +286,7 @@ def test_what_nobody_asks_aloud_is_typed(made, tmp_path: Path) -> None:
         ({"text_to_speech": 1}, {"chain-u000", "chain-u001", "turns-0"}),
         ({"speech_to_speech": 1}, {"chain-u000", "chain-u001"}),
     ):
-        build.main(made[0], pairs, VOICE, tmp_path / "out", chain=ChainOptions(kinds))
+        build(made[0], pairs, VOICE, tmp_path / "out", chain=ChainConfig(kinds))
         assert {c.id for c in conversations(tmp_path / "out", "chain")} == wanted
 
 
@@ -293,31 +295,31 @@ def test_sounds_without_units_are_refused(tmp_path: Path) -> None:
                in enumerate((((), "who", "tone:high"), ((1,), "who", "tone:mid"), ((), "me", VOICE), ((2,), "me", VOICE)))]  # fmt: skip
     write_unit_set(tmp_path / "units", records, CODEBOOK)
     (tmp_path / "pairs.jsonl").write_text(chat_line(TextChat((TextPair("who", "me"),))))
-    build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
+    build(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
     assert [c.id for c in conversations(tmp_path / "out", "chain")] == ["chain-u1"]
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert facts["refused"] == {"cross_modal": {"no units": 2}, "chain": {"no units": 1}}
     (tmp_path / "pairs.jsonl").write_text("")
-    build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out", chat_ratio=0.5)
+    build(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out", chat_ratio=0.5)
     assert not conversations(tmp_path / "out", "text")
 
 
 def test_an_asr_corpus_is_enough_for_the_cross_modal_set(made, tmp_path: Path, capsys) -> None:
-    build.main(made[0], out=tmp_path / "alone", splits=Splits(0.2), tts_of="all")
+    build(made[0], out=tmp_path / "alone", splits=Splits(0.2), tts_of="all")
     facts = json.loads((tmp_path / "alone" / "build.json").read_text())
     assert set(facts["counts"]) == {"cross_modal", "cross_modal_dev"}
     both = {task: sum(facts["counts"][name][task] for name in facts["counts"]) for task in ("asr", "tts")}
     assert both == dict.fromkeys(("asr", "tts"), len(NUMBERS) * 3)
-    build.main(made[0], out=tmp_path / "held", splits=Splits(0.0, 0.2, held_out_speakers=["tone:mid"]), tts_of="all")
+    build(made[0], out=tmp_path / "held", splits=Splits(0.0, 0.2, held_out_speakers=["tone:mid"]), tts_of="all")
     assert describe.main(tmp_path / "held") == 0  # no sentence is read out in two splits
     refused = json.loads((tmp_path / "held" / "build.json").read_text())["refused"]["cross_modal"]
     assert 0 < refused["a held-out speaker says what training reads out"] < len(NUMBERS) + 1
-    build.main(made[0], out=tmp_path / "heard")
+    build(made[0], out=tmp_path / "heard")
     assert {c.task for c in conversations(tmp_path / "heard", "cross_modal")} == {"asr"}
     assert "no chain" not in capsys.readouterr().out
-    build.main(*made, out=tmp_path / "typed", chain=ChainOptions({"speech_to_text": 1}))
+    build(*made, out=tmp_path / "typed", chain=ChainConfig({"speech_to_text": 1}))
     assert {c.task for c in conversations(tmp_path / "typed", "chain")} == {"chain_speech_to_text"}
-    build.main(*made, out=tmp_path / "mute")
+    build(*made, out=tmp_path / "mute")
     assert "no chain is built: --voice says who answers" in capsys.readouterr().out
     assert not (tmp_path / "mute" / "chain.jsonl.gz").exists() and conversations(tmp_path / "mute", "text")
 
@@ -330,7 +332,7 @@ def test_a_later_question_of_a_chat_is_asked_in_its_chat_only(made, tmp_path: Pa
     for name, others in (("alone", []), ("beside", [TextPair("what is twenty two", "it is twenty two")])):
         pairs = tmp_path / f"{name}.jsonl"
         pairs.write_text("".join(map(chat_line, [chat, *(TextChat((pair,)) for pair in [*others, again])])))
-        build.main(made[0], pairs, VOICE, tmp_path / name)
+        build(made[0], pairs, VOICE, tmp_path / name)
         found = conversations(tmp_path / name, "chain")
         alone = {tuple(c.messages[1].parts[:2]) for c in found if len(c.messages) == 2}
         assert alone == {(chat.turns[0].question, chat.turns[0].answer)} | {(p.question, p.answer) for p in others}
@@ -351,14 +353,19 @@ def test_the_papers_words_stand_around_the_question(kind: str) -> None:
 
 
 def test_options_that_cannot_be_are_refused(made, tmp_path: Path) -> None:
-    for options, reason in (({"kinds": {"sing": 1}}, "unknown kinds"), ({"wording": "loud"}, "unknown wording"),
-                            ({"kinds": {"text_to_text": 0}}, "no kind has a share")):  # fmt: skip
+    for options, reason in (({"kinds": {"sing": 1}}, "unknown kinds"), ({"wording": "loud"}, "--chain.wording"),
+                            ({"kinds": {"text_to_text": 0}}, "needs a share above 0")):  # fmt: skip
         with pytest.raises(ValueError, match=reason):
-            ChainOptions(**options)
-    with pytest.raises(SystemExit, match=r"held_out_speakers \['tone:hihg'\] say nothing here"):
-        build.main(*made, VOICE, tmp_path / "out", splits=Splits(held_out_speakers=["tone:hihg"]))
+            ChainConfig(**options)
+    with pytest.raises(ValueError, match=r"held_out_speakers has \['tone:hihg'\]"):
+        build(*made, VOICE, tmp_path / "out", splits=Splits(held_out_speakers=["tone:hihg"]))
+    for wrong in ({"chat_ratio": -0.5}, {"least_of_a_family": 0}, {"most_of_a_family": 0}, {"workers": 0}):
+        with pytest.raises(ValueError, match=r"it must be at least [01]"):
+            BuildConfig(**wrong)
+    with pytest.raises(ValueError, match="--weight is -1.0; it must be at least 0"):
+        UnitSource(made[0], -1.0)
     for wrong in ({"dev": 0.6, "test": 0.5}, {"dev": -0.1}, {"by": "mood"}):
-        with pytest.raises(ValueError, match="shares|split by"):
+        with pytest.raises(ValueError, match="--splits"):
             Splits(**wrong)
 
 
@@ -390,7 +397,7 @@ def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path:
     good = made[1].read_bytes()
     bad = b'{"question": "a"}\n{\n\xff\n{"question": "a", "answer": "\\ud83d"}\n{"turns": [["a"]]}\n'
     (tmp_path / "pairs.jsonl").write_bytes(bad + good)
-    build.main(made[0], tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
+    build(made[0], tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert facts["counts"]["text"]["chat"] == len(NUMBERS) + 3
     bad_lines = {"no_turn": 1, "not_json": 1, "not_utf8": 1, "lone_surrogate": 1, "wrong_type": 1}

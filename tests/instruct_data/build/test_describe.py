@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from tiny_conversations import CODEBOOK, K
-from tiny_spoken_set import VOICE, corpus, text_set
+from tiny_spoken_set import VOICE, build, corpus, text_set
 
 from instruct_data.build import describe
-from instruct_data.build import sets as build
 from instruct_data.build.description import Durations, find_sets
 from instruct_data.build.description import describe as describe_sets
 from instruct_data.build.records import write_conversations
@@ -50,7 +49,7 @@ def folder_of(folder: Path, **sets: list[Conversation]) -> Path:
 def test_the_toy_world_in_splits_has_no_leak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
     for by in ("id", "text"):
-        build.main(units, pairs, VOICE, tmp_path / by, splits=Splits(0.2, 0.2, by=by), chat_ratio=0.2)
+        build(units, pairs, VOICE, tmp_path / by, splits=Splits(0.2, 0.2, by=by), chat_ratio=0.2)
         assert describe.main(tmp_path / by, [units]) == 0
         printed = capsys.readouterr().out
         assert "no utterance and no sentence occurs in two splits" in printed

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from tiny_conversations import CODEBOOK, conversations
 from tiny_parts import K
+from tiny_spoken_set import build
 from transformers import AutoTokenizer
 
-from instruct_data.build import sets as build
 from instruct_data.build.cross_modal import read_instructions, shard_parts
 from instruct_data.build.records import (
     RecordError,
@@ -290,7 +290,7 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "units" / COMPLETION_FILE).write_text(json.dumps(facts))
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(dataclasses.asdict(pair)) + "\n" for pair in PAIRS))
     for out in ("first", "second"):
-        build.main(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / out, seed=5)
+        build(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / out, seed=5)
     for path in (tmp_path / "first").iterdir():
         assert path.read_bytes() == (tmp_path / "second" / path.name).read_bytes(), path.name
     report = json.loads((tmp_path / "first" / "build.json").read_text())
@@ -306,5 +306,5 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
     chain = list(read_conversations(tmp_path / "first" / "chain.jsonl.gz"))
     assert [c.id for c in chain] == ["chain-q0", "chain-q1"] and chain[1].messages[0].parts == ((2,),)
     assert chain[1].messages[1].parts == ("what is two", "it is two", (7,))
-    with pytest.raises(SystemExit, match="no utterance of the voice 'tone:none'; it has"):
-        build.main(tmp_path / "units", tmp_path / "pairs.jsonl", "tone:none", tmp_path / "third")
+    with pytest.raises(ValueError, match="--voice is 'tone:none'"):
+        build(tmp_path / "units", tmp_path / "pairs.jsonl", "tone:none", tmp_path / "third")

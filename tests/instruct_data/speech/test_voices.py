@@ -13,6 +13,7 @@ import torch
 from transformers import VitsConfig, VitsModel, VitsTokenizer
 
 from instruct_data.build import sets as build
+from instruct_data.build.config import UnitSource
 from instruct_data.build.records import read_conversations
 from instruct_data.speech import speak, unit_synthesis, unit_voice
 from instruct_data.speech.speak import Line, SpeakConfig, chat_lines, speak_lines
@@ -311,6 +312,6 @@ def test_a_spoken_unit_set_resumes_and_feeds_the_chain(
         for i, (chat, made_units) in enumerate(zip(CHATS, [r.units for r in made] * 2))
     ]
     write_unit_set(tmp_path / "asked", asked, made.codebook)
-    build.main([build.UnitSource(tmp_path / "asked"), build.UnitSource(out)], pairs, "model", tmp_path / "sets")
+    build.main([UnitSource(tmp_path / "asked"), UnitSource(out)], pairs, "model", tmp_path / "sets")
     chain = list(read_conversations(tmp_path / "sets" / "chain.jsonl.gz"))
     assert [c.messages[1].parts for c in chain] == [("who is ann", "a girl", (6, 1)), ("who is cid", "a boy", (5, 1))]

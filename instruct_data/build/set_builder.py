@@ -1,0 +1,169 @@
+"""How the conversation sets of one build are made; instruct_data/build/sets.py is its command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from instruct_data.build.chain import ChainChatPart, ChainPart, ChainSettings
+from instruct_data.build.config import INSTRUCTIONS, BuildConfig, ChainConfig, UnitSource
+from instruct_data.build.cross_modal import read_instructions, shard_parts
+from instruct_data.build.parts import Built, Part, PartFolder, Untold, together
+from instruct_data.build.spoken import SetSplits, index_questions, index_spoken
+from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
+from units.codebook import Codebook
+from units.dataset.unit_set import COMPLETION_FILE, UnitSet, read_unit_set
+from units.runtime.atomic import written_whole
+from units.runtime.pool import Workers
+
+
+@dataclass
+class Build:
+    """The sets of one build, and what came of them so far."""
+
+    sources: Sequence[tuple[UnitSet, float]]
+    pairs: Path | None
+    voice: str
+    out: Path
+    seed: int
+    splits: SetSplits
+    instructions: Path
+    compress: bool
+    workers: Workers
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    sides: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        first, *others = (unit_set for unit_set, _ in self.sources)
+        for other in others:
+            first.codebook.check_same(other.codebook, str(first.folder), str(other.folder))
+        self.codebook, self.home = first.codebook, self.out / ".parts"
+        speakers = {speaker for unit_set, _ in self.sources for speaker in unit_set.speakers()}
+        if self.voice and self.voice not in speakers:
+            raise ValueError(f"--voice is {self.voice!r}; the unit sets have only the speakers {sorted(speakers)}")
+        if unknown := set(self.splits.held_out_speakers) - speakers:
+            raise ValueError(
+                f"--splits.held_out_speakers has {sorted(unknown)}; the unit sets have only the speakers {sorted(speakers)}"
+            )
+        if self.pairs:
+            self.splits = index_questions(self.pairs, self.home, self.splits)
+
+    def text(self, least: int, most: int | None) -> None:
+        """Text chats, and the same with the question said back first, if there is a text set."""
+        if self.pairs is None:
+            return
+        chats, repeats = (self._lines(task) for task in ("chat", "repeat"))
+        parts: list[Part] = [*chats, *map(Untold, repeats)]
+        if least > 1 or most is not None:
+            rows = sum(part.rows for part in chats)
+            parts = [BalancedPart(self.pairs, rows, least, most, self.seed, self.splits, self.instructions)]
+        self._write("text", {"text": self._parts("text", "text", parts)}, None)
+
+    def cross_modal(self, chat_ratio: float, read_by: str | None) -> None:
+        """ASR of everybody, TTS of one speaker, of all (None) or of nobody (""), and so many text chats for each of them."""
+        built = {}
+        for task, speaker in (("asr", None), ("tts", read_by)):
+            if speaker == "":
+                continue
+            parts: list[Part] = []
+            for unit_set, weight in self.sources:
+                parts += shard_parts(
+                    unit_set, task, self.seed, self.splits, weight=weight, speaker=speaker, instructions=self.instructions
+                )  # fmt: skip
+            built[task] = self._parts("cross_modal", task, parts)
+        there = sum(part.rows for part in self._lines("chat"))
+        if chat_ratio > 0 and there:
+            wanted = chat_ratio * sum(one.total() for one in built.values())
+            built["chat"] = self._parts("cross_modal", "chat", self._lines("chat", wanted / there))
+        self._write("cross_modal", built, self.codebook)
+
+    def chain(self, options: ChainConfig) -> None:
+        """Every spoken question of the text set, and every chat of several turns that one speaker asks; typed, all others."""
+        if self.pairs is None:
+            return
+        if not self.voice and any(kind.endswith("speech") for kind, _ in options.shares):
+            print("no chain is built: --voice says who answers")
+            return
+        spoken = index_spoken([unit_set for unit_set, _ in self.sources], self.splits, self.home, self.voice)
+        chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits)
+        reads = (self.pairs, *(unit_set.folder / COMPLETION_FILE for unit_set, _ in self.sources))
+        parts: list[Part] = [
+            ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
+            for unit_set, _ in self.sources
+            for i in range(unit_set.shards)
+        ]
+        parts += [ChainChatPart(part, chain, reads) for part in self._lines("chat")]
+        self._write("chain", {"chain": self._parts("chain", "chain", parts)}, self.codebook)
+
+    def finish(self) -> None:
+        """Write `build.json`, and forget the parts."""
+        facts = {"counts": self.counts, "refused": self.refused, "codebook": self.codebook.name, "sides": self.sides}
+        with written_whole(self.out / "build.json") as file:
+            json.dump(facts, file, indent=1)
+        shutil.rmtree(self.home)
+        print(f"conversations: {self.counts}; left out: {self.refused}")
+
+    def _lines(self, task: str, weight: float = 1.0) -> list[ChatPart]:
+        return (
+            []
+            if self.pairs is None
+            else chat_parts(self.pairs, task, self.seed, self.splits, weight, self.instructions)
+        )
+
+    def _folder(self, name: str) -> PartFolder:
+        return PartFolder(self.home / name, tuple(self.splits.sides), self.compress)
+
+    def _parts(self, name: str, parts_name: str, parts: Sequence[Part]) -> Built:
+        return self._folder(name).build(parts, parts_name, self.workers)
+
+    def _write(self, name: str, built: dict[str, Built], codebook: Codebook | None) -> None:
+        """Put a set's parts together, one file for each side."""
+        whole = together(built.values())
+        if whole.refused:
+            self.refused[name] = dict(whole.refused)
+        self._folder(name).list_refusals(self.out / f"{name}.refused.jsonl", list(built))
+        for side in self.splits.sides:
+            stem = name if side == "train" else f"{name}_{side}"
+            path = self.out / f"{stem}.jsonl{'.gz' if self.compress else ''}"
+            self._folder(name).assemble(path, side, list(built), whole, codebook, self.seed)
+            self.counts[stem], self.sides[stem] = dict(whole.counts[side]), side
+
+
+def build_sets(sources: Sequence[UnitSource], pairs: Path | None, voice: str, out: Path, config: BuildConfig) -> None:
+    """Build the sets of one run in the folder `out`. The arguments are those of the command instruct-build."""
+    opened = [(read_unit_set(source.path.resolve()), source.weight) for source in sources]
+    with Workers(config.workers) as pool:
+        build = Build(
+            sources=opened,
+            pairs=pairs and pairs.resolve(),
+            voice=voice,
+            out=out,
+            seed=config.seed,
+            splits=SetSplits(**vars(config.splits)),
+            instructions=config.instructions,
+            compress=config.compress,
+            workers=pool,
+        )
+        build.text(config.least_of_a_family, config.most_of_a_family)
+        build.cross_modal(config.chat_ratio, voice if config.tts_of == "voice" else None)
+        build.chain(config.chain)
+    build.finish()
+    for missing in untaught(config.instructions):
+        print(f"warning: {missing}")
+
+
+def untaught(instructions: Path) -> list[str]:
+    """Warnings about the task descriptions that a system uses later and that this folder does not hold."""
+    if instructions.resolve().is_relative_to(INSTRUCTIONS.resolve()):
+        return []  # tests check those that come with the package
+    from speechgpt.prompts import ASR_TASK, TTS_TASK  # imports torch, which building does not need
+
+    return [
+        f"{instructions / task}.txt has no line {asked!r}, with which a model is asked in use; add it, and build again"
+        for task, asked in (("asr", ASR_TASK), ("tts", TTS_TASK))
+        if asked not in read_instructions(task, instructions)
+    ]
