@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from units.audio import AudioError, AudioReason, FrameGrid, load_wav
+from units.audio import SILENT, AudioError, AudioReason, FrameGrid, load_wav
 from units.corpus.manifest import Utterance
 from units.runtime.ahead import worked_ahead
 from units.runtime.refusals import Refusal, refusal_of
@@ -15,18 +15,27 @@ AHEAD_SECONDS = 6 * 3600.0  # of audio that threads decode or hold decoded: 1.4 
 LARGE_FILE = 4_000_000  # bytes: a smaller file holds at most 20 minutes in any usual format, so its length is not read
 
 
-def decoded(rows: Iterable[Utterance], workers: int, grid: FrameGrid) -> Iterator[np.ndarray | Refusal]:
+def decoded(
+    rows: Iterable[Utterance], workers: int, grid: FrameGrid, keep_silent: bool = True
+) -> Iterator[np.ndarray | Refusal]:
     """The wav of each utterance in order, of at least one frame of the grid, or its refusal.
 
     Args:
         workers: threads that read ahead (decoders run outside Python's lock); 0 reads when the next wav is needed.
+        keep_silent: give silent wavs; else they are refused.
     """
-    return worked_ahead(lambda row: _read(row, grid), rows, workers, weigh=_about_seconds, room=AHEAD_SECONDS)
+    return worked_ahead(
+        lambda row: _read(row, grid, keep_silent), rows, workers, weigh=_about_seconds, room=AHEAD_SECONDS
+    )
 
 
-def _read(utterance: Utterance, grid: FrameGrid) -> np.ndarray | Refusal:
+def _read(utterance: Utterance, grid: FrameGrid, keep_silent: bool) -> np.ndarray | Refusal:
     try:
-        return load_wav(utterance.audio, utterance.start, utterance.duration, grid)
+        wav = load_wav(utterance.audio, utterance.start, utterance.duration, grid)
+        peak = max(wav.max(), -wav.min())
+        if peak < SILENT and not keep_silent:
+            raise AudioError(AudioReason.SILENT, f"{utterance.audio} is silent: its peak is {peak:.1e}")
+        return wav
     except AudioError as error:
         return refusal_of(utterance.id, error, audio=utterance.audio)
     except OSError as error:

@@ -39,7 +39,7 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class WorkConfig:
-    """How the work is done. Nothing here changes the units."""
+    """How the work is done. Nothing here changes the units of an utterance."""
 
     device: str = "cpu"
     """cpu, cuda, or cuda:N"""
@@ -54,6 +54,8 @@ class WorkConfig:
     """threads of each process that decode ahead; none on a CPU, and its share of the cores with a GPU if not given"""
     limit: int | None = None
     """read only the first utterances, up to this number"""
+    keep_silent: bool = False
+    """give silent audio units too, instead of refusing it"""
     dry_run: bool = False
     """report what would be done and how long it would take"""
     rank: int | None = None

@@ -52,13 +52,13 @@ def run(source: str | Path, out: Path, config: EncoderConfig, work: WorkConfig) 
     processes = max(1, min(work.processes or _usual_processes(device, ranks.local_world), shards))
     workers = spare_cores(device, ranks.local_world * processes) if work.workers is None else work.workers
     batch_seconds = work.batch_seconds or (400.0 if device.startswith("cuda") else 40.0)
-    share = Share(work.shard_size, batch_seconds, workers, ranks.rank, ranks.world)
+    share = Share(work.shard_size, batch_seconds, workers, ranks.rank, ranks.world, keep_silent=work.keep_silent)
     if work.dry_run:
         whole = dataclasses.replace(share, rank=0, world=1)
         missing = len(whole.missing(out, len(listing.utterances)))
         print(estimate(listing, encoder, workers, processes).report(shards, missing))
         return 0
-    check_plan(out, listing.utterances, encoder, work.shard_size)
+    check_plan(out, listing.utterances, encoder, share)
     if processes == 1:
         extract(listing.utterances, out, encoder, share, listing.refused)
     else:

@@ -44,7 +44,7 @@ class Share:
 
     shard_size: utterances in a shard. batch_seconds: audio in one batch. workers: threads that decode ahead of the
     encoder; 0 decodes in the encoder's thread. rank, world: this rank among all that share the folder.
-    process, processes: this process among those of its rank.
+    process, processes: this process among those of its rank. keep_silent: silent audio is not refused.
     """
 
     shard_size: int = 2000
@@ -54,6 +54,7 @@ class Share:
     world: int = 1
     process: int = 0
     processes: int = 1
+    keep_silent: bool = False
 
     def missing(self, out: Path, utterances: int) -> list[int]:
         """The shards of this share that are not written yet.
@@ -74,16 +75,18 @@ def shard_count(utterances: int, shard_size: int) -> int:
     return -(-utterances // shard_size)
 
 
-def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, shard_size: int) -> None:
-    """Raise ValueError if `out` was begun with another codebook, other utterances or another shard size."""
+def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, share: Share) -> None:
+    """Raise ValueError if `out` was begun with another codebook, other utterances or other settings."""
     rows = (f"{u.id} {u.start} {u.duration} {u.text} {u.speaker} {u.lang}\n" for u in utterances)
     plan = {
         "codebook": encoder.codebook.fingerprint,
         "manner": encoder.features.manner,
-        "shard_size": shard_size,
+        "shard_size": share.shard_size,
         "utterances": len(utterances),
         "rows": digest(rows, length=16),
     }
+    if share.keep_silent:  # only then, since plans of earlier releases have no such field
+        plan["keep_silent"] = True
     check_begun(out / "plan.json", plan)
 
 
@@ -105,7 +108,7 @@ def extract(
 
     Raises: ValueError if `out` was begun with another codebook, other utterances or another shard size.
     """
-    check_plan(out, utterances, encoder, share.shard_size)
+    check_plan(out, utterances, encoder, share)
     todo = share.missing(out, len(utterances))
     if todo:
         (out / COMPLETION_FILE).unlink(missing_ok=True)  # a shard was deleted, so the set is not complete any more
@@ -176,7 +179,9 @@ def windows(utterances: list[Utterance], todo: list[int], share: Share, grid: Fr
     With workers, a window is decoded while the one before it is encoded or its shard is written, also across the ends
     of shards, so that neither waits for the other.
     """
-    wavs = decoded((row for shard in todo for row in share.rows(utterances, shard)), share.workers, grid)
+    wavs = decoded(
+        (row for shard in todo for row in share.rows(utterances, shard)), share.workers, grid, share.keep_silent
+    )
     found = (
         window
         for shard in todo

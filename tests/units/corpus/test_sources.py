@@ -214,10 +214,26 @@ def test_an_hour_of_silence_is_refused_by_its_run(mfcc_encoder: UnitEncoder, tmp
     save_wav(tmp_path / "in" / "speech.wav", tones(0.8))
     save_wav(tmp_path / "in" / "silence.wav", np.zeros(SAMPLE_RATE, np.float32))
     listing = list_source(tmp_path / "in")
-    extract(listing.utterances, tmp_path / "out", mfcc_encoder)
-    assert [record.id for record in read_unit_set(tmp_path / "out")] == ["speech"]
-    (refused,) = map(json.loads, (tmp_path / "out" / "refused.jsonl").read_text().splitlines())
-    assert (refused["id"], refused["reason"]) == ("silence", UnitSetReason.LONG_RUN)
+    for keep, reason in ((False, AudioReason.SILENT), (True, UnitSetReason.LONG_RUN)):
+        out = tmp_path / f"out-{keep}"
+        extract(listing.utterances, out, mfcc_encoder, Share(keep_silent=keep))
+        assert [record.id for record in read_unit_set(out)] == ["speech"]
+        (refused,) = map(json.loads, (out / "refused.jsonl").read_text().splitlines())
+        assert (refused["id"], refused["reason"]) == ("silence", reason)
+
+
+def test_silence_gets_units_only_if_asked(mfcc_encoder: UnitEncoder, tmp_path: Path) -> None:
+    save_wav(tmp_path / "in" / "quiet.wav", 0.002 * tones(0.8))
+    save_wav(tmp_path / "in" / "silence.wav", np.zeros(SAMPLE_RATE, np.float32))
+    encoder = EncoderConfig(str(mfcc_encoder.save_pretrained(tmp_path / "encoder")))
+    work = WorkConfig(processes=1)
+    assert main(str(tmp_path / "in"), tmp_path / "out", encoder, work) == SOME_REFUSED
+    assert [record.id for record in read_unit_set(tmp_path / "out")] == ["quiet"]
+    assert read_unit_set(tmp_path / "out").refused_by_reason() == {AudioReason.SILENT: 1}
+    with pytest.raises(ValueError, match="keep_silent"):  # a set is begun one way
+        main(str(tmp_path / "in"), tmp_path / "out", encoder, WorkConfig(processes=1, keep_silent=True))
+    assert main(str(tmp_path / "in"), tmp_path / "all", encoder, WorkConfig(processes=1, keep_silent=True)) == 0
+    assert {record.id for record in read_unit_set(tmp_path / "all")} == {"quiet", "silence"}
 
 
 def test_what_is_too_short_for_this_encoder_is_refused_by_its_id(tmp_path: Path) -> None:
