@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # hermetic: nothing may be looked up
@@ -27,9 +27,29 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--bfloat16",
+        choices=("as-is", "yes", "no"),
+        default="as-is",
+        help="let the processor claim to have, or not to have, bfloat16 instructions",
+    )
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def processor(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Training takes bfloat16 where the processor multiplies it: both answers can be tested on any machine."""
+    claimed, capabilities = request.config.getoption("bfloat16"), torch.cpu.get_capabilities()
+    with pytest.MonkeyPatch.context() as patch:
+        if claimed != "as-is":
+            instructions = {name: has for name, has in capabilities.items() if "bf16" not in name}
+            patch.setattr(torch.cpu, "get_capabilities", lambda: {**instructions, "avx512_bf16": claimed == "yes"})
+        yield
 
 
 @pytest.fixture(scope="session")
