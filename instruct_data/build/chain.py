@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.build.config import TASKS
+from instruct_data.build.reasons import BuildReason
 from instruct_data.build.spoken import SetSplits, spoken_index
 from instruct_data.build.text_parts import ChatPart
 from instruct_data.text.chats import TextChat, TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
 from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
-from units.runtime.refusals import Refusals
+from units.runtime.refusals import Refusals, RefusedError
 
 # The paper's words after the question, by kind.
 _HEAR = "You can first transcribe the instruction and get the text Instruction. Then you can think about the instruction and get the text response."
@@ -27,9 +28,6 @@ PAPER = {
     "text_to_speech": "And your response should be speech. You can do it step by step. You can think about the instruction and get the text response. Then you should speak the response aloud",
     "text_to_text": "And your response should be text. You can think about the instruction and get the text response.",
 }
-
-NO_QUESTION, NO_ANSWER = "not a question of the text set", "nobody speaks its answer"
-SEEN = "a held-out speaker asks what training asks"
 
 
 @dataclass(frozen=True)
@@ -49,14 +47,15 @@ def exchange_messages(exchange: Exchange, kind: str, wording: str = "released") 
         kind: one of TASKS.
         wording: `paper` puts the paper's instruction around the question, `released` nothing.
 
-    Raises: ValueError if the kind needs a sound that the exchange has not.
+    Raises: RefusedError if the kind needs units that the exchange lacks.
     """
     source, target = kind.split("_to_")
     question: Part | None = exchange.heard if source == "speech" else exchange.question
     sound: tuple[Part | None, ...] = (exchange.spoken,) if target == "speech" else ()
     if question is None or None in sound:
-        raise ValueError(
-            f"{kind} of {exchange.question!r}: {'nobody asks it aloud' if question is None else NO_ANSWER}"
+        reason = BuildReason.NO_SPOKEN_QUESTION if question is None else BuildReason.NO_SPOKEN_ANSWER
+        raise RefusedError(
+            reason, f"{kind} of {exchange.question!r} needs units of the {'question' if question is None else 'answer'}"
         )
     before, after = f"This is a {source} instruction:", PAPER[kind]
     if wording == "released":
@@ -112,12 +111,13 @@ class ChainSettings:
     ) -> Conversation:
         """Of questions and answers with the units of the questions.
 
-        Raises: ValueError if nobody says an answer that the kind wants said.
+        Raises: RefusedError if the answer voice does not speak an answer that the kind needs as units.
         """
         voiced = spoken_index(self.spoken).voiced if kind.endswith("speech") else lambda text: None
         exchanges = [Exchange(turn.question, turn.answer, heard, voiced(turn.answer)) for turn, heard in asked]
         if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
-            raise ValueError(NO_ANSWER)
+            missing = next(exchange.answer for exchange in exchanges if exchange.spoken is None)
+            raise RefusedError(BuildReason.NO_SPOKEN_ANSWER, f"{self.voice} does not speak the answer {missing[:60]!r}")
         return chain_conversation(exchanges, kind, name, self.wording)
 
 
@@ -141,11 +141,12 @@ class ChainPart:
                 continue
             answer = self.settings.splits.questions.answer(record.text) if record.text else None
             if answer is None:
-                refusals.counts[NO_QUESTION] += 1  # not listed: most of an ASR corpus asks nothing
+                # counted, not listed: most utterances of an ASR corpus are no questions
+                refusals.counts[BuildReason.NO_QUESTION.value] += 1
                 continue
             try:
                 yield self._conversation(record, answer)
-            except ValueError as error:
+            except RefusedError as error:
                 refusals.add(record.id, error)
 
     def _conversation(self, record: UnitRecord, answer: str) -> tuple[str, Conversation]:
@@ -154,9 +155,11 @@ class ChainPart:
         side = chain.splits.side("", question)
         if kind.startswith("speech"):  # else nobody's voice is heard
             if not record.units.ids:
-                raise ValueError("no units")
+                raise RefusedError(BuildReason.NO_UNITS, f"the question {question[:60]!r} has no units")
             if side != chain.splits.side(record.id, question, record.speaker):
-                raise ValueError(f"{SEEN}: {question[:60]!r}")
+                raise RefusedError(
+                    BuildReason.HELD_OUT_SPEAKER, f"{record.speaker} asks {question[:60]!r}, which is in {side}"
+                )
         asked = [(TextPair(question, answer), record.units.ids)]
         return side, chain.conversation(asked, kind, f"chain-{name}")
 
@@ -185,7 +188,7 @@ class ChainChatPart:
             try:
                 if found := self._conversation(chat, f"turns-{number}"):
                     yield found
-            except ValueError as error:
+            except RefusedError as error:
                 refusals.add(f"{self.chats.path}:{number + 1}", error)
 
     def _conversation(self, chat: TextChat, name: str) -> tuple[str, Conversation] | None:
@@ -196,7 +199,10 @@ class ChainChatPart:
         sounds = [index.asked(turn.question) for turn in chat.turns]
         speakers = sorted(set.intersection(*map(set, sounds)))
         if not speakers and not chain.typed:
-            raise ValueError(f"no speaker asks all its questions: {chat.turns[0].question!r}")
+            raise RefusedError(
+                BuildReason.NO_COMMON_SPEAKER,
+                f"no speaker asks all {len(chat.turns)} questions of the chat that begins {chat.turns[0].question[:60]!r}",
+            )
         kind = chain.draw(chain.kinds if speakers else chain.typed, name)
         if kind.startswith("text"):
             return side, chain.conversation([(turn, None) for turn in chat.turns], kind, name)
@@ -204,5 +210,5 @@ class ChainChatPart:
         asked = [(turn, by[speaker]) for turn, by in zip(chat.turns, sounds)]
         sides = {side, *(chain.splits.side(sound.id, turn.question, speaker) for turn, sound in asked)}
         if len(sides) > 1:
-            raise ValueError(f"its turns stand on different sides: {sorted(sides)}")
+            raise RefusedError(BuildReason.SEVERAL_SPLITS, f"its turns are in the splits {sorted(sides)}")
         return side, chain.conversation([(turn, sound.units) for turn, sound in asked], kind, name)

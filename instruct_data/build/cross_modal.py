@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from instruct_data.build.config import INSTRUCTIONS
+from instruct_data.build.reasons import BuildReason
 from instruct_data.build.splits import Splits, copies
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
@@ -79,12 +80,13 @@ class CrossModalPart:
             if self.speaker is not None and record.speaker != self.speaker:
                 continue
             if not record.text or not record.units.ids:
-                if self.task == "asr":  # which takes every record, and tells of those that tts lacks as well
-                    refusals.add(record.id, "no text" if not record.text else "no units")
+                if self.task == "asr":  # which uses every record, so that none is counted twice
+                    refusals.add(record.id, BuildReason.NO_UNITS if record.text else BuildReason.NO_TEXT)
                 continue
             side = self.splits.side(record.id, record.text, record.speaker)
             if self.task == "tts" and side != self.splits.side(record.id, record.text):
-                refusals.add(record.id, "a held-out speaker says what training reads out")
+                detail = f"{record.speaker} says {record.text[:60]!r}, which TTS has in another split"
+                refusals.add(record.id, BuildReason.HELD_OUT_SPEAKER, detail)
                 continue
             for copy in range(copies(self.weight, self.seed, self.task, record.id)):
                 name = f"{self.task}-{record.id}{f'~{copy + 1}' if copy else ''}"

@@ -30,10 +30,11 @@ from units.runtime.refusals import Refusals
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
+CACHE_VERSION = 1  # bump it when the code writes other parts from the same input, so that old ones are not resumed
 INLINE_ROWS = 40_000  # unless workers are asked for, fewer input records are built sooner than processes start
 
 
-class Part(Protocol):
+class InputPart(Protocol):
     """A stretch of input: a small frozen dataclass that another process can be given."""
 
     @property
@@ -51,8 +52,8 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class Built:
-    """What came of some parts: conversations by side and task, refusals by reason."""
+class BuildCounts:
+    """What some parts hold: conversations by split and task, refusals by reason code."""
 
     counts: dict[str, Counter[str]]
     refused: Counter[str]
@@ -69,7 +70,7 @@ class PartFolder:
     sides: tuple[str, ...]
     zipped: bool = True
 
-    def build(self, parts: Sequence[Part], name: str, workers: Workers) -> Built:
+    def build(self, parts: Sequence[InputPart], name: str, workers: Workers) -> BuildCounts:
         """Build the parts that are not there yet.
 
         Args:
@@ -83,7 +84,7 @@ class PartFolder:
         with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
             for done in workers.run(job, [(i, parts[i]) for i in todo], rows > INLINE_ROWS):
                 bar.update(parts[done].rows)
-        built = Built({side: Counter() for side in self.sides}, Counter())
+        built = BuildCounts({side: Counter() for side in self.sides}, Counter())
         for i in range(len(parts)):
             facts = json.loads(_facts(home, i).read_text(encoding="utf-8"))
             built.refused.update(facts["refused"])
@@ -91,9 +92,9 @@ class PartFolder:
                 built.counts[side].update(tasks)
         return built
 
-    def _check_plan(self, home: Path, parts: Sequence[Part]) -> None:
-        """Parts of another plan are no parts of this set."""
-        plan = hashlib.sha256(_code() + repr((self.sides, self.zipped)).encode())
+    def _check_plan(self, home: Path, parts: Sequence[InputPart]) -> None:
+        """Delete the parts of an earlier build with other input, settings or cache version."""
+        plan = hashlib.sha256(repr((CACHE_VERSION, self.sides, self.zipped)).encode())
         for part in parts:
             plan.update(repr(part).encode())
         for source in sorted({source for part in parts for source in part.sources()}):
@@ -106,7 +107,7 @@ class PartFolder:
             file.write(plan.hexdigest())
 
     def assemble(
-        self, out: Path, side: str, names: Sequence[str], built: Built, codebook: Codebook | None, seed: int
+        self, out: Path, side: str, names: Sequence[str], built: BuildCounts, codebook: Codebook | None, seed: int
     ) -> None:
         """Put the finished parts of one side together; the set appears whole or not at all."""
         with written_whole(out, "wb") as file:
@@ -133,10 +134,10 @@ class PartFolder:
 
 
 @dataclass(frozen=True)
-class Untold:
-    """A part whose refusals another part of the same input tells."""
+class WithoutRefusals:
+    """A part whose refusals are already counted by another part of the same input."""
 
-    part: Part
+    part: InputPart
 
     @property
     def rows(self) -> int:
@@ -149,9 +150,9 @@ class Untold:
         return self.part.conversations(Refusals())
 
 
-def together(several: Iterable[Built]) -> Built:
-    """What came of several names of one set."""
-    whole = Built({}, Counter())
+def merge_counts(several: Iterable[BuildCounts]) -> BuildCounts:
+    """The counts of all parts of one set."""
+    whole = BuildCounts({}, Counter())
     for built in several:
         whole.refused.update(built.refused)
         for side, tasks in built.counts.items():
@@ -163,7 +164,7 @@ def _facts(home: Path, index: int) -> Path:
     return home / f"{index:06d}.json"
 
 
-def _build_part(job: tuple[int, Part], home: Path, sides: tuple[str, ...], zipped: bool) -> int:
+def _build_part(job: tuple[int, InputPart], home: Path, sides: tuple[str, ...], zipped: bool) -> int:
     """Write the files of one part; returns its number."""
     index, part = job
     counts: dict[str, Counter[str]] = {side: Counter() for side in sides}
@@ -180,9 +181,3 @@ def _build_part(job: tuple[int, Part], home: Path, sides: tuple[str, ...], zippe
     with written_whole(facts) as file:
         json.dump({"counts": counts, "refused": refusals.counts}, file)
     return index
-
-
-@functools.cache
-def _code() -> bytes:
-    """A part that other code wrote is not resumed."""
-    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in sorted(Path(__file__).parent.glob("*.py")))

@@ -11,7 +11,7 @@ from pathlib import Path
 from instruct_data.build.chain import ChainChatPart, ChainPart, ChainSettings
 from instruct_data.build.config import INSTRUCTIONS, BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.cross_modal import read_instructions, shard_parts
-from instruct_data.build.parts import Built, Part, PartFolder, Untold, together
+from instruct_data.build.parts import BuildCounts, InputPart, PartFolder, WithoutRefusals, merge_counts
 from instruct_data.build.spoken import SetSplits, index_questions, index_spoken
 from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
@@ -57,7 +57,7 @@ class Build:
         if self.pairs is None:
             return
         chats, repeats = (self._lines(task) for task in ("chat", "repeat"))
-        parts: list[Part] = [*chats, *map(Untold, repeats)]
+        parts: list[InputPart] = [*chats, *map(WithoutRefusals, repeats)]
         if least > 1 or most is not None:
             rows = sum(part.rows for part in chats)
             parts = [BalancedPart(self.pairs, rows, least, most, self.seed, self.splits, self.instructions)]
@@ -69,7 +69,7 @@ class Build:
         for task, speaker in (("asr", None), ("tts", read_by)):
             if speaker == "":
                 continue
-            parts: list[Part] = []
+            parts: list[InputPart] = []
             for unit_set, weight in self.sources:
                 parts += shard_parts(
                     unit_set, task, self.seed, self.splits, weight=weight, speaker=speaker, instructions=self.instructions
@@ -91,7 +91,7 @@ class Build:
         spoken = index_spoken([unit_set for unit_set, _ in self.sources], self.splits, self.home, self.voice)
         chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits)
         reads = (self.pairs, *(unit_set.folder / COMPLETION_FILE for unit_set, _ in self.sources))
-        parts: list[Part] = [
+        parts: list[InputPart] = [
             ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
             for unit_set, _ in self.sources
             for i in range(unit_set.shards)
@@ -117,12 +117,12 @@ class Build:
     def _folder(self, name: str) -> PartFolder:
         return PartFolder(self.home / name, tuple(self.splits.sides), self.compress)
 
-    def _parts(self, name: str, parts_name: str, parts: Sequence[Part]) -> Built:
+    def _parts(self, name: str, parts_name: str, parts: Sequence[InputPart]) -> BuildCounts:
         return self._folder(name).build(parts, parts_name, self.workers)
 
-    def _write(self, name: str, built: dict[str, Built], codebook: Codebook | None) -> None:
+    def _write(self, name: str, built: dict[str, BuildCounts], codebook: Codebook | None) -> None:
         """Put a set's parts together, one file for each side."""
-        whole = together(built.values())
+        whole = merge_counts(built.values())
         if whole.refused:
             self.refused[name] = dict(whole.refused)
         self._folder(name).list_refusals(self.out / f"{name}.refused.jsonl", list(built))

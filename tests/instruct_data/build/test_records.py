@@ -165,7 +165,7 @@ BAD_LINES = {
     "an infinite start": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": 1e999}]}]), "start is inf"),
     "no duration": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "duration": 0}]}]), "duration is 0"),
     "speech whose units are too big": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "units": [K]}]}]), f"from 0 to {K - 1}"),
-    "three texts of the assistant": (line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]), "an assistant says"),
+    "three texts of the assistant": (line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]), "an assistant message is"),
 }  # fmt: skip
 
 
@@ -299,7 +299,7 @@ def test_build_makes_the_sets_of_a_run(tmp_path: Path) -> None:
         "cross_modal": {"asr": 6, "tts": 2},
         "chain": {"chain": 2},
     }
-    assert report["refused"]["chain"] == {"not a question of the text set": 2, "nobody speaks its answer": 1}
+    assert report["refused"]["chain"] == {"not_a_question": 2, "no_spoken_answer": 1}
     assert read_conversations(tmp_path / "first" / "text.jsonl.gz").codebook is None
     assert read_conversations(tmp_path / "first" / "chain.jsonl.gz").codebook == CODEBOOK
     assert len(list(read_conversations(tmp_path / "first" / "cross_modal.jsonl.gz"))) == 8
