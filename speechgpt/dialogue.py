@@ -4,8 +4,8 @@
     chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
 
 This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special
-tokens off (speechgpt/typed_text.py), units by addition, so text that spells `<17>` or `[Human]` stays text. The spaces beside special tokens
-only make the lines above readable; they have no token.
+tokens off (speechgpt/typed_text.py), units by addition, so text that spells `<17>` or `[Human]` stays text. The
+spaces beside special tokens only make the lines above readable; they have no token.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def new_words(size: int) -> list[str]:
 
 
 def unused_word(token: int) -> str:
-    """The word of an id that a text LLM's tokenizer leaves out, in a widened one. It holds a space, so no text is it."""
+    """The word of an id that a text LLM's tokenizer leaves out, in a widened one. Its space keeps it out of texts."""
     return f"<unused {token}>"
 
 

@@ -47,7 +47,7 @@ def widen(
         The vocabulary of the widened tokenizer.
 
     Raises:
-        VocabularyError: the tokenizer has a unit or a special token already, or its ids have gaps that cannot be filled.
+        VocabularyError: the tokenizer has a unit or a special token already, or gaps in its ids that cannot be filled.
         ValueError: centres are missing or of another size.
     """
     words, known = new_words(size), tokenizer.get_vocab()
@@ -65,8 +65,8 @@ def widen(
     if any(table[word] < old for word in words) or any(table.get(word) != id for word, id in known.items()):
         raise VocabularyError(
             f"this tokenizer has {len(known)} words with {len(set(known.values()))} ids from 0 to {old - 1}: a "
-            f"{type(tokenizer).__name__} cannot keep them apart from new words. Use the fast version (tokenizer.json) of "
-            "a tokenizer in which each word has an id of its own."
+            f"{type(tokenizer).__name__} cannot keep them apart from new words. Use the fast version (tokenizer.json) "
+            "of a tokenizer in which each word has an id of its own."
         )
     vocab = UnitVocab.from_words(table)
     if rows > old:  # transformers initialises only the rows that it adds, so units would get untrained rows as they are

@@ -82,7 +82,7 @@ def widened(tmp_path_factory: pytest.TempPathFactory, mfcc_encoder: UnitEncoder)
             initializer_range=0.3,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+        )
     )
     vocab = widen(tokenizer, model, K)
     checkpoint = folder / "stage3"

@@ -47,5 +47,7 @@ turns = st.tuples(
 
 conversations = st.builds(
     lambda rounds, task, name: Conversation(tuple(message for turn in rounds for message in turn), task, name),
-    st.lists(turns, min_size=1, max_size=3), text, text,
-)  # fmt: skip
+    st.lists(turns, min_size=1, max_size=3),
+    text,
+    text,
+)

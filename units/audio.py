@@ -131,8 +131,8 @@ def load_wav(
 
     Raises:
         AudioNotFoundError: there is no such file (also a FileNotFoundError).
-        AudioError: not audio, not finite, shorter than one frame (25 ms for HuBERT), a segment outside the file, or a file that
-            cannot be read whole.
+        AudioError: not audio, not finite, shorter than one frame (25 ms for HuBERT), a segment outside the file, or a
+            file that cannot be read whole.
     """
     import soundfile
 

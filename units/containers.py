@@ -183,7 +183,7 @@ LENGTHS = _frame_lengths()
 
 @dataclass
 class _Frames:
-    """Frames in a row. begin, end: bytes. count: of frames with sound. stated: (offset, count) in the counting frame."""
+    """Frames in a row. begin, end: bytes. count: frames with sound. stated: (offset, count) in the counting frame."""
 
     begin: int
     end: int

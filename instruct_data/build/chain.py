@@ -1,4 +1,4 @@
-"""Chain-of-modality conversations: a question, spoken or typed; what was asked, the answer as text, the answer as sound.
+"""Chain-of-modality conversations: a question, spoken or typed; its transcript, the answer as text, the spoken answer.
 
 SpeechGPT (Zhang et al. 2023, arXiv 2305.11000, section 3.1) has four kinds, each asked for by an instruction around the
 question; its authors released the first alone, without instruction (`wording="released"`).
@@ -21,11 +21,20 @@ from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
 from units.runtime.refusals import Refusals, RefusedError
 
 # The paper's words after the question, by kind.
-_HEAR = "You can first transcribe the instruction and get the text Instruction. Then you can think about the instruction and get the text response."
+_HEAR = (
+    "You can first transcribe the instruction and get the text Instruction. "
+    "Then you can think about the instruction and get the text response."
+)
 PAPER = {
-    "speech_to_speech": f"And your response should be speech. You can do it step by step. {_HEAR} Last, you should speak the response aloud",
+    "speech_to_speech": (
+        f"And your response should be speech. You can do it step by step. {_HEAR} "
+        "Last, you should speak the response aloud"
+    ),
     "speech_to_text": f"And your response should be text. You can do it step by step. {_HEAR}",
-    "text_to_speech": "And your response should be speech. You can do it step by step. You can think about the instruction and get the text response. Then you should speak the response aloud",
+    "text_to_speech": (
+        "And your response should be speech. You can do it step by step. "
+        "You can think about the instruction and get the text response. Then you should speak the response aloud"
+    ),
     "text_to_text": "And your response should be text. You can think about the instruction and get the text response.",
 }
 
@@ -70,7 +79,7 @@ def exchange_messages(exchange: Exchange, kind: str, wording: str = "released") 
 
 
 def asked(human: Message, assistant: Message) -> str | None:
-    """The question of a turn as text: what was typed, or the transcript; None where neither stands there. Undoes the wording."""
+    """The question of a turn as text: what was typed, or the transcript; None without either. Undoes the wording."""
     if any(not isinstance(part, str) for part in human.parts):
         return Reply.from_parts(assistant.parts).transcript
     typed = " ".join(part for part in human.parts if isinstance(part, str))
@@ -201,7 +210,8 @@ class ChainChatPart:
         if not speakers and not chain.typed:
             raise RefusedError(
                 BuildReason.NO_COMMON_SPEAKER,
-                f"no speaker asks all {len(chat.turns)} questions of the chat that begins {chat.turns[0].question[:60]!r}",
+                f"no speaker asks all {len(chat.turns)} questions of the chat that begins "
+                f"{chat.turns[0].question[:60]!r}",
             )
         kind = chain.draw(chain.kinds if speakers else chain.typed, name)
         if kind.startswith("text"):

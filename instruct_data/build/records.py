@@ -10,7 +10,7 @@ A part of a message is one of these:
     {"speech": "wav/q1.wav", "start": 0.5, "duration": 1.5, "units": [12, 7, 7]}
 
 `speech` is an audio file; its path is absolute or relative to the folder of the set. `start` and `duration` are seconds
-(absent: from the beginning, to the end). `units` are those of the speech, if they are known. `codebook` is null where no
+(absent: from the beginning, to the end). `units` are those of the speech, if known. `codebook` is null where no
 part has units. Release 0.1.0 wrote `conversations/1`, which has no speech parts; it is read as well.
 """
 

@@ -47,7 +47,8 @@ class Build:
             raise ValueError(f"--voice is {self.voice!r}; the unit sets have only the speakers {sorted(speakers)}")
         if unknown := set(self.splits.held_out_speakers) - speakers:
             raise ValueError(
-                f"--splits.held_out_speakers has {sorted(unknown)}; the unit sets have only the speakers {sorted(speakers)}"
+                f"--splits.held_out_speakers has {sorted(unknown)}; the unit sets have only the speakers "
+                f"{sorted(speakers)}"
             )
         if self.pairs:
             self.splits = index_questions(self.pairs, self.home, self.splits)
@@ -64,7 +65,7 @@ class Build:
         self._write("text", {"text": self._parts("text", "text", parts)}, None)
 
     def cross_modal(self, chat_ratio: float, read_by: str | None) -> None:
-        """ASR of everybody, TTS of one speaker, of all (None) or of nobody (""), and so many text chats for each of them."""
+        """ASR of every speaker, TTS of one speaker, of all (None) or of none (""), and text chats by ratio."""
         built = {}
         for task, speaker in (("asr", None), ("tts", read_by)):
             if speaker == "":
@@ -72,8 +73,14 @@ class Build:
             parts: list[InputPart] = []
             for unit_set, weight in self.sources:
                 parts += shard_parts(
-                    unit_set, task, self.seed, self.splits, weight=weight, speaker=speaker, instructions=self.instructions
-                )  # fmt: skip
+                    unit_set,
+                    task,
+                    self.seed,
+                    self.splits,
+                    weight=weight,
+                    speaker=speaker,
+                    instructions=self.instructions,
+                )
             built[task] = self._parts("cross_modal", task, parts)
         there = sum(part.rows for part in self._lines("chat"))
         if chat_ratio > 0 and there:
@@ -82,7 +89,7 @@ class Build:
         self._write("cross_modal", built, self.codebook)
 
     def chain(self, options: ChainConfig) -> None:
-        """Every spoken question of the text set, and every chat of several turns that one speaker asks; typed, all others."""
+        """Every spoken question of the text set, chats of several turns that one speaker asks; the rest is typed."""
         if self.pairs is None:
             return
         if not self.voice and any(kind.endswith("speech") for kind, _ in options.shares):

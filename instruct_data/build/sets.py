@@ -1,12 +1,12 @@
 """The `instruct-build` command: conversation sets from unit sets and, if there is one, a text set.
 
     instruct-build --units units/librispeech --tts_of all --out data           # an ASR corpus is enough for stage 2
-    instruct-build --units runs/toy/units/train --pairs runs/toy/corpus/chats.jsonl --voice flite:slt --out runs/toy/data
+    instruct-build --units units/train --pairs chats.jsonl --voice flite:slt --out data
     instruct-build --config build.yaml --splits.dev 0.01 --chat_ratio 0.1
 
 It writes these sets to the folder `out`:
 
-    cross_modal.jsonl.gz   ASR of every speaker, TTS of the answer voice or of every speaker, and text chats if asked for
+    cross_modal.jsonl.gz   ASR of every speaker, TTS of the answer voice or of all, and text chats if asked for
     text.jsonl.gz          text chats, and the same with the question repeated before the answer (needs --pairs)
     chain.jsonl.gz         chain of modality (needs --pairs and --voice)
     .._dev, .._test        the same for the other splits

@@ -20,7 +20,7 @@ class Splits:
     test: float = 0.0
     """Share of the test side."""
     by: str = "text"
-    """What is hashed: `text`, so that one sentence stands on one side, whoever says it, or `id`. Questions always go by text."""
+    """What is hashed: `text`, so that a sentence is in one split for every speaker, or `id`. Questions go by text."""
     held_out_speakers: list[str] = field(default_factory=list)
     """Speakers whose every utterance stands on the test side."""
     named: bool = True

@@ -1,7 +1,7 @@
 """Indices on disk: what a text set asks, and on which side; who speaks which of its texts.
 
-The second holds units, so they grow with the text set, on disk and not in memory; many processes read them at once. Their
-names hang on what they were made of: an index of other input is another file.
+The second holds units, so they grow with the text set, on disk and not in memory; many processes read them at once.
+Their names hang on what they were made of: an index of other input is another file.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def write_questions(path: Path, chats: Iterable[TextChat], splits: Splits) -> tu
             side = splits.side("", opening.question)
             if splits.named and opening.split != "train":
                 said.add(side := opening.split)
-            # A later question means nothing without the earlier ones: it has no answer here, and any opening goes before.
+            # A later question means nothing without the earlier ones: it has no answer here, and an opening goes first.
             base.execute(
                 "insert into questions values (?, ?, ?) on conflict (text) do update "
                 "set answer = excluded.answer, side = excluded.side where answer is null",

@@ -16,11 +16,11 @@
 A piece of an answer has what was gained: "transcript", "text", and "wav", 16-bit little-endian samples at the model's
 rate in base64; the last piece also has "finished" and "understood".
 
-Errors are {"error": reason}: status 400 for bad input, 403 for another site's page, 404 for a path that does not exist
-or that the model does not support, 405 for another method, 408 for a body that does not come, 411 for one without a
-length, 413 for one that is too long, 500 for an error of the server. An error in the middle of an answer is its last line. Questions are answered one
-at a time, each without history. Sampling is set by the command's options; `?candidates=1` on /answer streams the
-speech without self-verification.
+Errors are {"error": reason}: status 400 for bad input, 403 for another site's page, 404 for a path that does not
+exist or that the model does not support, 405 for another method, 408 for a body that does not come, 411 for one
+without a length, 413 for one that is too long, 500 for an error of the server. An error in the middle of an answer is
+its last line. Questions are answered one at a time, each without history. Sampling is set by the command's options;
+`?candidates=1` on /answer streams the speech without self-verification.
 """
 
 from __future__ import annotations

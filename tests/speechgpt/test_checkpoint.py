@@ -161,11 +161,24 @@ def test_facts_that_do_not_fit_are_refused(model_folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("codebook", "mfcc"), ("codebook", []), ("stage", 3), ("stage", ["stage3"]), ("first_unit_id", "300"),
-        ("first_unit_id", -1), ("first_unit_id", True), ("first_unit_id", 1.5), ("prefix", None), ("prefix", "\ud800"),
-        ("config", None), ("config", []), ("versions", 3), ("system", {}), ("extra", "none"), ("config", {"kind": ["units"]}),
+        ("codebook", "mfcc"),
+        ("codebook", []),
+        ("stage", 3),
+        ("stage", ["stage3"]),
+        ("first_unit_id", "300"),
+        ("first_unit_id", -1),
+        ("first_unit_id", True),
+        ("first_unit_id", 1.5),
+        ("prefix", None),
+        ("prefix", "\ud800"),
+        ("config", None),
+        ("config", []),
+        ("versions", 3),
+        ("system", {}),
+        ("extra", "none"),
+        ("config", {"kind": ["units"]}),
     ],
-)  # fmt: skip
+)
 def test_a_field_of_another_type_is_named(model_folder: Path, tmp_path: Path, field: str, value: object) -> None:
     record = json.loads((model_folder / FILE).read_text())
     (tmp_path / FILE).write_text(json.dumps({**record, field: value}))

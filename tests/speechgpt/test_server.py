@@ -169,12 +169,28 @@ def raw(server: Server, request: bytes) -> tuple[int, dict[str, str]]:
 @pytest.mark.parametrize(
     "header",
     [
-        "Host: [::1", "Host: 127.0.0.1:x", "Host: 127.0.0.1:999999", "Host: a@127.0.0.1", "Host: a b", "Host: \u00e9",
-        "Host: a/b", "Host: 127.0.0.1\r\nHost: 127.0.0.1", "Origin: http://[::1", "Origin: x", "Origin: //", "Origin: ",
-        "Origin: http://a:b", "Content-Length: +5", "Content-Length: \u00b2", "Content-Length: -1", "Content-Length: 0x5",
-        "Content-Length: 5, 5", "Content-Length: 5\r\nContent-Length: 5", f"Content-Length: {'9' * 5000}",
+        "Host: [::1",
+        "Host: 127.0.0.1:x",
+        "Host: 127.0.0.1:999999",
+        "Host: a@127.0.0.1",
+        "Host: a b",
+        "Host: \u00e9",
+        "Host: a/b",
+        "Host: 127.0.0.1\r\nHost: 127.0.0.1",
+        "Origin: http://[::1",
+        "Origin: x",
+        "Origin: //",
+        "Origin: ",
+        "Origin: http://a:b",
+        "Content-Length: +5",
+        "Content-Length: \u00b2",
+        "Content-Length: -1",
+        "Content-Length: 0x5",
+        "Content-Length: 5, 5",
+        "Content-Length: 5\r\nContent-Length: 5",
+        f"Content-Length: {'9' * 5000}",
     ],
-)  # fmt: skip
+)
 def test_malformed_headers_are_bad_requests(server: Server, method: str, header: str) -> None:
     lengths = "" if "Length" in header else "Content-Length: 5\r\n"
     status, reply = raw(server, f"{method} HTTP/1.1\r\n{header}\r\n{lengths}\r\nhello".encode("latin-1"))

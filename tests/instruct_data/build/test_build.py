@@ -291,8 +291,12 @@ def test_what_nobody_asks_aloud_is_typed(made, tmp_path: Path) -> None:
 
 
 def test_sounds_without_units_are_refused(tmp_path: Path) -> None:
-    records = [UnitRecord(f"u{i}", Units(ids, (1,) * len(ids), CODEBOOK), 1600, text, speaker) for i, (ids, text, speaker)
-               in enumerate((((), "who", "tone:high"), ((1,), "who", "tone:mid"), ((), "me", VOICE), ((2,), "me", VOICE)))]  # fmt: skip
+    records = [
+        UnitRecord(f"u{i}", Units(ids, (1,) * len(ids), CODEBOOK), 1600, text, speaker)
+        for i, (ids, text, speaker) in enumerate(
+            (((), "who", "tone:high"), ((1,), "who", "tone:mid"), ((), "me", VOICE), ((2,), "me", VOICE))
+        )
+    ]
     write_unit_set(tmp_path / "units", records, CODEBOOK)
     (tmp_path / "pairs.jsonl").write_text(chat_line(TextChat((TextPair("who", "me"),))))
     build(tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out")
@@ -353,8 +357,11 @@ def test_the_papers_words_stand_around_the_question(kind: str) -> None:
 
 
 def test_options_that_cannot_be_are_refused(made, tmp_path: Path) -> None:
-    for options, reason in (({"kinds": {"sing": 1}}, "unknown kinds"), ({"wording": "loud"}, "--chain.wording"),
-                            ({"kinds": {"text_to_text": 0}}, "needs a share above 0")):  # fmt: skip
+    for options, reason in (
+        ({"kinds": {"sing": 1}}, "unknown kinds"),
+        ({"wording": "loud"}, "--chain.wording"),
+        ({"kinds": {"text_to_text": 0}}, "needs a share above 0"),
+    ):
         with pytest.raises(ValueError, match=reason):
             ChainConfig(**options)
     with pytest.raises(ValueError, match=r"held_out_speakers has \['tone:hihg'\]"):

@@ -1,4 +1,4 @@
-"""Conversations on disk and how they are made: round trips, malformed lines refused by number, the same bytes each time."""
+"""Conversations on disk: round trips, malformed lines refused by number, the same bytes each time."""
 
 from __future__ import annotations
 
@@ -56,9 +56,11 @@ def test_a_record_is_read_as_it_was_written(conversation: Conversation) -> None:
 
 # As release 0.1.0 wrote it, for the codebook of these tests.
 SET_OF_0_1_0 = """\
-{"format": "conversations/1", "codebook": {"name": "tiny", "encoder": "mfcc", "layer": 0, "size": 12, "frame_rate": 50.0, \
+{"format": "conversations/1", "codebook": {"name": "tiny", "encoder": "mfcc", "layer": 0, "size": 12, \
+"frame_rate": 50.0, \
 "centring": "none", "fingerprint": "0123abcd"}, "seed": 3, "counts": {"asr": 1, "chain": 1}}
-{"id": "asr-q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": "Write. This is input:"}, {"units": [1, 2]}]}, \
+{"id": "asr-q1", "task": "asr", "messages": [{"role": "human", "parts": [{"text": "Write. This is input:"}, \
+{"units": [1, 2]}]}, \
 {"role": "assistant", "parts": [{"text": "gr\u00fc\u00df dich"}]}]}
 {"id": "chain-q2", "task": "chain", "messages": [{"role": "human", "parts": [{"units": [3]}]}, \
 {"role": "assistant", "parts": [{"text": "who?"}, {"text": "you"}, {"units": [4, 5]}]}]}
@@ -160,13 +162,25 @@ BAD_LINES = {
     "speech that is a number": (line_of([{"role": "human", "parts": [{"speech": 3}]}]), "speech is '3'"),
     "speech without a path": (line_of([{"role": "human", "parts": [{"speech": ""}]}]), "speech is ''"),
     "speech and text": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "text": "b"}]}]), "a part is"),
-    "a start below zero": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": -0.1}]}]), "start is -0.1"),
-    "a start that is text": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": "1"}]}]), "start is '1'"),
+    "a start below zero": (
+        line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": -0.1}]}]),
+        "start is -0.1",
+    ),
+    "a start that is text": (
+        line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": "1"}]}]),
+        "start is '1'",
+    ),
     "an infinite start": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "start": 1e999}]}]), "start is inf"),
     "no duration": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "duration": 0}]}]), "duration is 0"),
-    "speech whose units are too big": (line_of([{"role": "human", "parts": [{"speech": "a.wav", "units": [K]}]}]), f"from 0 to {K - 1}"),
-    "three texts of the assistant": (line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]), "an assistant message is"),
-}  # fmt: skip
+    "speech whose units are too big": (
+        line_of([{"role": "human", "parts": [{"speech": "a.wav", "units": [K]}]}]),
+        f"from 0 to {K - 1}",
+    ),
+    "three texts of the assistant": (
+        line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]),
+        "an assistant message is",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", BAD_LINES)
@@ -211,8 +225,15 @@ def test_a_damaged_set_is_refused(tmp_path: Path) -> None:
 
 def test_a_header_that_is_none_is_refused(tmp_path: Path) -> None:
     header = {"format": "conversations/1", "codebook": dataclasses.asdict(CODEBOOK), "seed": 0, "counts": {}}
-    bad = ["", "{", "[]", "{}", json.dumps({**header, "format": "conversations/9"}), json.dumps({**header, "codebook": {"a": 1}}),
-           json.dumps({k: v for k, v in header.items() if k != "counts"})]  # fmt: skip
+    bad = [
+        "",
+        "{",
+        "[]",
+        "{}",
+        json.dumps({**header, "format": "conversations/9"}),
+        json.dumps({**header, "codebook": {"a": 1}}),
+        json.dumps({k: v for k, v in header.items() if k != "counts"}),
+    ]
     path = tmp_path / "set.jsonl"
     for line in bad:
         path.write_text(f"{line}\n" if line else "")
@@ -249,10 +270,14 @@ def spoken(record_id: str, sentence: str | None, speaker: str, ids: tuple[int, .
 
 
 RECORDS = [
-    spoken("q0", "what is one", "tone:high", (1,)), spoken("q1", "what is two", "tone:high", (2,)),
-    spoken("q2", "the sky is blue", "tone:high", (3,)), spoken("q3", "what is three", "tone:high", (4,)),
-    spoken("q4", None, "tone:high", (5,)), spoken("a0", "it is one", VOICE, (6,)), spoken("a1", "it is two", VOICE, (7,)),
-]  # fmt: skip
+    spoken("q0", "what is one", "tone:high", (1,)),
+    spoken("q1", "what is two", "tone:high", (2,)),
+    spoken("q2", "the sky is blue", "tone:high", (3,)),
+    spoken("q3", "what is three", "tone:high", (4,)),
+    spoken("q4", None, "tone:high", (5,)),
+    spoken("a0", "it is one", VOICE, (6,)),
+    spoken("a1", "it is two", VOICE, (7,)),
+]
 PAIRS = [TextPair(f"what is {n}", f"it is {n}") for n in ("one", "two", "three")]
 
 
