@@ -100,7 +100,7 @@ def test_texts_are_answered_and_spoken(server: Server, gpt: SpeechGPT) -> None:
 @pytest.mark.parametrize(
     "method, path, body, status, says",
     [
-        ("POST", "/answer", b"no audio", 400, "the request's body cannot be read as audio (Error opening it"),
+        ("POST", "/answer", b"no audio", 400, "the request's body cannot be read as audio ("),
         ("POST", "/answer", audio(np.zeros(SAMPLE_RATE)), 400, "is silent"),
         ("POST", "/answer", audio(tones(0.01)), 400, "at least 0.025 s"),
         ("POST", "/answer?candidates=0", audio(tones(0.4)), 400, "candidates is 0"),
