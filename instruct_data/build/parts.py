@@ -1,8 +1,8 @@
 """Sets built part by part: in parallel, with bounded memory, resumable; any number of workers gives the same bytes.
 
-A part is a stretch of the input, such as a shard of a unit set. Whoever builds it writes one file for each side and
-then `NUMBER.json`, whose presence means complete; a killed run goes on with the parts that have none. The set is the
-parts one after the other, each a gzip member of its own where the set is compressed.
+A part is a range of the input, such as a shard of a unit set. Building it writes one file for each split, then
+`NUMBER.json`, whose presence means complete; a killed run continues with the parts that have none. The set is its
+parts end to end, each a separate gzip member where the set is compressed.
 """
 
 from __future__ import annotations

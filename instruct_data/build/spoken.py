@@ -1,7 +1,7 @@
-"""Indices on disk: what a text set asks, and on which side; who speaks which of its texts.
+"""Indices on disk: the questions of a text set with their splits, and the utterances in which its texts are spoken.
 
-The second holds units, so they grow with the text set, on disk and not in memory; many processes read them at once.
-Their names hang on what they were made of: an index of other input is another file.
+They grow with the text set, on disk and not in memory, and many processes read them at once. The second holds units.
+The name of an index contains a hash of its input, so an index of other input is another file.
 """
 
 from __future__ import annotations
