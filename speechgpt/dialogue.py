@@ -59,7 +59,7 @@ def part_units(part: tuple[int, ...] | Speech) -> tuple[int, ...]:
     if part.units is None:
         raise NoUnitsError(
             f"{part.audio} has no units, and this system reads units, not audio. Make a unit set with units-extract, "
-            "and build the conversations from it."
+            "and build the conversations from it with --speech units or --speech both."
         )
     return part.units
 

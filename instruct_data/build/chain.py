@@ -13,10 +13,10 @@ from pathlib import Path
 
 from instruct_data.build.config import TASKS
 from instruct_data.build.reasons import BuildReason
-from instruct_data.build.spoken import SetSplits, spoken_index
+from instruct_data.build.spoken import SetSplits, SpeechWriter, SpokenText, spoken_index
 from instruct_data.build.text_parts import ChatPart
 from instruct_data.text.chats import TextChat, TextPair
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply, Speech
 from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
 from units.runtime.refusals import Refusals, RefusedError
 
@@ -41,11 +41,11 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Exchange:
-    """One turn: question and answer as text, and their units where they are spoken."""
+    """One turn: question and answer as text, the spoken question as a part of a message, the units of the answer."""
 
     question: str
     answer: str
-    heard: tuple[int, ...] | None = None
+    heard: tuple[int, ...] | Speech | None = None
     spoken: tuple[int, ...] | None = None
 
 
@@ -97,7 +97,7 @@ def chain_conversation(exchanges: Iterable[Exchange], kind: str, name: str, word
 
 @dataclass(frozen=True)
 class ChainSettings:
-    """spoken: index of who speaks the text set. voice: the speaker that answers. kinds: each with its share."""
+    """spoken: index of the spoken texts. voice: the speaker that answers. kinds: each with its share."""
 
     spoken: Path
     voice: str
@@ -105,25 +105,33 @@ class ChainSettings:
     wording: str
     seed: int
     splits: SetSplits
+    speech: SpeechWriter
 
     @property
     def typed(self) -> tuple[tuple[str, float], ...]:
-        """The kinds for which nobody need ask aloud."""
+        """The kinds that need no spoken question."""
         return tuple((kind, share) for kind, share in self.kinds if kind.startswith("text"))
 
     def draw(self, kinds: tuple[tuple[str, float], ...], name: str) -> str:
         """The kind of a conversation, drawn by its name alone."""
         return random.Random(f"{self.seed} kind {name}").choices(*zip(*kinds))[0]
 
-    def conversation(
-        self, asked: Sequence[tuple[TextPair, tuple[int, ...] | None]], kind: str, name: str
-    ) -> Conversation:
-        """Of questions and answers with the units of the questions.
+    def conversation(self, asked: Sequence[tuple[TextPair, SpokenText | None]], kind: str, name: str) -> Conversation:
+        """A conversation of questions and answers, with the utterances of the questions where they are spoken.
 
         Raises: RefusedError if the answer voice does not speak an answer that the kind needs as units.
         """
         voiced = spoken_index(self.spoken).voiced if kind.endswith("speech") else lambda text: None
-        exchanges = [Exchange(turn.question, turn.answer, heard, voiced(turn.answer)) for turn, heard in asked]
+        aloud = kind.startswith("speech")
+        exchanges = [
+            Exchange(
+                turn.question,
+                turn.answer,
+                self.speech.part(question) if aloud and question is not None else None,
+                voiced(turn.answer),
+            )
+            for turn, question in asked
+        ]
         if kind.endswith("speech") and any(exchange.spoken is None for exchange in exchanges):
             missing = next(exchange.answer for exchange in exchanges if exchange.spoken is None)
             raise RefusedError(BuildReason.NO_SPOKEN_ANSWER, f"{self.voice} does not speak the answer {missing[:60]!r}")
@@ -144,7 +152,7 @@ class ChainPart:
         return [shard_path(self.folder, self.shard), *self.reads]
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
-        """Each conversation with the side it stands on."""
+        """Each conversation with its split."""
         for record in read_unit_set(self.folder).shard(self.shard):
             if record.speaker == self.settings.voice:
                 continue
@@ -161,23 +169,23 @@ class ChainPart:
     def _conversation(self, record: UnitRecord, answer: str) -> tuple[str, Conversation]:
         chain, question, name = self.settings, record.text or "", record.id
         kind = chain.draw(chain.kinds, name)
-        side = chain.splits.side("", question)
-        if kind.startswith("speech"):  # else nobody's voice is heard
+        split = chain.splits.split_of("", question)
+        if kind.startswith("speech"):
             if not record.units.ids:
                 raise RefusedError(BuildReason.NO_UNITS, f"the question {question[:60]!r} has no units")
-            if side != chain.splits.side(record.id, question, record.speaker):
+            if split != chain.splits.split_of(record.id, question, record.speaker):
                 raise RefusedError(
-                    BuildReason.HELD_OUT_SPEAKER, f"{record.speaker} asks {question[:60]!r}, which is in {side}"
+                    BuildReason.HELD_OUT_SPEAKER, f"{record.speaker} asks {question[:60]!r}, which is in {split}"
                 )
-        asked = [(TextPair(question, answer), record.units.ids)]
-        return side, chain.conversation(asked, kind, f"chain-{name}")
+        asked = [(TextPair(question, answer), SpokenText.of(record))]
+        return split, chain.conversation(asked, kind, f"chain-{name}")
 
 
 @dataclass(frozen=True)
 class ChainChatPart:
-    """A stretch of a text set: a conversation for each chat of several turns whose questions one speaker asks.
+    """A range of a text set: a conversation for each chat of several turns whose questions one speaker asks.
 
-    Typed, where a kind of chain is, for chats that nobody asks aloud.
+    Chats without spoken questions become typed kinds, if the set has any.
     """
 
     chats: ChatPart
@@ -192,7 +200,7 @@ class ChainChatPart:
         return [self.chats.path, *self.reads]
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
-        """Each conversation with the side it stands on."""
+        """Each conversation with its split."""
         for number, chat in self.chats.lines(refusals):
             try:
                 if found := self._conversation(chat, f"turns-{number}"):
@@ -204,7 +212,7 @@ class ChainChatPart:
         chain, index = self.settings, spoken_index(self.settings.spoken)
         if len(chat.turns) == 1 and (not chain.typed or index.asked(chat.turns[0].question)):
             return None  # there is nothing to make, or a ChainPart makes it
-        side = chain.splits.side("", chat.turns[0].question)
+        split = chain.splits.split_of("", chat.turns[0].question)
         sounds = [index.asked(turn.question) for turn in chat.turns]
         speakers = sorted(set.intersection(*map(set, sounds)))
         if not speakers and not chain.typed:
@@ -215,10 +223,10 @@ class ChainChatPart:
             )
         kind = chain.draw(chain.kinds if speakers else chain.typed, name)
         if kind.startswith("text"):
-            return side, chain.conversation([(turn, None) for turn in chat.turns], kind, name)
+            return split, chain.conversation([(turn, None) for turn in chat.turns], kind, name)
         speaker = random.Random(f"{chain.seed} speaker {name}").choice(speakers)
         asked = [(turn, by[speaker]) for turn, by in zip(chat.turns, sounds)]
-        sides = {side, *(chain.splits.side(sound.id, turn.question, speaker) for turn, sound in asked)}
-        if len(sides) > 1:
-            raise RefusedError(BuildReason.SEVERAL_SPLITS, f"its turns are in the splits {sorted(sides)}")
-        return side, chain.conversation([(turn, sound.units) for turn, sound in asked], kind, name)
+        found = {split, *(chain.splits.split_of(sound.id, turn.question, speaker) for turn, sound in asked)}
+        if len(found) > 1:
+            raise RefusedError(BuildReason.SEVERAL_SPLITS, f"its turns are in the splits {sorted(found)}")
+        return split, chain.conversation(asked, kind, name)

@@ -17,6 +17,7 @@ TASKS = {  # kind of chain -> task of its conversations
     "text_to_text": "chain_text_to_text",
 }
 WORDINGS = ("released", "paper")
+SpeechForm = Literal["units", "audio", "both"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class BuildConfig:
     """text chats in the cross-modal set, for each other conversation in it"""
     chain: ChainConfig = ChainConfig()
     """the chain-of-modality conversations"""
+    speech: SpeechForm = "units"
+    """what the human says aloud: units, the audio file and segment (for systems that read audio), or both"""
     instructions: Path = INSTRUCTIONS
     """folder of the task descriptions; for another language, write asr.txt, tts.txt and repeat.txt"""
     compress: bool = True

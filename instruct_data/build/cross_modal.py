@@ -15,9 +15,10 @@ from typing import Any
 from instruct_data.build.config import INSTRUCTIONS
 from instruct_data.build.reasons import BuildReason
 from instruct_data.build.splits import Splits, copies
+from instruct_data.build.spoken import SpeechWriter, SpokenText
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
-from units.runtime.refusals import Refusals
+from units.runtime.refusals import Refusals, RefusedError
 
 
 def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]:
@@ -38,17 +39,19 @@ def _lines(path: Path, _changed: int) -> tuple[str, ...]:
     return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
 
 
-def _conversation(task: str, record: UnitRecord, description: str, name: str) -> Conversation:
-    text, units = record.text or "", record.units.ids
+def _conversation(task: str, record: UnitRecord, speech: SpeechWriter, description: str, name: str) -> Conversation:
+    text, spoken = record.text or "", SpokenText.of(record)
     if task == "asr":
-        asked, said = Message("human", (f"{description} {INPUT_FOLLOWS}", units)), Message("assistant", (text,))
+        asked = Message("human", (f"{description} {INPUT_FOLLOWS}", speech.part(spoken)))
+        said = Message("assistant", (text,))
     else:
-        asked, said = Message("human", (f"{description} {INPUT_FOLLOWS} {text}",)), Message("assistant", (units,))
+        asked = Message("human", (f"{description} {INPUT_FOLLOWS} {text}",))
+        said = Message("assistant", (spoken.units,))
     return Conversation((asked, said), task, name)
 
 
 def _draw(descriptions: Sequence[str], record_id: str, task: str, seed: int, copy: int = 0) -> str:
-    """A generator of each record's own: the draw does not depend on order or on the number of workers."""
+    """Drawn by the record's id, so that the draw does not depend on order or on the number of workers."""
     return random.Random(f"{seed} {task} {record_id}{f' {copy}' if copy else ''}").choice(descriptions)
 
 
@@ -56,7 +59,7 @@ def _draw(descriptions: Sequence[str], record_id: str, task: str, seed: int, cop
 class CrossModalPart:
     """One shard of a unit set as conversations of one task.
 
-    folder: the unit set. weight: how often each record stands in the set. speaker: the only one to take, or None.
+    folder: the unit set. weight: how often each record is in the set. speaker: the only one to take, or None.
     instructions: folder of the task descriptions.
     """
 
@@ -66,6 +69,7 @@ class CrossModalPart:
     task: str
     seed: int
     splits: Splits
+    speech: SpeechWriter = SpeechWriter()
     weight: float = 1.0
     speaker: str | None = None
     instructions: Path = INSTRUCTIONS
@@ -74,7 +78,7 @@ class CrossModalPart:
         return [shard_path(self.folder, self.shard), self.instructions / f"{self.task}.txt"]
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
-        """Each conversation with the side it stands on."""
+        """Each conversation with its split."""
         descriptions = read_instructions(self.task, self.instructions)
         for record in read_unit_set(self.folder).shard(self.shard):
             if self.speaker is not None and record.speaker != self.speaker:
@@ -83,15 +87,20 @@ class CrossModalPart:
                 if self.task == "asr":  # which uses every record, so that none is counted twice
                     refusals.add(record.id, BuildReason.NO_UNITS if record.text else BuildReason.NO_TEXT)
                 continue
-            side = self.splits.side(record.id, record.text, record.speaker)
-            if self.task == "tts" and side != self.splits.side(record.id, record.text):
+            split = self.splits.split_of(record.id, record.text, record.speaker)
+            if self.task == "tts" and split != self.splits.split_of(record.id, record.text):
                 detail = f"{record.speaker} says {record.text[:60]!r}, which TTS has in another split"
                 refusals.add(record.id, BuildReason.HELD_OUT_SPEAKER, detail)
                 continue
             for copy in range(copies(self.weight, self.seed, self.task, record.id)):
                 name = f"{self.task}-{record.id}{f'~{copy + 1}' if copy else ''}"
                 description = _draw(descriptions, record.id, self.task, self.seed, copy)
-                yield side, _conversation(self.task, record, description, name)
+                try:
+                    made = _conversation(self.task, record, self.speech, description, name)
+                except RefusedError as error:
+                    refusals.add(record.id, error)
+                    break
+                yield split, made
 
 
 def shard_parts(unit_set: UnitSet, task: str, seed: int, splits: Splits, **settings: Any) -> list[CrossModalPart]:

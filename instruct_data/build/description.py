@@ -18,7 +18,7 @@ import numpy as np
 
 from instruct_data.build.chain import asked
 from instruct_data.build.records import ConversationSet, read_conversations
-from instruct_data.build.splits import SIDES
+from instruct_data.build.splits import SPLITS
 from speechgpt.dialogue import Conversation, Part, Speech
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook
@@ -111,7 +111,7 @@ def _is_set(path: Path) -> bool:
 def _split_of(path: Path) -> str:
     """The split that the name of a set ends with, such as `asr_dev`; train if there is none."""
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    return next((split for split in SIDES if stem.endswith(f"_{split}")), "train")
+    return next((split for split in SPLITS if stem.endswith(f"_{split}")), "train")
 
 
 # --- inputs and leakage
@@ -163,7 +163,7 @@ class SeenInputs:
         """The inputs that occur in two splits. The sets, each with its split, are read again for examples."""
         for kind, splits in self.digests.items():
             unique = {split: np.unique(np.asarray(digests)) for split, digests in splits.items()}
-            for one, other in itertools.combinations(sorted(unique, key=SIDES.index), 2):
+            for one, other in itertools.combinations(sorted(unique, key=SPLITS.index), 2):
                 shared = np.intersect1d(unique[one], unique[other])
                 if len(shared):
                     first = int(shared[0])

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from instruct_data.build.records import conversation_line, header_line
 from speechgpt.dialogue import Conversation
@@ -28,18 +28,16 @@ from units.runtime.progress import progress
 from units.runtime.provenance import file_stamp
 from units.runtime.refusals import Refusals
 
-Work = TypeVar("Work")
-Result = TypeVar("Result")
 CACHE_VERSION = 1  # bump it when the code writes other parts from the same input, so that old ones are not resumed
-INLINE_ROWS = 40_000  # unless workers are asked for, fewer input records are built sooner than processes start
+INLINE_ROWS = 40_000  # fewer input records are built faster than worker processes start
 
 
 class InputPart(Protocol):
-    """A stretch of input: a small frozen dataclass that another process can be given."""
+    """A range of the input: a small frozen dataclass, which can be sent to a worker process."""
 
     @property
     def rows(self) -> int:
-        """Input records, about."""
+        """About how many input records it has."""
         ...
 
     def sources(self) -> Iterable[Path]:
@@ -47,7 +45,7 @@ class InputPart(Protocol):
         ...
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
-        """Each conversation with the side it stands on."""
+        """Each conversation with its split."""
         ...
 
 
@@ -64,54 +62,54 @@ class BuildCounts:
 
 @dataclass(frozen=True)
 class PartFolder:
-    """A folder of finished parts of one set. sides: which there may be. zipped: whether the set is compressed."""
+    """A folder of finished parts of one set. splits: the possible ones. zipped: whether the set is compressed."""
 
     folder: Path
-    sides: tuple[str, ...]
+    splits: tuple[str, ...]
     zipped: bool = True
 
     def build(self, parts: Sequence[InputPart], name: str, workers: Workers) -> BuildCounts:
         """Build the parts that are not there yet.
 
         Args:
-            name: of these parts within the set; parts of a former run with other input or settings are thrown away.
+            name: of these parts within the set; parts of an earlier build with other input or settings are deleted.
         """
         home = self.folder / name
         self._check_plan(home, parts)
         todo = [i for i in range(len(parts)) if not _facts(home, i).exists()]
         rows = sum(parts[i].rows for i in todo)
-        job = functools.partial(_build_part, home=home, sides=self.sides, zipped=self.zipped)
+        job = functools.partial(_build_part, home=home, splits=self.splits, zipped=self.zipped)
         with progress(total=rows, desc=f"building {self.folder.name.strip('.')}/{name}", unit="records") as bar:
             for done in workers.run(job, [(i, parts[i]) for i in todo], rows > INLINE_ROWS):
                 bar.update(parts[done].rows)
-        built = BuildCounts({side: Counter() for side in self.sides}, Counter())
+        built = BuildCounts({split: Counter() for split in self.splits}, Counter())
         for i in range(len(parts)):
             facts = json.loads(_facts(home, i).read_text(encoding="utf-8"))
             built.refused.update(facts["refused"])
-            for side, tasks in facts["counts"].items():
-                built.counts[side].update(tasks)
+            for split, tasks in facts["counts"].items():
+                built.counts[split].update(tasks)
         return built
 
     def _check_plan(self, home: Path, parts: Sequence[InputPart]) -> None:
         """Delete the parts of an earlier build with other input, settings or cache version."""
-        plan = hashlib.sha256(repr((CACHE_VERSION, self.sides, self.zipped)).encode())
+        plan = hashlib.sha256(repr((CACHE_VERSION, self.splits, self.zipped)).encode())
         for part in parts:
             plan.update(repr(part).encode())
         for source in sorted({source for part in parts for source in part.sources()}):
             plan.update(file_stamp(source).encode())
         path = home / "plan"
-        # a plan may be missing because a run was killed while it threw the old parts away
+        # a plan may be missing because a run was killed while it deleted the old parts
         if home.exists() and (not path.exists() or path.read_text() != plan.hexdigest()):
             shutil.rmtree(home)
         with written_whole(path) as file:
             file.write(plan.hexdigest())
 
     def assemble(
-        self, out: Path, side: str, names: Sequence[str], built: BuildCounts, codebook: Codebook | None, seed: int
+        self, out: Path, split: str, names: Sequence[str], built: BuildCounts, codebook: Codebook | None, seed: int
     ) -> None:
-        """Put the finished parts of one side together; the set appears whole or not at all."""
+        """Join the finished parts of one split in one file, to a temporary name first."""
         with written_whole(out, "wb") as file:
-            header = header_line(codebook, seed, built.counts[side])
+            header = header_line(codebook, seed, built.counts[split])
             if self.zipped:
                 with compressed(file) as member:
                     member.write(header)
@@ -119,11 +117,11 @@ class PartFolder:
                 file.write(header)
             for name in names:
                 for facts in sorted((self.folder / name).glob("*.json")):
-                    with facts.with_suffix(f".{side}").open("rb") as part:
+                    with facts.with_suffix(f".{split}").open("rb") as part:
                         shutil.copyfileobj(part, file, 1 << 20)
 
     def list_refusals(self, out: Path, names: Sequence[str]) -> None:
-        """Put the refusals of all parts together in one file; without refusals there is none."""
+        """Join the refusals of all parts in one file; without refusals there is no file."""
         with written_whole(out, "wb") as file:
             for name in names:
                 for part in sorted((self.folder / name).glob("*.refused")):
@@ -155,8 +153,8 @@ def merge_counts(several: Iterable[BuildCounts]) -> BuildCounts:
     whole = BuildCounts({}, Counter())
     for built in several:
         whole.refused.update(built.refused)
-        for side, tasks in built.counts.items():
-            whole.counts.setdefault(side, Counter()).update(tasks)
+        for split, tasks in built.counts.items():
+            whole.counts.setdefault(split, Counter()).update(tasks)
     return whole
 
 
@@ -164,20 +162,20 @@ def _facts(home: Path, index: int) -> Path:
     return home / f"{index:06d}.json"
 
 
-def _build_part(job: tuple[int, InputPart], home: Path, sides: tuple[str, ...], zipped: bool) -> int:
+def _build_part(job: tuple[int, InputPart], home: Path, splits: tuple[str, ...], zipped: bool) -> int:
     """Write the files of one part; returns its number."""
     index, part = job
-    counts: dict[str, Counter[str]] = {side: Counter() for side in sides}
+    counts: dict[str, Counter[str]] = {split: Counter() for split in splits}
     facts = _facts(home, index)
     with ExitStack() as stack:
         refusals = Refusals(file=stack.enter_context(written_whole(facts.with_suffix(".refused"))))
         files = {}
-        for side in sides:
-            raw = stack.enter_context(written_whole(facts.with_suffix(f".{side}"), "wb"))
-            files[side] = stack.enter_context(compressed(raw)) if zipped else raw
-        for side, conversation in part.conversations(refusals):
-            files[side].write(conversation_line(conversation))
-            counts[side][conversation.task] += 1
+        for split in splits:
+            raw = stack.enter_context(written_whole(facts.with_suffix(f".{split}"), "wb"))
+            files[split] = stack.enter_context(compressed(raw)) if zipped else raw
+        for split, conversation in part.conversations(refusals):
+            files[split].write(conversation_line(conversation))
+            counts[split][conversation.task] += 1
     with written_whole(facts) as file:
         json.dump({"counts": counts, "refused": refusals.counts}, file)
     return index

@@ -12,6 +12,8 @@ class BuildReason(Reason):
     """The utterance has no transcript."""
     NO_UNITS = "no_units"
     """The utterance has no units."""
+    NO_AUDIO = "no_audio"
+    """The unit set does not say where the utterance's audio lies."""
     NO_QUESTION = "not_a_question"
     """The utterance is not the first question of a chat of the text set."""
     NO_SPOKEN_QUESTION = "no_spoken_question"

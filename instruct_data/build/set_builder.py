@@ -12,7 +12,7 @@ from instruct_data.build.chain import ChainChatPart, ChainPart, ChainSettings
 from instruct_data.build.config import INSTRUCTIONS, BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.cross_modal import read_instructions, shard_parts
 from instruct_data.build.parts import BuildCounts, InputPart, PartFolder, WithoutRefusals, merge_counts
-from instruct_data.build.spoken import SetSplits, index_questions, index_spoken
+from instruct_data.build.spoken import SetSplits, SpeechWriter, index_questions, index_spoken
 from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
 from units.dataset.unit_set import COMPLETION_FILE, UnitSet, read_unit_set
@@ -30,11 +30,12 @@ class Build:
     out: Path
     seed: int
     splits: SetSplits
+    speech: SpeechWriter
     instructions: Path
     compress: bool
     workers: Workers
     counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    sides: dict[str, str] = field(default_factory=dict)
+    split_of_set: dict[str, str] = field(default_factory=dict)
     refused: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ class Build:
                     task,
                     self.seed,
                     self.splits,
+                    speech=self.speech,
                     weight=weight,
                     speaker=speaker,
                     instructions=self.instructions,
@@ -96,7 +98,7 @@ class Build:
             print("no chain is built: --voice says who answers")
             return
         spoken = index_spoken([unit_set for unit_set, _ in self.sources], self.splits, self.home, self.voice)
-        chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits)
+        chain = ChainSettings(spoken, self.voice, options.shares, options.wording, self.seed, self.splits, self.speech)
         reads = (self.pairs, *(unit_set.folder / COMPLETION_FILE for unit_set, _ in self.sources))
         parts: list[InputPart] = [
             ChainPart(unit_set.folder, i, unit_set.rows(i), chain, reads)
@@ -108,7 +110,12 @@ class Build:
 
     def finish(self) -> None:
         """Write `build.json`, and forget the parts."""
-        facts = {"counts": self.counts, "refused": self.refused, "codebook": self.codebook.name, "sides": self.sides}
+        facts = {
+            "counts": self.counts,
+            "refused": self.refused,
+            "codebook": self.codebook.name,
+            "sides": self.split_of_set,  # the format's name for splits
+        }
         with written_whole(self.out / "build.json") as file:
             json.dump(facts, file, indent=1)
         shutil.rmtree(self.home)
@@ -122,22 +129,22 @@ class Build:
         )
 
     def _folder(self, name: str) -> PartFolder:
-        return PartFolder(self.home / name, tuple(self.splits.sides), self.compress)
+        return PartFolder(self.home / name, tuple(self.splits.possible), self.compress)
 
     def _parts(self, name: str, parts_name: str, parts: Sequence[InputPart]) -> BuildCounts:
         return self._folder(name).build(parts, parts_name, self.workers)
 
     def _write(self, name: str, built: dict[str, BuildCounts], codebook: Codebook | None) -> None:
-        """Put a set's parts together, one file for each side."""
+        """Put a set's parts together, one file for each split."""
         whole = merge_counts(built.values())
         if whole.refused:
             self.refused[name] = dict(whole.refused)
         self._folder(name).list_refusals(self.out / f"{name}.refused.jsonl", list(built))
-        for side in self.splits.sides:
-            stem = name if side == "train" else f"{name}_{side}"
+        for split in self.splits.possible:
+            stem = name if split == "train" else f"{name}_{split}"
             path = self.out / f"{stem}.jsonl{'.gz' if self.compress else ''}"
-            self._folder(name).assemble(path, side, list(built), whole, codebook, self.seed)
-            self.counts[stem], self.sides[stem] = dict(whole.counts[side]), side
+            self._folder(name).assemble(path, split, list(built), whole, codebook, self.seed)
+            self.counts[stem], self.split_of_set[stem] = dict(whole.counts[split]), split
 
 
 def build_sets(sources: Sequence[UnitSource], pairs: Path | None, voice: str, out: Path, config: BuildConfig) -> None:
@@ -151,6 +158,7 @@ def build_sets(sources: Sequence[UnitSource], pairs: Path | None, voice: str, ou
             out=out,
             seed=config.seed,
             splits=SetSplits(**vars(config.splits)),
+            speech=SpeechWriter(config.speech, out.resolve()),
             instructions=config.instructions,
             compress=config.compress,
             workers=pool,

@@ -1,6 +1,6 @@
-"""Which side an utterance stands on: train, dev or test, by hash, so that no order, worker or later addition moves it.
+"""Which split an utterance is in: train, dev or test, by hash, so that no order, worker or later addition moves it.
 
-A question has one side, typed or spoken (`SetSplits` in spoken.py): else training would be asked what the test asks.
+A question is in one split, typed or spoken (`SetSplits` in spoken.py); otherwise training would contain test questions.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-SIDES = ("train", "dev", "test")
+SPLITS = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,15 @@ class Splits:
     """How utterances are divided."""
 
     dev: float = 0.0
-    """Share of the development side."""
+    """Share of the development split."""
     test: float = 0.0
-    """Share of the test side."""
+    """Share of the test split."""
     by: str = "text"
     """What is hashed: `text`, so that a sentence is in one split for every speaker, or `id`. Questions go by text."""
     held_out_speakers: list[str] = field(default_factory=list)
-    """Speakers whose every utterance stands on the test side."""
+    """Speakers all of whose utterances are in the test split."""
     named: bool = True
-    """Whether questions of the text set that say `"split": "dev"` or `"test"` stand there."""
+    """Whether questions of the text set with `"split": "dev"` or `"test"` are in that split."""
 
     def __post_init__(self) -> None:
         if not (self.dev >= 0 and self.test >= 0 and self.dev + self.test < 1):
@@ -36,13 +36,13 @@ class Splits:
             raise ValueError(f"--splits.by is {self.by!r}; it must be id or text")
 
     @property
-    def sides(self) -> list[str]:
-        """The sides that something can stand on."""
+    def possible(self) -> list[str]:
+        """The splits that can have utterances in them."""
         used = {"train": True, "dev": self.dev > 0, "test": self.test > 0 or bool(self.held_out_speakers)}
-        return [side for side in SIDES if used[side]]
+        return [split for split in SPLITS if used[split]]
 
-    def side(self, utterance_id: str, text: str, speaker: str | None = None) -> str:
-        """The side of an utterance; typed questions are utterances without an id, and their text decides."""
+    def split_of(self, utterance_id: str, text: str, speaker: str | None = None) -> str:
+        """The split of an utterance. A typed question is an utterance without an id; its text decides."""
         if speaker in self.held_out_speakers:
             return "test"
         at = drawn(utterance_id if self.by == "id" and utterance_id else text)
@@ -56,6 +56,6 @@ def drawn(*key: object) -> float:
 
 
 def copies(weight: float, *key: object) -> int:
-    """How often a record of a source of this weight stands in the set: 0.3 keeps three in ten, 2 takes each twice."""
+    """How often a record of a source of this weight is in the set: 0.3 keeps three in ten, 2 uses each twice."""
     whole = int(weight)
     return whole + (weight > whole and drawn("weight", *key) < weight - whole)

@@ -22,7 +22,7 @@ PART_LINES = 10_000
 
 
 def family_copies(families: Iterable[tuple[int, str]], least: int, most: int | None, seed: int) -> dict[int, int]:
-    """Let no family of questions drown and none drown the others.
+    """Balance the families of questions.
 
     Args:
         families: the number of each chat with its family.
@@ -60,10 +60,10 @@ def repeat_conversation(pair: TextPair, index: int, seed: int, folder: Path = IN
 
 @dataclass(frozen=True)
 class ChatPart:
-    """A stretch of lines of a text set, as chats or, of the first turn, as the task repeat.
+    """A range of lines of a text set, as chats or, of the first turn, as the task repeat.
 
     offset: byte at which it begins. first: number of its first line, from 0. rows: how many lines.
-    weight: how often each line stands in the set.
+    weight: how often each line is in the set.
     """
 
     path: Path
@@ -84,15 +84,15 @@ class ChatPart:
         yield from numbered_chats(self.path, refusals, self.offset, self.first, self.rows)
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
-        """Each conversation with the side it stands on."""
+        """Each conversation with its split."""
         for index, chat in self.lines(refusals):
-            side = self.splits.side("", chat.turns[0].question)
+            split = self.splits.split_of("", chat.turns[0].question)
             for copy in range(copies(self.weight, self.seed, self.task, index)):
                 name = f"chat-{index}{f'~{copy + 1}' if copy else ''}"
                 if self.task == "repeat":
-                    yield side, repeat_conversation(chat.turns[0], index, self.seed, self.instructions)
+                    yield split, repeat_conversation(chat.turns[0], index, self.seed, self.instructions)
                 else:
-                    yield side, chat_conversation(chat, name)
+                    yield split, chat_conversation(chat, name)
 
 
 @dataclass(frozen=True)
@@ -111,24 +111,24 @@ class BalancedPart:
         return [self.path]
 
     def conversations(self, refusals: Refusals) -> Iterator[tuple[str, Conversation]]:
-        """Each conversation with the side it stands on."""
+        """Each conversation with its split."""
         whole = ChatPart(self.path, 0, 0, self.rows, "chat", self.seed, self.splits)
         families = ((index, chat.turns[0].family) for index, chat in whole.lines(refusals))
         times = family_copies(families, self.least, self.most, self.seed)
         for task in ("chat", "repeat"):
             chats = (chat for index, chat in whole.lines(Refusals()) for _ in range(times.get(index, 0)))
             for number, chat in enumerate(chats):
-                side = self.splits.side("", chat.turns[0].question)
+                split = self.splits.split_of("", chat.turns[0].question)
                 if task == "repeat":
-                    yield side, repeat_conversation(chat.turns[0], number, self.seed, self.instructions)
+                    yield split, repeat_conversation(chat.turns[0], number, self.seed, self.instructions)
                 else:
-                    yield side, chat_conversation(chat, f"chat-{number}")
+                    yield split, chat_conversation(chat, f"chat-{number}")
 
 
 def chat_parts(
     path: Path, task: str, seed: int, splits: Splits, weight: float = 1.0, folder: Path = INSTRUCTIONS
 ) -> list[ChatPart]:
-    """A text set in stretches of 10,000 lines. Raises ValueError if it is compressed and was cut short or damaged."""
+    """A text set in parts of 10,000 lines. Raises ValueError if it is compressed and was cut short or damaged."""
     parts: list[ChatPart] = []
     offset = 0
     try:

@@ -1,4 +1,4 @@
-"""Sets built part by part: the same bytes for any number of workers and after any kill; nothing stands on two sides."""
+"""Sets built part by part: the same bytes for any number of workers and after any kill; nothing is in two splits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from instruct_data.build.cross_modal import CrossModalPart
 from instruct_data.build.records import read_conversations
 from instruct_data.build.splits import Splits, copies, drawn
 from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply, Speech
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.dataset.unit_set import UnitRecord, write_unit_set
 from units.runtime.pool import Workers
@@ -149,22 +150,22 @@ def test_sides_by_text_share_no_sentence(made, tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert set(facts["sides"].values()) == {"train", "dev", "test"} and set(facts["counts"]) == set(facts["sides"])
     said: dict[str, set[str]] = {"train": set(), "dev": set(), "test": set()}
-    for name, side in facts["sides"].items():
+    for name, split in facts["sides"].items():
         for conversation in conversations(tmp_path / "out", name):
             if conversation.task == "asr":
-                said[side].add(conversation.messages[1].parts[0])
+                said[split].add(conversation.messages[1].parts[0])
             elif conversation.task == "tts":
-                said[side].add(conversation.messages[0].parts[0].split(f"{INPUT_FOLLOWS} ")[1])
+                said[split].add(conversation.messages[0].parts[0].split(f"{INPUT_FOLLOWS} ")[1])
     assert all(said.values())
     assert not said["train"] & said["dev"] | said["train"] & said["test"] | said["dev"] & said["test"]
 
 
 def questions(folder: Path) -> dict[str, set[str]]:
-    """By side, what is asked in the typed sets and in the chain."""
+    """The questions in the typed sets and in the chain, by split."""
     found: dict[str, set[str]] = {}
-    for name, side in json.loads((folder / "build.json").read_text())["sides"].items():
+    for name, split in json.loads((folder / "build.json").read_text())["sides"].items():
         turns = [c.messages[:2] for c in conversations(folder, name) if c.task not in ("asr", "tts")]
-        found.setdefault(side, set()).update(filter(None, (asked(*turn) for turn in turns)))
+        found.setdefault(split, set()).update(filter(None, (asked(*turn) for turn in turns)))
     return found
 
 
@@ -173,9 +174,9 @@ def questions(folder: Path) -> dict[str, set[str]]:
 def test_a_question_has_one_side_typed_and_spoken_by_anybody(made, tmp_path: Path, by: str, wording: str) -> None:
     splits = Splits(0.2, 0.2, by, held_out_speakers=["tone:mid"])
     build(*made, VOICE, tmp_path, splits=splits, chain=ChainConfig(KINDS, wording), chat_ratio=0.3)
-    sides = questions(tmp_path)
-    assert all(sides.values()) and set.union(*sides.values()) == {f"what is {number}" for number in NUMBERS}
-    assert sum(map(len, sides.values())) == len(NUMBERS)
+    by_split = questions(tmp_path)
+    assert all(by_split.values()) and set.union(*by_split.values()) == {f"what is {number}" for number in NUMBERS}
+    assert sum(map(len, by_split.values())) == len(NUMBERS)
     refused = json.loads((tmp_path / "build.json").read_text())["refused"]["chain"]
     assert refused["held_out_speaker"] > 0
 
@@ -203,8 +204,8 @@ def test_one_utterance_stands_on_one_side_and_held_out_speakers_on_none_of_train
     splits = Splits(0.3, 0.0, held_out_speakers=["tone:mid"])
     build(*made, VOICE, tmp_path / "out", splits=splits)
     ids: dict[str, set[str]] = {}
-    for side in ("", "_dev", "_test"):
-        ids[side] = {c.id.split("-", 1)[1] for c in conversations(tmp_path / "out", f"cross_modal{side}")}
+    for split in ("", "_dev", "_test"):
+        ids[split] = {c.id.split("-", 1)[1] for c in conversations(tmp_path / "out", f"cross_modal{split}")}
     assert all(ids.values())
     assert not ids[""] & ids["_dev"] | ids[""] & ids["_test"] | ids["_dev"] & ids["_test"]
     heard = [c for c in conversations(tmp_path / "out", "chain") if c.task == "chain"]
@@ -380,8 +381,8 @@ def test_draws_are_even_and_of_the_key_alone() -> None:
     at = [drawn("x", i) for i in range(4000)]
     assert abs(sum(at) / len(at) - 0.5) < 0.02 and drawn("x", 7) == at[7]
     assert abs(sum(copies(1.3, i) for i in range(4000)) / 4000 - 1.3) < 0.03
-    sides = Counter(Splits(0.1, 0.2, by="id").side(f"u{i}", "same") for i in range(4000))
-    assert abs(sides["dev"] - 400) < 60 and abs(sides["test"] - 800) < 80
+    by_split = Counter(Splits(0.1, 0.2, by="id").split_of(f"u{i}", "same") for i in range(4000))
+    assert abs(by_split["dev"] - 400) < 60 and abs(by_split["test"] - 800) < 80
 
 
 @pytest.mark.parametrize(
@@ -416,3 +417,51 @@ def test_a_line_that_is_no_chat_is_counted_and_the_rest_is_built(made, tmp_path:
         }
     assert {row["id"] for row in listed} >= {f"{tmp_path / 'pairs.jsonl'}:{number}" for number in (1, 2, 3, 4, 5)}
     assert facts["counts"]["chain"]
+
+
+@pytest.mark.parametrize("form", ["units", "audio", "both"])
+def test_what_the_human_says_is_written_as_units_or_as_audio(tmp_path: Path, form: str) -> None:
+    """Replies stay units. Audio in the run folder is written relative to the sets, other audio as it is."""
+    outside = tmp_path / "elsewhere" / "q.wav"
+
+    def spoken(name: str, text: str, speaker: str, unit: int, audio: Path | None) -> UnitRecord:
+        start, duration = (1.5, 2.0) if audio == outside else (0.0, None)
+        return UnitRecord(
+            name, Units((unit,), (1,), CODEBOOK), 1600, text, speaker, audio=audio, start=start, duration=duration
+        )
+
+    records = [
+        spoken("q0", "what is one", "tone:high", 0, tmp_path / "run" / "wav" / "q0.wav"),
+        spoken("q1", "what is two", "tone:high", 1, outside),
+        spoken("q2", "what is three", "tone:high", 2, None),
+        spoken("a0", "it is one", VOICE, 3, tmp_path / "run" / "wav" / "a0.wav"),
+        spoken("a1", "it is two", VOICE, 4, outside),
+        spoken("a2", "it is three", VOICE, 5, None),
+    ]
+    write_unit_set(tmp_path / "run" / "units", records, CODEBOOK)
+    chats = [TextChat((TextPair(f"what is {n}", f"it is {n}"),)) for n in ("one", "two", "three")]
+    (tmp_path / "chats.jsonl").write_text("".join(map(chat_line, chats)))
+    out = tmp_path / "run" / "data"
+    build(tmp_path / "run" / "units", tmp_path / "chats.jsonl", VOICE, out, speech=form, workers=1)
+
+    def expected(unit: int, speech: Speech | None) -> object:
+        if form == "units" or speech is None:
+            return (unit,)
+        return replace(speech, units=(unit,)) if form == "both" else speech
+
+    asked = {"asr-q0": expected(0, Speech("../wav/q0.wav")), "asr-q1": expected(1, Speech(str(outside), 1.5, 2.0))}
+    found = {c.id: c for c in conversations(out, "cross_modal")}
+    for name, part in asked.items():
+        assert found[name].messages[0].parts[-1] == part
+        chain = {c.id: c for c in conversations(out, "chain")}[name.replace("asr", "chain")]
+        assert chain.messages[0].parts == (part,)
+        assert chain.messages[1].parts[-1] == ((3,) if name == "asr-q0" else (4,))
+    assert found["tts-a0"].messages[1].parts == ((3,),)
+    refused = json.loads((out / "build.json").read_text())["refused"]
+    assert ("asr-q2" in found) == (form == "units")
+    counts = {name: refused.get(name, {}).get("no_audio", 0) for name in ("chain", "cross_modal")}
+    assert counts == ({"chain": 0, "cross_modal": 0} if form == "units" else {"chain": 1, "cross_modal": 2})  # q2, a2
+    if form != "units":
+        opened = read_conversations(out / "chain.jsonl.gz")
+        parts = {c.id: c.messages[0].parts[0] for c in opened}
+        assert opened.audio_path(parts["chain-q0"]).resolve() == (tmp_path / "run" / "wav" / "q0.wav").resolve()
