@@ -138,6 +138,6 @@ def load_details(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def kept_wav(folder: Path, name: str, kind: str) -> Path:
-    """The path of a kept wav of an utterance. Characters of its id that are unsafe in file names become `_`."""
+def old_kept_wav(folder: Path, name: str, kind: str) -> Path:
+    """The path of a kept wav of release 0.1.0: characters of the id other than ASCII letters and digits became `_`."""
     return folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.{kind}.wav"

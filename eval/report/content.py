@@ -9,7 +9,7 @@ from pathlib import Path
 from eval.report.notes import notes
 from eval.report.plots import draw_exchange, draw_training, read_logs
 from eval.report.tables import FamilyTable, Row, family_table, score_rows
-from eval.results import Result, kept_wav, load_details, load_results
+from eval.results import Result, load_details, load_results, old_kept_wav
 from units.audio import load_wav
 
 
@@ -67,8 +67,9 @@ def read_exchanges(folder: Path) -> list[Exchange]:
     """The spoken answers that eval.run kept; none if the folder does not exist."""
 
     def wav(record: dict, kind: str) -> Path | None:
-        path = kept_wav(folder, record["id"], kind)
-        return path if path.exists() else None
+        name = record.get(f"{kind}_wav", "")  # release 0.1.0 did not write the names down
+        path = old_kept_wav(folder, record["id"], kind) if name == "" else folder / str(name)
+        return path if name is not None and path.is_file() else None
 
     return [
         Exchange(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from eval.measurement import Measurement
 from eval.metrics import accuracy, word_error_rate, words
-from eval.results import kept_wav, save_details
+from eval.results import save_details
 from eval.tasks.breakdown import by_family
 from eval.tasks.task import ASR_ANSWER_VOICE, FamilyColumn, Figure, Outcome, Task, detail
 from units.audio import RECEPTIVE_FIELD, save_wav
+from units.runtime.file_names import FileNames
 
 NUM_KEPT = 5  # answers that are kept as audio
+KEPT = "answers.jsonl"  # lists them, with the names of their wavs
 
 
 def run(measurement: Measurement) -> Outcome:
@@ -44,15 +48,22 @@ def _keep_answers(measurement: Measurement) -> None:
     for i, item in enumerate(items):
         first.setdefault(item.family, i)
     rest = [i for i in range(len(items)) if i not in first.values()]
+    names = FileNames(measurement.keep, [".question.wav", ".answer.wav"], [KEPT], slash="_")
     records = []
     for i in sorted([*first.values(), *rest][:NUM_KEPT]):
         item, answer = items[i], measurement.answers[i]
+        question_wav = answer_wav = None
         if item.id not in measurement.refused:
-            save_wav(kept_wav(measurement.keep, item.id, "question"), item.wav())
+            question_wav = save_wav(names.path(item.id, ".question.wav"), item.wav())
         if answer.wav is not None and len(answer.wav) >= RECEPTIVE_FIELD:  # load_wav refuses shorter ones
-            save_wav(kept_wav(measurement.keep, item.id, "answer"), answer.wav)
-        records.append(detail(item, transcript=answer.transcript, text=answer.text, heard=measurement.recognised[i]))
-    save_details(measurement.keep / "answers.jsonl", records)
+            answer_wav = save_wav(names.path(item.id, ".answer.wav"), answer.wav)
+        kept = detail(item, transcript=answer.transcript, text=answer.text, heard=measurement.recognised[i])
+        records.append({**kept, "question_wav": _below(names, question_wav), "answer_wav": _below(names, answer_wav)})
+    save_details(measurement.keep / KEPT, records)
+
+
+def _below(names: FileNames, path: Path | None) -> str | None:
+    return None if path is None else path.relative_to(names.folder).as_posix()
 
 
 TASK = Task(

@@ -19,6 +19,7 @@ from instruct_data.speech.voices import VoiceError, open_voice, processes
 from instruct_data.text.chats import TextChat, read_chats
 from units.corpus.manifest import Utterance, write_manifest
 from units.runtime.command import SOME_REFUSED, command
+from units.runtime.file_names import plain_name
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.refusals import RefusedError, listed_refusals
@@ -41,7 +42,8 @@ class Line:
     @property
     def file(self) -> str:
         """The name of its wav; it differs for another text, voice or option, so that no wav is reused wrongly."""
-        return f"{self.id}-{_digest(repr((self.text, self.voice, sorted(self.options.items()))), 4)}.wav"
+        suffix = f"-{_digest(repr((self.text, self.voice, sorted(self.options.items()))), 4)}.wav"
+        return plain_name(self.id, suffix) + suffix
 
 
 @dataclass(frozen=True)

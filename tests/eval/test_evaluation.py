@@ -61,6 +61,8 @@ def test_a_whole_evaluation(measurement: Measurement, tmp_path: Path) -> None:
     kept = load_details(out / "answers" / "answers.jsonl")
     assert len(kept) == 5 and len({record["family"] for record in kept}) == 5
     assert len(list((out / "answers").glob("*.answer.wav"))) == 4  # the first sum is not spoken
+    assert all((out / "answers" / record["question_wav"]).is_file() for record in kept)
+    assert [record["answer_wav"] is None for record in kept] == [record["family"] == "sum" for record in kept]
     assert not (out / "refused.jsonl").exists()
 
 

@@ -12,7 +12,7 @@ from made_results import made_result
 
 from eval.metrics import Score
 from eval.report import card, plots
-from eval.report.content import Exchange, Report, gather
+from eval.report.content import Exchange, Report, gather, read_exchanges
 from eval.report.markdown import exchange_cells, table
 from eval.report.notes import (
     EVALUATION_ASR,
@@ -25,6 +25,7 @@ from eval.report.notes import (
 )
 from eval.report.page import html, verdict
 from eval.report.tables import FIGURES, NOT_RUN, family_table, score_rows, show, summary_line
+from eval.results import save_details
 from units.codebook import Codebook
 from units.runtime.provenance import fingerprint
 
@@ -127,3 +128,14 @@ def test_the_report_of_an_empty_run_has_no_figures(tmp_path: Path, capsys: pytes
     line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("run: ") and line.count("not-run") == 6 and line.endswith("minutes=unknown")
     assert (tmp_path / "report" / "REPORT.md").read_text().count(NOT_RUN) > 10
+
+
+def test_kept_wavs_are_found_by_the_names_in_the_list_and_by_those_of_0_1_0(tmp_path: Path) -> None:
+    texts = dict.fromkeys(("family", "question", "gold", "transcript", "text", "heard"), "")
+    (tmp_path / "__.question.wav").write_bytes(b"")  # release 0.1.0 gave two names in Chinese one file
+    (tmp_path / "你好.question.wav").write_bytes(b"")
+    new = {"question_wav": "你好.question.wav", "answer_wav": None}
+    save_details(tmp_path / "answers.jsonl", [{"id": "你好", **texts}, {"id": "你好", **texts, **new}])
+    old, found = read_exchanges(tmp_path)
+    assert old.question_wav == tmp_path / "__.question.wav" and old.answer_wav is None
+    assert found.question_wav == tmp_path / "你好.question.wav" and found.answer_wav is None

@@ -5,7 +5,8 @@
     units-vocode units.txt out --vocoder vocoder.pt --vocoder-config config.json --speaker 2     # a published vocoder
 
 A text file has one utterance a line: `id|12 7 7`, `12 7 7`, or `<sosp><12><7><eosp>`. A killed run resumes. A line that
-cannot be vocoded is listed in `OUT/refused.jsonl`; the run goes on, and exits with code 3 at its end.
+cannot be vocoded is listed in `OUT/refused.jsonl`; the run goes on, and exits with code 3 at its end. An id that cannot
+be the name of a file, such as `a/` or one of 300 letters, gets another one, which `OUT/file_names.jsonl` lists.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from units.audio import SAMPLE_RATE, save_wav
 from units.codebook import Units
 from units.runtime.atomic import check_begun, written_whole
 from units.runtime.command import SOME_REFUSED, command
+from units.runtime.file_names import FileNames
 from units.runtime.progress import progress
 from units.runtime.provenance import content_hash, fingerprint
 from units.runtime.refusals import Refusal, counted
@@ -107,7 +109,7 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
         lines, total = read_set(unit_set), len(unit_set)
     else:
         lines = read_lines(source, vocoder.codebook, config.durations)
-        total = sum(1 for line in contents.splitlines() if line.strip())
+        total = sum(1 for line in contents.split(b"\n") if line.strip())
     done = vocode(lines, out, partial(vocoder.decode_batch, speaker=speaker), total)
     print(f"{done.wavs} wavs, {done.seconds:.1f} s, {counted(Counter(str(r.reason) for r in done.refused))} -> {out}")
     return SOME_REFUSED if done.refused else None
@@ -139,7 +141,7 @@ def vocode(
     decode: Callable[[list[Units]], list[np.ndarray]],
     total: int | None = None,
 ) -> Vocoded:
-    """Write `OUT/ID.wav` of each line that has none yet, then `OUT/refused.jsonl`.
+    """Write `OUT/ID.wav` of each line that has none yet, then `OUT/refused.jsonl` and the list of changed names.
 
     Args:
         lines: utterances and refusals.
@@ -149,17 +151,20 @@ def vocode(
     """
     began, wavs, samples = time.monotonic(), 0, 0
     refused: list[Refusal] = []
+    names = FileNames(out, [".wav"], (PLAN, REFUSED))
     with progress(total=total, desc="vocoding", unit="utterances") as bar:
         for group in _groups(lines):
             refused += [line for line in group if isinstance(line, Refusal)]
-            new = [line for line in group if isinstance(line, Line) and not _wav_path(out, line).exists()]
-            for line, wav in zip(new, decode([line.units for line in new])):
-                save_wav(_wav_path(out, line), wav)
+            named = [(line, names.path(line.id)) for line in group if isinstance(line, Line)]
+            new = [(line, path) for line, path in named if not path.exists()]
+            for (_, path), wav in zip(new, decode([line.units for line, _ in new])):
+                save_wav(path, wav)
                 samples += len(wav)
             wavs += len(new)
             bar.update(len(group))
             rate = samples / SAMPLE_RATE / max(time.monotonic() - began, 1e-9)
             bar.set_postfix_str(f"{rate:.1f} x real time", refresh=False)
+    names.write_list()
     with written_whole(out / REFUSED) as file:
         file.writelines(refusal.line() for refusal in refused)
     return Vocoded(wavs, samples / SAMPLE_RATE, refused)
@@ -169,10 +174,6 @@ def _groups(lines: Iterable[Line | Refusal]) -> Iterator[list[Line | Refusal]]:
     rest = iter(lines)
     while group := list(itertools.islice(rest, AT_ONCE)):
         yield group
-
-
-def _wav_path(out: Path, line: Line) -> Path:
-    return out / f"{line.id}.wav"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Utterances to vocode, read from a text file or a unit set; a line that cannot be vocoded is a refusal.
 
-A text file has one utterance a line: `id|12 7 7`, `12 7 7`, or `<sosp><12><7><eosp>`.
+A text file is UTF-8 with one utterance a line: `id|12 7 7`, `12 7 7`, or `<sosp><12><7><eosp>`. A byte order mark at
+its start is not part of the first line.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from units import notation
 from units.codebook import Codebook, Units
+from units.runtime.json_files import BOM
 from units.runtime.refusals import Reason, Refusal, RefusedError, refusal_of
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 class VocodeReason(Reason):
     """Why a line is not vocoded."""
 
+    NOT_UTF8 = "not_utf8"
+    """the line is not UTF-8 text"""
     NOT_UNITS = "not_units"
     """the line has none of the three forms"""
     OUT_OF_RANGE = "out_of_range"
@@ -35,7 +39,7 @@ class VocodeReason(Reason):
 
 @dataclass(frozen=True)
 class Line:
-    """One utterance. id: the path of its wav below the output folder, without `.wav`."""
+    """One utterance. id: as the text file or the unit set has it; units.runtime.file_names names its wav."""
 
     id: str
     units: Units
@@ -52,13 +56,14 @@ def read_lines(path: Path, codebook: Codebook, durations: bool = True) -> Iterat
     Raises: FileNotFoundError.
     """
     seen: set[str] = set()
-    with path.open(encoding="utf-8") as file:
-        for number, text in enumerate(file, 1):
+    with path.open("rb") as file:
+        for number, content in enumerate(file, 1):
+            text = content.removeprefix(BOM) if number == 1 else content
             if not text.strip():
                 continue
-            name, bar, spelled = text.strip().rpartition("|")
-            name = name.strip() if bar else f"{number:05d}"
+            name = f"{number:05d}"
             try:
+                name, spelled = _split(_decoded(text), name)
                 if name in seen:
                     raise RefusedError(VocodeReason.SAME_ID, f"the id {name!r} is used twice; ids are unique")
                 seen.add(name)
@@ -66,6 +71,21 @@ def read_lines(path: Path, codebook: Codebook, durations: bool = True) -> Iterat
                 yield Line(name, _read_units(spelled, codebook, durations))
             except RefusedError as error:
                 yield refusal_of(name, error, f"line {number}: {error}")
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a line. Raises RefusedError."""
+    try:
+        return content.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        shown = content.strip().decode("utf-8", "backslashreplace")[:40]
+        raise RefusedError(VocodeReason.NOT_UTF8, f"{shown!r} is not UTF-8 text") from error
+
+
+def _split(text: str, number: str) -> tuple[str, str]:
+    """The id and the units of a line; the line's number is its id if it has none."""
+    name, bar, spelled = text.rpartition("|")
+    return (name.strip() if bar else number), spelled
 
 
 def _read_units(text: str, codebook: Codebook, durations: bool) -> Units:
@@ -91,7 +111,10 @@ def _read_units(text: str, codebook: Codebook, durations: bool) -> Units:
 
 
 def check_id(name: str) -> None:
-    """Raises: RefusedError if an id is not the path of a file below the output folder."""
+    """Raises: RefusedError if an id is empty, or the path of a file elsewhere than below the output folder.
+
+    Other ids that cannot be the name of a file, such as `a/` or one of 300 letters, get another name.
+    """
     path = PurePosixPath(name)
     if not name or path.is_absolute() or ".." in path.parts:
         raise RefusedError(

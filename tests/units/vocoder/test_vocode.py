@@ -17,6 +17,7 @@ from units.audio import save_wav
 from units.codebook import Codebook, Units
 from units.dataset.unit_set import UnitRecord, read_unit_set
 from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL
+from units.runtime.file_names import read_list
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.published import config_of, write_weights
 from units.vocoder.unit_vocoder import UnitVocoder
@@ -87,6 +88,43 @@ def test_every_form_of_line_is_vocoded_and_every_bad_line_listed(
         assert f"line {number}:" in row["detail"] and value in row["detail"]
     printed = capsys.readouterr().out
     assert "4 wavs" in printed and "7 refused" in printed and not (tmp_path / "out.wav").exists()
+
+
+def test_odd_ids_and_bad_lines_stop_no_other_line(folder: Path, tmp_path: Path) -> None:
+    long = "l" * 260
+    lines = [
+        "\ufeffmark|1 2",
+        f"{long}|3",
+        "a/|4",
+        "./a|5",
+        "a|6",
+        "A|7",
+        "con|8",
+        "你好|9",
+        "你/|1",
+        "9|99999999999999999",
+    ]
+    content = "\n".join(lines).encode() + b"\nbad\xff|1\n|2\n" + b"9" * 5000 + b"\nlast|1\n"
+    (tmp_path / "units.txt").write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        vocode(tmp_path / "units.txt", tmp_path / "out", folder)
+    assert ended.value.code == SOME_REFUSED
+    names = read_list(tmp_path / "out")
+    assert set(names) == {long, "a/", "./a", "A", "con", "你/"}
+    vocoder = UnitVocoder.from_pretrained(folder)
+    ids = {"mark": 1, "a": 6, "你好": 9, "last": 1} | {names[id]: n for id, n in zip(names, (3, 4, 5, 7, 8, 1))}
+    assert_same(
+        tmp_path / "out",
+        {name: vocoder.decode(Units((n,) if name != "mark" else (1, 2), None, CODEBOOK)) for name, n in ids.items()},
+    )
+    rows = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text().split("\n")[:-1]]
+    assert [(row["id"], row["reason"]) for row in rows if row.get("id")] == [
+        ("9", VocodeReason.OUT_OF_RANGE.value),
+        ("00011", VocodeReason.NOT_UTF8.value),
+        ("00013", VocodeReason.NOT_UNITS.value),
+    ]
+    assert [row["reason"] for row in rows if not row.get("id")] == [VocodeReason.OUTSIDE_FOLDER.value]
+    assert "bad" in rows[1]["detail"] and "line 11" in rows[1]["detail"]
 
 
 def test_without_durations_each_id_is_a_frame_and_speakers_have_names(folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from units.audio import SAMPLE_RATE, load_wav, save_wav
 from units.runtime.atomic import written_whole
+from units.runtime.file_names import FileNames
 from units.vocoder.mel import LogMel
 from units.vocoder.training.crops import Pair
 from units.vocoder.unit_vocoder import UnitVocoder
@@ -22,17 +23,18 @@ if TYPE_CHECKING:
 def write_samples(out: Path, step: int, vocoder: UnitVocoder, pairs: list[Pair], board: SummaryWriter) -> None:
     """Write OUT/samples/step-N/ID.wav and ID.png of each pair, and show both on the board."""
     folder = out / "samples" / f"step-{step:08d}"
+    names = FileNames(folder, [".wav", ".png"], slash="-")
     for utterance, units in pairs:
         speaker = str(utterance.speaker) if vocoder.speakers else 0
         generated = vocoder.decode(units, speaker=speaker)
         recorded = load_wav(utterance.audio, utterance.start, utterance.duration)
-        name = utterance.id.replace("/", "-")
-        save_wav(folder / f"{name}.wav", generated)
+        wav_path = save_wav(names.path(utterance.id), generated)
         figure = draw_log_mels(recorded, generated, f"step {step}")
-        with written_whole(folder / f"{name}.png", "wb") as file:
+        with written_whole(names.path(utterance.id, ".png"), "wb") as file:
             figure.savefig(file, format="png")
-        board.add_figure(name, figure, step)
-        board.add_audio(name, generated, step, SAMPLE_RATE)
+        board.add_figure(wav_path.stem, figure, step)
+        board.add_audio(wav_path.stem, generated, step, SAMPLE_RATE)
+    names.write_list()
 
 
 def spread(pairs: list[Pair], count: int) -> list[Pair]:
