@@ -29,6 +29,10 @@ class TrainOptions:
     """Of packed blocks, as a stage's config names it."""
     checkpointing: bool = False
     """Recompute activations instead of keeping them, which costs a third of the speed."""
+    compile: bool = False
+    """Compile the model with torch.compile, in our way."""
+    upstream: bool = True
+    """Train in upstream's way too."""
     out: Path | None = None
     """Json file for the figures."""
 

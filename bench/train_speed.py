@@ -138,6 +138,7 @@ def trained(
     seed: int,
     attention: Any = "auto",
     checkpointing: bool = False,
+    compiled: bool = False,
 ) -> Speed:
     """Train a new model for some steps, on `data` in its order, so that its tokens can be counted."""
     gc.collect()  # accelerate puts a model into a reference cycle, so the one before may still hold its memory
@@ -175,6 +176,7 @@ def trained(
             use_cpu=not on_gpu,
             bf16=half,
             use_liger_kernel=fused,
+            torch_compile=compiled,
             train_sampling_strategy="sequential",
             logging_steps=steps,
             **{CHECKPOINTING: checkpointing},
@@ -257,19 +259,23 @@ def compare(options: TrainOptions) -> dict[str, Any]:
     documents = conversations(4000, block, seed)
     packed = PackedBlocks([(documents, np.arange(len(documents)), 1.0)], block, steps * batch, 0, seed)
     alike = (seed, options.attention, options.checkpointing)
-    theirs = trained(options.shape, Padded(documents, steps * batch, seed), steps, batch, False, *alike)
-    ours = trained(options.shape, packed, steps, batch, fused, *alike)
+    ours = trained(options.shape, packed, steps, batch, fused, *alike, options.compile)
     figures: dict[str, Any] = {
         "fill": packed.fill,
         "attention": stage_attention(options.attention),
+        "compiled": options.compile,
         "fused_loss": fused,
-        "upstream_tokens_per_second": theirs.tokens_per_second,
         "tokens_per_second": ours.tokens_per_second,
-        "times_upstream": ours.tokens_per_second / theirs.tokens_per_second,
-        "upstream_fill": theirs.tokens_per_second / theirs.positions_per_second,
     }
+    if options.upstream:
+        theirs = trained(options.shape, Padded(documents, steps * batch, seed), steps, batch, False, *alike)
+        figures |= {
+            "upstream_tokens_per_second": theirs.tokens_per_second,
+            "times_upstream": ours.tokens_per_second / theirs.tokens_per_second,
+            "upstream_fill": theirs.tokens_per_second / theirs.positions_per_second,
+        }
     if on_gpu:
-        whole = trained(options.shape, packed, steps, batch, False, *alike) if fused else ours
+        whole = trained(options.shape, packed, steps, batch, False, *alike, options.compile) if fused else ours
         figures |= {"gib_whole_logits": whole.gib} | ({"gib_fused_loss": ours.gib} if fused else {})
         figures |= {"mfu": utilisation(options.shape, block, ours)}
     figures |= data_start(options.units, block, seed)
