@@ -18,7 +18,7 @@ from units.runtime.command import command
 def main(
     shape: Literal["toy", "1b"] = "toy", block: int = 256, batch: int = 4, rounds: int = 60, seed: int = 0
 ) -> None:
-    """Train one model per implementation of attention, steps alternating, and print their median steps.
+    """Train one model, its implementation of attention by turns, and print each one's median step.
 
     Args:
         shape: toy or 1b

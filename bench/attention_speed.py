@@ -31,22 +31,20 @@ def implementations() -> list[str]:
 
 
 def compare(shape: str, block: int, batch: int, rounds: int, seed: int) -> None:
-    """Train one model per implementation, steps alternating, and print their median steps."""
+    """Train one model, its implementation of attention by turns, and print each one's median step."""
     documents = conversations(1000, block, seed)
     blocks = PackedBlocks([(documents, np.arange(len(documents)), 1.0)], block, (rounds + WARM_UP) * batch, 0, seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainings = {}
-    for name in implementations():
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096)).to(device)
-        model.set_attn_implementation(name)
-        trainings[name] = model, torch.optim.AdamW(model.parameters(), fused=True)
-    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPES[shape], max_position_embeddings=4096)).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    seconds: dict[str, list[float]] = {name: [] for name in implementations()}
     for number in range(rounds + WARM_UP):
         items = [blocks[i] for i in range(number * batch, (number + 1) * batch)]
         stacked = {name: torch.stack([item[name] for item in items]).to(device) for name in items[0]}
         flat = flattened([{name: row.to(device) for name, row in item.items()} for item in items])
-        for name, (model, optimizer) in trainings.items():
+        for name in seconds:
+            model.set_attn_implementation(name)
             took = step(model, optimizer, flat if takes_bounds(model) else stacked, device)
             if number >= WARM_UP:
                 seconds[name].append(took)

@@ -29,7 +29,7 @@ SHORTEST = 5.0  # seconds: with less left, no part is begun
 class GpuPart:
     """One part.
 
-    arguments: of python. tiny: the same with tiny sizes, for a machine without a GPU. seconds: after which it is stopped.
+    arguments: of python. tiny: the same with tiny sizes, for a machine without a GPU. seconds: most that it may take.
     """
 
     name: str
@@ -43,7 +43,7 @@ def _bench(name: str, options: str, tiny: str, seconds: float) -> GpuPart:
     return GpuPart(name, ("-m", f"bench.{module}", *settings), ("-m", f"bench.{module}", *tiny.split()), seconds)
 
 
-TINY_TRAINING = "--steps 5 --units 1000 --block 64 --batch 2"
+TINY_TRAINING = "--steps 5 --units 10000 --block 640 --batch 2"
 PARTS = (
     GpuPart(
         "tests",
@@ -52,7 +52,7 @@ PARTS = (
         120,
     ),
     _bench("attention_exact", "attention_exact", "--width 64 --layers 1 --block 64", 90),
-    _bench("train", "train --shape 1b --block 2048 --batch 8 --steps 20 --units 1000000", TINY_TRAINING, 120),
+    _bench("train", "train --shape 1b --block 2048 --batch 8 --steps 20 --units 1000000", TINY_TRAINING, 160),
     _bench(
         "train_varlen",
         "train --shape 1b --block 2048 --batch 8 --steps 20 --units 1000000 --attention varlen --upstream false",
@@ -67,7 +67,6 @@ PARTS = (
         150,
     ),
     _bench("attention", "attention --shape 1b --block 2048 --batch 4 --rounds 10", "--rounds 2", 90),
-    _bench("units", "units --device cuda --seconds 3600 --rounds 2", "--seconds 4 --rounds 1", 180),
     _bench(
         "vocoder",
         "vocoder --device cuda --utterances 32 --rounds 3",
@@ -79,6 +78,13 @@ PARTS = (
         "generation --device cuda --shape 1b --rows [1,16,64] --tokens 128",
         "--tokens 8 --rows [1,2] --rounds 1",
         90,
+    ),
+    _bench("units", "units --device cuda --seconds 3600 --rounds 2", "--seconds 4 --rounds 1", 200),
+    GpuPart(
+        "suite",
+        ("-m", "pytest", "-q", "-n", "12", "-m", "not slow", "-p", "no:cacheprovider", "tests"),
+        ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/whole/test_floors.py"),
+        240,
     ),
 )
 

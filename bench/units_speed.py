@@ -21,6 +21,7 @@ from units.dataset.shards import Share, extract
 from units.encoder.hubert import HubertFeatures
 from units.encoder.published import FairseqHubert
 from units.encoder.unit_encoder import UnitEncoder
+from units.runtime.precision import multiplies_bfloat16
 
 LAYER, SIZE = 9, 500
 SHORTEST, LONGEST = 1.0, 16.0  # seconds of a file; lengths are spread evenly on a log scale
@@ -216,7 +217,7 @@ def compare(device: str, seconds: float, rounds: int, batch_seconds: float) -> N
     ways.append(Way("ours, float32, one file at a time", ours(exact, wavs, 0.0)))
     ways.append(Way("ours, float32, batches", ours(exact, wavs, batch_seconds)))
     encoders = [exact]
-    for dtype in DTYPES[device]:
+    for dtype in DTYPES[device] if multiplies_bfloat16(device) else ():
         fast = HubertFeatures(random_hubert(), LAYER, "random", dtype=dtype).to(device)
         encoder = UnitEncoder.from_features(fast, centres, "random", "none")
         encoders.append(encoder)
