@@ -25,23 +25,73 @@ class Score:
 
 
 def words(text: str | None) -> list[str]:
-    """Lower-case words without punctuation. None (a missing part) has no words.
+    """The words of a text as people compare them: without case, punctuation, width, and marks that carry no sound.
 
-    Unicode is composed (NFC), all apostrophes become one, and vowel signs stay with their letters. Number words stay
-    words; the English normaliser of Whisper would write "one two three" as 123, one word for three.
+    None (a missing part) has no words. Letters are folded by folded(). Number words stay words; the English normaliser
+    of Whisper would write "one two three" as 123, one word for three.
     """
-    composed = unicodedata.normalize("NFC", (text or "").lower())
-    found = (word.strip("'") for word in "".join(map(_letter, composed)).split())
+    found = (word.strip("'") for word in "".join(map(_letter, folded(text or ""))).split())
     return [word for word in found if any(map(str.isalnum, word))]
 
 
+# The apostrophe as keyboards and scripts write it: quotes, modifier letters, primes, accents that stand alone.
+APOSTROPHES = dict.fromkeys(map(ord, "\u2018\u2019\u201b\u02bc\u02bb\u02b9\u2032\uff07\ua78c\u055a\u05f3`\u00b4"), "'")
+SIGNS = dict.fromkeys(map(ord, "\u2122\u2120"), " ")  # "TM" and "SM" would be letters of the word before
+# Vowel points of scripts that write their vowels or not: the same sentence is right with and without them, and Arabic
+# recognisers are compared without them (Wang et al. 2024, arXiv 2412.13788). Hamza and madda belong to their letters.
+VOWEL_POINTS = (
+    *((0x0610, 0x061A), (0x064B, 0x0652), (0x0656, 0x065F), (0x0670, 0x0670), (0x06D6, 0x06ED)),  # Arabic
+    *((0x0591, 0x05BD), (0x05BF, 0x05BF), (0x05C1, 0x05C2), (0x05C4, 0x05C5), (0x05C7, 0x05C7)),  # Hebrew
+    (0x0730, 0x074A),  # Syriac
+)
+TATWEEL = "\u0640"  # lengthens a line of Arabic, and counts as a letter
+INVISIBLE_MARKS = ((0x034F, 0x034F), (0x180B, 0x180D), (0xFE00, 0xFE0F), (0xE0100, 0xE01EF))  # variation selectors
+STRESS = "\u0300\u0301\u0342"  # accents that capitals of Greek lack, and that Cyrillic has in dictionaries only
+
+
+def folded(text: str) -> str:
+    """One text for all ways to write it: case, width, ligatures, apostrophes, digits, marks without a sound.
+
+    Example: "İstanbul ＡＢＣ ﬁne straße كتـــاب" -> "istanbul abc fine strasse كتاب"
+
+    Case is folded for every language at once, so what capitals do not tell apart is one: dotted and dotless i of
+    Turkish, ss and ß, the accents of Greek.
+    """
+    if text.isascii():
+        return text.lower().replace("`", "'")
+    spaced = "".join(f" {c}" if unicodedata.decomposition(c).startswith("<fraction>") else c for c in text)  # 3½
+    lower = unicodedata.normalize("NFKC", spaced.translate(APOSTROPHES | SIGNS)).casefold().replace("\u0131", "i")
+    kept: list[str] = []
+    base = " "  # the letter that a mark belongs to
+    for character in unicodedata.normalize("NFD", lower):
+        if not unicodedata.combining(character) and unicodedata.category(character)[0] != "M":
+            base = character
+        elif not _has_sound(character, base):
+            continue
+        kept.append(character)
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def _has_sound(mark: str, base: str) -> bool:
+    """Whether a mark changes how its letter sounds, or which letter it is."""
+    code = ord(mark)
+    if not base.isalnum() or unicodedata.category(mark) == "Me":  # a circle or keycap around a letter
+        return False
+    if any(first <= code <= last for first, last in VOWEL_POINTS + INVISIBLE_MARKS):
+        return False
+    if mark in STRESS and unicodedata.name(base, "").startswith(("GREEK", "CYRILLIC")):
+        # ѓ and ќ of Macedonian are letters of their own
+        return base in "\u0433\u043a"
+    return not (mark == "\u0307" and base == "i")
+
+
 def _letter(character: str) -> str:
-    """A character as words() sees it: itself, an apostrophe, a space, or "" for an invisible one."""
-    if character in "'\u2019\u02bc":
-        return "'"
+    """A folded character as words() sees it: itself, an ASCII digit, a space, or "" for an invisible one."""
     kind = unicodedata.category(character)
-    if character.isalnum() or kind[0] == "M":  # marks, such as the vowels of Hindi
-        return character
+    if kind == "Nd":
+        return str(unicodedata.digit(character))
+    if character.isalnum() or character == "'" or kind[0] == "M":  # marks, such as the vowels of Hindi
+        return "" if character == TATWEEL else character
     return "" if kind == "Cf" else " "  # joiners and soft hyphens occur inside words
 
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval.metrics import Score
+from units.corpus.manifest import is_plain_text
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import FileError, json_lines, parsed, read_text
 
 
 class ResultError(ValueError):
@@ -83,7 +86,7 @@ _RENAMED = {"first_take": "first_candidate"}  # figures of release 0.1.0
 def save_result(path: Path, result: Result) -> Path:
     """Write one result. The file appears complete or not at all.
 
-    Raises: ValueError on NaN.
+    Raises: ValueError on NaN and infinity.
     """
     text = json.dumps(dataclasses.asdict(result), indent=1, allow_nan=False)
     with written_whole(path) as file:
@@ -99,9 +102,9 @@ def load_result(path: Path) -> Result:
         ResultError: it is not JSON, or a field is missing, unknown or of another type.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ResultError(f"{path} is not JSON ({error}); run its task again with --force") from error
+        record = parsed(read_text(path), str(path))
+    except FileError as error:
+        raise ResultError(f"{error}; run its task again with --force") from error
     if isinstance(record, dict):  # the first results had no corpus and no device
         record = {"corpus": "unknown", "device": "unknown", **record}
     _check(record, _TYPES, str(path))
@@ -123,19 +126,43 @@ def _check(record: object, types: dict, where: str) -> None:
     for name, allowed in types.items():
         value = record[name]
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
-            raise ResultError(f"{where}: {name} is {value!r}; it must be {getattr(allowed, '__name__', allowed)}")
+            raise ResultError(
+                f"{where}: {name} is {repr(value)[:60]}; it must be {getattr(allowed, '__name__', allowed)}"
+            )
+        if isinstance(value, (int, float)) and not _is_finite(value):
+            raise ResultError(f"{where}: {name} is {repr(value)[:60]}; it must be a finite number")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def save_details(path: Path, records: Iterable[dict]) -> Path:
     """Write records as JSON lines. The file appears complete or not at all."""
     with written_whole(path) as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        file.writelines(_detail_line(record) for record in records)
     return path
 
 
-def load_details(path: Path) -> list[dict]:
-    """Read records: the inverse of save_details. Empty for a file that does not exist."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def _detail_line(record: dict) -> str:
+    """A record as a line; in ASCII if it holds half a surrogate pair, which UTF-8 cannot."""
+    line = json.dumps(record, ensure_ascii=False)
+    return (line if is_plain_text(line) else json.dumps(record)) + "\n"
+
+
+def load_details(path: Path, fields: Mapping[str, Any] | None = None) -> list[dict]:
+    """Read records: the inverse of save_details. Empty for a file that does not exist.
+
+    Args:
+        path: the file.
+        fields: name -> type of each field that every record needs.
+
+    Raises: FileError naming the file and the line.
+    """
+    return [record for _, record in json_lines(path, fields)] if path.exists() else []
 
 
 def old_kept_wav(folder: Path, name: str, kind: str) -> Path:

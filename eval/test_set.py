@@ -6,15 +6,15 @@ TestSet("dev.jsonl").test[0].question         # a manifest has no answers, only 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval.metrics import words
 from units.corpus.manifest import Utterance, read_manifest
+from units.runtime.json_files import FileError, FileReason, json_lines, read_json, read_text
 from units.runtime.provenance import content_hash
 
 if TYPE_CHECKING:
@@ -88,8 +88,39 @@ def spread(items: Sequence, limit: int | None) -> list:
     return [items[i * len(items) // limit] for i in range(limit)]
 
 
+@dataclass(frozen=True)
+class Chat:
+    """A question of chats.jsonl with its right answer. family: its kind, "" where it is unknown."""
+
+    question: str
+    answer: str
+    family: str = ""
+
+
+def _chats(record: dict[str, Any], where: str) -> list[Chat]:
+    """The turns of a row of chats.jsonl, at least one. where: FILE:LINE.
+
+        {"question": "what is two plus two", "answer": "that makes four", "family": "sum"}
+        {"turns": [["who was ada lovelace", "a mathematician"], ["when did she live", "from 1815 to 1852"]]}
+
+    Raises: FileError.
+    """
+    turns = record["turns"] if "turns" in record else [[record.get("question"), record.get("answer")]]
+    pairs = isinstance(turns, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in turns)
+    if not pairs or not turns or not all(isinstance(text, str) for turn in turns for text in turn):
+        raise FileError(
+            FileReason.INVALID_FIELD,
+            f"{where}: a chat has a question and an answer, or turns, a list of [question, answer]; found "
+            f"{str(record)[:60]}",
+        )
+    family = record.get("family")
+    return [Chat(*turn, family if isinstance(family, str) else "") for turn in turns]
+
+
 class TestSet:
     """A corpus folder with test.jsonl and any of the other FILES, or one manifest that is the test set.
+
+    chats.jsonl may be compressed, chats.jsonl.gz.
 
     Args:
         path: the folder or the manifest.
@@ -113,6 +144,8 @@ class TestSet:
                 "(instruct_data.toy writes one)"
             )
         paths = {name: self.path / name for name in FILES} if self.path.is_dir() else {"test.jsonl": self.path}
+        if "chats.jsonl" in paths and not paths["chats.jsonl"].exists():
+            paths["chats.jsonl"] = self.path / "chats.jsonl.gz"
         self._files = {name: file for name, file in paths.items() if file.exists()}
         if grammar is not None:
             self._files.pop(OLD_GRAMMAR, None)
@@ -139,15 +172,39 @@ class TestSet:
         return self._files.get(GRAMMAR) or self._files.get(OLD_GRAMMAR)
 
     @cached_property
-    def answers(self) -> dict[str, dict]:
-        """Question text -> its record in chats.jsonl. Raises NotMeasured without that file."""
-        lines = self.file("chats.jsonl").read_text(encoding="utf-8").splitlines()
-        return {record["question"]: record for record in map(json.loads, lines)}
+    def answers(self) -> dict[str, Chat]:
+        """Question -> its right answer, from chats.jsonl.
+
+        The turns that follow the first one of a chat are questions too, unless another chat begins with the same one.
+
+        Raises:
+            NotMeasured: there is no such file.
+            FileError: a line is not a chat; the message names it.
+        """
+        path = self.file("chats.jsonl")
+        first: dict[str, Chat] = {}
+        later: dict[str, Chat] = {}
+        for number, record in json_lines(path):
+            chats = _chats(record, f"{path}:{number}")
+            first[chats[0].question] = chats[0]
+            later |= {chat.question: chat for chat in chats[1:]}
+        return later | first
+
+    @cached_property
+    def _answers_by_words(self) -> dict[str, Chat]:
+        return {" ".join(words(question)): chat for question, chat in self.answers.items()}
+
+    def answer_to(self, question: str) -> Chat | None:
+        """The right answer to a question, which may differ in case and punctuation; None if there is none.
+
+        Raises: as answers.
+        """
+        return self.answers.get(question) or self._answers_by_words.get(" ".join(words(question)))
 
     @cached_property
     def facts(self) -> dict:
-        """The content of corpus.json; empty without that file."""
-        return json.loads(self.file("corpus.json").read_text(encoding="utf-8")) if self.has("corpus.json") else {}
+        """The content of corpus.json; empty without that file. Raises FileError."""
+        return read_json(self.file("corpus.json")) if self.has("corpus.json") else {}
 
     @cached_property
     def test(self) -> list[TestItem]:
@@ -174,13 +231,13 @@ class TestSet:
     def _item(self, utterance: Utterance, name: str) -> TestItem:
         if not self.has("chats.jsonl") or name == "answers_unseen.jsonl":
             return TestItem(utterance)
-        chat = self.answers.get(utterance.text or "")
+        chat = self.answer_to(utterance.text or "")
         if chat is None:
             raise MissingAnswer(
                 f"{utterance.id} of {name} asks {utterance.text!r}, which is not in chats.jsonl; "
                 "make the corpus again, or remove chats.jsonl to measure transcription alone"
             )
-        return TestItem(utterance, chat["answer"], chat.get("family", ""))
+        return TestItem(utterance, chat.answer, chat.family)
 
     def trained_sentences(self) -> set[str | None]:
         """Sentences that the answer voice speaks in the training audio. Raises NotMeasured where that is unknown."""
@@ -191,4 +248,4 @@ class TestSet:
 
     def text_lines(self) -> set[str]:
         """Lines that the text LLM was trained on, as plain words. Raises NotMeasured where they are unknown."""
-        return {" ".join(words(line)) for line in self.file("text.txt").read_text(encoding="utf-8").splitlines()}
+        return {" ".join(words(line)) for line in read_text(self.file("text.txt")).split("\n")}

@@ -12,6 +12,11 @@ from eval.report.tables import FamilyTable, Row, family_table, score_rows
 from eval.results import Result, load_details, load_results, old_kept_wav
 from units.audio import load_wav
 
+EXCHANGE_FIELDS = {
+    **dict.fromkeys(("id", "family", "question", "gold"), str),
+    **dict.fromkeys(("transcript", "text", "heard"), str | None),
+}
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -82,7 +87,7 @@ def read_exchanges(folder: Path) -> list[Exchange]:
             question_wav=wav(record, "question"),
             answer_wav=wav(record, "answer"),
         )
-        for record in load_details(folder / "answers.jsonl")
+        for record in load_details(folder / "answers.jsonl", EXCHANGE_FIELDS)
     ]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from eval.report.tables import find
 from eval.results import Result
 from units.codebook import Codebook
+from units.runtime.json_files import read_json
 from units.runtime.provenance import fingerprint
 
 STANDARD_ERRORS = (
@@ -45,7 +45,7 @@ def notes(run: Path, results: dict[str, Result]) -> list[str]:
     found = [*warnings(run, results), STANDARD_ERRORS, EVALUATION_ASR]
     if not corpus.exists():
         return [*found, OWN_TEST_SET]
-    facts = json.loads(corpus.read_text(encoding="utf-8"))
+    facts = read_json(corpus, {"new_voice": str, "answer_voice": str})
     found += [TEST_SPLIT, SYNTHETIC_VOICES]
     if facts.get("seed", 0) != 0 and _features_of(run) == "starter":
         found.append(SHIPPED_ENCODER)
