@@ -57,7 +57,7 @@ COMMANDS = {
     "instruct-speak": "instruct_data.speech.speak",
     "instruct-speak-units": "instruct_data.speech.unit_voice",
     "instruct-build": "instruct_data.build.sets",
-    "instruct-describe": "instruct_data.build.describe",
+    "instruct-describe": "instruct_data.describe.report",
     "instruct-speech-instruct": "instruct_data.released.speech_instruct",
     "instruct-stage1-text": "instruct_data.released.stage1_text",
     "stages-train": "stages.train",
@@ -83,7 +83,7 @@ setup(
     package_data={
         "units": ["py.typed", "starter/**/*", "configs/*.yaml"],
         "speechgpt": ["py.typed", "serve/page.html"],
-        "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "build/*.jinja", "build/*.css"],
+        "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "describe/*.jinja", "describe/*.css"],
         "stages": ["py.typed", "configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
         "eval": ["py.typed", "report/*.jinja", "report/*.css"],
     },

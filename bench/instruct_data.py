@@ -93,7 +93,7 @@ def measure(home: Path, count: int, cores: int) -> list[dict]:
     for path in (home / "sets1").iterdir():
         if path.read_bytes() != (home / f"sets{cores}" / path.name).read_bytes():
             raise DifferentBytes(f"{path.name} has other bytes with {cores} workers than with 1")
-    usage = measured("instruct_data.build.describe", home / "sets1", "--page", home / "describe.html")
+    usage = measured("instruct_data.describe.report", home / "sets1", "--page", home / "describe.html")
     rows.append(row("describe", count, written, usage.seconds, usage.mib))
     return rows
 

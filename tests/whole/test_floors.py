@@ -23,7 +23,7 @@ FLOORS = {
 ROOMS = {
     "units": ("runtime", "containers", "audio codebook notation", "corpus", "encoder", "dataset", "vocoder"),
     "speechgpt": ("vocab", "dialogue", "generation", "inference", "serve"),
-    "instruct_data": ("text", "speech", "build", "toy released"),
+    "instruct_data": ("text", "speech", "build", "describe toy released"),
     "stages": ("config", "planning system packing", "unit_system", "train"),
     "eval": ("metrics results asr test_set", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
 }

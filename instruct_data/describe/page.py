@@ -1,4 +1,4 @@
-"""The description as one HTML file, from describe.html.jinja and describe.css: tables, plots and examples."""
+"""The description as one HTML file, from page.html.jinja and page.css: tables, plots and examples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from instruct_data.build.description import Description, Leak, TaskLengths, length_rows
+from instruct_data.describe.description import Description, Leak, TaskLengths, length_rows
 from instruct_data.text.extras import required
 from speechgpt.dialogue import Speech, part_kind
 from units.audio import SAMPLE_RATE
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from units.vocoder.unit_vocoder import UnitVocoder
 
-TEMPLATE = "describe.html.jinja"
+TEMPLATE = "page.html.jinja"
 COLOUR = "#1f6f8b"
 SHOWN_UNITS = 24  # of an utterance
 PLOTS_IN_A_ROW = 4

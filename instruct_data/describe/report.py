@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from units.runtime.command import check_range, command
 
 if TYPE_CHECKING:
-    from instruct_data.build.description import Description
+    from instruct_data.describe.description import Description
     from speechgpt.dialogue import Conversation
 
 LEAKAGE = 1  # exit code
@@ -25,7 +25,7 @@ SHOWN_UNUSED = 20  # ids of unused units that are printed
 
 def report(found: Description) -> Iterator[str]:
     """The lines that are printed."""
-    from instruct_data.build.description import length_rows
+    from instruct_data.describe.description import length_rows
 
     yield f"{found.total:,} conversations, {found.duplicates:,} duplicates"
     for name, tasks in found.sets.items():
@@ -68,8 +68,8 @@ def main(
         examples: conversations of each task on the page, 0 or more
     """
     check_range("examples", examples, least=0)
-    from instruct_data.build.describe_page import write_page
-    from instruct_data.build.description import Durations, describe, find_sets
+    from instruct_data.describe.description import Durations, describe, find_sets
+    from instruct_data.describe.page import write_page
     from units.dataset.unit_set import read_unit_set
 
     sets, refused = find_sets(data)

@@ -10,11 +10,11 @@ import pytest
 from tiny_conversations import CODEBOOK, K
 from tiny_spoken_set import VOICE, build, corpus, text_set
 
-from instruct_data.build import describe
-from instruct_data.build.description import Durations, find_sets
-from instruct_data.build.description import describe as describe_sets
+from instruct_data.describe import report
 from instruct_data.build.records import write_conversations
 from instruct_data.build.splits import Splits
+from instruct_data.describe.description import Durations, find_sets
+from instruct_data.describe.description import describe as describe_sets
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Speech
 from units.codebook import Codebook, CodebookMismatch
 from units.dataset.unit_set import read_unit_set
@@ -50,7 +50,7 @@ def test_the_toy_world_in_splits_has_no_leak(tmp_path: Path, capsys: pytest.Capt
     units, pairs = corpus(tmp_path / "units"), text_set(tmp_path / "pairs.jsonl")
     for by in ("id", "text"):
         build(units, pairs, VOICE, tmp_path / by, splits=Splits(0.2, 0.2, by=by), chat_ratio=0.2)
-        assert describe.main(tmp_path / by, [units]) == 0
+        assert report.main(tmp_path / by, [units]) == 0
         printed = capsys.readouterr().out
         assert "no utterance and no sentence occurs in two splits" in printed
         assert "refused for cross_modal: " in printed and re.search("1 no.text", printed)
@@ -75,8 +75,8 @@ def test_an_input_in_two_splits_is_found_and_ends_with_exit_code_1(
     train, dev, leak = LEAKS[kind]
     folder = folder_of(tmp_path, some=[*train, asr("x", (7,))], some_dev=[*dev, asr("y", (8,))])
     with pytest.raises(SystemExit) as stopped:
-        describe.main.cli([str(folder)])
-    assert stopped.value.code == describe.LEAKAGE == 1
+        report.main.cli([str(folder)])
+    assert stopped.value.code == report.LEAKAGE == 1
     printed = capsys.readouterr().out
     assert f"LEAK: {leak} occur in train and in dev" in printed
     assert "some.jsonl.gz: 1 and in some_dev.jsonl.gz: 2" in printed
@@ -86,7 +86,7 @@ def test_an_input_in_two_splits_is_found_and_ends_with_exit_code_1(
 def test_spoken_answers_and_transcripts_may_occur_in_two_splits(tmp_path: Path) -> None:
     train = [chain("1", (1, 2), (3,)), asr("2", (4,), "same words"), tts("3", "hello", (9,))]
     dev = [chain("4", (5, 2), (3,)), asr("5", (6,), "same words"), chat("6", "hello")]
-    assert describe.main(folder_of(tmp_path, a=train, a_dev=dev)) == 0
+    assert report.main(folder_of(tmp_path, a=train, a_dev=dev)) == 0
 
 
 def test_the_figures_are_those_of_the_set(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_page_shows_tokens_and_can_be_played(tmp_path: Path, model_folder: P
     write_conversations(
         tmp_path / "a.jsonl", [asr("<1>", (1, 2, 3)), chain("2", (4, 2), (3,))], mfcc_encoder.codebook, 0
     )
-    describe.main(tmp_path / "a.jsonl", model=model_folder)
+    report.main(tmp_path / "a.jsonl", model=model_folder)
     page = (tmp_path / "describe.html").read_text()
     assert page.count("<audio") == 3 and page.count("<img") == 2
     assert "<td>tokens</td>" in page and "asr: &lt;1&gt;" in page
@@ -123,7 +123,7 @@ def test_the_page_shows_speech_by_file_and_segment(tmp_path: Path) -> None:
     prompts = [Speech("wav/<q1>.wav", 0.5, 1.5, (1, 2)), Speech("wav/q2.wav"), Speech("wav/q3.wav", 2.0)]
     asked = [Conversation((Message("human", (p,)), Message("assistant", ("b",))), "asr", p.audio) for p in prompts]
     write_conversations(tmp_path / "a.jsonl", asked, CODEBOOK, 0)
-    assert describe.main(tmp_path / "a.jsonl", examples=3) == 0
+    assert report.main(tmp_path / "a.jsonl", examples=3) == 0
     page = (tmp_path / "describe.html").read_text()
     assert "<code>wav/&lt;q1&gt;.wav, 0.50 s to 2.00 s</code>" in page and "2 units: 1 2" in page
     assert "<code>wav/q2.wav</code>" in page and "<code>wav/q3.wav, from 2.00 s</code>" in page
@@ -140,12 +140,12 @@ def test_a_segment_in_two_splits_is_a_leak_without_units(tmp_path: Path) -> None
     (leak,) = describe_sets(find_sets(tmp_path)[0]).leaks
     assert (leak.kind, leak.splits, leak.count) == ("utterances", ("train", "test"), 1)
     assert leak.examples == ("a.jsonl: 2", "a_test.jsonl: 3")
-    assert describe.main(tmp_path) == describe.LEAKAGE
+    assert report.main(tmp_path) == report.LEAKAGE
 
 
 def test_a_negative_number_of_examples_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--examples is -1"):
-        describe.main(tmp_path, examples=-1)
+        report.main(tmp_path, examples=-1)
 
 
 def test_sets_of_two_codebooks_are_refused(tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_sets_of_two_codebooks_are_refused(tmp_path: Path) -> None:
         tmp_path / "b.jsonl", [asr("1", (1,))], Codebook("other", "mfcc", 0, K, 50.0, "none", "ffff"), 0
     )
     with pytest.raises(CodebookMismatch):
-        describe.main(tmp_path)
+        report.main(tmp_path)
     with pytest.raises(FileNotFoundError, match="holds none"):
-        describe.main(tmp_path.joinpath("empty"))
+        report.main(tmp_path.joinpath("empty"))
 
 
 @pytest.mark.parametrize("library", ["jinja2", "matplotlib.figure"])
@@ -166,5 +166,5 @@ def test_a_missing_library_is_an_error_that_names_the_extra(
     write_conversations(tmp_path / "a.jsonl", [asr("1", (1,))], CODEBOOK, 0)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=r"speechgpt-trainer\[data\]"):
-        describe.main(tmp_path)
+        report.main(tmp_path)
     assert not (tmp_path / "describe.html").exists()
