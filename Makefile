@@ -9,7 +9,7 @@ RUN    ?= runs/$(PRESET)
 SEED   ?= $(or $(BEGUN),0)
 # What eval and bench ask: a corpus folder, or a manifest with texts.
 CORPUS ?= $(RUN)/corpus
-# Steps at once: two train the vocoder and the text LLM side by side, each on its share of the cores.
+# Steps at once. Of two, one makes units and the vocoder, the other trains the text LLM and the stages.
 JOBS   ?= 2
 # Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
 # MASTER_ADDR=<the first machine>; NPROC is then all GPUs of a machine. Or HOSTFILE=hosts, on one machine for all.
@@ -248,18 +248,19 @@ $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	  --least_of_a_family 200 --most_of_a_family 300 --splits.named false \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
-# It waits for the units, so that it shares the machine with the vocoder and not with steps that use all cores.
-$(RUN)/text_llm_untrained/config.json: | $(RUN)/units/train/unit_set.json
+$(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
 	@echo "[6/9] text LLM: tokenizer and a small Llama"
 	@$(PYTHON) -m stages.text_llm --text $(RUN)/corpus/text.txt --out $(@D)
 
 # A text LLM knows no units, so it has no speechgpt.json: config.json is what arrives last.
 $(RUN)/text_llm/config.json: | $(RUN)/text_llm_untrained/config.json
 	@echo "[6/9] text LLM: trained on the toy world's text alone"
-	@$(SHARED) $(PYTHON) -m stages.train $(CONFIGS)/text.yaml --run $(RUN)
+	@$(PYTHON) -m stages.train $(CONFIGS)/text.yaml --run $(RUN)
 
-# The gate comes before any LM training: no stage is worth its time if the units cannot be spoken.
-$(RUN)/stage1/speechgpt.json: | $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json
+$(RUN)/stage1/speechgpt.json: | $(RUN)/units/train/unit_set.json $(RUN)/text_llm/config.json
+$(RUN)/stage2/speechgpt.json: | $(RUN)/data/build.json
+# The gate comes before the longest training: it is not worth its time if the units cannot be spoken.
+$(RUN)/stage3/speechgpt.json: | $(GATE)
 
 $(RUN)/model/speechgpt.json: | $(GATE)
 

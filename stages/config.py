@@ -13,6 +13,7 @@ from typing import Any, Literal
 KEPT = "save_total_limit"  # the training argument for how many checkpoints stay
 # Training arguments that the stage sets itself, and the field of StageConfig to use instead.
 RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_unused_columns": "nothing"}
+MOST_THREADS = 1024
 # Kinds of stages that were written by release 0.1.0, which had names only.
 KIND_OF_NAME = {"text": "text", "stage1": "units", "stage2": "cross_modal", "stage3": "chain"}
 
@@ -149,6 +150,9 @@ class StageConfig:
     """Held-out documents that the model continues at each evaluation, written to samples.jsonl."""
     prefix: str = ""
     """System text at the start of every conversation."""
+    threads: int = 0
+    """CPU threads of each training process; 0 leaves the number to torch. For a small model on a CPU one thread is
+    nearly as fast as two, and much faster beside other work (docs/decisions/threads.md)."""
     seed: int = 0
     """Seed of the order of documents and of new weights."""
     training: dict[str, Any] = field(default_factory=dict)
@@ -157,6 +161,8 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         self.kind = self.kind or KIND_OF_NAME.get(self.stage, "chain")
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads is {self.threads}; allowed: 0 to {MOST_THREADS}")
         self._check_training()
         self._check_loss()
         self._check_trainable()

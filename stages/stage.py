@@ -44,6 +44,8 @@ def train_stage(config: StageConfig, system: System) -> Path:
     arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
     check_shared(out, arguments)
     checkpoint = common_checkpoint(out, arguments)
+    if config.threads and arguments.use_cpu:
+        torch.set_num_threads(config.threads)
     set_seed(config.seed)
     opened = system.open(config, **loading_arguments(config, arguments))
     blocks, held_out = _prepare(opened, arguments, checkpoint)

@@ -204,6 +204,7 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
         ("widen: {encoder: e, init: median}\n", "median"),
         ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
         ("training: {max_steps: null}\n", "max_steps must be set, and above 0"),
+        ("threads: -1\n", "threads is -1; allowed: 0 to 1024"),
         ("training: {max_steps: 3, output_dir: x}\n", "output_dir is set by the stage; use out"),
     ],
 )
@@ -311,6 +312,16 @@ def test_the_last_evaluation_uses_all_held_out_blocks(run, monkeypatch) -> None:
     config = stage_config(run, out="evaluations", block_size=32, training={"eval_steps": 2})
     _, dev = load_blocks(opened(config, AutoTokenizer.from_pretrained(train(config))), 1, quiet=True)
     assert evaluations == [1, len(dev)] and len(dev) > 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="threads are those of a CPU's training")
+def test_a_stage_trains_on_as_many_threads_as_its_config_has(run, monkeypatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    train(stage_config(run, out="as_torch"))
+    assert chosen == []
+    train(stage_config(run, out="three", threads=3))
+    assert chosen == [3]
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:

@@ -1,0 +1,83 @@
+"""Training beside a busy process; the command is bench.neighbour."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bench.attention_speed import step
+from bench.train_speed import SHAPES, conversations
+from stages.packing.attention import BY_DOCUMENT
+from stages.packing.blocks import PackedBlocks
+from units.runtime.provenance import commit, machine
+
+ROOT = Path(__file__).parents[1]
+COUNTS = "while True: pass"  # a process that is always busy
+WARM_UP = 5  # steps that are not timed
+
+
+def compare(threads: list[int], seconds: float, block: int, batch: int) -> None:
+    """Train with each number of threads, alone and beside a busy process, and print tokens a second."""
+    print(f"toy, {batch} blocks of {block}, {machine('cpu')}, commit {commit()}")
+    idle = {count: speed(count, seconds, block, batch) for count in threads}
+    with busy():
+        beside = {count: speed(count, seconds, block, batch) for count in threads}
+    best = max(idle.values())
+    for count in threads:
+        print(
+            f"{count:3} threads  {idle[count]:8,.0f} tokens a second idle ({idle[count] / best:4.0%} of the best)"
+            f"  {beside[count]:8,.0f} beside a busy process ({beside[count] / idle[count]:4.0%} is left)"
+        )
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """A process that does nothing but count, while the block runs."""
+    process = subprocess.Popen([sys.executable, "-c", COUNTS])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def speed(threads: int, seconds: float, block: int, batch: int) -> float:
+    """Tokens a second of a training in a process of its own, whose OpenMP is fresh."""
+    arguments = [sys.executable, "-m", "bench.neighbour_speed", *map(str, (threads, seconds, block, batch))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def train(threads: int, seconds: float, block: int, batch: int) -> float:
+    """Train the toy's model for some seconds: tokens a second without padding."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    documents = conversations(1000, block, 0)
+    model = LlamaForCausalLM(LlamaConfig(**SHAPES["toy"], max_position_embeddings=4096))
+    model.set_attn_implementation(BY_DOCUMENT)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    blocks = PackedBlocks([(documents, np.arange(len(documents)), 1.0)], block, 200 * batch, 0, 0)
+    steps, tokens, began = 0, 0, 0.0
+    while not began or time.perf_counter() - began < seconds:
+        items = [blocks[(steps * batch + i) % len(blocks)] for i in range(batch)]
+        step(model, optimizer, {name: torch.stack([item[name] for item in items]) for name in items[0]}, model.device)
+        steps += 1
+        if steps == WARM_UP:
+            began = time.perf_counter()
+        elif steps > WARM_UP:
+            tokens += round(batch * block * blocks.fill)
+    return tokens / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    print(train(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
