@@ -10,9 +10,9 @@ import pytest
 from tiny_conversations import CODEBOOK, K
 from tiny_spoken_set import VOICE, build, corpus, text_set
 
-from instruct_data.describe import report
 from instruct_data.build.records import write_conversations
 from instruct_data.build.splits import Splits
+from instruct_data.describe import report
 from instruct_data.describe.description import Durations, find_sets
 from instruct_data.describe.description import describe as describe_sets
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Speech
