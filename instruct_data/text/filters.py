@@ -99,7 +99,8 @@ class Filters:
             return TextReason.LONG_QUESTION
         if word_count(spoken.answer) > self.longest_answer:
             return TextReason.LONG_ANSWER
-        if self.language and any(is_foreign(text, self.language) for text in written):
+        # two short texts may be uncertain on their own and certain together
+        if self.language and any(is_foreign(text, self.language) for text in (*written, "\n".join(written))):
             return TextReason.LANGUAGE
         return None
 

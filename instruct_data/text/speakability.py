@@ -26,9 +26,14 @@ _THAI = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
 _WORD = re.compile(f"[{_HAN}]|[{_THAI}]{{1,4}}|[^\\s{_HAN}{_THAI}]*\\w[^\\s{_HAN}{_THAI}]*")
 
 
+def words(text: str) -> list[str]:
+    """The words of a text, punctuation included; in scripts without spaces, such as Chinese, its characters."""
+    return _WORD.findall(text)
+
+
 def word_count(text: str) -> int:
     """The number of words; in scripts without spaces, such as Chinese, the number of characters."""
-    return len(_WORD.findall(text))
+    return len(words(text))
 
 
 def has_code(text: str) -> bool:
