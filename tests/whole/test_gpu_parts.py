@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import gpu
+import bench.gpu as gpu
 from bench.gpu import PARTS, GpuPart
 
 

@@ -16,12 +16,13 @@ import pytest
 from tiny_conversations import CODEBOOK, K
 from tiny_spoken_set import NUMBERS, VOICE, build, corpus, text_set
 
-from instruct_data.build import describe, set_builder
+from instruct_data.build import set_builder
 from instruct_data.build.chain import PAPER, Exchange, asked, exchange_messages
 from instruct_data.build.config import INSTRUCTIONS, TASKS, BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.cross_modal import CrossModalPart
 from instruct_data.build.records import read_conversations
 from instruct_data.build.splits import Splits, copies, drawn
+from instruct_data.describe import report
 from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply, Speech
 from units.codebook import Codebook, CodebookMismatch, Units
@@ -316,7 +317,7 @@ def test_an_asr_corpus_is_enough_for_the_cross_modal_set(made, tmp_path: Path, c
     both = {task: sum(facts["counts"][name][task] for name in facts["counts"]) for task in ("asr", "tts")}
     assert both == dict.fromkeys(("asr", "tts"), len(NUMBERS) * 3)
     build(made[0], out=tmp_path / "held", splits=Splits(0.0, 0.2, held_out_speakers=["tone:mid"]), tts_of="all")
-    assert describe.main(tmp_path / "held") == 0  # no sentence is read out in two splits
+    assert report.main(tmp_path / "held") == 0  # no sentence is read out in two splits
     refused = json.loads((tmp_path / "held" / "build.json").read_text())["refused"]["cross_modal"]
     assert 0 < refused["held_out_speaker"] < len(NUMBERS) + 1
     build(made[0], out=tmp_path / "heard")
