@@ -114,7 +114,7 @@ def _chats(record: dict[str, Any], where: str) -> list[Chat]:
             f"{str(record)[:60]}",
         )
     family = record.get("family")
-    return [Chat(*turn, family if isinstance(family, str) else "") for turn in turns]
+    return [Chat(question, answer, family if isinstance(family, str) else "") for question, answer in turns]
 
 
 class TestSet:

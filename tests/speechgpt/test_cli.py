@@ -404,3 +404,43 @@ def test_a_chat_ends_at_the_end_of_its_input(cli, model_folder: Path, capsys, mo
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     cli("--model", model_folder)
     assert "/help" in capsys.readouterr().out
+
+
+ODD_LINES = (
+    b"caf\xe9",
+    b"\xff\xfe/\x00s\x00a\x00y\x00",  # UTF-16
+    b"/hear \xe9.wav",
+    b"/say \xf0\x9f\x98",  # a cut letter
+    b"/save \xe9/\x00.wav",
+    b"/\xe9",
+    b"\xed\xa0\x80 \xef\xbb\xbf",  # half a surrogate pair, a byte order mark
+    b"a" * 5000,
+    b"/help",
+)
+
+
+def assert_each_line_was_answered(printed: str) -> None:
+    answers = printed.split("> ")
+    assert len(answers) == len(ODD_LINES) + 2  # the greeting, an answer to each line, and the end of the input
+    assert all("UTF-8" in answers[number] or "not Unicode" in answers[number] for number in (1, 4))
+    assert answers[-2].strip() == command.HELP.strip()
+
+
+@pytest.mark.parametrize("encoding, errors", [("utf-8", "strict"), ("utf-8", "surrogateescape"), ("ascii", "strict")])
+def test_lines_that_are_not_utf8_leave_the_chat_going(
+    cli, model_folder: Path, capsys, monkeypatch: pytest.MonkeyPatch, encoding: str, errors: str
+) -> None:
+    typed = io.BytesIO(b"".join(line + b"\n" for line in ODD_LINES))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(typed, encoding=encoding, errors=errors))
+    cli("--model", model_folder, "--sampling.max_new_tokens", "8")
+    assert_each_line_was_answered(capsys.readouterr().out)
+
+
+def test_piped_lines_that_are_not_utf8_leave_the_process_going(model_folder: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONIOENCODING": "utf-8:strict"}
+    run = [sys.executable, "-m", "speechgpt.cli", "--model", str(model_folder), "--sampling.max_new_tokens", "8"]
+    typed = b"".join(line + b"\n" for line in ODD_LINES)
+    done = subprocess.run(run, cwd=tmp_path, env=environment, input=typed, capture_output=True, timeout=120)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr + done.stdout
+    assert_each_line_was_answered(done.stdout.decode("utf-8", "replace"))
