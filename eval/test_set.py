@@ -105,7 +105,7 @@ def _chats(record: dict[str, Any], where: str) -> list[Chat]:
 
     Raises: FileError.
     """
-    turns = record["turns"] if "turns" in record else [[record.get("question"), record.get("answer")]]
+    turns: Any = record["turns"] if "turns" in record else [[record.get("question"), record.get("answer")]]
     pairs = isinstance(turns, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in turns)
     if not pairs or not turns or not all(isinstance(text, str) for turn in turns for text in turn):
         raise FileError(

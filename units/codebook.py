@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from units.runtime.json_files import FileError, FileReason, checked, parsed, read_text
+
 
 class CodebookMismatch(ValueError):
     """Units or models of two different codebooks are used together."""
@@ -46,18 +48,45 @@ class Codebook:
         return json.dumps(dataclasses.asdict(self))
 
     @classmethod
-    def from_json(cls, text: str | dict) -> Codebook:
-        """Inverse of to_json; also takes the parsed dict. Raises ValueError on missing or unknown fields."""
-        record = json.loads(text) if isinstance(text, str) else text
-        fields = {field.name for field in dataclasses.fields(cls)}
-        if set(record) != fields:
-            raise ValueError(f"a codebook has the fields {sorted(fields)}; this one has {sorted(record)}")
+    def from_json(cls, text: str | dict, where: str = "the codebook") -> Codebook:
+        """Inverse of to_json; also takes the parsed dict.
+
+        Args:
+            text: the JSON.
+            where: the file, for errors.
+
+        Raises: FileError on missing or unknown fields, and on values that no codebook has.
+        """
+        record = checked(parsed(text, where) if isinstance(text, str) else text, where, _FIELDS)
+        if record.keys() != _FIELDS.keys():
+            raise FileError(
+                FileReason.INVALID_FIELD,
+                f"{where}: a codebook has the fields {sorted(_FIELDS)}; this one has {sorted(record)}",
+            )
+        for name, least in (("layer", 0), ("size", 1), ("frame_rate", 1)):
+            if not least <= record[name] <= LARGEST:
+                raise FileError(
+                    FileReason.INVALID_FIELD,
+                    f"{where}: {name} is {record[name]}; in a codebook it is from {least} to {LARGEST}",
+                )
         return cls(**record)
 
     @classmethod
     def load(cls, path: str | Path) -> Codebook:
-        """Read a `codebook.json`."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        """Read a `codebook.json`. Raises FileNotFoundError, or FileError as from_json."""
+        return cls.from_json(read_text(Path(path)), str(path))
+
+
+_FIELDS = {
+    "name": str,
+    "encoder": str,
+    "layer": int,
+    "size": int,
+    "frame_rate": float | int,
+    "centring": str,
+    "fingerprint": str,
+}
+LARGEST = 2**31  # of a codebook's numbers
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from units.audio import SAMPLE_RATE
-from units.codebook import Codebook, Units
+from units.codebook import Codebook, CodebookMismatch, Units
 from units.corpus.manifest import is_plain_text, path_from
 from units.runtime.atomic import written_whole
-from units.runtime.refusals import Reason, read_refusals
+from units.runtime.json_files import FileError, FileReason, as_text, json_lines, read_json
+from units.runtime.refusals import Reason, RefusedError, read_refusals
 
 SCHEMA = pa.schema(
     [
@@ -52,6 +54,14 @@ class UnitSetReason(Reason):
 
     LONG_RUN = "long_run"
     """one unit lasts longer than a shard can hold, as in a long silence"""
+    DAMAGED_SHARD = "damaged_shard"
+    """a shard is cut short or damaged"""
+    OTHER_SHARD = "other_shard"
+    """a parquet file that is not a shard of a unit set"""
+
+
+class UnitSetError(RefusedError):
+    """A file of a unit set cannot be used. `reason` is a UnitSetReason; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def write_shard(path: Path, records: list[UnitRecord], codebook: Codebook) -> No
     }
     table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"codebook": codebook.to_json()})
     with written_whole(path, "wb") as file:
-        pq.write_table(table, file)
+        pq.write_table(table, file, write_page_checksum=True)
 
 
 def _audio_text(folder: Path, record: UnitRecord) -> str | None:
@@ -123,12 +133,24 @@ class UnitSet:
             index: of the shard.
             columns: the columns to read; None reads all.
 
-        Raises: CodebookMismatch if the shard has another codebook than the set.
+        Raises:
+            FileNotFoundError: the shard is not there.
+            UnitSetError: it is damaged, or not a shard.
+            CodebookMismatch: it has another codebook than the set.
         """
         path = shard_path(self.folder, index)
-        table = pq.read_table(path, columns=columns)
-        found = Codebook.from_json(table.schema.metadata[b"codebook"].decode())
-        self.codebook.check_same(found, str(self.folder), str(path))
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; {self.folder / COMPLETION_FILE} counts {self.shards} shards")
+        with _reading(path):
+            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        table = _as_shard(table, path, columns)
+        found = Codebook.from_json(table.schema.metadata[b"codebook"].decode("utf-8", "replace"), str(path))
+        self.codebook.check_same(found, str(self.folder / COMPLETION_FILE), str(path))
+        if found.size != self.codebook.size:
+            raise UnitSetError(
+                UnitSetReason.OTHER_SHARD,
+                f"{path} has units of {found.size}, {self.folder / COMPLETION_FILE} of {self.codebook.size}",
+            )
         return table
 
     def tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
@@ -141,9 +163,11 @@ class UnitSet:
 
     def shard(self, index: int) -> Iterator[UnitRecord]:
         """The records of one shard, so that several processes can share a set."""
+        path = shard_path(self.folder, index)
         for batch in self.table(index).to_batches(max_chunksize=256):
-            for row in batch.to_pylist():
-                yield self._record(row)
+            with _reading(path):
+                records = [self._record(row) for row in batch.to_pylist()]
+            yield from records
 
     def _record(self, row: dict) -> UnitRecord:
         ids, durations = tuple(row.pop("units")), row.pop("durations")
@@ -159,20 +183,24 @@ class UnitSet:
 
     def rows(self, index: int) -> int:
         """The number of records of one shard."""
-        return pq.read_metadata(shard_path(self.folder, index)).num_rows
+        path = shard_path(self.folder, index)
+        with _reading(path):
+            return pq.read_metadata(path).num_rows
 
     def speakers(self) -> set[str]:
         """The speakers of all utterances that name one."""
-        columns = (table["speaker"] for table in self.tables(["speaker"]))
-        return {name for column in columns for name in pc.unique(column).to_pylist() if name is not None}
+        found: set[str | None] = set()
+        for index in range(self.shards):
+            with _reading(shard_path(self.folder, index)):
+                found |= set(pc.unique(self.table(index, ["speaker"])["speaker"]).to_pylist())
+        return {name for name in found if name is not None}
 
     def refused_by_reason(self) -> Counter[str]:
         """The number of utterances that were refused, by reason code."""
         path = self.folder / REFUSED_FILE
         if not path.exists():
             return Counter()
-        with path.open(encoding="utf-8") as lines:
-            return Counter(reason for _, reason, _ in read_refusals(lines))
+        return Counter(reason for _, reason, _ in read_refusals(row for _, row in json_lines(path)))
 
     def __len__(self) -> int:
         return self.utterances
@@ -181,20 +209,60 @@ class UnitSet:
 def read_unit_set(folder: str | Path) -> UnitSet:
     """Open a unit set.
 
-    Raises: FileNotFoundError if `unit_set.json` is missing, which means that extraction has not finished.
+    Raises:
+        FileNotFoundError: `unit_set.json` is missing, which means that extraction has not finished.
+        FileError: it is damaged.
     """
     folder = Path(folder)
-    if not (folder / COMPLETION_FILE).exists():
+    path = folder / COMPLETION_FILE
+    if not path.exists():
         raise FileNotFoundError(
             f"{folder} is not a complete unit set ({COMPLETION_FILE} is missing). Run units-extract SOURCE {folder} "
             "--encoder DIR; it continues where it stopped."
         )
-    facts = json.loads((folder / COMPLETION_FILE).read_text(encoding="utf-8"))
-    return UnitSet(
-        folder,
-        Codebook.from_json(facts["codebook"]),
-        **{name: facts[name] for name in ("utterances", "seconds", "shards", "refused")},
-    )
+    facts = read_json(path, FACTS)
+    for name, least in (("utterances", 0), ("seconds", 0), ("shards", 0), ("refused", 0)):
+        if not least <= facts[name] < 2**63:
+            raise FileError(FileReason.INVALID_FIELD, f"{path}: {name} is {facts[name]}; it is at least {least}")
+    codebook = Codebook.from_json(facts["codebook"], str(path))
+    return UnitSet(folder, codebook, **{name: facts[name] for name in FACTS if name != "codebook"})
+
+
+FACTS = {"codebook": dict, "utterances": int, "seconds": float | int, "shards": int, "refused": int}
+REQUIRED = {"id", "units"}  # columns that are never null
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Name the shard in the errors of the parquet reader, which read other bytes than a writer wrote."""
+    try:
+        yield
+    except (RefusedError, FileNotFoundError, CodebookMismatch):
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+        message = f"{path} is damaged, cut short or not a shard of a unit set ({' '.join(str(error).split())[:200]})"
+        raise UnitSetError(UnitSetReason.DAMAGED_SHARD, f"{message}; delete it and extract again") from error
+
+
+def _as_shard(table: pa.Table, path: Path, columns: Sequence[str] | None) -> pa.Table:
+    """A table with the types of SCHEMA and no other columns. Raises UnitSetError if it is not a shard."""
+    metadata = table.schema.metadata or {}
+    wanted = set(columns or REQUIRED) & set(SCHEMA.names)
+    if b"codebook" not in metadata or not wanted <= set(table.column_names):
+        raise UnitSetError(
+            UnitSetReason.OTHER_SHARD,
+            f"{path} is not a shard of a unit set: it has the columns {table.column_names}"
+            + ("" if b"codebook" in metadata else " and no codebook in its metadata"),
+        )
+    kept = table.select([name for name in SCHEMA.names if name in table.column_names])
+    with _reading(path):
+        shard = kept.cast(pa.schema([SCHEMA.field(name) for name in kept.column_names])).replace_schema_metadata(
+            metadata
+        )
+        shard.validate(full=True)
+    if any(shard[name].null_count for name in REQUIRED & wanted):
+        raise UnitSetError(UnitSetReason.DAMAGED_SHARD, f"{path} is damaged: a row has no id or no units")
+    return shard
 
 
 def write_unit_set(folder: Path, records: Iterable[UnitRecord], codebook: Codebook, shard_size: int = 2000) -> UnitSet:
@@ -225,7 +293,8 @@ def join_shards(folder: Path, shards: int, codebook: Codebook, listed: Sequence[
     """
     refused = list(listed)
     for index in range(shards):
-        refused += refusals_path(folder, index).read_text(encoding="utf-8").splitlines(True)
+        with refusals_path(folder, index).open("rb") as lines:  # only a line feed ends a line
+            refused += [as_text(line, str(refusals_path(folder, index))) for line in lines]
     with written_whole(folder / REFUSED_FILE) as file:
         file.writelines(refused)
     return complete_unit_set(folder, shards, codebook, len(refused))
@@ -236,7 +305,10 @@ def complete_unit_set(folder: Path, shards: int, codebook: Codebook, refused: in
 
     Raises: ValueError if there is no record.
     """
-    lengths = [pq.read_table(shard_path(folder, i), columns=["num_samples"])["num_samples"] for i in range(shards)]
+    lengths = []
+    for path in (shard_path(folder, index) for index in range(shards)):
+        with _reading(path):
+            lengths.append(pq.read_table(path, columns=["num_samples"])["num_samples"])
     utterances = sum(map(len, lengths))
     if not utterances:
         reason = f"every one of {refused} utterances was refused; see its {REFUSED_FILE}" if refused else "none came"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -34,23 +34,35 @@ def written_whole(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.fsync(file.fileno())  # else a power cut could leave the name without its bytes
 
 
-def check_begun(path: Path, plan: Mapping[str, object]) -> None:
+def check_begun(path: Path, plan: Mapping[str, object], old: Mapping[str, Callable[[], object]] = {}) -> None:
     """Compare the plan of a resumed run with the plan it was begun with; write it down if the run is new.
 
     Args:
         path: the file that holds the plan, in the run's folder.
         plan: everything that decides the result, as JSON holds it.
+        old: for values that earlier releases wrote in another form, name -> a function that gives the old form.
 
-    Raises: ValueError naming what differs.
+    Raises: ValueError naming what differs, or that the file is damaged.
     """
     if not path.exists():
         with written_whole(path) as file:
             json.dump(plan, file)
         return
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    if changed := [name for name in {**plan, **begun} if plan.get(name) != begun.get(name)]:
+    begun = _read_plan(path)
+    changed = [name for name in {**plan, **begun} if plan.get(name) != begun.get(name)]
+    if changed := [name for name in changed if name not in old or old[name]() != begun.get(name)]:
         was, now = ({name: one.get(name) for name in changed} for one in (begun, plan))
         raise ValueError(
             f"{path.parent} was begun with other {', '.join(changed)}: {was}, this run has {now}. "
-            "Give another folder, or delete this one."
+            f"Give another folder, or delete this one; {path.name} holds how it was begun."
         )
+
+
+def _read_plan(path: Path) -> dict[str, object]:
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: not JSON ({error}); delete it and its folder, and begin again") from error
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path} is not the plan of a run; delete it and its folder, and begin again")
+    return plan

@@ -15,7 +15,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -151,13 +151,12 @@ def listed_refusals(path: Path) -> Iterator[Refusals]:
         path.unlink()
 
 
-def read_refusals(lines: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+def read_refusals(rows: Iterable[Mapping[str, object]]) -> Iterator[tuple[str, str, str]]:
     """(id, reason code, detail) of each row of a list of refusals; rows of release 0.1.0 have the code `other`.
 
     Codes are text here: a list may hold codes of any package.
     """
-    for line in lines:
-        row = json.loads(line)
+    for row in rows:
         reason = str(row.get("reason", CommonReason.OTHER.value))
         if "where" in row or " " in reason:
             yield str(row.get("id", row.get("where", ""))), CommonReason.OTHER.value, reason

@@ -6,8 +6,8 @@ config.json    upsample_rates, num_embeddings, dur_predictor_params, ...; keys t
 
 from __future__ import annotations
 
-import json
-import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from units.audio import HOP, SAMPLE_RATE
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import FileError, parsed, read_text
 from units.vocoder.errors import VocoderError, VocoderReason
-from units.vocoder.heads.configs import HifiGanConfig
+from units.vocoder.heads.configs import HifiGanConfig, is_count
 from units.vocoder.heads.hifigan import HifiGan
 
 PUBLISHED = "vocoder.pt"
@@ -67,15 +68,40 @@ def read_config(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no vocoder config at {path}; CodeHiFiGAN weights come with a config.json: name it")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path} is not JSON ({error})") from error
+        config = parsed(read_text(path), str(path))
+    except FileError as error:
+        raise VocoderError(VocoderReason.INVALID_CONFIG, str(error)) from error
+    check_published(config, path)
+    return config
+
+
+def check_published(config: object, path: Path) -> None:
+    """Raises VocoderError unless a config has what a CodeHiFiGAN's needs."""
     missing = [name for name in NEEDED if not isinstance(config, dict) or name not in config]
-    if missing:
+    if missing or not isinstance(config, dict):
         raise VocoderError(
             VocoderReason.INVALID_CONFIG, f"{path} is not the config of a CodeHiFiGAN: it lacks {missing}"
         )
-    return config
+    size = config["num_embeddings"]
+    if not is_count(size) or size < 1:
+        raise VocoderError(
+            VocoderReason.INVALID_CONFIG,
+            f"{path}: num_embeddings is {repr(size)[:60]}; it is the number of units, 1 or more",
+        )
+
+
+@contextmanager
+def named_settings(where: str | Path) -> Iterator[None]:
+    """Name the file in the errors of settings that it gives, such as a word where a number belongs."""
+    try:
+        yield
+    except VocoderError as error:
+        if str(where) in str(error):
+            raise
+        raise VocoderError(error.reason, f"{where}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        message = f"{where} has settings that no vocoder has ({type(error).__name__}: {error})"
+        raise VocoderError(VocoderReason.INVALID_CONFIG, message) from error
 
 
 def settings_of(config: dict, where: str | Path) -> HifiGanConfig:
@@ -87,6 +113,11 @@ def settings_of(config: dict, where: str | Path) -> HifiGanConfig:
 
     Raises: VocoderError naming what the network needs and this version does not have.
     """
+    with named_settings(where):
+        return _settings_of(config, where)
+
+
+def _settings_of(config: dict, where: str | Path) -> HifiGanConfig:
     _check_supported(config, where)
     durations = config.get("dur_predictor_params") or {}
     width = config["embedding_dim"]
@@ -174,11 +205,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no vocoder weights at {path}")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged pickle fails in any way that its opcodes can fail
         raise VocoderError(
             VocoderReason.NOT_TENSORS,
             f"{path} is not a file of tensors only; other pickles are refused, since they can run programs. "
-            f"A vocoder's file is {{'generator': state dict}}. ({str(error).splitlines()[0]})",
+            f"A vocoder's file is {{'generator': state dict}}. ({' '.join(str(error).split())[:200]})",
         ) from error
     state = saved.get("generator") if isinstance(saved, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -28,6 +28,7 @@ from units.codebook import Codebook, Units
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HeadConfig, MelGeneratorConfig
 from units.vocoder.heads.unit_network import UnitNetwork
+from units.vocoder.published import named_settings
 from units.vocoder.streaming import UnitStream, WholeStream
 from units.vocoder.vocoder_folder import HEADS, read_vocoder, write_vocoder
 
@@ -111,12 +112,14 @@ class UnitVocoder(nn.Module):
                 has no choice of precision.
         """
         files = read_vocoder(Path(source), None if config is None else Path(config), codebook)
-        vocoder = cls(files.codebook, files.settings, files.speakers)
+        with named_settings(files.config):
+            vocoder = cls(files.codebook, files.settings, files.speakers)
         try:
             vocoder.network.load_state_dict(files.weights)
         except RuntimeError as error:
             raise VocoderError(
-                VocoderReason.OTHER_WEIGHTS, f"{source} does not hold the weights that its config describes: {error}"
+                VocoderReason.OTHER_WEIGHTS,
+                f"{source} does not hold the weights that {files.config} describes: {error}",
             ) from error
         if precision != torch.float32 and not isinstance(vocoder.network, UnitNetwork):
             raise VocoderError(

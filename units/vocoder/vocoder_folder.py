@@ -14,19 +14,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from units.audio import FRAME_RATE
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import checked, read_json
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HeadConfig, HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.heads.mel_generator import MelNetwork
 from units.vocoder.heads.vocos import Vocos
-from units.vocoder.published import PUBLISHED, config_of, read_config, read_weights, settings_of, write_weights
+from units.vocoder.published import (
+    PUBLISHED,
+    check_published,
+    config_of,
+    named_settings,
+    read_config,
+    read_weights,
+    settings_of,
+    write_weights,
+)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FIELDS = {"codebook", "head", "generator"}  # of config.json, but for the head "hifigan"; `speakers` may be there too
@@ -52,12 +61,16 @@ HEADS = {
 
 @dataclass(frozen=True)
 class VocoderFiles:
-    """The content of a vocoder's files: its codebook, settings, names of speakers, and weights by name."""
+    """The content of a vocoder's files: its codebook, settings, names of speakers, and weights by name.
+
+    config: the file of the settings, for errors.
+    """
 
     codebook: Codebook
     settings: HeadConfig
     speakers: tuple[str, ...]
     weights: dict[str, Tensor]
+    config: Path
 
 
 def read_vocoder(source: Path, config: Path | None = None, codebook: Codebook | None = None) -> VocoderFiles:
@@ -75,7 +88,7 @@ def read_vocoder(source: Path, config: Path | None = None, codebook: Codebook | 
     described = _read_config(source / CONFIG)
     try:
         return dataclasses.replace(described, weights=load_file(source / WEIGHTS))
-    except SafetensorError as error:
+    except Exception as error:  # SafetensorError, and errors of torch for a header that is not the file's
         raise VocoderError(
             VocoderReason.OTHER_WEIGHTS,
             f"{source / WEIGHTS} does not hold the weights that {CONFIG} describes: {error}",
@@ -84,22 +97,35 @@ def read_vocoder(source: Path, config: Path | None = None, codebook: Codebook | 
 
 def _read_config(path: Path) -> VocoderFiles:
     """A folder's config.json, without weights."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_json(path)
     if not {"codebook", "head"} <= config.keys():
         raise _other_fields(path, config)
-    head, speakers = config["head"], tuple(config.get("speakers", ()))
-    if head not in HEADS:
+    head, speakers = config["head"], _speakers(config, path)
+    if head not in list(HEADS):
         raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path} has the head {head!r}; heads are {sorted(HEADS)}")
-    codebook = Codebook.from_json(config["codebook"])
+    codebook = Codebook.from_json(checked(config["codebook"], f"{path}, codebook", {}), str(path))
     if head == HifiGanConfig.head:
-        return VocoderFiles(codebook, settings_of(config, path), speakers, {})
+        check_published(config, path)
+        return VocoderFiles(codebook, settings_of(config, path), speakers, {}, path)
     if set(config) - {"speakers"} != FIELDS:
         raise _other_fields(path, config)
     settings = HEADS[head].settings
-    unknown = set(config["generator"]) - {field.name for field in dataclasses.fields(settings)}
+    given = checked(config["generator"], f"{path}, generator", {})
+    unknown = set(given) - {field.name for field in dataclasses.fields(settings)}
     if unknown:
         raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path}: the head {head!r} has no settings {sorted(unknown)}")
-    return VocoderFiles(codebook, settings(**config["generator"]), speakers, {})
+    with named_settings(path):
+        return VocoderFiles(codebook, settings(**given), speakers, {}, path)
+
+
+def _speakers(config: dict, path: Path) -> tuple[str, ...]:
+    """The speakers' names in a config; none if it has no such field."""
+    found = config.get("speakers", [])
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise VocoderError(
+            VocoderReason.INVALID_CONFIG, f"{path}: speakers is {str(found)[:60]}; it is a list of names"
+        )
+    return tuple(found)
 
 
 def _other_fields(path: Path, config: dict) -> VocoderError:
@@ -114,17 +140,17 @@ def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> V
     settings, size = settings_of(published, config), published["num_embeddings"]
     state = read_weights(weights)
     if "codebook" in published:  # a pair of files written by write_vocoder
-        codebook = Codebook.from_json(published["codebook"])
+        codebook = Codebook.from_json(checked(published["codebook"], f"{config}, codebook", {}), str(config))
     elif codebook is None:
         fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()[:8]
         codebook = Codebook(f"{weights.stem}-km{size}", "unknown", 0, size, FRAME_RATE, "none", fingerprint)
     if codebook.size != size:
         raise VocoderError(
             VocoderReason.OTHER_CODEBOOK_SIZE,
-            f"{weights} is for {size} units, but the codebook {codebook.name!r} has {codebook.size}; "
+            f"{weights} is for {size} units by {config}, but the codebook {codebook.name!r} has {codebook.size}; "
             "use the unit encoder that the vocoder was trained with",
         )
-    return VocoderFiles(codebook, settings, tuple(published.get("speakers", ())), state)
+    return VocoderFiles(codebook, settings, _speakers(published, config), state, config)
 
 
 def write_vocoder(

@@ -5,23 +5,39 @@ The class of the settings selects the head; `head` is its name in a vocoder's co
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from units.audio import HOP
 from units.vocoder.errors import VocoderError, VocoderReason
 
+LARGEST = 2**32  # of a whole number: a seed may be as large
 
-def check_least(config: object, least: dict[str, float]) -> None:
-    """Check that each named setting is at least the given number.
+
+def check_least(config: Any, least: dict[str, float]) -> None:
+    """Check that each named setting is a number of at least the given size, and a whole one if it is annotated so.
 
     Raises: VocoderError naming the setting, its value and the smallest allowed value.
     """
+    whole = {field.name for field in dataclasses.fields(config) if str(field.type).startswith("int")}
     for name, smallest in least.items():
         value = getattr(config, name)
-        if value < smallest:
-            raise _invalid(f"{name} is {value}; it is {smallest} or more")
+        fits = is_count(value) if name in whole else is_number(value)
+        if not fits or not smallest <= value:
+            kind = f"a whole number, at most {LARGEST}," if name in whole else "a finite number,"
+            raise _invalid(f"{name} is {repr(value)[:60]}; it is {kind} {smallest} or more")
+
+
+def is_count(value: object) -> bool:
+    """Whether a setting is a whole number of a size that a network can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST
+
+
+def is_number(value: object) -> bool:
+    """Whether a setting is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def check_odd(config: object, *names: str) -> None:
@@ -32,6 +48,18 @@ def check_odd(config: object, *names: str) -> None:
     for name in names:
         if getattr(config, name) % 2 == 0:
             raise _invalid(f"{name} is {getattr(config, name)}; kernels are odd numbers")
+
+
+def _is_positive(value: object) -> bool:
+    return is_count(value) and value >= 1  # type: ignore[operator]
+
+
+def _check_counts(config: object, *names: str) -> None:
+    """Check that tuples of settings hold whole numbers, 1 or more. Raises VocoderError."""
+    for name in names:
+        values = getattr(config, name)
+        if not isinstance(values, (tuple, list)) or not values or not all(map(_is_positive, values)):
+            raise _invalid(f"{name} are {values!r}; they are whole numbers, 1 or more, at least one")
 
 
 def _invalid(message: str) -> VocoderError:
@@ -86,7 +114,7 @@ class UnitNetworkConfig:
     def __post_init__(self) -> None:
         check_least(self, {"embedding_dim": 1, "num_speakers": 0, "duration_width": 0, "duration_kernel": 1})
         check_odd(self, "duration_kernel")
-        if not 0 <= self.duration_dropout < 1:
+        if not is_number(self.duration_dropout) or not 0 <= self.duration_dropout < 1:
             raise _invalid(f"duration_dropout is {self.duration_dropout}; it is from 0 up to, not including, 1")
 
     @property
@@ -119,6 +147,8 @@ class HifiGanConfig(UnitNetworkConfig):
 
     def _check_upsampling(self) -> None:
         rates, kernels = list(self.upsample_rates), list(self.upsample_kernel_sizes)
+        _check_counts(self, "upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes")
+        check_least(self, {"upsample_initial_channel": 1})
         if math.prod(rates) != HOP:
             raise _invalid(
                 f"upsample_rates {rates} multiply to {math.prod(rates)} samples a unit frame; "
@@ -139,6 +169,8 @@ class HifiGanConfig(UnitNetworkConfig):
 
     def _check_resblocks(self) -> None:
         kernels, dilations = self.resblock_kernel_sizes, self.resblock_dilation_sizes
+        if not all(isinstance(block, tuple) and all(map(_is_positive, block)) for block in dilations):
+            raise _invalid(f"resblock_dilation_sizes are {dilations}; each block has a list of numbers, 1 or more")
         if len(kernels) != len(dilations):
             raise _invalid(
                 f"{len(kernels)} resblock_kernel_sizes, but {len(dilations)} resblock_dilation_sizes; "
