@@ -23,7 +23,7 @@ from eval.metrics import Score, accuracy, ratio, word_error_rate, words
 from eval.results import Result, save_details, save_result
 from eval.test_set import spread
 from units.corpus.manifest import Utterance, read_manifest
-from units.runtime.command import command
+from units.runtime.command import check_range, command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,10 +55,10 @@ class ResynthesisOptions:
     """Draw spectrograms of the first utterance and its resynthesis into this file."""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit is {self.limit}; allowed: 1 or more utterances")
-        if not self.gate >= 0:
-            raise ValueError(f"gate is {self.gate}; allowed: 0 or more (a word error rate)")
+        check_range("limit", self.limit, 1)
+        check_range("gate", self.gate, 0)
+        if isinstance(self.voice, int):
+            check_range("voice", self.voice, 0)
 
 
 @command("eval-resynthesis", positional=False, flat=True)

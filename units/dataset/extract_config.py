@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from units.runtime.command import check_range
 
+MOST_WORKERS = 1024  # processes or threads of one machine
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -65,7 +67,8 @@ class WorkConfig:
 
     def __post_init__(self) -> None:
         check_range("batch_seconds", self.batch_seconds, 0, exclusive=True)
-        for name in ("shard_size", "processes", "limit", "world"):
+        for name in ("shard_size", "limit", "world"):
             check_range(name, getattr(self, name), 1)
-        for name in ("workers", "rank"):
-            check_range(name, getattr(self, name), 0)
+        check_range("processes", self.processes, 1, MOST_WORKERS)
+        check_range("workers", self.workers, 0, MOST_WORKERS)
+        check_range("rank", self.rank, 0, math.inf if self.world is None else self.world - 1)

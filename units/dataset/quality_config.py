@@ -32,5 +32,6 @@ class QualityConfig:
     def __post_init__(self) -> None:
         check_range("pairs", self.pairs, 0)
         check_range("begin", self.begin, 0)
+        check_range("seed", self.seed, 0, 2**32 - 1)
         if (self.wav is None) != (self.picture is None):
             raise ValueError("a picture needs both --wav AUDIO and --picture OUT.png")

@@ -31,6 +31,7 @@ from units.dataset.unit_set import (
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.ahead import one_ahead
 from units.runtime.atomic import check_begun, written_whole
+from units.runtime.command import check_range
 from units.runtime.progress import progress
 from units.runtime.provenance import digest
 from units.runtime.refusals import Refusal, refusal_of
@@ -55,6 +56,14 @@ class Share:
     process: int = 0
     processes: int = 1
     keep_silent: bool = False
+
+    def __post_init__(self) -> None:
+        check_range("batch_seconds", self.batch_seconds, 0, exclusive=True)
+        for name in ("shard_size", "world", "processes"):
+            check_range(name, getattr(self, name), 1)
+        check_range("workers", self.workers, 0)
+        check_range("rank", self.rank, 0, self.world - 1)
+        check_range("process", self.process, 0, self.processes - 1)
 
     def missing(self, out: Path, utterances: int) -> list[int]:
         """The shards of this share that are not written yet.

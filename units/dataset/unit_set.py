@@ -142,8 +142,7 @@ class UnitSet:
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; {self.folder / COMPLETION_FILE} counts {self.shards} shards")
         with _reading(path):
-            table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        table = _as_shard(table, path, columns)
+            table = _as_shard(pq.read_table(path, columns=columns, page_checksum_verification=True), path, columns)
         found = Codebook.from_json(table.schema.metadata[b"codebook"].decode("utf-8", "replace"), str(path))
         self.codebook.check_same(found, str(self.folder / COMPLETION_FILE), str(path))
         if found.size != self.codebook.size:

@@ -17,8 +17,8 @@ POSITION_GROUPS = 16  # of the positional convolution; they share the width even
 def _check_ranges(settings: Any, ranges: dict[str, tuple[float, float]]) -> None:
     for name, (least, most) in ranges.items():
         value = getattr(settings, name)
-        if not least <= value <= most:
-            allowed = f"at least {least}" if most == ENDLESS else f"from {least} to {most}"
+        if not least <= value <= most or abs(value) == math.inf:
+            allowed = f"at least {least}, and finite" if most == ENDLESS else f"from {least} to {most}"
             raise ValueError(f"{name} is {value}; it is {allowed}")
 
 
@@ -120,6 +120,7 @@ class PretrainRecipe:
                 **dict.fromkeys(counts, (1, ENDLESS)),
                 **dict.fromkeys(shares, (0, 1)),
                 "batch_seconds": (0.1, ENDLESS),
+                "max_crop_seconds": (0, ENDLESS),
                 "unmasked_weight": (0, ENDLESS),
                 "speed_range": (0, 0.9),
                 "seed": (0, 2**32 - 1),

@@ -62,16 +62,16 @@ def check_range(
     Args:
         option: its name as a parameter or field, such as shard_size; the message says --shard-size.
         value: the number; None, for an option that is not given, passes.
-        least, most: the range. exclusive: `least` itself is not in it.
+        least, most: the range, of finite numbers. exclusive: `least` itself is not in it.
 
     Raises: ValueError with the value and the range.
     """
-    if value is None or (value > least if exclusive else value >= least) and value <= most:
+    if value is None or (value > least if exclusive else value >= least) and value <= most and abs(value) < math.inf:
         return
     lower = f"{'more than' if exclusive else 'at least'} {least}" if least > -math.inf else ""
     upper = f"at most {most}" if most < math.inf else ""
     raise ValueError(
-        f"--{option.replace('_', '-')} is {value}; it must be {' and '.join(filter(None, (lower, upper)))}"
+        f"--{option.replace('_', '-')} is {value}; it must be {' and '.join(filter(None, (lower, upper))) or 'finite'}"
     )
 
 

@@ -119,7 +119,7 @@ class UnitVocoder(nn.Module):
         except RuntimeError as error:
             raise VocoderError(
                 VocoderReason.OTHER_WEIGHTS,
-                f"{source} does not hold the weights that {files.config} describes: {error}",
+                f"{files.weights_file} does not hold the weights that {files.config} describes: {error}",
             ) from error
         if precision != torch.float32 and not isinstance(vocoder.network, UnitNetwork):
             raise VocoderError(

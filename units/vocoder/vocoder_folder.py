@@ -63,7 +63,7 @@ HEADS = {
 class VocoderFiles:
     """The content of a vocoder's files: its codebook, settings, names of speakers, and weights by name.
 
-    config: the file of the settings, for errors.
+    config, weights_file: the files of the settings and of the weights, for errors.
     """
 
     codebook: Codebook
@@ -71,6 +71,7 @@ class VocoderFiles:
     speakers: tuple[str, ...]
     weights: dict[str, Tensor]
     config: Path
+    weights_file: Path
 
 
 def read_vocoder(source: Path, config: Path | None = None, codebook: Codebook | None = None) -> VocoderFiles:
@@ -106,7 +107,7 @@ def _read_config(path: Path) -> VocoderFiles:
     codebook = Codebook.from_json(checked(config["codebook"], f"{path}, codebook", {}), str(path))
     if head == HifiGanConfig.head:
         check_published(config, path)
-        return VocoderFiles(codebook, settings_of(config, path), speakers, {}, path)
+        return VocoderFiles(codebook, settings_of(config, path), speakers, {}, path, path.with_name(WEIGHTS))
     if set(config) - {"speakers"} != FIELDS:
         raise _other_fields(path, config)
     settings = HEADS[head].settings
@@ -115,7 +116,7 @@ def _read_config(path: Path) -> VocoderFiles:
     if unknown:
         raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path}: the head {head!r} has no settings {sorted(unknown)}")
     with named_settings(path):
-        return VocoderFiles(codebook, settings(**given), speakers, {}, path)
+        return VocoderFiles(codebook, settings(**given), speakers, {}, path, path.with_name(WEIGHTS))
 
 
 def _speakers(config: dict, path: Path) -> tuple[str, ...]:
@@ -150,7 +151,7 @@ def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> V
             f"{weights} is for {size} units by {config}, but the codebook {codebook.name!r} has {codebook.size}; "
             "use the unit encoder that the vocoder was trained with",
         )
-    return VocoderFiles(codebook, settings, _speakers(published, config), state, config)
+    return VocoderFiles(codebook, settings, _speakers(published, config), state, config, weights)
 
 
 def write_vocoder(

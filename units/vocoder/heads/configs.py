@@ -30,6 +30,12 @@ def check_least(config: Any, least: dict[str, float]) -> None:
             raise _invalid(f"{name} is {repr(value)[:60]}; it is {kind} {smallest} or more")
 
 
+def check_most(config: Any, name: str, largest: float) -> None:
+    """Check that a setting is at most the given number. Raises VocoderError."""
+    if not getattr(config, name) <= largest:
+        raise _invalid(f"{name} is {getattr(config, name)!r}; it is {largest} or less")
+
+
 def is_count(value: object) -> bool:
     """Whether a setting is a whole number of a size that a network can have."""
     return isinstance(value, int) and not isinstance(value, bool) and value <= LARGEST
@@ -146,8 +152,8 @@ class HifiGanConfig(UnitNetworkConfig):
         self._check_resblocks()
 
     def _check_upsampling(self) -> None:
-        rates, kernels = list(self.upsample_rates), list(self.upsample_kernel_sizes)
         _check_counts(self, "upsample_rates", "upsample_kernel_sizes", "resblock_kernel_sizes")
+        rates, kernels = list(self.upsample_rates), list(self.upsample_kernel_sizes)
         check_least(self, {"upsample_initial_channel": 1})
         if math.prod(rates) != HOP:
             raise _invalid(

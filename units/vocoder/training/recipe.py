@@ -10,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from units.vocoder.errors import VocoderError, VocoderReason
-from units.vocoder.heads.configs import HeadConfig, HifiGanConfig, MelGeneratorConfig, VocosConfig, check_least
+from units.vocoder.heads.configs import (
+    HeadConfig,
+    HifiGanConfig,
+    MelGeneratorConfig,
+    VocosConfig,
+    check_least,
+    check_most,
+)
 
 DIVISORS = (1, 2, 4, 8, 16)
 LAST_LEARNING_RATE = 0.02  # of the head "mel" at its last step, as a fraction of peak_lr
@@ -51,6 +58,8 @@ class GanRecipe:
                 f"discriminator_divisor is {self.discriminator_divisor}; it is one of {', '.join(map(str, DIVISORS))}",
             )
         check_least(self, {"learning_rate": 0, "decay": 0, "decay_every": 1, "sample_every": 1, "samples": 0})
+        for name in ("learning_rate", "decay"):
+            check_most(self, name, 1)
         check_least(self, {"mel_weight": 0, "feature_weight": 0, "duration_weight": 0})
 
 
@@ -103,6 +112,7 @@ class VocoderRecipe:
             )
         check_least(self, {"steps": 1, "batch_size": 1, "crop_frames": 1, "save_every": 1, "log_every": 1})
         check_least(self, {"peak_lr": 0, "warmup": 0, "weight_decay": 0, "seed": 0, "cache_gib": 0})
+        check_most(self, "peak_lr", 1)
         if self.workers is not None:
             check_least(self, {"workers": 0})
 

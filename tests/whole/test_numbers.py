@@ -1,0 +1,114 @@
+"""Every number option is checked where it enters: none takes what is not a number, infinity, or what it cannot mean."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import math
+import typing
+from typing import Any
+
+import pytest
+
+from eval.resynthesis import ResynthesisOptions
+from speechgpt.sampling import Sampling
+from units.dataset.extract_config import EncoderConfig, WorkConfig
+from units.dataset.quality_config import QualityConfig
+from units.dataset.shards import Share
+from units.encoder.recipes import FitRecipe, Iteration, PretrainRecipe
+from units.runtime.command import WRONG_CALL, check_range
+from units.runtime.ranks import this_rank
+from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
+from units.vocoder.training.recipe import GanRecipe, VocoderRecipe
+
+CONFIGS = (
+    *(EncoderConfig, WorkConfig, QualityConfig, Share, FitRecipe, PretrainRecipe, GanRecipe, VocoderRecipe),
+    *(MelGeneratorConfig, HifiGanConfig, VocosConfig, ResynthesisOptions, Sampling),
+)
+NEEDED: dict[type, dict[str, Any]] = {EncoderConfig: {"kmeans": "km.bin"}}  # beside the field
+
+
+def numbers_of(config: type) -> list[tuple[str, set]]:
+    """(name, types) of the fields that are numbers."""
+    found = []
+    for name, hint in typing.get_type_hints(config).items():
+        kinds = (set(typing.get_args(hint)) or {hint}) & {int, float}
+        if kinds and typing.get_origin(hint) not in (tuple, list, dict, typing.ClassVar):
+            found.append((name, kinds))
+    return found
+
+
+FIELDS = [(config, name, kinds) for config in CONFIGS for name, kinds in numbers_of(config)]
+
+
+@pytest.mark.parametrize("config, name, kinds", FIELDS, ids=lambda part: getattr(part, "__name__", str(part)))
+def test_a_number_outside_its_range_is_refused_by_name(config: type, name: str, kinds: set) -> None:
+    wrong: list[float] = [-1, -(10**9)] if int in kinds else [-1.0, -1e30]
+    wrong += [math.nan, math.inf, -math.inf] if float in kinds else []
+    for value in wrong:
+        with pytest.raises(ValueError) as error:
+            config(**{**NEEDED.get(config, {}), name: value})
+        said = str(error.value)
+        assert name in said.replace("-", "_") and str(value) in said, said
+
+
+def test_the_list_of_settings_is_whole() -> None:
+    """Every settings class with numbers of units, eval and speechgpt is in the table above."""
+    modules = (
+        "eval.resynthesis",
+        "units.dataset.extract_config",
+        "units.dataset.quality_config",
+        "units.vocoder.vocode",
+    )
+    modules += ("units.encoder.recipes", "units.vocoder.training.recipe", "units.vocoder.heads.configs")
+    for module in map(importlib.import_module, (*modules, "speechgpt.sampling")):
+        for name, found in inspect.getmembers(module, inspect.isclass):
+            if found.__module__ == module.__name__ and dataclasses.is_dataclass(found) and numbers_of(found):
+                assert found in CONFIGS or found is Iteration or any(issubclass(one, found) for one in CONFIGS), name
+
+
+RESYNTHESIS = "--encoder e --vocoder v --manifest m --grammar g --out o".split()
+OPTIONS = (
+    ("eval.run", ("--model", "m", "--corpus", "c", "--out", "o"), "limit", ("0", "-1")),
+    ("eval.resynthesis", RESYNTHESIS, "gate", ("nan", "inf", "-1")),
+    ("speechgpt.cli", ("--model", "m"), "memory", ("-1",)),
+    ("speechgpt.serve.server", ("--model", "m"), "port", ("-1", "65536")),
+    ("units.encoder.adopt", ("m", "k.bin", "o"), "layer", ("0", "-1")),
+    ("units.encoder.pretrain", ("--manifest", "m", "--out", "o"), "workers", ("-1",)),
+    ("units.encoder.pretrain", ("--manifest", "m", "--out", "o"), "threads", ("-1",)),
+    ("units.encoder.pretrain", ("--manifest", "m", "--out", "o"), "recipe.max_crop_seconds", ("nan", "inf", "0")),
+    ("units.vocoder.train_vocoder", ("--units u --manifest m --out o").split(), "threads", ("-1",)),
+    ("units.vocoder.train_vocoder", ("--units u --manifest m --out o").split(), "recipe.gan.decay", ("nan", "1.5")),
+    ("units.dataset.extract", ("s.jsonl", "o", "--world", "2"), "rank", ("2", "-1")),
+    ("units.dataset.extract", ("s.jsonl", "o"), "batch_seconds", ("0", "nan", "inf")),
+    ("units.dataset.quality", ("s",), "seed", ("-1",)),
+)
+
+
+@pytest.mark.parametrize("module, args, option, values", OPTIONS)
+def test_a_command_refuses_a_number_in_one_line(
+    module: str, args: list[str], option: str, values: tuple, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module(module).main
+    for value in values:
+        with pytest.raises(SystemExit) as ended:
+            main.cli([*args, f"--{option}={value}"])
+        assert ended.value.code == WRONG_CALL
+        (line,) = [line for line in capsys.readouterr().err.split("\n") if line]
+        assert option.rpartition(".")[2] in line.replace("-", "_") and value.lstrip("-") in line, line
+
+
+def test_ranks_are_of_their_world() -> None:
+    for rank, world in ((2, 2), (-1, 2), (0, 0), (5, None), (0, -1)):
+        with pytest.raises(ValueError, match="rank"):
+            this_rank(rank, world)
+    assert (this_rank(1, 2).rank, this_rank(1, 2).world) == (1, 2)
+
+
+def test_a_range_is_of_finite_numbers() -> None:
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="--some-size"):
+            check_range("some_size", value)
+    check_range("some_size", None, 1)
+    check_range("some_size", 10**400, 1)
