@@ -17,6 +17,7 @@ from instruct_data.build.spoken import SetSplits, SpeechWriter, SpokenText, spok
 from instruct_data.build.text_parts import ChatPart
 from instruct_data.text.chats import TextChat, TextPair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Part, Reply, Speech
+from units.corpus.manifest import has_word
 from units.dataset.unit_set import UnitRecord, read_unit_set, shard_path
 from units.runtime.refusals import Refusals, RefusedError
 
@@ -156,7 +157,8 @@ class ChainPart:
         for record in read_unit_set(self.folder).shard(self.shard):
             if record.speaker == self.settings.voice:
                 continue
-            answer = self.settings.splits.questions.answer(record.text) if record.text else None
+            text = record.text or ""
+            answer = self.settings.splits.questions.answer(text) if has_word(text) else None
             if answer is None:
                 # counted, not listed: most utterances of an ASR corpus are no questions
                 refusals.counts[BuildReason.NO_QUESTION.value] += 1

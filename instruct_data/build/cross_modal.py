@@ -17,6 +17,7 @@ from instruct_data.build.reasons import BuildReason
 from instruct_data.build.splits import Splits, copies
 from instruct_data.build.spoken import SpeechWriter, SpokenText
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
+from units.corpus.manifest import has_word
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
 from units.runtime.refusals import Refusals, RefusedError
 
@@ -55,6 +56,15 @@ def _draw(descriptions: Sequence[str], record_id: str, task: str, seed: int, cop
     return random.Random(f"{seed} {task} {record_id}{f' {copy}' if copy else ''}").choice(descriptions)
 
 
+def missing_part(record: UnitRecord) -> BuildReason | None:
+    """What a record lacks that a conversation of speech and text needs; None if it has a text and units."""
+    if not (record.text or "").strip():
+        return BuildReason.NO_TEXT
+    if not has_word(record.text or ""):
+        return BuildReason.NO_WORD
+    return None if record.units.ids else BuildReason.NO_UNITS
+
+
 @dataclass(frozen=True)
 class CrossModalPart:
     """One shard of a unit set as conversations of one task.
@@ -83,13 +93,14 @@ class CrossModalPart:
         for record in read_unit_set(self.folder).shard(self.shard):
             if self.speaker is not None and record.speaker != self.speaker:
                 continue
-            if not record.text or not record.units.ids:
+            if reason := missing_part(record):
                 if self.task == "asr":  # which uses every record, so that none is counted twice
-                    refusals.add(record.id, BuildReason.NO_UNITS if record.text else BuildReason.NO_TEXT)
+                    refusals.add(record.id, reason, record.text or "")
                 continue
-            split = self.splits.split_of(record.id, record.text, record.speaker)
-            if self.task == "tts" and split != self.splits.split_of(record.id, record.text):
-                detail = f"{record.speaker} says {record.text[:60]!r}, which TTS has in another split"
+            text = record.text or ""
+            split = self.splits.split_of(record.id, text, record.speaker)
+            if self.task == "tts" and split != self.splits.split_of(record.id, text):
+                detail = f"{record.speaker} says {text[:60]!r}, which TTS has in another split"
                 refusals.add(record.id, BuildReason.HELD_OUT_SPEAKER, detail)
                 continue
             for copy in range(copies(self.weight, self.seed, self.task, record.id)):

@@ -28,7 +28,7 @@ from units.runtime.progress import progress
 from units.runtime.provenance import file_stamp
 from units.runtime.refusals import Refusals
 
-CACHE_VERSION = 1  # bump it when the code writes other parts from the same input, so that old ones are not resumed
+CACHE_VERSION = 2  # bump it when the code writes other parts from the same input, so that old ones are not resumed
 INLINE_ROWS = 40_000  # fewer input records are built faster than worker processes start
 
 

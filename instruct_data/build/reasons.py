@@ -10,6 +10,8 @@ class BuildReason(Reason):
 
     NO_TEXT = "no_text"
     """The utterance has no transcript."""
+    NO_WORD = "no_word"
+    """The transcript has no letter and no digit, such as `...` or an emoji."""
     NO_UNITS = "no_units"
     """The utterance has no units."""
     NO_AUDIO = "no_audio"

@@ -22,12 +22,13 @@ from instruct_data.build.reasons import BuildReason
 from instruct_data.build.splits import SPLITS, Splits
 from instruct_data.text.chats import TextChat, read_chats
 from speechgpt.dialogue import Speech
+from units.corpus.manifest import has_word
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, UnitSet
 from units.runtime.progress import progress
 from units.runtime.provenance import file_stamp
 from units.runtime.refusals import Refusals, RefusedError
 
-INDEX_VERSION = "2"  # bump it when an index holds other columns
+INDEX_VERSION = "3"  # bump it when an index holds other columns or other rows
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def index_questions(pairs: Path, home: Path, splits: SetSplits) -> SetSplits:
 
     Raises: ValueError if a row names an unknown split.
     """
-    path = home / f"questions-{_digest(repr(splits), file_stamp(pairs))}.sqlite"
+    path = home / f"questions-{_digest(INDEX_VERSION, repr(splits), file_stamp(pairs))}.sqlite"
     # lines that are no chats are counted where chats are built
     chats = progress(read_chats(pairs, Refusals()), desc="index of questions", unit="chats")
     return replace(splits, index=path, from_rows=write_questions(path, chats, splits))
@@ -224,7 +225,7 @@ def write_spoken(path: Path, records: Iterable[UnitRecord], questions: QuestionI
             "primary key (text, speaker))"
         )
         for record in records:
-            if not record.text or not record.units.ids:
+            if not record.text or not has_word(record.text) or not record.units.ids:
                 continue
             if record.speaker == voice and questions.is_answer(record.text):
                 base.execute("insert or replace into voiced values (?, ?)", (_key(record.text), _pack(record)))

@@ -27,6 +27,8 @@ class ReleasedReason(Reason):
     """the last reply has no end"""
     EMPTY_MESSAGE = "empty_message"
     """a prompt or a reply is empty"""
+    NO_WORD = "no_word"
+    """a prompt of text, a transcript or an answer without a letter or a digit"""
     REPLY_SYNTAX = "reply_syntax"
     """a reply has text and units, but not as transcript; [ta] answer; [ua] units"""
     UNIT_SPELLING = "unit_spelling"

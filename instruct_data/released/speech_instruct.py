@@ -30,6 +30,7 @@ from speechgpt.dialogue import Conversation, Message, NoUnitsError, Part, Reply,
 from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, UA
 from units import notation
 from units.codebook import Codebook
+from units.corpus.manifest import has_word
 from units.notation import EOSP, SOSP
 from units.runtime.command import SOME_REFUSED, command
 from units.runtime.gzipped import opened_to_write
@@ -72,9 +73,22 @@ def read_released(path: str | Path, size: int, refusals: Refusals) -> Iterator[R
     """
     for number, line in numbered_lines(Path(path), refusals):
         try:
-            yield parse_released(line, size, f"released-{number}")
+            record = parse_released(line, size, f"released-{number}")
+            _check_words(record.conversation)
+            yield record
         except ReleasedError as error:
             refusals.add(f"{path}:{number}", error)
+
+
+def _check_words(conversation: Conversation) -> None:
+    """Raise ReleasedError if a typed prompt, a transcript or an answer has no word in it."""
+    for message in conversation.messages:
+        texts = [part for part in message.parts if isinstance(part, str)]
+        if message.role == "human":  # text beside speech may be a full stop
+            texts = [" ".join(texts)] if len(texts) == len(message.parts) else []
+        for text in texts:
+            if not has_word(text):
+                raise ReleasedError(ReleasedReason.NO_WORD, f"a text of the {message.role} without a word: {text!r}")
 
 
 def parse_released(line: str | bytes, size: int, record_id: str) -> ReleasedRecord:

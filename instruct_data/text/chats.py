@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.text.reasons import TextReason
+from units.corpus.manifest import has_word
 from units.runtime.gzipped import opened, opened_to_write
 from units.runtime.refusals import Refusals, RefusedError
 
@@ -68,6 +69,8 @@ def parse_chat(line: str) -> TextChat:
         raise ChatError(TextReason.NO_TURN, f"each turn needs a question and an answer, found {str(record)[:60]}")
     if any(map(has_lone_surrogate, texts)):
         raise ChatError(TextReason.LONE_SURROGATE, f"half of a surrogate pair in {str(record)[:60]}")
+    if not all(map(has_word, texts)):
+        raise ChatError(TextReason.NO_WORD, f"a question or an answer has no word in it: {str(record)[:60]}")
     split, family = str(record.get("split") or "train"), str(record.get("family") or "")
     return TextChat(tuple(TextPair(question, answer, split, family) for question, answer in turns))
 

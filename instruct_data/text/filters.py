@@ -15,6 +15,7 @@ from instruct_data.text.languages import is_foreign, language_code, likely_langu
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.speakability import has_code, has_list, has_table, has_url, is_unspeakable, word_count
 from instruct_data.text.spoken_form import speakable, tidy
+from units.corpus.manifest import has_word
 from units.runtime.refusals import Refusals
 
 EXCERPT = 60  # characters of a question that a refusal shows
@@ -83,6 +84,8 @@ class Filters:
         """
         if not (spoken.question.strip() and spoken.answer.strip()):
             return TextReason.EMPTY
+        if not (has_word(spoken.question) and has_word(spoken.answer)):
+            return TextReason.NO_WORD
         written = (turn.question, turn.answer)
         checks: tuple[tuple[bool, TextReason, Callable[[str], bool]], ...] = (
             (self.code, TextReason.CODE, has_code),

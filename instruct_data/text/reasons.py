@@ -25,6 +25,8 @@ class TextReason(Reason):
     """A message of a tree whose parent is not in the file, or not beside it."""
     NO_TURN = "no_turn"
     """No question with an answer."""
+    NO_WORD = "no_word"
+    """A question or an answer without a letter or a digit, such as `...` or an emoji."""
     LONE_SURROGATE = "lone_surrogate"
     """Half of a surrogate pair, which JSON can spell but UTF-8 cannot hold."""
 
@@ -69,6 +71,7 @@ class TextReason(Reason):
 FILTERED = frozenset(
     {
         TextReason.EMPTY,
+        TextReason.NO_WORD,
         TextReason.CODE,
         TextReason.URL,
         TextReason.TABLE,

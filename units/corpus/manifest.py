@@ -13,6 +13,7 @@ import dataclasses
 import json
 import math
 import sys
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,6 +81,7 @@ class Utterance:
     lang: str | None = None
 
 
+_FILLERS = frozenset("\u115f\u1160\u3164\uffa0")  # letters by their category that are blank
 _FIELDS = {field.name for field in dataclasses.fields(Utterance)}
 
 
@@ -166,6 +168,17 @@ def is_plain_text(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def has_word(text: str) -> bool:
+    """Whether a text has a letter or a digit of any script, without which it says nothing: `...`, `???`, an emoji.
+
+    Modifier letters, marks and the fillers of Hangul do not count: they change a letter, or stand for none.
+    """
+    return any(
+        character.isalnum() and unicodedata.category(character) != "Lm" and character not in _FILLERS
+        for character in text
+    )
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> Path:

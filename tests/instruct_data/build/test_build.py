@@ -26,6 +26,7 @@ from instruct_data.describe import report
 from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply, Speech
 from units.codebook import Codebook, CodebookMismatch, Units
+from units.corpus.manifest import has_word
 from units.dataset.unit_set import UnitRecord, write_unit_set
 from units.runtime.pool import Workers
 from units.runtime.refusals import Refusals, RefusedError
@@ -229,6 +230,39 @@ def test_weights_chats_and_refusals_are_counted(made, tmp_path: Path) -> None:
     assert refused["chain"]["no_spoken_answer"] == 2
     assert refused["chain"]["no_common_speaker"] == 1
     assert not (tmp_path / "out" / ".parts").exists()
+
+
+WORDLESS = ["...", "\U0001f600", "???", "\u2014", "\u0301", "\u200b", " "]
+
+
+def test_texts_without_a_word_are_in_no_conversation(tmp_path: Path) -> None:
+    """An answer, a transcript or a question of punctuation or emoji alone, in the text set and in the unit set."""
+    pairs = [{"question": "what is it", "answer": text} for text in WORDLESS]
+    pairs += [{"question": text, "answer": "it is a cat"} for text in WORDLESS]
+    pairs += [{"turns": [["who is it", "a cat"], ["why", text]]} for text in WORDLESS]
+    pairs += [{"question": "how is it", "answer": "it is a cat"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    texts = ["how is it", "what is it", "it is a cat", *WORDLESS]
+    records = [
+        UnitRecord(f"{speaker}-{i}", Units((i % K, 3, 5), None, CODEBOOK), 1280, text, speaker)
+        for speaker in (VOICE, "tone:high")
+        for i, text in enumerate(texts)
+    ]
+    write_unit_set(tmp_path / "units", records, CODEBOOK)
+    kinds = ChainConfig(KINDS)
+    build(
+        tmp_path / "units", tmp_path / "pairs.jsonl", VOICE, tmp_path / "out", chat_ratio=1.0, tts_of="all", chain=kinds
+    )
+    found = [c for name in ("text", "cross_modal", "chain") for c in conversations(tmp_path / "out", name)]
+    parts = [part for c in found for message in c.messages for part in message.parts if isinstance(part, str)]
+    assert len(found) >= 9 and all(map(has_word, parts))
+    assert Counter(c.task for c in found)["asr"] == 2 * 3
+    refused = json.loads((tmp_path / "out" / "build.json").read_text())["refused"]
+    assert refused["text"] == {"no_word": 3 * len(WORDLESS)}
+    assert refused["cross_modal"] == {
+        "no_word": 2 * (len(WORDLESS) - 1) + 3 * len(WORDLESS),  # utterances, and text chats
+        "no_text": 2,
+    }
 
 
 def test_several_unit_sets_are_one_codebooks(made, tmp_path: Path) -> None:

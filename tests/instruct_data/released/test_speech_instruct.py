@@ -41,6 +41,24 @@ def line_of(text: object, **more: object) -> str:
     return json.dumps({"prefix": "You are.", "plain_text": text, **more})
 
 
+@pytest.mark.parametrize(
+    "text, kept",
+    [
+        (ASR, 1),
+        (CHAIN, 1),
+        (ASR.replace("good day", "..."), 0),
+        (CHAIN.replace("who?", "?"), 0),
+        (CHAIN.replace("you", "\U0001f600"), 0),
+        ("[Human]: ???<eoh> [SpeechGPT]: good day<eoa> ", 0),
+    ],
+)
+def test_a_record_with_a_text_without_a_word_is_refused(tmp_path: Path, text: str, kept: int) -> None:
+    (tmp_path / "a.jsonl").write_text(line_of(text) + "\n")
+    refusals = Refusals()
+    assert len(list(read_released(tmp_path / "a.jsonl", K, refusals))) == kept
+    assert refusals.counts == ({} if kept else {ReleasedReason.NO_WORD: 1})
+
+
 # --- the released files
 
 

@@ -35,6 +35,10 @@ BAD_LINES = {
     '{"turns": [["a", "b", "c"]]}': TextReason.WRONG_TYPE,
     '{"turns": []}': TextReason.WRONG_TYPE,
     '{"question": "a", "answer": "\\ud83d"}': TextReason.LONE_SURROGATE,
+    '{"question": "a", "answer": " "}': TextReason.NO_WORD,
+    '{"question": "???", "answer": "a"}': TextReason.NO_WORD,
+    '{"turns": [["a", "b"], ["c", "..."]]}': TextReason.NO_WORD,
+    '{"question": "a", "answer": "\U0001f600"}': TextReason.NO_WORD,
 }
 
 

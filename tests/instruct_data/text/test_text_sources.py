@@ -231,6 +231,7 @@ REFUSED = {
     TextReason.UNSPEAKABLE: TextPair("How are you?", "Fine \U0001f600"),
     TextReason.LANGUAGE: TextPair("Was ist das hier?", "Das ist ein kleines Tier, das gerne Milch trinkt."),
     TextReason.EMPTY: TextPair("What is it?", "  "),
+    TextReason.NO_WORD: TextPair("What is it?", "?? \u2026 \U0001f600"),
 }
 
 
@@ -240,7 +241,7 @@ def test_each_filter_counts_under_its_code(reason: TextReason) -> None:
     filters = Filters(language="en")
     assert filters.apply(TextChat((REFUSED[reason],)), "here", refusals) is None
     assert refusals.counts == {reason: 1} and reason in FILTERED
-    if reason != TextReason.EMPTY:  # this filter cannot be switched off
+    if reason not in (TextReason.EMPTY, TextReason.NO_WORD):  # these filters cannot be switched off
         assert RAW.apply(TextChat((REFUSED[reason],)), "here", refusals) is not None
 
 

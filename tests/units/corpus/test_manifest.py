@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from units import notation
 from units.codebook import expand, reduce
-from units.corpus.manifest import CorpusReason, ManifestError, Utterance, is_plain_text, read_manifest, write_manifest
+from units.corpus.manifest import (
+    CorpusReason,
+    ManifestError,
+    Utterance,
+    has_word,
+    is_plain_text,
+    read_manifest,
+    write_manifest,
+)
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 seconds = st.floats(0, 1e6)
@@ -123,3 +131,36 @@ def test_what_is_read_is_what_was_spelled(text: str) -> None:
         assert notation.spell([int(number) for number in re.findall(r"\d+", text)]) != text.strip()
     else:
         assert notation.spell(ids) == text.strip()
+
+
+WORDLESS = [
+    "",
+    " \n",
+    "...",
+    "…",
+    "???",
+    "—",
+    "-- ",
+    "😀",
+    "👍🏽",
+    "\u0301",
+    "\u200b\u200d\ufeff",
+    "\u3164\u115f",
+    "ー",
+    "♪",
+    "«»",
+    "॥",
+    "_",
+]
+
+
+@pytest.mark.parametrize("text", WORDLESS)
+def test_a_text_without_a_letter_or_digit_has_no_word(text: str) -> None:
+    assert not has_word(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "...7", "é", "e\u0301", "да", "你", "す", "네", "कि", "٣", "०", "Ⅷ", "½", "😀 ok", "ش", "ስ"]
+)
+def test_one_letter_or_digit_of_any_script_is_a_word(text: str) -> None:
+    assert has_word(text) and has_word(f"\u200b {text}!")
