@@ -266,12 +266,13 @@ def spell_conversation(conversation: Conversation) -> str:
     try:
         turns = zip(messages[::2], messages[1::2], strict=False)
         spelled = "".join(_spell_turn(prompt, reply) for prompt, reply in turns)
-        read_back = tuple(_messages(spelled, ANY_SIZE))
+        read_back = [_comparable(message) for message in _messages(spelled, ANY_SIZE)]
+        written = [_comparable(message) for message in messages]
     except NoUnitsError as error:
         raise ReleasedError(ReleasedReason.SPEECH_WITHOUT_UNITS, str(error)) from error
     except ReleasedError as error:
         raise ReleasedError(ReleasedReason.NOT_EXPRESSIBLE, f"the released form cannot hold it: {error}") from error
-    if [_comparable(message) for message in read_back] != [_comparable(message) for message in messages]:
+    if read_back != written:
         message = f"the released form cannot hold it: {spelled[:SHOWN]!r} would be read as another conversation"
         raise ReleasedError(ReleasedReason.NOT_EXPRESSIBLE, message)
     return spelled

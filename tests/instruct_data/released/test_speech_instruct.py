@@ -282,6 +282,13 @@ def test_text_that_spells_a_special_token_is_refused_in_writing(text: str, trick
         assert error.value.reason is ReleasedReason.NOT_EXPRESSIBLE
 
 
+def test_a_last_prompt_of_speech_without_units_is_refused_in_writing() -> None:
+    turns = (Message("human", ("a",)), Message("assistant", ("b",)), Message("human", (Speech("c.wav"),)))
+    with pytest.raises(ReleasedError) as error:
+        spell_conversation(Conversation(turns))
+    assert error.value.reason is ReleasedReason.SPEECH_WITHOUT_UNITS
+
+
 def test_a_conversation_that_cannot_be_written_is_counted(tmp_path: Path) -> None:
     refusals = Refusals()
     said = [Conversation((Message("human", (t,)), Message("assistant", ("b",))), "chat", t) for t in ("a", "<7>", "c")]
