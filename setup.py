@@ -83,11 +83,11 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[f"{package}{inside}" for package in PACKAGES for inside in ("", ".*")]),
     package_data={
-        "units": ["py.typed", "starter/**/*", "configs/*.yaml"],
+        "units": ["py.typed", "runtime/page.css", "starter/**/*", "configs/*.yaml"],
         "speechgpt": ["py.typed", "serve/page.html"],
-        "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "describe/*.jinja", "describe/*.css"],
+        "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "describe/*.jinja"],
         "stages": ["py.typed", "configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
-        "eval": ["py.typed", "report/*.jinja", "report/*.css"],
+        "eval": ["py.typed", "report/*.jinja"],
     },
     install_requires=CORE,
     extras_require={

@@ -1,4 +1,4 @@
-"""The report as one HTML file with pictures and audio inside it, from report.html.jinja and style.css."""
+"""The report as one HTML file with pictures and audio inside it, from report.html.jinja."""
 
 from __future__ import annotations
 
@@ -8,24 +8,17 @@ from pathlib import Path
 from eval.metrics import words
 from eval.report.content import Report
 from eval.report.tables import NOT_RUN
+from units.runtime.pages import environment
 
 TEMPLATE = "report.html.jinja"
 
 
 def html(report: Report) -> str:
     """The whole page. Every text of the report is escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
-    environment.globals |= {"NOT_RUN": NOT_RUN, "verdict": verdict}
-    return environment.get_template(TEMPLATE).render(report=report)
+    templates = environment(Path(__file__).parent)
+    templates.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
+    templates.globals |= {"NOT_RUN": NOT_RUN, "verdict": verdict}
+    return templates.get_template(TEMPLATE).render(report=report)
 
 
 def verdict(text: str | None, reference: str | None) -> str:

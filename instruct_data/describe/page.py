@@ -1,4 +1,4 @@
-"""The description as one HTML file, from page.html.jinja and page.css: tables, plots and examples."""
+"""The description as one HTML file, from page.html.jinja: tables, plots and examples."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from instruct_data.describe.description import Description, Leak, TaskLengths, length_rows
-from instruct_data.text.extras import required
 from speechgpt.dialogue import Speech, part_kind
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook, Units
 from units.runtime.atomic import written_whole
+from units.runtime.extras import required
+from units.runtime.pages import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,17 +58,10 @@ def _open_vocoder(folder: Path) -> UnitVocoder:
 
 def _html(data: Path, found: Description, vocoder: UnitVocoder | None) -> str:
     """The whole page. Every text of the sets is escaped."""
-    jinja2 = required("jinja2")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"kind": part_kind, "spelled": spelled, "segment": segment}
-    environment.globals["spoken"] = lambda units: _spoken(units, found.codebook, vocoder)
-    return environment.get_template(TEMPLATE).render(
+    templates = environment(Path(__file__).parent)
+    templates.filters |= {"kind": part_kind, "spelled": spelled, "segment": segment}
+    templates.globals["spoken"] = lambda units: _spoken(units, found.codebook, vocoder)
+    return templates.get_template(TEMPLATE).render(
         title=str(data),
         found=found,
         counts=_counts(("set", "task", "conversations"), found.sets),

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from instruct_data.speech.tts_voice import VoiceError, plain_bytes
-from instruct_data.text.extras import required
 from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
+from units.runtime.extras import required
 
 # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS, espeakCHARS_UTF8, espeakRATE, espeakPITCH
 _SYNCHRONOUS, _UTF8, _RATE, _PITCH = 2, 1, 1, 3

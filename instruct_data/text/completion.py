@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from instruct_data.text.extras import required
 from instruct_data.text.reasons import TextReason
+from units.runtime.extras import required
 from units.runtime.refusals import RefusedError
 
 STOPPING = {401, 402, 403, 404}  # HTTP status: the key, the account or the model is wrong, for every prompt alike

@@ -10,9 +10,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from instruct_data.text.extras import required
 from instruct_data.text.scripts import script_counts, scripts_of, words_in
 from instruct_data.text.speakability import word_count, words
+from units.runtime.extras import required
 
 CERTAIN = 0.9  # probability of another language, above which a text is refused
 LIKELY = 0.5  # probability of a language, above which numbers are written out in it

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from instruct_data.text.extras import required
+from units.runtime.extras import required
 
 # Languages that write 3,5 and 1.500; all others write 3.5 and 1,500.
 COMMA = frozenset(

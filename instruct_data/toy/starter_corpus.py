@@ -13,9 +13,9 @@ import random
 from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines
-from instruct_data.text.extras import required
 from instruct_data.toy.world import UNSEEN_STATEMENTS, toy_text
 from units.runtime.command import command
+from units.runtime.extras import required
 
 ESPEAK_VARIANTS = (
     "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m8 klatt klatt2 klatt4 Alex Alicia Andrea Andy Annie Denis Diogo Gene Hugo Jacky "

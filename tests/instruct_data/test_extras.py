@@ -10,8 +10,8 @@ import pytest
 from instruct_data.speech import espeak
 from instruct_data.speech.voices import open_voice
 from instruct_data.text.completion import EndpointModel
-from instruct_data.text.extras import required
 from instruct_data.text.spoken_form import speakable
+from units.runtime.extras import required
 
 LIBRARIES = ("num2words", "py3langid", "py3langid.langid", "openai", "espeakng_loader", "pocketsphinx", "torch")
 MODULES = ("text.sources", "text.rewrite", "speech.speak", "speech.unit_voice", "toy.world", "toy.starter_corpus")
