@@ -19,13 +19,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from units.audio import SAMPLE_RATE
+from units.audio import SAMPLE_RATE, SILENT
 from units.runtime.pool import Workers
 
 PAD = round(0.25 * SAMPLE_RATE)  # samples of faint noise before and after the wav
 NOISE = 1e-3  # standard deviation of that noise: digital silence has no log energy to normalise
 PEAK = 0.7
-SILENCE = 1e-4  # a wav whose peak is below this has no speech
 FEW = 8  # so many wavs are transcribed before a second process has started
 CHUNK = 4  # wavs of one job
 
@@ -88,7 +87,7 @@ class GrammarASR:
 
     def transcribe(self, wav: np.ndarray | None) -> str:
         """The sentence of the grammar that fits a wav (T,) at 16 kHz; "" for None, for silence, and where none fits."""
-        if wav is None or not len(wav) or np.abs(wav).max() < SILENCE:
+        if wav is None or not len(wav) or np.abs(wav).max() < SILENT:
             return ""
         self._decoder.reinit_feat()  # its acoustic front end would otherwise remember the utterance before
         self._decoder.start_utt()

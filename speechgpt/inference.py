@@ -30,14 +30,13 @@ from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA, UA
-from units.audio import SAMPLE_RATE, AudioError, AudioReason, load_wav
+from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav
 from units.codebook import Codebook, Units
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.precision import check_device, multiplies_bfloat16
 from units.runtime.provenance import fingerprint
 from units.vocoder.unit_vocoder import UnitVocoder
 
-SILENT = 1e-3  # a wav whose peak is below this is silent
 DTYPES = ("float32", "bfloat16", "float16")
 ENCODER, VOCODER = "unit_encoder", "vocoder"  # folders in a model folder
 NEEDS: Mapping[Capability, tuple[str, ...]] = {
@@ -243,7 +242,7 @@ class SpeechGPT:
         wavs = [sound if isinstance(sound, np.ndarray) else load_wav(sound) for sound in sounds]
         for sound, wav in zip(sounds, wavs):
             name = "the wav" if isinstance(sound, np.ndarray) else sound
-            if np.abs(wav).max(initial=0.0) < SILENT:
+            if np.abs(wav).max(initial=0.0) < NO_SPEECH:
                 raise AudioError(AudioReason.SILENT, f"{name} is silent; there is nothing to answer")
             self._check_length(name, len(wav))
         return [units.ids for units in self.encoder.encode_batch(wavs)]

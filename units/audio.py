@@ -35,6 +35,7 @@ BLOCK = 1 << 20  # samples of each channel that are decoded at once
 INEXACT = 4 * 1152  # samples by which the count of an mp3 may be off: its encoder's delay and padding
 CANCELLED = 0.1  # energy of the channels' average, where channels that have nothing in common give 1
 SILENT = 1e-4  # a wav whose peak is below this, 3 steps of 16 bits, is silent
+NO_SPEECH = 1e-3  # a question whose peak is below this, 33 steps of 16 bits, is the noise of a microphone
 
 
 @dataclass(frozen=True)

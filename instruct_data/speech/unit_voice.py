@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from instruct_data.text.chats import TextChat, read_chats, text_key
 from speechgpt.sampling import Sampling
@@ -125,14 +125,15 @@ def _begin(out: Path, model: Path, texts: Sequence[str], config: UnitVoiceConfig
     """Check that the folder was begun with the same texts, model and settings, and mark the set as incomplete."""
     from units.dataset.unit_set import COMPLETION_FILE
 
-    plan = {
+    plan: dict[str, Any] = {
         "texts": _fingerprint("\n".join(texts).encode()),
         "model": _fingerprint((model / "speechgpt.json").read_bytes()),
         "shard_size": config.shard_size,
         "sampling": repr(config.sampling),
         "speaker": config.speaker,
     }
-    check_begun(out / "plan.json", plan)
+    old_sampling = plan["sampling"].replace("candidates=", "takes=")  # the field's name in release 0.1.0
+    check_begun(out / "plan.json", plan, {"sampling": lambda: old_sampling})
     (out / COMPLETION_FILE).unlink(missing_ok=True)
 
 

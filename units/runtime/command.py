@@ -37,7 +37,9 @@ from typing import Any, NoReturn, Protocol, cast, get_type_hints
 SOME_REFUSED = 3  # exit code: the work is done, except for the inputs that were refused and listed
 WRONG_CALL = 2  # exit code
 INTERRUPTED = 130  # exit code: 128 + SIGINT
-USER_ERRORS = (OSError, ValueError, ImportError)  # AudioError, ManifestError, CodebookMismatch, ... are ValueErrors
+# AudioError, ManifestError, CodebookMismatch, ... are ValueErrors; a training that diverged is a FloatingPointError,
+# whose message says which checkpoint is from before and what to change.
+USER_ERRORS = (OSError, ValueError, ImportError, FloatingPointError)
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

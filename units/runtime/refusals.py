@@ -108,28 +108,15 @@ class Refusals:
     rows: list[Refusal] | None = None
 
     def add(
-        self,
-        id: str | Path,
-        refusal: Reason | RefusedError | object,
-        detail: object = "",
-        audio: Path | str | None = None,
+        self, id: str | Path, refusal: Reason | RefusedError, detail: object = "", audio: Path | str | None = None
     ) -> None:
         """Count one refused input and list it. The arguments are those of `refusal_of`."""
-        if not isinstance(refusal, (Reason, RefusedError)):
-            self._add_text(str(id), refusal)
-            return
         row = refusal_of(str(id), refusal, str(detail), audio)
         self.counts[row.reason.value] += 1
         if self.file:
             self.file.write(row.line())
         if self.rows is not None:
             self.rows.append(row)
-
-    def _add_text(self, id: str, reason: object) -> None:
-        """For callers without reason codes: counted by the text before the colon, and listed as in 0.1.0."""
-        self.counts[str(reason).partition(": ")[0]] += 1
-        if self.file:
-            self.file.write(json.dumps({"where": id, "reason": str(reason)}, ensure_ascii=False) + "\n")
 
     def __str__(self) -> str:
         return counted(self.counts)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from units.runtime.progress import progress
 from units.runtime.provenance import content_hash, fingerprint
 from units.runtime.refusals import Refusal, counted
 from units.vocoder.vocode_lines import Line, read_lines, read_set
+
+if TYPE_CHECKING:
+    from units.vocoder.unit_vocoder import UnitVocoder
 
 PLAN, REFUSED = "vocode.json", "refused.jsonl"
 AT_ONCE = 64  # utterances passed to the vocoder, which sorts them by length
@@ -104,7 +107,8 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     speaker = int(config.speaker) if by_number else config.speaker
     vocoder.check_speaker(speaker)
     contents = (source / COMPLETION_FILE if unit_set else source).read_bytes()
-    check_begun(out / PLAN, _plan(contents, config, speaker))
+    old = {"vocoder": lambda: old_weights_hash(vocoder)}
+    check_begun(out / PLAN, _plan(contents, config, speaker), old)
     if unit_set:
         lines, total = read_set(unit_set), len(unit_set)
     else:
@@ -133,6 +137,14 @@ def weights_hash(vocoder: Path) -> str:
     from units.vocoder.published import PUBLISHED
 
     return content_hash({"weights": vocoder / PUBLISHED if vocoder.is_dir() else vocoder})
+
+
+def old_weights_hash(vocoder: UnitVocoder) -> str:
+    """Hash of a vocoder's weights as release 0.1.0 wrote it into the plan of a run."""
+    state = hashlib.sha256()
+    for weight in vocoder.network.state_dict().values():
+        state.update(weight.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:16]
 
 
 def vocode(

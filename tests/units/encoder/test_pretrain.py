@@ -19,6 +19,7 @@ from units.encoder.pretraining.masked_prediction import IterationTraining, build
 from units.encoder.pretraining.pretrain_data import PretrainCorpus
 from units.encoder.pretraining.targets import make_targets
 from units.encoder.recipes import Iteration, PretrainRecipe
+from units.runtime.command import WRONG_CALL, run
 
 RECIPE = PretrainRecipe(
     width=32,
@@ -127,7 +128,9 @@ def test_utterances_too_short_for_a_crop_are_left_out_and_counted(manifest, tmp_
 
 
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
-def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest, tmp_path, monkeypatch, broken):
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
+    manifest, tmp_path, monkeypatch, capsys, broken
+):
     loss_of, calls = masked_prediction.masked_prediction_loss, []
 
     def breaking(logits, *others):
@@ -140,6 +143,11 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(manifest
     monkeypatch.setattr(masked_prediction, "masked_prediction_loss", breaking)
     with pytest.raises(FloatingPointError, match="step 5"):
         main(manifest, tmp_path, RECIPE, threads=1)
+    with pytest.raises(SystemExit) as ended:
+        calls[:] = [1]  # the run resumes at step 4, and breaks at the same one
+        run("units-pretrain", lambda: main(manifest, tmp_path, RECIPE, threads=1))
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if line.startswith("units-pretrain: ")]
+    assert ended.value.code == WRONG_CALL and "peak_lr" in line
     kept = torch.load(tmp_path / "iteration1.pt", weights_only=True)
     assert kept["step"] == 3 and all(weight.isfinite().all() for weight in kept["params"].values())
     main(manifest, tmp_path, RECIPE, threads=1)  # and a run can go on from there

@@ -40,6 +40,16 @@ def test_a_path_is_renamed_when_its_block_ends(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
+def test_a_plan_of_an_earlier_release_may_have_another_form(tmp_path: Path) -> None:
+    plan = tmp_path / "out" / "plan.json"
+    check_begun(plan, {"weights": "old form of 1", "rows": 2})
+    check_begun(plan, {"weights": "new form of 1", "rows": 2}, {"weights": lambda: "old form of 1"})
+    with pytest.raises(ValueError, match="weights"):
+        check_begun(plan, {"weights": "new form of 2", "rows": 2}, {"weights": lambda: "old form of 2"})
+    with pytest.raises(ValueError, match="rows"):
+        check_begun(plan, {"weights": "new form of 1", "rows": 3}, {"weights": lambda: "old form of 1"})
+
+
 def test_a_run_is_resumed_only_with_its_plan(tmp_path: Path) -> None:
     plan = tmp_path / "out" / "plan.json"
     check_begun(plan, {"speaker": 1, "rows": [1, 2]})

@@ -250,3 +250,18 @@ def test_a_vocoder_of_release_0_1_0_vocodes_its_unit_set(tmp_path: Path) -> None
     vocode(run / "units" / "train", tmp_path / "out", run / "model" / "vocoder")
     lengths = {record.id: sum(record.units.durations or ()) * 320 for record in read_unit_set(run / "units" / "train")}
     assert {name: len(wav) for name, wav in spoken(tmp_path / "out").items()} == lengths
+
+
+def test_a_run_that_0_1_0_began_is_finished(tmp_path: Path) -> None:
+    """The plan is as release 0.1.0 wrote it for this vocoder."""
+    vocoder = DATA / "release_0_1_0" / "run" / "model" / "vocoder"
+    (tmp_path / "units.txt").write_text("a|1 2 3\nb|4 5\n")
+    plan = {"source": "9dbfa61a0eaf857a", "vocoder": "702397d1fabf81e0", "speaker": 0, "durations": True}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "vocode.json").write_text(json.dumps({**plan, "dtype": "float32"}))
+    vocode(tmp_path / "units.txt", tmp_path / "out", vocoder)
+    assert set(spoken(tmp_path / "out")) == {"a", "b"}
+    (tmp_path / "out" / "vocode.json").write_text(json.dumps({**plan, "vocoder": "0" * 16, "dtype": "float32"}))
+    with pytest.raises(SystemExit) as ended:
+        vocode(tmp_path / "units.txt", tmp_path / "out", vocoder)
+    assert ended.value.code == WRONG_CALL
