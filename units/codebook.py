@@ -57,12 +57,13 @@ class Codebook:
 
         Raises: FileError on missing or unknown fields, and on values that no codebook has.
         """
-        record = checked(parsed(text, where) if isinstance(text, str) else text, where, _FIELDS)
+        record = checked(parsed(text, where) if isinstance(text, str) else text, where, {})
         if record.keys() != _FIELDS.keys():
             raise FileError(
                 FileReason.INVALID_FIELD,
                 f"{where}: a codebook has the fields {sorted(_FIELDS)}; this one has {sorted(record)}",
             )
+        checked(record, where, _FIELDS)
         for name, least in (("layer", 0), ("size", 1), ("frame_rate", 1)):
             if not least <= record[name] <= LARGEST:
                 raise FileError(

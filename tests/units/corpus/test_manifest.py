@@ -164,3 +164,39 @@ def test_a_text_without_a_letter_or_digit_has_no_word(text: str) -> None:
 )
 def test_one_letter_or_digit_of_any_script_is_a_word(text: str) -> None:
     assert has_word(text) and has_word(f"\u200b {text}!")
+
+
+def test_paths_below_the_manifest_are_relative_and_others_whole(tmp_path: Path) -> None:
+    written = [
+        Utterance("a", tmp_path / "wav" / "a.wav", text="größe", speaker="x"),
+        Utterance("b", Path("/elsewhere/b.wav"), 0.5, 1.25, lang="de"),
+    ]
+    path = write_manifest(tmp_path / "m.jsonl", written)
+    assert read_manifest(path) == written
+    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["audio"] == "wav/a.wav"
+
+
+def test_stretches_of_a_recording_share_its_path_and_their_speaker(tmp_path: Path) -> None:
+    written = [Utterance(str(i), tmp_path / "long.wav", float(i), 1.0, speaker="anna k.") for i in range(3)]
+    rows = read_manifest(write_manifest(tmp_path / "m.jsonl", written))
+    assert rows == written
+    assert all(row.audio is rows[0].audio and row.speaker is rows[0].speaker for row in rows)
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        ("{", "not JSON"),
+        ("[1]", "needs at least"),
+        ('{"id": "b"}', "needs at least"),
+        ('{"id": "b", "audio": "b.wav", "txt": "x"}', "unknown fields"),
+        ('{"id": "a", "audio": "b.wav"}', "used twice"),
+        ('{"id": "b", "audio": 3}', "audio"),
+        ('{"id": "b", "audio": "b.wav", "start": "soon"}', "start"),
+        ('{"id": "b", "audio": "b.wav", "duration": -1}', "duration"),
+    ],
+)
+def test_a_bad_manifest_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
+    (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a.wav"}\n' + line + "\n")
+    with pytest.raises(ManifestError, match=f"m.jsonl:2: .*{reason}"):
+        read_manifest(tmp_path / "m.jsonl")

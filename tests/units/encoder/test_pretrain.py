@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(
     with pytest.raises(FloatingPointError, match="step 5"):
         main(manifest, tmp_path, RECIPE, threads=1)
     with pytest.raises(SystemExit) as ended:
-        calls[:] = [1]  # the run resumes at step 4, and breaks at the same one
+        calls[:] = [1, 1, 1]  # the run resumes after step 3, and breaks at step 5 again
         run("units-pretrain", lambda: main(manifest, tmp_path, RECIPE, threads=1))
     (line,) = [line for line in capsys.readouterr().err.split("\n") if line.startswith("units-pretrain: ")]
     assert ended.value.code == WRONG_CALL and "peak_lr" in line

@@ -1,158 +1,25 @@
-"""wav -> units: inverse pairs, lengths, refused audio, batches equal to single wavs, HuBERT's layers."""
+"""wav -> units: refused arrays, batches equal to single wavs, HuBERT's layers, k-means, encoder folders."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import DATA
 from tiny_parts import K, fit_encoder, tiny_hubert, tones
 
-from units import notation
-from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames, save_wav
-from units.codebook import Codebook, CodebookMismatch, Units, expand, reduce
-from units.corpus.manifest import ManifestError, Utterance, read_manifest, write_manifest
+from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames
+from units.codebook import CodebookMismatch
 from units.encoder import hubert, kmeans
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.unit_encoder import UnitEncoder
 
-CODEBOOK = Codebook("tiny", "mfcc", 0, K, 50.0, "none", "0123abcd")
-frames = st.lists(st.integers(0, K - 1), max_size=60)
-
-
-# --- inverse pairs
-
-
-@given(st.lists(st.integers(0, 999)))
-def test_read_is_the_inverse_of_spell(ids: list[int]) -> None:
-    assert notation.read(notation.spell(ids), 1000) == ids
-    assert notation.read(f"  {notation.spell(ids)}\n") == ids
-
-
-@pytest.mark.parametrize("text", ["", "<1>", "<sosp><1>", "<sosp><x><eosp>", "<sosp>1<eosp>", "<sosp><-1><eosp>"])
-def test_what_is_not_spelled_units_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="not spelled units"):
-        notation.read(text)
-
-
-def test_a_spelled_unit_out_of_range_is_refused() -> None:
-    with pytest.raises(ValueError, match="<12> is out of range; this codebook has <0> to <11>"):
-        notation.read("<sosp><3><12><eosp>", K)
-
-
-@given(frames)
-def test_expand_is_the_inverse_of_reduce(sequence: list[int]) -> None:
-    ids, durations = reduce(sequence)
-    assert expand(ids, durations) == sequence
-    assert all(a != b for a, b in zip(ids, ids[1:]))
-    assert sum(durations) == len(sequence)
-
-
-@given(frames)
-def test_frames_is_the_inverse_of_from_frames(sequence: list[int]) -> None:
-    assert Units.from_frames(sequence, CODEBOOK).frames() == sequence
-
-
-@pytest.mark.parametrize("ids, durations", [((K,), (1,)), ((-1,), (1,)), ((1, 2), (1,)), ((1,), (0,))])
-def test_units_that_cannot_be_are_refused(ids: tuple[int, ...], durations: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError):
-        Units(ids, durations, CODEBOOK)
-
-
-def test_units_without_durations_have_no_frames() -> None:
-    with pytest.raises(ValueError, match="no durations"):
-        Units((1, 2), None, CODEBOOK).frames()
-
-
-def test_a_codebook_on_disk_is_strict() -> None:
-    assert Codebook.from_json(CODEBOOK.to_json()) == CODEBOOK
-    record = dataclasses.asdict(CODEBOOK)
-    for wrong in ({**record, "more": 1}, {k: v for k, v in record.items() if k != "layer"}):
-        with pytest.raises(ValueError, match="a codebook has the fields"):
-            Codebook.from_json(wrong)
-
-
-# --- the audio door
-
-
-def test_other_files_become_wavs(tmp_path: Path) -> None:
-    left, right = tones(0.5, 1), tones(0.5, 2)
-    soundfile.write(tmp_path / "stereo.wav", np.stack([left, right], 1), SAMPLE_RATE, subtype="FLOAT")
-    np.testing.assert_allclose(load_wav(tmp_path / "stereo.wav"), (left + right) / 2, atol=1e-6)
-    soundfile.write(tmp_path / "a.flac", left, SAMPLE_RATE)
-    np.testing.assert_allclose(load_wav(tmp_path / "a.flac"), left, atol=1e-4)
-    tone = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
-    for rate in (8000, 22_050, 44_100, 48_000):
-        soundfile.write(tmp_path / "r.wav", np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate, subtype="FLOAT")
-        wav = load_wav(tmp_path / "r.wav")
-        assert wav.dtype == np.float32 and abs(len(wav) - SAMPLE_RATE) <= 1
-        np.testing.assert_allclose(wav[800:15_000], tone[800:15_000], atol=1e-2)
-
-
-def test_save_then_load_and_a_stretch_of_a_file(tmp_path: Path) -> None:
-    wav = tones(1.0)
-    save_wav(tmp_path / "new" / "a.wav", wav)
-    np.testing.assert_allclose(load_wav(tmp_path / "new" / "a.wav"), wav, atol=1e-4)
-    stretch = load_wav(tmp_path / "new" / "a.wav", start=0.25, duration=0.5)
-    np.testing.assert_allclose(stretch, wav[4000:12_000], atol=1e-4)
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.wav"]
-
-
-@pytest.mark.parametrize("name, kind", [("a.wav", "WAV"), ("a.flac", "FLAC"), ("a.WAV", "WAV")])
-def test_a_wav_is_written_as_its_name_says(tmp_path: Path, name: str, kind: str) -> None:
-    wav = tones(0.5)
-    info = soundfile.info(save_wav(tmp_path / name, wav))
-    assert (info.format, info.subtype, info.samplerate, info.channels) == (kind, "PCM_16", SAMPLE_RATE, 1)
-    np.testing.assert_allclose(load_wav(tmp_path / name), wav, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["a.mp3", "a", "a.wav.txt"])
-def test_a_wav_is_not_written_under_another_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(AudioError, match=f"{name} cannot be written: .*.wav or .flac"):
-        save_wav(tmp_path / "new" / name, tones(0.5))
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(part: str, *_: object, **__: object) -> None:
-        Path(part).write_bytes(b"RIFF")
-        raise soundfile.LibsndfileError(2)  # System error
-
-    monkeypatch.setattr(soundfile, "write", full)
-    with pytest.raises(OSError, match="a.wav cannot be written"):
-        save_wav(tmp_path / "a.wav", tones(0.1))
-    assert not list(tmp_path.iterdir())
-
-
-def test_what_is_no_audio_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.wav").write_text("no sound in here")
-    (tmp_path / "empty.wav").write_bytes(b"")
-    soundfile.write(tmp_path / "short.wav", tones(0.01), SAMPLE_RATE)
-    soundfile.write(tmp_path / "hollow.wav", np.zeros(0, np.float32), 8000)
-    soundfile.write(tmp_path / "nan.wav", np.full(4000, np.nan, np.float32), 8000, subtype="FLOAT")
-    with pytest.raises(FileNotFoundError, match="no audio file at .*absent.wav"):
-        load_wav(tmp_path / "absent.wav")
-    reasons = {
-        "text.wav": "cannot be read as audio",
-        "empty.wav": "cannot be read as audio",
-        "hollow.wav": "0.000 s",
-        "short.wav": "0.010 s long; at least 0.025 s",
-        "nan.wav": "NaN or infinite",
-        "": "is a folder",
-    }
-    for name, reason in reasons.items():
-        with pytest.raises(AudioError, match=reason) as error:
-            load_wav(tmp_path / name)
-        assert "\n" not in str(error.value)
-        assert str(tmp_path / name) in str(error.value)
+# --- wavs
 
 
 @pytest.mark.parametrize(
@@ -466,45 +333,6 @@ def test_a_folder_that_is_no_encoder_is_refused(mfcc_encoder: UnitEncoder, tmp_p
     kmeans.save_centres(folder / "centres.safetensors", mfcc_encoder.centres + 1e-3)
     with pytest.raises(CodebookMismatch, match="two encoders were mixed"):
         UnitEncoder.from_pretrained(folder)
-
-
-# --- manifests
-
-
-def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
-    written = [
-        Utterance("a", tmp_path / "wav" / "a.wav", text="größe", speaker="x"),
-        Utterance("b", Path("/elsewhere/b.wav"), 0.5, 1.25, lang="de"),
-    ]
-    path = write_manifest(tmp_path / "m.jsonl", written)
-    assert read_manifest(path) == written
-    assert json.loads(path.read_text(encoding="utf-8").splitlines()[0])["audio"] == "wav/a.wav"
-
-
-def test_stretches_of_a_recording_share_its_path_and_their_speaker(tmp_path: Path) -> None:
-    written = [Utterance(str(i), tmp_path / "long.wav", float(i), 1.0, speaker="anna k.") for i in range(3)]
-    rows = read_manifest(write_manifest(tmp_path / "m.jsonl", written))
-    assert rows == written
-    assert all(row.audio is rows[0].audio and row.speaker is rows[0].speaker for row in rows)
-
-
-@pytest.mark.parametrize(
-    "line, reason",
-    [
-        ("{", "not JSON"),
-        ("[1]", "needs at least"),
-        ('{"id": "b"}', "needs at least"),
-        ('{"id": "b", "audio": "b.wav", "txt": "x"}', "unknown fields"),
-        ('{"id": "a", "audio": "b.wav"}', "used twice"),
-        ('{"id": "b", "audio": 3}', "audio"),
-        ('{"id": "b", "audio": "b.wav", "start": "soon"}', "start"),
-        ('{"id": "b", "audio": "b.wav", "duration": -1}', "duration"),
-    ],
-)
-def test_a_bad_manifest_line_is_named(tmp_path: Path, line: str, reason: str) -> None:
-    (tmp_path / "m.jsonl").write_text('{"id": "a", "audio": "a.wav"}\n' + line + "\n")
-    with pytest.raises(ManifestError, match=f"m.jsonl:2: .*{reason}"):
-        read_manifest(tmp_path / "m.jsonl")
 
 
 # --- real speech
