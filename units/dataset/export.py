@@ -44,9 +44,18 @@ class ExportFormat:
 
 def lines_line(record: UnitRecord, units: Sequence[int]) -> str:
     """`id|12 12 7`, as GSLM's quantize_with_kmeans.py writes it (a unit per frame) and its later steps read it."""
-    if "|" in record.id or len(record.id.splitlines()) > 1:
+    if "|" in record.id:
         raise ValueError(f"id {record.id!r} has a | or a line break, which id|units cannot hold; use --format slamkit")
-    return f"{record.id}|{km_line(record, units)}"
+    return f"{id_line(record)}|{km_line(record, units)}"
+
+
+def id_line(record: UnitRecord) -> str:
+    """An id that is one line of text. Raises ValueError for one that some reader of lines would see as two."""
+    if record.id.splitlines() != [record.id]:
+        raise ValueError(
+            f"id {record.id!r} is empty or has a line break, which a line of text cannot hold; use --format slamkit"
+        )
+    return record.id
 
 
 def km_line(record: UnitRecord, units: Sequence[int]) -> str:
@@ -102,7 +111,7 @@ def export(units: str | Path, out: str | Path, format: str = "lines", rate: Rate
         for record in progress(unit_set, desc=f"{format} of {unit_set.folder.name}", unit="utterances"):
             text.write(chosen.line(record, record.units.frames() if full else record.units.ids) + "\n")
             if ids:
-                ids.write(record.id + "\n")
+                ids.write(id_line(record) + "\n")
     return len(unit_set)
 
 

@@ -32,6 +32,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast, get_type_hints
 
 SOME_REFUSED = 3  # exit code: the work is done, except for the inputs that were refused and listed
@@ -152,6 +153,7 @@ def _call(
     """Parse arguments and call the function with them."""
     # where annotations are strings, jsonargparse runs the TYPE_CHECKING block of the module, which imports torch
     function.__annotations__ = get_type_hints(function)
+    _check_config_files(args)
     parser = _parser(name, _summary(function))
     parameters = inspect.signature(function, eval_str=True).parameters
     flat_names = [list(parameters)[-1]] if flat is True else list(flat or ())
@@ -167,6 +169,26 @@ def _call(
         fields = [key for key in inspect.signature(settings).parameters if key in values]
         values[parameter] = settings(**{key: values.pop(key) for key in fields})
     return function(**values)
+
+
+def _check_config_files(args: Sequence[str]) -> None:
+    """Raises FileError for a file of --config that is not UTF-8 or not YAML; the parser would not name it."""
+    for option, following in zip(args, [*args[1:], ""]):
+        name, equals, value = option.partition("=")
+        path = Path(value if equals else following)
+        if name == "--config" and path.is_file():
+            import yaml
+
+            from units.runtime.json_files import FileError, FileReason, read_text
+
+            try:
+                found = yaml.safe_load(read_text(path))
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                if isinstance(error, FileError):
+                    raise
+                raise FileError(FileReason.INVALID_FIELD, f"{path}: not YAML ({one_line(error)})") from error
+            if found is not None and not isinstance(found, dict):
+                raise FileError(FileReason.INVALID_FIELD, f"{path}: no options; a config has a `name: value` a line")
 
 
 def _parser(name: str, description: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -116,6 +117,14 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="not a complete unit set"):
         export(unit_set, out, "km")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_an_id_of_two_lines_is_not_written(tmp_path: Path) -> None:
+    for id, format in itertools.product(("a\nb", "a\rb", "a\u2028b", "a\x85b"), ("lines", "km", "spelled")):
+        odd = write_frames(tmp_path / f"odd {format} {ord(id[1])}", {id: [1]})
+        with pytest.raises(ValueError, match="line break"):
+            export(odd, tmp_path / "odd.txt", format)
+        assert not (tmp_path / "odd.txt").exists() and not (tmp_path / "odd.txt.ids").exists()
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

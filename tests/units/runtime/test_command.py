@@ -169,6 +169,21 @@ def test_the_fields_of_several_settings_are_options(tmp_path: Path) -> None:
     assert calls == [(Settings(9, dry_run=True), Pace(2.0), 4)]
 
 
+@pytest.mark.parametrize(
+    "content", [b"size: caf\xe9", b"size: [1", b"- size", b"size", b"\0", b"a: b: c", "size: 9".encode("utf-16")]
+)
+def test_a_config_that_cannot_be_read_is_named(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_bytes(content)
+    for option in (["--config", str(tmp_path / "c.yaml")], [f"--config={tmp_path / 'c.yaml'}"]):
+        with pytest.raises(SystemExit) as ended:
+            try_two.cli(option)
+        assert ended.value.code == WRONG_CALL
+        (line,) = [line for line in capsys.readouterr().err.split("\n") if line]
+        assert line.startswith(f"try-two: {tmp_path / 'c.yaml'}: ")
+
+
 @pytest.mark.parametrize("speed", ["0", "-1", "10.5", ".nan"])
 def test_a_number_outside_its_range_is_one_line(speed: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
