@@ -19,13 +19,16 @@ from instruct_data.build.spoken import SpeechWriter, SpokenText
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.corpus.manifest import has_word
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
+from units.runtime.json_files import FileError, FileReason, read_text
 from units.runtime.refusals import Refusals, RefusedError
 
 
 def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]:
     """Task descriptions, one a line.
 
-    Raises: FileNotFoundError naming the tasks there are.
+    Raises:
+        FileNotFoundError: there is no such file; the message names the tasks there are.
+        FileError: the file is empty or not UTF-8.
     """
     path = folder / f"{task}.txt"
     if not path.exists():
@@ -37,7 +40,10 @@ def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]
 
 @functools.lru_cache(maxsize=8)
 def _lines(path: Path, _changed: int) -> tuple[str, ...]:
-    return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    found = tuple(line.strip() for line in read_text(path).split("\n") if line.strip())
+    if not found:
+        raise FileError(FileReason.MISSING_FIELD, f"{path} holds no task description; it has one on each line")
+    return found
 
 
 def _conversation(task: str, record: UnitRecord, speech: SpeechWriter, description: str, name: str) -> Conversation:

@@ -23,6 +23,7 @@ from speechgpt.dialogue import Conversation
 from units.codebook import Codebook
 from units.runtime.atomic import written_whole
 from units.runtime.gzipped import compressed
+from units.runtime.json_files import read_json
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.provenance import file_stamp
@@ -84,7 +85,7 @@ class PartFolder:
                 bar.update(parts[done].rows)
         built = BuildCounts({split: Counter() for split in self.splits}, Counter())
         for i in range(len(parts)):
-            facts = json.loads(_facts(home, i).read_text(encoding="utf-8"))
+            facts = read_json(_facts(home, i), {"refused": dict, "counts": dict})
             built.refused.update(facts["refused"])
             for split, tasks in facts["counts"].items():
                 built.counts[split].update(tasks)

@@ -85,7 +85,7 @@ def read_conversations(path: str | Path) -> ConversationSet:
     with opened(path) as lines:
         try:
             codebook, seed, counts = _parse_header(next(lines, ""))
-        except (ValueError, *_DAMAGE) as error:
+        except (ValueError, RecursionError, *_DAMAGE) as error:
             raise RecordError(f"{path}:1: not the header of a conversation set: {error}") from error
     return ConversationSet(path, codebook, seed, counts)
 

@@ -167,7 +167,10 @@ def index_questions(pairs: Path, home: Path, splits: SetSplits) -> SetSplits:
     path = home / f"questions-{_digest(INDEX_VERSION, repr(splits), file_stamp(pairs))}.sqlite"
     # lines that are no chats are counted where chats are built
     chats = progress(read_chats(pairs, Refusals()), desc="index of questions", unit="chats")
-    return replace(splits, index=path, from_rows=write_questions(path, chats, splits))
+    try:
+        return replace(splits, index=path, from_rows=write_questions(path, chats, splits))
+    except ValueError as error:
+        raise ValueError(str(error) if str(pairs) in str(error) else f"{pairs}: {error}") from error
 
 
 def write_questions(path: Path, chats: Iterable[TextChat], splits: Splits) -> tuple[str, ...]:

@@ -18,12 +18,14 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from instruct_data.text.reasons import TextReason
 from units.runtime.extras import required
+from units.runtime.json_files import FileError, FileReason
 from units.runtime.refusals import RefusedError
 
 STOPPING = {401, 402, 403, 404}  # HTTP status: the key, the account or the model is wrong, for every prompt alike
@@ -234,11 +236,17 @@ class CachedModel:
 
         Args:
             path: an SQLite file. Several models and processes may share it, and it survives a killed process.
+
+        Raises:
+            FileError: the file is something else.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.model, self.requested = model, 0
-        self._database = sqlite3.connect(path, timeout=60)
-        self._database.execute("create table if not exists texts (prompt blob primary key, text text) without rowid")
+        self.model, self.requested, self.path = model, 0, path
+        with _named(path):
+            self._database = sqlite3.connect(path, timeout=60)
+            self._database.execute(
+                "create table if not exists texts (prompt blob primary key, text text) without rowid"
+            )
 
     @property
     def name(self) -> str:
@@ -258,10 +266,23 @@ class CachedModel:
         for i, text in self.model.completions(list(new.values())) if new else ():
             known[new_keys[i]] = text
             if isinstance(text, str) and not isinstance(text, TruncatedText):
-                with self._database:
+                with _named(self.path), self._database:
                     self._database.execute("insert or replace into texts values (?, ?)", (new_keys[i], text))
         return [known[key] for key in keys]
 
     def _cached(self, key: bytes) -> str | None:
-        row = self._database.execute("select text from texts where prompt = ?", (key,)).fetchone()
-        return row[0] if row else None
+        with _named(self.path):
+            row = self._database.execute("select text from texts where prompt = ?", (key,)).fetchone()
+        return row[0] if row and isinstance(row[0], str) else None
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raise FileError, with the file's name, for what SQLite reports of a damaged or foreign database."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # locked by another process, a full disk, a folder
+        raise OSError(f"{path}: {error}") from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        message = f"{path} is not a cache of completions, or is damaged ({error}); delete it, or give another --cache"
+        raise FileError(FileReason.DAMAGED, message) from error

@@ -27,7 +27,7 @@ class RowError(RefusedError):
 def plain(row: Row) -> list[str]:
     """{"question", "answer"}, or {"turns": [[question, answer], ..]}: the text sets of this project."""
     if "turns" in row:
-        return [text for turn in row["turns"] for text in turn]
+        return [text for turn in _listed(row["turns"]) for text in _pair(turn)]
     return [row["question"], row["answer"]]
 
 
@@ -62,7 +62,7 @@ def sharegpt(row: Row) -> list[str]:
 def ultrachat(row: Row) -> list[str]:
     """{"data": [question, answer, ..]}, or the later {"messages": [{"role", "content"}, ..]}."""
     if "data" in row:
-        return list(row["data"])
+        return _listed(row["data"])
     return _alternating((turn["role"], turn["content"]) for turn in row["messages"])
 
 
@@ -83,18 +83,65 @@ def message_trees(rows: Iterable[tuple[str, Row]], refusals: Refusals) -> Iterat
         rows: (FILE:ROW, message) pairs; the messages of a tree follow one another, as in the released files.
     """
     for _, tree in itertools.groupby(rows, lambda found: found[1].get("message_tree_id")):
-        messages = list(tree)
-        known = {row.get("message_id"): {**row, "replies": []} for _, row in messages}
-        roots = []
-        for id, row in messages:
-            parent, message = row.get("parent_id"), known[row.get("message_id")]
-            if parent is None:
-                roots.append((id, {"prompt": message}))
-            elif parent in known:
-                known[parent]["replies"].append(message)
+        known: dict[str, Row] = {}
+        places: dict[str, str] = {}  # message id -> FILE:ROW
+        for place, row in tree:
+            try:
+                name = _message_name(row)
+                if name in known:
+                    raise RowError(TextReason.SAME_ID, f"another message of this tree has the id {name!r}")
+            except RowError as error:
+                refusals.add(place, error)
             else:
-                refusals.add(id, TextReason.NO_PARENT, f"there is no message {parent} in this tree")
-        yield from roots
+                known[name], places[name] = {**row, "replies": []}, place
+        roots = [name for name, message in known.items() if message.get("parent_id") is None]
+        for message in known.values():
+            if message.get("parent_id") in known:
+                known[message["parent_id"]]["replies"].append(message)
+        reached = _reached(known[name] for name in roots)
+        for name, message in known.items():
+            if name not in reached:
+                detail = (
+                    f"no chain of parents leads from it to the root of this tree; its parent is {message['parent_id']}"
+                )
+                refusals.add(places[name], TextReason.NO_PARENT, detail)
+        yield from ((places[name], {"prompt": known[name]}) for name in roots)
+
+
+def _message_name(row: Row) -> str:
+    """The id of a flat message. Raises RowError if it, or that of the parent, is not text."""
+    name, parent = row.get("message_id"), row.get("parent_id")
+    if name is None:
+        raise RowError(TextReason.MISSING_FIELD, "the field 'message_id' is missing")
+    if not isinstance(name, str) or not isinstance(parent, str | None):
+        message = f"message_id and parent_id are text, not {str(name)[:60]} and {str(parent)[:60]}"
+        raise RowError(TextReason.WRONG_TYPE, message)
+    return name
+
+
+def _reached(roots: Iterable[Row]) -> set[str]:
+    """The ids of messages and of all replies below them."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        message = waiting.pop()
+        found.add(message["message_id"])
+        waiting += message["replies"]
+    return found
+
+
+def _listed(value: object) -> list:
+    """A list as it is. Raises TypeError for another value: a string would be read letter by letter."""
+    if not isinstance(value, list):
+        raise TypeError(f"{str(value)[:60]!r} is not a list")
+    return value
+
+
+def _pair(turn: object) -> list:
+    """The question and the answer of a turn. Raises TypeError if it is not a list of two."""
+    if len(_listed(turn)) != 2:
+        raise TypeError(f"a turn is [question, answer], not {str(turn)[:60]}")
+    return _listed(turn)
 
 
 def _rank(reply: Row) -> float:

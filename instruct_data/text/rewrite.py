@@ -35,6 +35,7 @@ from instruct_data.text.filters import Filters, kept_chats
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code, read_source
 from units.runtime.command import command
+from units.runtime.json_files import read_text
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
 
@@ -59,10 +60,9 @@ class Prompts:
 
         Raises:
             FileNotFoundError: if one of them is missing.
-            ValueError: if a place is unknown or missing.
+            ValueError: if a place is unknown or missing, or a file is not UTF-8.
         """
-        question = (folder / "question.txt").read_text(encoding="utf-8-sig")
-        answer = (folder / "answer.txt").read_text(encoding="utf-8-sig")
+        question, answer = read_text(folder / "question.txt"), read_text(folder / "answer.txt")
         _check_places(folder / "question.txt", question, {"question", "history"})
         _check_places(folder / "answer.txt", answer, {"question", "history", "answer"})
         return cls(question, answer)
@@ -71,6 +71,8 @@ class Prompts:
 def _check_places(path: Path, prompt: str, allowed: set[str]) -> None:
     try:
         places = {place for _, place, _, _ in string.Formatter().parse(prompt) if place is not None}
+        if places <= allowed:
+            prompt.format(**dict.fromkeys(allowed, ""))  # a format such as {question:d} is wrong as well
     except ValueError as error:
         raise ValueError(f"{path}: {error}; write a brace that is not part of a place twice") from error
     if "question" not in places or not places <= allowed:

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 
 from instruct_data.text.reasons import TextReason
 from units.runtime.gzipped import opened
-from units.runtime.refusals import Refusals, numbered_lines
+from units.runtime.json_files import FileError, FileReason
+from units.runtime.refusals import CommonReason, Refusals, numbered_lines
 
 Row = dict[str, Any]
 CHUNK = 2**20  # characters of an array that are read at once
@@ -25,9 +26,14 @@ _LENIENT = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
 
 
 def read_rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, Row]]:
-    """Stream (FILE:ROW, object) of a file. A row that is not an object is refused."""
+    """Stream (FILE:ROW, object) of a file. A row that is not an object is refused; damage is refused and ends the rows.
+
+    Raises:
+        OSError: the file cannot be opened.
+        FileError: nothing of it can be read, since it is not what its suffix states.
+    """
     if path.suffix == ".parquet":
-        rows = _parquet_rows(path)
+        rows = _parquet_rows(path, refusals)
     elif _is_array(path):
         rows = _array_rows(path, refusals)
     else:
@@ -39,18 +45,33 @@ def read_rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, Row]]:
             refusals.add(id, TextReason.NOT_AN_OBJECT, repr(row)[:60])
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _parquet_rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    batches = pq.ParquetFile(path).iter_batches(batch_size=256)
-    rows: Iterable[Any] = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-    for number, row in enumerate(rows, 1):
-        yield f"{path}:{number}", row
+    with path.open("rb") as file:
+        try:
+            batches = pq.ParquetFile(file).iter_batches(batch_size=256)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            message = f"{path} is not a parquet file, or is cut short or damaged ({error})"
+            raise FileError(FileReason.DAMAGED, message) from error
+        number = 0
+        rows: Iterable[Any] = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
+        try:
+            for number, row in enumerate(rows, 1):
+                yield f"{path}:{number}", row
+        except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+            refusals.add(f"{path}:{number + 1}", CommonReason.DAMAGED, str(error))
 
 
 def _is_array(path: Path) -> bool:
-    with opened(path, "rb") as file:
-        return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    try:
+        with opened(path, "rb") as file:
+            return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    except gzip.BadGzipFile as error:
+        raise FileError(FileReason.DAMAGED, f"{path} is not compressed as its name states ({error})") from error
+    except (EOFError, zlib.error):
+        return False  # the reader of lines refuses the damage, after the lines that stand before it
 
 
 def _array_rows(path: Path, refusals: Refusals) -> Iterator[tuple[str, Any]]:

@@ -78,7 +78,9 @@ def _chat_of(row: Row, form: str) -> TextChat:
         raise RowError(TextReason.LONE_SURROGATE, "half of a surrogate pair, or bytes that are not UTF-8")
     if not texts:
         raise RowError(TextReason.NO_TURN, "no question with an answer")
-    split = row.get("split", "train")
+    split = row.get("split") or "train"
+    if not isinstance(split, str):
+        raise RowError(TextReason.WRONG_TYPE, f"the field 'split' is text, not {str(split)[:60]}")
     return TextChat(tuple(TextPair(q, a, split, family) for q, a in zip(texts[::2], texts[1::2])))
 
 

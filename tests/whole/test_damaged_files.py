@@ -11,15 +11,15 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damaged_files import Reader, assert_read_or_refused, damaged
 from made_results import made_result
+from text_readers import TEXT_READERS
 from tiny_tone_corpus import write_unit_set
 from tiny_vocoders import CODEBOOK, HIFIGAN, VOCOS, draw_units, loud_vocoder
 
@@ -38,17 +38,7 @@ from units.runtime.refusals import RefusedError
 from units.vocoder.unit_vocoder import UnitVocoder
 from units.vocoder.vocode_lines import read_lines
 
-CUTS, FLIPS = 12, 40  # of each file
 PLAN = {"source": "abc", "size": 3}
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A reader of a user's file. file: below the folder that `write` fills, and that `read` reads."""
-
-    file: str
-    write: Callable[[Path], Any]
-    read: Callable[[Path], Any]
 
 
 def write_set(folder: Path) -> None:
@@ -145,41 +135,8 @@ READERS = {
     "compressed chats": Reader("chats.jsonl.gz", write_corpus, read_compressed),
     "facts of a corpus": Reader("corpus.json", write_corpus, lambda f: TestSet(f).facts),
     "text of a corpus": Reader("text.txt", write_corpus, lambda f: TestSet(f).text_lines()),
+    **TEXT_READERS,
 }  # fmt: skip
-
-
-def damaged(content: bytes, seed: int) -> list[bytes]:
-    """A file cut at many places, with bytes flipped, and files of other kinds and encodings."""
-    draw = random.Random(seed)
-    cuts = [content[: draw.randrange(len(content))] for _ in range(CUTS)]
-    flips = []
-    for _ in range(FLIPS):
-        flipped = bytearray(content)
-        for _ in range(draw.choice((1, 1, 3))):
-            flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
-        flips.append(bytes(flipped))
-    text = content.decode("utf-8", "replace")
-    foreign = [
-        b"",
-        b"\0" * 100,
-        b"[]",
-        b"null",
-        b"{}",
-        b'{"a": ' * 3,
-        b"[" * 5000,
-        b"PK\x03\x04" + content,
-        b"caf\xe9\n",
-    ]
-    return [*cuts, *flips, *foreign, text.encode("utf-16"), text.encode("utf-32-le"), gzip.compress(content)]
-
-
-def assert_read_or_refused(read: Callable[[Path], object], folder: Path, file: Path) -> None:
-    try:
-        read(folder)
-    except (RefusedError, OSError, ValueError) as error:
-        assert not isinstance(error, (UnicodeError, json.JSONDecodeError, pa.ArrowException)), repr(error)
-        assert file.name in str(error), f"{error!r} does not name {file.name}"
-        assert one_line(error)
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -215,6 +172,19 @@ OTHER_TYPES: tuple[Any, ...] = (
 JSON_READERS = [kind for kind, reader in READERS.items() if reader.file.endswith(".json") and kind != "plan"]
 
 
+def changed_rows(rows: list[dict]) -> list[list[dict]]:
+    """Rows with each of their fields changed, fields in lists too."""
+    found: list[list[dict]] = [[other, *rows] for other in OTHER_TYPES]
+    for i, row in enumerate(rows):
+        found += [[*rows[:i], changed, *rows[i + 1 :]] for changed in changed_fields(row)]
+        for name, values in row.items():
+            if isinstance(values, list) and values and isinstance(values[0], dict):
+                found += [[{**row, name: changed}] for changed in changed_rows(values)]
+            elif isinstance(values, list):
+                found += [[{**row, name: [other, *values[1:]]}] for other in OTHER_TYPES]
+    return found
+
+
 def changed_fields(record: dict) -> list[dict]:
     """A record without each of its fields, and with another value in each of them, nested ones too."""
     found = []
@@ -232,8 +202,9 @@ def test_any_field_may_be_missing_or_of_another_type(tmp_path: Path, kind: str) 
     (tmp_path / "good").mkdir()
     reader.write(tmp_path / "good")
     file = tmp_path / "good" / reader.file
-    for record in changed_fields(json.loads(file.read_text())):
-        file.write_text(json.dumps(record))
+    content = json.loads(file.read_text())
+    for changed in changed_rows(content) if isinstance(content, list) else changed_fields(content):
+        file.write_text(json.dumps(changed))
         assert_read_or_refused(reader.read, tmp_path / "good", file)
 
 

@@ -114,6 +114,9 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
     """The utterance of a line. where: FILE:LINE, for errors."""
     try:
         line.encode()
+    except UnicodeEncodeError as error:
+        raise ManifestError(CorpusReason.NOT_TEXT, f"{where}: not UTF-8; save the manifest as UTF-8") from error
+    try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ManifestError(CorpusReason.NOT_JSON, f"{where}: not JSON ({error})") from error
@@ -125,7 +128,7 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
         raise ManifestError(
             CorpusReason.UNKNOWN_FIELD, f"{where}: unknown fields {sorted(unknown)}; known are {sorted(_FIELDS)}"
         )
-    if isinstance(record["id"], int):
+    if type(record["id"]) is int:  # not a bool
         record["id"] = str(record["id"])
     _check_fields(record, where)
     for name in ("speaker", "lang"):  # equal names share one string in memory
@@ -157,7 +160,9 @@ def _path_in(folder: Path, audio: str) -> Path:
 
 def _is_seconds(value: object) -> bool:
     try:
-        return isinstance(value, (int, float)) and value >= 0 and math.isfinite(value)
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
+        )
     except OverflowError:  # an integer beyond every float
         return False
 

@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from refused import refused
 
+from instruct_data.build.cross_modal import read_instructions
 from speechgpt.prompts import ASR_TASK, TTS_TASK
+from units.runtime.json_files import FileReason
 
 FOLDER = Path(__file__).parents[3] / "instruct_data" / "instructions"
 FILES = sorted(FOLDER.glob("*.txt"))
@@ -47,3 +50,13 @@ def test_the_prompts_of_inference_are_trained(path: Path) -> None:
 def test_no_description_serves_two_tasks() -> None:
     seen = [normalised(line) for path in FILES for line in path.read_text(encoding="ascii").splitlines()]
     assert len(seen) == len(set(seen))
+
+
+def test_descriptions_of_another_encoding_or_none_at_all_are_named(tmp_path: Path) -> None:
+    (tmp_path / "asr.txt").write_bytes("schreib es für mich\n".encode("latin-1"))
+    (tmp_path / "tts.txt").write_text("\n \n")
+    for task, reason in (("asr", FileReason.NOT_UTF8), ("tts", FileReason.MISSING_FIELD)):
+        with refused(reason, tmp_path / f"{task}.txt"):
+            read_instructions(task, tmp_path)
+    (tmp_path / "asr.txt").write_bytes("\ufeffone\r\ntwo\u2028half\n\n".encode())
+    assert read_instructions("asr", tmp_path) == ("one", "two\u2028half")

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from refused import refused
 
 from instruct_data.text import rewrite
 from instruct_data.text.chats import TextChat, TextPair, chat_line, parse_chat
@@ -30,6 +31,7 @@ from instruct_data.text.reasons import TextReason
 from instruct_data.text.rewrite import PROMPTS, Prompts, RewriteConfig, read_field
 from instruct_data.text.sources import NothingKept
 from units.runtime.command import SOME_REFUSED
+from units.runtime.json_files import FileReason
 
 
 class Server:
@@ -346,6 +348,16 @@ def test_prompts_are_files_with_known_places(tmp_path: Path) -> None:
         Prompts.load(tmp_path)
     with pytest.raises(FileNotFoundError):
         Prompts.load(tmp_path / "none")
+    (tmp_path / "question.txt").write_text("{question}")
+    (tmp_path / "answer.txt").write_text("{question:d} {answer}")
+    with pytest.raises(ValueError, match="answer.txt"):
+        Prompts.load(tmp_path)
+
+
+def test_a_cache_that_is_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.cache").write_text("a text, not a database" * 100)
+    with refused(FileReason.DAMAGED, tmp_path / "a.cache"):
+        CachedModel(EndpointModel("http://localhost:1/v1", "m"), tmp_path / "a.cache")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from refused import refused
 
 from instruct_data.text import rows as text_rows
 from instruct_data.text import sources as text_sources
@@ -17,7 +18,8 @@ from instruct_data.text.reasons import FILTERED, TextReason
 from instruct_data.text.sources import NothingKept, exit_code, read_source
 from instruct_data.text.speakability import is_unspeakable, word_count
 from units.runtime.command import SOME_REFUSED
-from units.runtime.refusals import Refusals
+from units.runtime.json_files import FileReason
+from units.runtime.refusals import CommonReason, Refusals
 
 RAW = Filters(1000, 1000, False, False, False, False, False, None, False)
 TWO = [("Who was Ada?", "A mathematician."), ("When?", "From 1815.")]
@@ -376,3 +378,70 @@ def test_the_command_line_has_flat_options_and_one_line_errors(tmp_path: Path, c
             text_sources.main.cli(wrong)
         error = capsys.readouterr().err.strip().splitlines()
         assert stopped.value.code == 2 and error[-1].startswith("instruct-sources: ")
+
+
+# --- damaged and foreign files
+
+
+def test_a_false_or_cut_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "false.jsonl.gz").write_text('{"question": "a", "answer": "b"}\n')
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    for name in ("false.jsonl.gz", "cut.parquet"):
+        with refused(FileReason.DAMAGED, tmp_path / name):
+            list(read_source(tmp_path / name, "plain", Refusals()))
+
+
+def test_the_lines_before_the_damage_of_a_compressed_file_are_kept(tmp_path: Path) -> None:
+    lines = "".join(f'{{"question": "q{i}", "answer": "{i**40}"}}\n' for i in range(2000))
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-3000])
+    refusals = Refusals(rows=[])
+    found = list(read_source(tmp_path / "cut.jsonl.gz", "plain", refusals))
+    assert 100 < len(found) < 2000 and refusals.counts == {CommonReason.DAMAGED: 1}
+    assert refusals.rows and refusals.rows[0].id == f"{tmp_path / 'cut.jsonl.gz'}:{len(found) + 1}"
+
+
+MESSAGE = {"message_tree_id": "t", "role": "prompter", "text": "x"}
+LOST = {
+    "an id that is a list": ({"message_id": ["a"], "parent_id": None}, TextReason.WRONG_TYPE),
+    "a parent that is a list": ({"message_id": "z", "parent_id": ["a"]}, TextReason.WRONG_TYPE),
+    "no id": ({"parent_id": "a"}, TextReason.MISSING_FIELD),
+    "its own parent": ({"message_id": "z", "parent_id": "z"}, TextReason.NO_PARENT),
+    "a parent that is not there": ({"message_id": "z", "parent_id": "gone"}, TextReason.NO_PARENT),
+    "a second message of an id": ({"message_id": "b", "parent_id": "a"}, TextReason.SAME_ID),
+}
+
+
+@pytest.mark.parametrize("kind", LOST)
+def test_no_message_of_a_tree_is_lost_without_a_reason(tmp_path: Path, kind: str) -> None:
+    fields, reason = LOST[kind]
+    rows = [*FLAT[:-1], {**MESSAGE, **fields}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refusals = Refusals(rows=[])
+    ((_, chat),) = read_source(tmp_path / "a.jsonl", "openassistant", refusals)
+    assert [(turn.question, turn.answer) for turn in chat.turns] == TWO
+    assert [(row.id, row.reason) for row in refusals.rows or ()] == [(f"{tmp_path / 'a.jsonl'}:{len(rows)}", reason)]
+
+
+def test_messages_in_a_circle_and_below_a_lost_one_are_refused(tmp_path: Path) -> None:
+    links = [("p", "q"), ("q", "p"), ("r", "gone"), ("s", "r")]
+    rows = [*FLAT[:-1], *({**MESSAGE, "message_id": name, "parent_id": parent} for name, parent in links)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    refusals = Refusals()
+    assert len(list(read_source(tmp_path / "a.json", "openassistant", refusals))) == 1
+    assert refusals.counts == {TextReason.NO_PARENT: 4}
+
+
+@pytest.mark.parametrize(
+    "form, row",
+    [
+        ("ultrachat", {"data": "who am i"}),
+        ("plain", {"turns": ["ab", "cd"]}),
+        ("plain", {"turns": [["a", "b", "c"]]}),
+        ("plain", {"question": "a", "answer": "b", "split": ["dev"]}),
+    ],
+)
+def test_text_where_a_list_belongs_is_not_read_letter_by_letter(tmp_path: Path, form: str, row: dict) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    refusals = Refusals()
+    assert not list(read_source(tmp_path / "a.jsonl", form, refusals))
+    assert refusals.counts == {TextReason.WRONG_TYPE: 1}
