@@ -24,7 +24,8 @@ class Codebook:
     layer: transformer layer of the features, 1-based; 0 for MFCC.
     size: K, the number of units; ids are 0 .. K-1.
     frame_rate: frames per second.
-    centring: "utterance" if the mean of each utterance is subtracted from its features, else "none".
+    centring: how features are normalised: "utterance" (its mean is subtracted), "frame" (each frame is then scaled to
+        deviation 1 as well) or "none".
     fingerprint: hash of the encoder's weights up to the layer and of the centres.
     """
 

@@ -19,7 +19,7 @@ from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.shards import Share, check_plan, extract, shard_count
 from units.dataset.unit_set import COMPLETION_FILE, REFUSED_FILE, read_unit_set
 from units.encoder.hubert import HubertFeatures
-from units.encoder.unit_encoder import STARTER, UnitEncoder
+from units.encoder.unit_encoder import STARTER, TRANSFORMERS, UnitEncoder
 from units.notation import spell
 from units.runtime.ahead import own_cores, spare_cores
 from units.runtime.command import SOME_REFUSED
@@ -80,8 +80,8 @@ def open_encoder(config: EncoderConfig, device: str) -> UnitEncoder:
         found = UnitEncoder.join(source, config.kmeans, config.layer, device, dtype, config.backend)
     else:
         found = UnitEncoder.from_pretrained(source, device, dtype)
-    if isinstance(found.features, HubertFeatures):
-        found.features.cut_long = config.upstream_cut
+    if isinstance(found.features, TRANSFORMERS):
+        found.features.cut_long = config.upstream_cut and isinstance(found.features, HubertFeatures)
         if config.compile:
             found.features.compile()
     return found

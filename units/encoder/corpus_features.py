@@ -11,6 +11,7 @@ from torch import Tensor
 from units.audio import SAMPLE_RATE
 from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
+from units.encoder.centring import centred
 from units.encoder.unit_encoder import Features, UnitEncoder
 from units.runtime.ahead import spare_cores, worked_ahead
 from units.runtime.progress import progress
@@ -39,7 +40,7 @@ def corpus_features(utterances: list[Utterance], features: Features, centring: s
     for pieces in progress(_of_batches(batches, features), desc="features", unit="batches", total=len(batches)):
         read += len(pieces)
         for piece in pieces:
-            yield piece - piece.mean(0) if centring == "utterance" else piece
+            yield centred(piece, centring)
     if read < len(utterances):
         print(f"{len(utterances) - read} of {len(utterances)} utterances were not readable and left out")
 

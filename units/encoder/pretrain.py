@@ -57,8 +57,10 @@ def main(
 
     from units.audio import SAMPLE_RATE
     from units.corpus.manifest import read_manifest
+    from units.encoder.hubert import HubertFeatures
     from units.encoder.pretraining.masked_prediction import build_model, train_iterations
     from units.encoder.pretraining.pretrain_data import PretrainCorpus
+    from units.encoder.unit_encoder import UnitEncoder
     from units.runtime.ahead import usual_loaders
     from units.runtime.atomic import written_whole
     from units.runtime.precision import check_device
@@ -78,8 +80,12 @@ def main(
     model = build_model(recipe)
     if start:
         model.load_state_dict(type(model).from_pretrained(start, dtype=torch.float32).state_dict())
-    train_iterations(model, corpus, recipe, out, device, usual_loaders(device) if workers is None else workers)
+    centres = train_iterations(model, corpus, recipe, out, device, usual_loaders(device) if workers is None else workers)
     model.half().cpu().save_pretrained(out / "hubert")
+    if centres is not None:
+        features = HubertFeatures.from_pretrained(out / "hubert", recipe.layers, out.name)
+        name = f"{out.name}-L{recipe.layers}-{len(centres)}"
+        UnitEncoder.from_features(features, centres, name, "none").save_pretrained(out / "unit_encoder")
     result = {
         "recipe": dataclasses.asdict(recipe),
         "utterances": len(corpus.utterances),

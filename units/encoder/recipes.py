@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from units.audio import SAMPLE_RATE
+from units.encoder.centring import CENTRINGS
 
 CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernels are prepared once for each
 ENDLESS = math.inf
@@ -22,18 +23,24 @@ def _check_ranges(settings: Any, ranges: dict[str, tuple[float, float]]) -> None
             raise ValueError(f"{name} is {value}; it is {allowed}")
 
 
+def _check_centring(centring: str) -> None:
+    if centring not in CENTRINGS:
+        raise ValueError(f"centring is {centring!r}; it is one of {', '.join(CENTRINGS)}")
+
+
 @dataclass(frozen=True)
 class FitRecipe:
     """What a codebook is fitted on, and how."""
 
     encoder: str = "starter"
-    """starter (comes with the package), mfcc, a transformers HuBERT folder, a hub id, or a fairseq .pt"""
+    """starter (comes with the package), mfcc, a transformers HuBERT or Whisper folder, a hub id, or a fairseq .pt"""
     layer: int = 2
     """Transformer layer, counted from 1; mfcc has none."""
     size: int = 100
     """Number of units K."""
     centring: str = "utterance"
-    """Mean normalisation: utterance subtracts its mean from each utterance (less of the speaker); or none."""
+    """Mean normalisation: utterance subtracts its mean from each utterance (less of the speaker); frame also scales each
+    frame to deviation 1 (for Whisper, whose largest channels would decide alone); or none."""
     utterances: int = 2000
     """Utterances that are drawn."""
     frames: int = 150_000
@@ -46,8 +53,7 @@ class FitRecipe:
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("layer", "utterances", "frames"), (1, ENDLESS))
         _check_ranges(self, {**counts, "size": (1, MAX_UNITS), "seed": (0, 2**32 - 1)})
-        if self.centring not in ("utterance", "none"):
-            raise ValueError(f"centring is {self.centring!r}; it is 'utterance' or 'none'")
+        _check_centring(self.centring)
 
 
 @dataclass(frozen=True)
@@ -60,9 +66,15 @@ class Iteration:
     """Codebook sizes to predict, by the layer of the previous iteration they are fitted on; layer 0 is MFCC."""
     peak_lr: float = 1.5e-3
     """Learning rate after warm-up; it falls linearly to 3 percent of this."""
+    teacher: str | None = None
+    """Another encoder whose layers `clusters` names: a transformers HuBERT or Whisper folder, a hub id, or a fairseq
+    .pt. Its targets are those of the clean wavs."""
+    centring: str = "utterance"
+    """Mean normalisation of the features before they are clustered: utterance, frame (for a Whisper), or none."""
 
     def __post_init__(self) -> None:
         _check_ranges(self, {"steps": (1, ENDLESS), "peak_lr": (0, 1)})
+        _check_centring(self.centring)
         if not self.sizes or min(self.sizes) < 1 or min(self.clusters) < 0:
             raise ValueError(f"clusters is {self.clusters}; it has layers from 0, each with sizes of at least 1")
 
@@ -106,6 +118,15 @@ class PretrainRecipe:
     """Share of crops with white noise added at 10 to 40 dB."""
     warmup: int = 150
     """Steps of linear warm-up in each iteration."""
+    formant_range: float = 0.0
+    """A crop's spectral envelope is stretched or shrunk by up to this share: another vocal tract at the same pitch."""
+    room_probability: float = 0.0
+    """Share of crops that a random room echoes in, with 0.1 to 0.6 s of reverberation."""
+    babble_probability: float = 0.0
+    """Share of crops with another utterance of the step behind them, at 5 to 25 dB."""
+    prototypes: bool = False
+    """Heads score clusters by their distance: the weights of a head are centres, and those of the last iteration's
+    first head are written as a unit encoder, OUT/unit_encoder."""
     seed: int = 0
     """Seeds weights, order, masks and perturbation."""
     save_every: int = 500
@@ -113,7 +134,7 @@ class PretrainRecipe:
 
     def __post_init__(self) -> None:
         counts = ("width", "layers", "heads", "conv_width", "mask_span", "warmup", "save_every")
-        shares = ("mask_start", "noise_probability")
+        shares = ("mask_start", "noise_probability", "room_probability", "babble_probability")
         _check_ranges(
             self,
             {
@@ -123,6 +144,7 @@ class PretrainRecipe:
                 "max_crop_seconds": (0, ENDLESS),
                 "unmasked_weight": (0, ENDLESS),
                 "speed_range": (0, 0.9),
+                "formant_range": (0, 0.5),
                 "seed": (0, 2**32 - 1),
             },
         )
@@ -130,7 +152,8 @@ class PretrainRecipe:
             raise ValueError(
                 f"width is {self.width}; it is a multiple of heads ({self.heads}) and of {POSITION_GROUPS}"
             )
-        if not self.iterations or max(max(one.clusters) for one in self.iterations) > self.layers:
+        own = [one for one in self.iterations if one.teacher is None]
+        if not self.iterations or any(max(one.clusters) > self.layers for one in own):
             raise ValueError(f"iterations is {self.iterations}; there is at least one, on layers 0 to {self.layers}")
         if self.longest < self.shortest:
             least = f"{self.shortest / SAMPLE_RATE:.2f} at a speed_range of {self.speed_range}"

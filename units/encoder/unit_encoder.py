@@ -19,19 +19,22 @@ from torch import Tensor
 from units.audio import SAMPLE_RATE, FrameGrid, check_wav
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.encoder import kmeans
+from units.encoder.centring import centred, takes_mean
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.published import published_layer, read_centres
+from units.encoder.whisper import WhisperFeatures
 from units.runtime.atomic import written_whole
 
 Backend = Literal["torch", "fairseq"]
 STARTER = Path(__file__).parents[1] / "starter"  # the unit encoder that comes with the package
 FEATURE_SECONDS = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
+TRANSFORMERS = (HubertFeatures, WhisperFeatures)  # features that a folder of transformers' holds
 MFCC = "mfcc"  # the encoder's name that stands for MfccFeatures
 
 
 class Features(Protocol):
-    """Turns wavs into frames: HubertFeatures, MfccFeatures, or FairseqFeatures."""
+    """Turns wavs into frames: HubertFeatures, WhisperFeatures, MfccFeatures, or FairseqFeatures."""
 
     name: str
     layer: int
@@ -121,8 +124,7 @@ class UnitEncoder:
         if codebook.encoder == MFCC:
             features: Features = MfccFeatures()
         else:
-            hubert = HubertFeatures.from_pretrained(folder / "encoder", codebook.layer, codebook.encoder, dtype)
-            features = hubert.to(device)
+            features = open_transformers(folder / "encoder", codebook.layer, codebook.encoder, dtype).to(device)
         centres = kmeans.load_centres(folder / "centres.safetensors")
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
@@ -136,7 +138,7 @@ class UnitEncoder:
         """Write the folder that from_pretrained opens; `codebook.json` comes last."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if isinstance(self.features, HubertFeatures):
+        if isinstance(self.features, TRANSFORMERS):
             self.features.save_pretrained(folder / "encoder")
         kmeans.save_centres(folder / "centres.safetensors", self.centres)
         with written_whole(folder / "codebook.json") as file:
@@ -156,7 +158,7 @@ class UnitEncoder:
         Features of at most FEATURE_SECONDS of a wav are in memory at once.
         """
         wavs = [check_wav(wav, grid=self.features.grid) for wav in wavs]
-        long = [isinstance(self.features, HubertFeatures) and self.features.is_long(wav) for wav in wavs]
+        long = [isinstance(self.features, TRANSFORMERS) and self.features.is_long(wav) for wav in wavs]
         batch = iter(self._assign(self.features([wav for wav, is_long in zip(wavs, long) if not is_long])))
         frames = [self._assign_long(wav) if is_long else next(batch) for wav, is_long in zip(wavs, long)]
         return [Units.from_frames(ids, self.codebook) for ids in frames]
@@ -165,8 +167,7 @@ class UnitEncoder:
         """Units of each frame, wav by wav, so that none changes another's rounding; waits for the GPU once."""
         if not features:
             return []
-        if self.codebook.centring == "utterance":
-            features = [one - one.mean(0) for one in features]
+        features = [centred(one, self.codebook.centring) for one in features]
         ids = torch.cat([kmeans.assign(one, self.centres, self._squares) for one in features]).cpu()
         return [own.tolist() for own in ids.split([len(one) for one in features])]
 
@@ -175,24 +176,23 @@ class UnitEncoder:
 
         With mean normalisation the mean is known at the end only: a wav of more than FEATURE_SECONDS is encoded twice.
         """
-        assert isinstance(self.features, HubertFeatures)
+        assert isinstance(self.features, TRANSFORMERS)
         windows: Iterable[Tensor] = self.features.windows(wav)
-        mean: Tensor | float = 0.0
-        if self.codebook.centring == "utterance":
+        mean: Tensor | None = None
+        if takes_mean(self.codebook.centring):
             if in_memory := len(wav) <= FEATURE_SECONDS * SAMPLE_RATE:
                 windows = list(windows)
             sums, counts = zip(*((window.double().sum(0), len(window)) for window in windows))
             mean = (torch.stack(sums).sum(0) / sum(counts)).float()
             windows = windows if in_memory else self.features.windows(wav)
-        return [
-            unit for window in windows for unit in kmeans.assign(window - mean, self.centres, self._squares).tolist()
-        ]
+        frames = (centred(window, self.codebook.centring, mean) for window in windows)
+        return [unit for window in frames for unit in kmeans.assign(window, self.centres, self._squares).tolist()]
 
 
 def open_features(
     encoder: str | Path, layer: int, device: str = "cpu", dtype: torch.dtype = torch.float32, backend: Backend = "torch"
 ) -> Features:
-    """Features of `mfcc`, of a transformers HuBERT folder or hub id, or of a fairseq checkpoint (.pt).
+    """Features of `mfcc`, of a transformers HuBERT or Whisper folder or hub id, or of a fairseq checkpoint (.pt).
 
     Args:
         backend: "fairseq" runs fairseq's code on its checkpoint, one wav at a time.
@@ -203,7 +203,19 @@ def open_features(
         return FairseqFeatures.from_pretrained(encoder, layer, device)
     if str(encoder) == MFCC:
         return MfccFeatures()
-    return HubertFeatures.from_pretrained(encoder, layer, dtype=dtype).to(device)
+    return open_transformers(encoder, layer, dtype=dtype).to(device)
+
+
+def open_transformers(
+    encoder: str | Path, layer: int, name: str | None = None, dtype: torch.dtype = torch.float32
+) -> HubertFeatures | WhisperFeatures:
+    """Features of a transformers HuBERT or Whisper, a folder or hub id, or of a fairseq checkpoint (.pt)."""
+    if Path(encoder).suffix != ".pt":
+        from transformers import AutoConfig
+
+        if AutoConfig.from_pretrained(encoder).model_type == "whisper":
+            return WhisperFeatures.from_pretrained(encoder, layer, name, dtype)
+    return HubertFeatures.from_pretrained(encoder, layer, name, dtype)
 
 
 def _fingerprint(features: Features, centres: Tensor, centring: str) -> str:
@@ -212,7 +224,7 @@ def _fingerprint(features: Features, centres: Tensor, centring: str) -> str:
     if not isinstance(features, MfccFeatures):
         hubert: Any = getattr(features, "same_as", features)  # FairseqFeatures has the weights of a HubertFeatures
         digest.update(f"normalise {hubert.normalise} ".encode())
-        weights = hubert.model.state_dict()
+        weights = hubert.model.state_dict()  # of the layers up to the requested one
         for name in sorted(weights):
             if not (hubert.pre_norm and name.startswith("encoder.layer_norm.")):  # it follows the last layer
                 digest.update(name.encode())

@@ -216,7 +216,7 @@ def test_a_mask_span_longer_than_a_crop_masks_to_its_end(utterances):
         ({"frames": -1}, "frames is -1"),
         ({"utterances": 0}, "utterances is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"centring": "speaker"}, "'utterance' or 'none'"),
+        ({"centring": "speaker"}, "'speaker'; it is one of utterance, frame, none"),
     ],
 )
 def test_a_fit_out_of_range_is_refused(settings, named):

@@ -75,6 +75,21 @@ def _mean_where(chosen: Tensor, values: Tensor) -> Tensor:
     return picked.sum() / chosen.sum().clamp(min=1)
 
 
+class PrototypeHead(nn.Module):
+    """Scores clusters by minus half the squared distance of a frame to their centres, so the nearest one wins.
+
+    The scores leave out the frame's own length, which is the same for all clusters.
+    """
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(size, width) / math.sqrt(width))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Frames (..., D) -> scores (..., K)."""
+        return nn.functional.linear(hidden, self.centres) - 0.5 * self.centres.square().sum(1)
+
+
 class IterationTraining:
     """Model, heads, optimiser and schedule of one iteration, and the number of steps done."""
 
@@ -125,17 +140,21 @@ class IterationTraining:
 
 def train_iterations(
     model: nn.Module, corpus: PretrainCorpus, recipe: PretrainRecipe, out: Path, device: str, workers: int
-) -> None:
+) -> Tensor | None:
     """Train the model in place through all iterations of the recipe, from the last checkpoint in `out` if there is one.
 
     Args:
         workers: processes that load audio; 0 loads in this one.
+
+    Returns: centres (K, D) of the first head of the last iteration, if heads are prototypes.
     """
     for number, plan in enumerate(recipe.iterations, 1):
         targets = iteration_targets(corpus, model, plan, out / f"targets{number}.safetensors", recipe.seed, device)
-        heads = nn.ModuleList(nn.Linear(recipe.width, size) for size in plan.sizes)
+        kind = PrototypeHead if recipe.prototypes else nn.Linear
+        heads = nn.ModuleList(kind(recipe.width, size) for size in plan.sizes)
         training = IterationTraining(model, heads, plan, recipe, device)
         train_iteration(training, Steps(corpus, targets, recipe, number, plan.steps), number, out, workers)
+    return heads[0].centres.detach().cpu() if recipe.prototypes else None
 
 
 def train_iteration(current: IterationTraining, steps: Steps, number: int, out: Path, workers: int) -> None:

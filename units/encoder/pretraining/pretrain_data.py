@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,16 +16,16 @@ from torch import Tensor
 from units.audio import HOP, RECEPTIVE_FIELD, SAMPLE_RATE, AudioError, load_wav, num_frames
 from units.containers import check_wav_length
 from units.corpus.manifest import Utterance
-from units.encoder.hubert import HubertFeatures
-from units.encoder.mfcc import MfccFeatures
+from units.encoder.centring import centred
+from units.encoder.pretraining.perturb import echoed, other_tract, over_babble, over_noise, tilted
 from units.encoder.recipes import PretrainRecipe
+from units.encoder.unit_encoder import Features
 from units.runtime.ahead import worked_ahead
 from units.runtime.atomic import written_whole
 from units.runtime.progress import progress
 
 BATCH_FILES, BATCH_SECONDS = 16, 240  # features are computed for at most so many utterances at once
 
-Features: TypeAlias = HubertFeatures | MfccFeatures
 Job: TypeAlias = tuple[Features, Callable[[Tensor], Any]]  # features, and a function of an utterance's features (N, D)
 
 
@@ -141,7 +141,9 @@ class PretrainCorpus:
             )
         return wav
 
-    def run_jobs(self, order: np.ndarray, jobs: list[Job]) -> Iterator[tuple[np.ndarray, list[list]]]:
+    def run_jobs(
+        self, order: np.ndarray, jobs: list[Job], centring: str = "utterance"
+    ) -> Iterator[tuple[np.ndarray, list[list]]]:
         """Compute features of utterances in batches, mean-normalise them, and give them to each job's function.
 
         Each core decodes a separate batch and runs the CPU's jobs on it, which is faster than sharing every small
@@ -150,13 +152,14 @@ class PretrainCorpus:
         Args:
             order: int64, indices of utterances, the shortest first.
             jobs: features, and the function of them.
+            centring: mean normalisation of the features.
 
         Returns: for each batch, the indices of its utterances, and for each job the results of these.
         """
 
         def work(rows: np.ndarray) -> tuple[list[np.ndarray], list[list | None]]:
             wavs = [self.wav(row) for row in rows]
-            return wavs, [_run(job, wavs) if job[0].device.type == "cpu" else None for job in jobs]
+            return wavs, [_run(job, wavs, centring) if job[0].device.type == "cpu" else None for job in jobs]
 
         threads = torch.get_num_threads()
         batches = list(self._batches(order))
@@ -165,7 +168,7 @@ class PretrainCorpus:
         bar = progress(found, desc=f"features of {names}", unit="batches", total=len(batches))
         try:
             for (wavs, results), rows in zip(bar, batches):
-                yield rows, [_run(job, wavs) if done is None else done for job, done in zip(jobs, results)]
+                yield rows, [_run(job, wavs, centring) if done is None else done for job, done in zip(jobs, results)]
         finally:
             torch.set_num_threads(threads)
 
@@ -176,9 +179,9 @@ class PretrainCorpus:
             order = order[fits:]
 
 
-def _run(job: Job, wavs: list[np.ndarray]) -> list:
+def _run(job: Job, wavs: list[np.ndarray], centring: str) -> list:
     extract, act = job
-    return [act(piece - piece.mean(0)) for piece in extract(wavs)]
+    return [act(centred(piece, centring)) for piece in extract(wavs)]
 
 
 class Steps(torch.utils.data.Dataset):
@@ -205,7 +208,8 @@ class Steps(torch.utils.data.Dataset):
         draw = np.random.default_rng([self.recipe.seed, self.salt, step])
         members = self._members(int(draw.integers(len(self.by_length))))
         length = self.recipe.crop_length(int(self.corpus.lengths[members[0]]))
-        crops, targets = zip(*(self._crop(m, length, draw) for m in members))
+        clean, targets = zip(*(self._crop(m, length, draw) for m in members))
+        crops = [self._perturb(clean, row, draw) for row in range(len(clean))]
         targets_t = torch.from_numpy(np.stack(targets))
         return torch.from_numpy(np.stack(crops)), targets_t, self._mask(targets_t.shape[:2], draw)
 
@@ -232,14 +236,20 @@ class Steps(torch.utils.data.Dataset):
         centres = at[np.arange(num_frames(length)) * HOP + RECEPTIVE_FIELD // 2]
         first, frames = self.corpus.first_frame[index], num_frames(len(wav))
         frame = np.clip(np.round((centres - RECEPTIVE_FIELD // 2) / HOP).astype(int), 0, frames - 1)
-        return self._perturb(crop, draw), self.targets[first + frame].astype(np.int32)
+        return crop, self.targets[first + frame].astype(np.int32)
 
-    def _perturb(self, crop: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-        tilt = draw.uniform(-0.4, 0.4)
-        crop = np.concatenate([crop[:1], crop[1:] - np.float32(tilt) * crop[:-1]])
-        if draw.random() < self.recipe.noise_probability:
-            level = np.sqrt(np.mean(crop**2)) * 10 ** (-draw.uniform(10, 40) / 20)
-            crop = crop + (level * draw.standard_normal(len(crop))).astype(np.float32)
+    def _perturb(self, clean: Sequence[np.ndarray], row: int, draw: np.random.Generator) -> np.ndarray:
+        """Crop `row` of a step as another voice, through another microphone, in another place; frames keep their time."""
+        recipe, crop = self.recipe, clean[row]
+        if recipe.formant_range:
+            crop = other_tract(crop, draw.uniform(1 - recipe.formant_range, 1 + recipe.formant_range))
+        crop = tilted(crop, draw.uniform(-0.4, 0.4))
+        if recipe.room_probability and draw.random() < recipe.room_probability:
+            crop = echoed(crop, draw.uniform(0.1, 0.6), draw)
+        if recipe.babble_probability and draw.random() < recipe.babble_probability:
+            crop = over_babble(crop, clean[int(draw.integers(len(clean)))], draw.uniform(5, 25))
+        if draw.random() < recipe.noise_probability:
+            crop = over_noise(crop, draw.uniform(10, 40), draw)
         return crop
 
     def _mask(self, shape: torch.Size, draw: np.random.Generator) -> Tensor:

@@ -15,6 +15,7 @@ from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.pretraining.pretrain_data import Features, PretrainCorpus
 from units.encoder.recipes import Iteration
+from units.encoder.unit_encoder import open_features
 
 FIT_UTTERANCES, FIT_FRAMES = 2000, 120_000  # utterances, and frames of them, that targets are fitted on
 
@@ -39,19 +40,22 @@ def iteration_targets(
                 "give another --out"
             )
         return targets
-    codebooks = [(_extractor(model, layer, device), sizes) for layer, sizes in plan.clusters.items()]
-    targets = make_targets(corpus, codebooks, seed)
+    codebooks = [(_extractor(model, layer, device, plan.teacher), sizes) for layer, sizes in plan.clusters.items()]
+    targets = make_targets(corpus, codebooks, seed, plan.centring)
     part = saved.with_suffix(".part")
     save_file({"targets": targets}, str(part))
     part.replace(saved)
     return targets
 
 
-def make_targets(corpus: PretrainCorpus, codebooks: list[tuple[Features, list[int]]], seed: int) -> np.ndarray:
+def make_targets(
+    corpus: PretrainCorpus, codebooks: list[tuple[Features, list[int]]], seed: int, centring: str = "utterance"
+) -> np.ndarray:
     """Cluster features and label every frame; the whole corpus is decoded once for all codebooks.
 
     Args:
         codebooks: features, and the sizes of the codebooks to fit on them.
+        centring: mean normalisation of the features.
 
     Returns: (total frames, heads), heads in the order of `codebooks`; uint16 if every codebook allows it, else int32.
     """
@@ -59,7 +63,7 @@ def make_targets(corpus: PretrainCorpus, codebooks: list[tuple[Features, list[in
     drawn = by_length[np.sort(np.random.default_rng(seed).permutation(len(by_length))[:FIT_UTTERANCES])]
     jobs = []
     for extract, sizes in codebooks:
-        pieces = (piece for _, [batch] in corpus.run_jobs(drawn, [(extract, lambda x: x)]) for piece in batch)
+        pieces = (piece for _, [batch] in corpus.run_jobs(drawn, [(extract, lambda x: x)], centring) for piece in batch)
         frames = kmeans.sample_frames(pieces, FIT_FRAMES, seed)
         fits = [kmeans.fit(frames, min(size, len(frames)), seed) for size in sizes]
         reports = (f"K={size} inertia {fit.inertia:.3f} dead {fit.dead}" for size, fit in zip(sizes, fits))
@@ -68,7 +72,7 @@ def make_targets(corpus: PretrainCorpus, codebooks: list[tuple[Features, list[in
     largest = max(size for _, sizes in codebooks for size in sizes)
     heads = sum(len(sizes) for _, sizes in codebooks)
     labels = np.empty((int(corpus.first_frame[-1]), heads), np.uint16 if largest <= 1 << 16 else np.int32)
-    for rows, results in corpus.run_jobs(by_length, jobs):
+    for rows, results in corpus.run_jobs(by_length, jobs, centring):
         for row, *columns in zip(rows, *results):
             labels[corpus.first_frame[row] : corpus.first_frame[row + 1]] = np.concatenate(columns, axis=1)
     return labels
@@ -79,8 +83,10 @@ def _assigner(centres: list[Tensor]) -> Callable[[Tensor], np.ndarray]:
     return lambda x: torch.stack([kmeans.assign(x, own) for own in centres], dim=1).cpu().numpy()
 
 
-def _extractor(model: nn.Module, layer: int, device: str) -> Features:
-    """Features for targets: MFCC for layer 0, else a copy of the model as it is now."""
+def _extractor(model: nn.Module, layer: int, device: str, teacher: str | None) -> Features:
+    """Features for targets: the teacher's; without one MFCC for layer 0, else a copy of the model as it is now."""
+    if teacher is not None:
+        return open_features(teacher, layer, device)
     if layer == 0:
         return MfccFeatures()
     return HubertFeatures(copy.deepcopy(model), layer, f"layer {layer}").to(device)
