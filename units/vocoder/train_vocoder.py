@@ -29,6 +29,7 @@ def main(
     recipe: VocoderRecipe = VocoderRecipe(),
     device: str = "cpu",
     threads: int = 0,
+    start: Path | None = None,
 ) -> None:
     """Train a unit vocoder on the wavs of a manifest and their units.
 
@@ -40,6 +41,7 @@ def main(
         recipe: the vocoder and how it is trained
         device: cpu, cuda, or cuda:N
         threads: CPU threads; 0 leaves the number to torch
+        start: folder of another vocoder's training to begin with, of the same head and sizes; for units that mean the same
     """
     if threads < 0:
         raise VocoderError(VocoderReason.INVALID_SETTING, f"threads is {threads}; it is 0 or more")
@@ -54,7 +56,7 @@ def main(
     check_device(device)
     if threads:
         torch.set_num_threads(threads)
-    train(match(read_unit_set(units), read_manifest(manifest), speaker), recipe, out, device)
+    train(match(read_unit_set(units), read_manifest(manifest), speaker), recipe, out, device, start)
     print(f"vocoder in {out}")
 
 

@@ -187,9 +187,9 @@ def test_targets_do_not_depend_on_other_codebooks_or_threads(manifest, monkeypat
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(make_targets(corpus, [one, two], 0))
+            found.append(make_targets(corpus, [one, two], 0)[0])
             assert torch.get_num_threads() == count
-        apart = np.concatenate([make_targets(corpus, [one], 0), make_targets(corpus, [two], 0)], axis=1)
+        apart = np.concatenate([make_targets(corpus, [part], 0)[0] for part in (one, two)], axis=1)
     finally:
         torch.set_num_threads(threads)
     assert found[0].shape == (corpus.first_frame[-1], 3) and found[0].dtype == np.uint16

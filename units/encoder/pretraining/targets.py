@@ -26,7 +26,7 @@ def iteration_targets(
     """Labels of every frame for one iteration, (total frames, heads).
 
     Args:
-        saved: a file that holds them, or will; a resumed run reads them there.
+        saved: a file that holds them, or will, beside the centres of each head; a resumed run reads them there.
 
     Raises: ValueError if the file labels another number of frames than the corpus has.
     """
@@ -41,27 +41,29 @@ def iteration_targets(
             )
         return targets
     codebooks = [(_extractor(model, layer, device, plan.teacher), sizes) for layer, sizes in plan.clusters.items()]
-    targets = make_targets(corpus, codebooks, seed, plan.centring)
+    targets, centres = make_targets(corpus, codebooks, seed, plan.centring)
     part = saved.with_suffix(".part")
-    save_file({"targets": targets}, str(part))
+    kept = {f"centres{head}": own.cpu().numpy() for head, own in enumerate(centres)}
+    save_file({"targets": targets, **kept}, str(part))
     part.replace(saved)
     return targets
 
 
 def make_targets(
     corpus: PretrainCorpus, codebooks: list[tuple[Features, list[int]]], seed: int, centring: str = "utterance"
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[Tensor]]:
     """Cluster features and label every frame; the whole corpus is decoded once for all codebooks.
 
     Args:
         codebooks: features, and the sizes of the codebooks to fit on them.
         centring: mean normalisation of the features.
 
-    Returns: (total frames, heads), heads in the order of `codebooks`; uint16 if every codebook allows it, else int32.
+    Returns: labels (total frames, heads), heads in the order of `codebooks`, uint16 if every codebook allows it, else
+        int32; and the centres of each head, (K, D).
     """
     by_length = np.argsort(corpus.lengths, kind="stable")
     drawn = by_length[np.sort(np.random.default_rng(seed).permutation(len(by_length))[:FIT_UTTERANCES])]
-    jobs = []
+    jobs, centres = [], list[Tensor]()
     for extract, sizes in codebooks:
         pieces = (piece for _, [batch] in corpus.run_jobs(drawn, [(extract, lambda x: x)], centring) for piece in batch)
         frames = kmeans.sample_frames(pieces, FIT_FRAMES, seed)
@@ -69,13 +71,14 @@ def make_targets(
         reports = (f"K={size} inertia {fit.inertia:.3f} dead {fit.dead}" for size, fit in zip(sizes, fits))
         print(f"targets of {extract.name}:", ", ".join(reports))
         jobs.append((extract, _assigner([fit.centres.to(extract.device) for fit in fits])))
+        centres += [fit.centres for fit in fits]
     largest = max(size for _, sizes in codebooks for size in sizes)
     heads = sum(len(sizes) for _, sizes in codebooks)
     labels = np.empty((int(corpus.first_frame[-1]), heads), np.uint16 if largest <= 1 << 16 else np.int32)
     for rows, results in corpus.run_jobs(by_length, jobs, centring):
         for row, *columns in zip(rows, *results):
             labels[corpus.first_frame[row] : corpus.first_frame[row + 1]] = np.concatenate(columns, axis=1)
-    return labels
+    return labels, centres
 
 
 def _assigner(centres: list[Tensor]) -> Callable[[Tensor], np.ndarray]:

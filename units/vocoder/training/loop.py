@@ -30,7 +30,9 @@ MOST_CALIBRATED = 2000  # utterances; enough to know their total length to a tho
 Training = MelTraining | GanTraining
 
 
-def train(pairs: list[Pair], recipe: VocoderRecipe, out: Path, device: str = "cpu") -> UnitVocoder:
+def train(
+    pairs: list[Pair], recipe: VocoderRecipe, out: Path, device: str = "cpu", start: Path | None = None
+) -> UnitVocoder:
     """Train a vocoder, and save it in `out`. A checkpoint in `out` is resumed.
 
     Args:
@@ -38,6 +40,7 @@ def train(pairs: list[Pair], recipe: VocoderRecipe, out: Path, device: str = "cp
         recipe: the vocoder and how it is trained.
         out: folder of the vocoder, its log and its checkpoint.
         device: cpu, cuda, or cuda:N.
+        start: folder of another training of the same head and sizes, whose weights and optimisers it begins with.
 
     Raises: VocoderError if the checkpoint has another recipe or codebook, or units do not fit their audio.
     """
@@ -47,6 +50,8 @@ def train(pairs: list[Pair], recipe: VocoderRecipe, out: Path, device: str = "cp
     origin = json.dumps([data.codebook.fingerprint, dataclasses.asdict(recipe), data.speakers])
     if (out / CHECKPOINT).exists():
         _load(training, out / CHECKPOINT, origin)
+    elif start is not None:
+        _begin_with(training, start / CHECKPOINT)
     crops = CropDataset(data, recipe, training.target, copies=training.world * max(1, _workers(training)))
     if training.rank == 0:
         print(f"{len(pairs)} utterances, {crops.seconds / 60:.1f} minutes; steps {training.step} to {recipe.steps}")
@@ -137,6 +142,22 @@ def _load(training: Training, path: Path, origin: str) -> None:
         )
     training.load_state(state)
     training.step, training.seconds = state["step"], state["seconds"]
+
+
+def _begin_with(training: Training, path: Path) -> None:
+    """Take over the weights and the optimisers of another training's checkpoint, at step 0.
+
+    Raises: VocoderError if they are of another head, or of other sizes.
+    """
+    if not path.exists():
+        raise VocoderError(VocoderReason.OTHER_RECIPE, f"there is no {path}; --start is the folder of a training")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    try:
+        training.load_state(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise VocoderError(
+            VocoderReason.OTHER_RECIPE, f"{path} is of another head, or of other sizes than the recipe's: {error}"
+        ) from error
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
