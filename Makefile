@@ -78,7 +78,7 @@ export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
 endif
 endif
 
-.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval page chat starter-encoder \
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval page chat starter-encoder starter-codec \
         real-models test test-all check docs bench clean
 
 ##@ Start here
@@ -163,6 +163,19 @@ starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two h
 	@$(PYTHON) -m units.encoder.fit --manifest runs/starter/corpus/starter.jsonl --out runs/starter/unit_encoder --encoder starter --layer 2
 	@cp runs/starter/unit_encoder/codebook.json runs/starter/unit_encoder/centres.safetensors units/starter/
 	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
+
+# TEACHER: a transformers folder or hub id of whisper-tiny.en. LIBRISPEECH: a part of LibriSpeech to learn readers from.
+CODEC ?= runs/codec
+TEACHER ?= openai/whisper-tiny.en
+starter-codec: $(INSTALLED) $(SPEAKS) ## train encoder, codebook and vocoder of a small codec (a GPU: 10 minutes; resumable)
+	@$(PYTHON) -m instruct_data.speech.codec_corpus --out $(CODEC)/corpus $(if $(LIBRISPEECH),--readers $(LIBRISPEECH))
+	@[ -e $(CODEC)/teacher ] || ln -s $(if $(wildcard $(TEACHER)),$(abspath $(TEACHER)),$$($(PYTHON) -c \
+	  "from huggingface_hub import snapshot_download as get; print(get('$(TEACHER)'))")) $(CODEC)/teacher
+	@$(PYTHON) -m units.encoder.pretrain --config units/configs/starter_codec.yaml $(if $(DEVICE),--device $(DEVICE)) \
+	  --manifest $(CODEC)/corpus/pretrain.jsonl --out $(CODEC)/starter
+	@$(PYTHON) -m units.dataset.extract $(CODEC)/corpus/answers.jsonl --out $(CODEC)/units --encoder $(CODEC)/starter/unit_encoder
+	@$(PYTHON) -m units.vocoder.train_vocoder --config units/configs/starter_vocoder.yaml $(if $(DEVICE),--device $(DEVICE)) \
+	  --units $(CODEC)/units --manifest $(CODEC)/corpus/answers.jsonl --out $(CODEC)/vocoder
 
 clean: ## delete this preset's run folder
 	rm -rf -- '$(RUN)'

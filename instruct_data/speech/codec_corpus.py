@@ -1,4 +1,4 @@
-"""Speak the corpus that the shipped codec is trained on: open English in many TTS voices, and human readers beside them.
+"""Speak the corpus of the shipped codec: open English in many TTS voices, and human readers beside them.
 
     python -m instruct_data.speech.codec_corpus --out runs/codec/corpus --lines 300 --answers 100       # a trial
     python -m instruct_data.speech.codec_corpus --out runs/codec/corpus --readers LibriSpeech/train-clean-100
@@ -23,13 +23,22 @@ from units.runtime.command import command
 ANSWER_VOICE = "flite:slt"
 UNHEARD = ("flite:rms", "flite:awb")  # TTS voices that no line is spoken in
 ESPEAK_VARIANTS = (
-    "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt3 klatt4 klatt5 Alex Alicia Andrea Andy Annie AnxiousAndy "
-    "Denis Diogo Gene Gene2 Hugo Jacky Lee Marco Mario Michael Mike Nguyen Reed RicishayMax RicishayMax2 Tweaky adam anika "
-    "anikaRobot announcer antonio aunty belinda benjamin boris caleb croak david ed edward fast grandma grandpa "
-    "gustave ian iven iven2 iven3 iven4 john kaukovalta linda marcelo max michel miguel norbert pablo paul pedro quincy "
-    "rob robert robosoft shelby steph steph2 steph3 travis victor whisper zac"
+    "f1 f2 f3 f4 f5 m1 m2 m3 m4 m5 m6 m7 m8 klatt klatt2 klatt3 klatt4 klatt5 Alex Alicia Andrea Andy Annie "
+    "AnxiousAndy Denis Diogo Gene Gene2 Hugo Jacky Lee Marco Mario Michael Mike Nguyen Reed RicishayMax "
+    "RicishayMax2 Tweaky adam anika anikaRobot announcer antonio aunty belinda benjamin boris caleb croak "
+    "david ed edward fast grandma grandpa gustave ian iven iven2 iven3 iven4 john kaukovalta linda marcelo max "
+    "michel miguel norbert pablo paul pedro quincy rob robert robosoft shelby steph steph2 steph3 travis "
+    "victor whisper zac"
 ).split()
-ACCENTS = ("en-us", "gmw/en-GB-scotland", "en-029", "gmw/en", "gmw/en-GB-x-rp", "gmw/en-GB-x-gbclan", "gmw/en-GB-x-gbcwmd")
+ACCENTS = (
+    "en-us",
+    "gmw/en-GB-scotland",
+    "en-029",
+    "gmw/en",
+    "gmw/en-GB-x-rp",
+    "gmw/en-GB-x-gbclan",
+    "gmw/en-GB-x-gbcwmd",
+)
 KAL_SHARE = 0.12  # of the lines: flite's second voice, a recorded man
 READERS_SHARE = 0.4  # of the utterances for pre-training
 SEGMENT = 5.0  # seconds of a reader's recording in one utterance, about
@@ -81,7 +90,12 @@ def repeated(readers: list[Utterance], others: int) -> list[Utterance]:
 
 @command("instruct-codec-corpus", positional=False)
 def main(
-    out: Path, lines: int = 12000, answers: int = 4000, readers: Path | None = None, workers: int | None = None, seed: int = 0
+    out: Path,
+    lines: int = 12000,
+    answers: int = 4000,
+    readers: Path | None = None,
+    workers: int | None = None,
+    seed: int = 0,
 ) -> None:
     """Speak the corpus of the shipped codec.
 

@@ -1,8 +1,9 @@
 """Sentences of ordinary English words, without end: text for a codec that serves any speech, free of any book's rights.
 
-Words are drawn by the trigram model of English that comes with pocketsphinx (extra `eval`, BSD licence): PROPOSALS words
-by their frequency, of which the trigram model chooses one. So common words and their neighbours occur as in English,
-though the sentences mean nothing; RARE of the words are drawn evenly from the CMU dictionary, for every sound of English.
+Words are drawn by the trigram model of English that comes with pocketsphinx (extra `eval`, BSD licence): PROPOSALS
+words by their frequency, of which the trigram model chooses one. So common words and their neighbours occur as in
+English, though the sentences mean nothing. RARE of the words are drawn evenly from the CMU dictionary, so that every
+sound of English occurs.
 """
 
 from __future__ import annotations

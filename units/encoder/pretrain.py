@@ -80,7 +80,9 @@ def main(
     model = build_model(recipe)
     if start:
         model.load_state_dict(type(model).from_pretrained(start, dtype=torch.float32).state_dict())
-    centres = train_iterations(model, corpus, recipe, out, device, usual_loaders(device) if workers is None else workers)
+    centres = train_iterations(
+        model, corpus, recipe, out, device, usual_loaders(device) if workers is None else workers
+    )
     model.half().cpu().save_pretrained(out / "hubert")
     if centres is not None:
         features = HubertFeatures.from_pretrained(out / "hubert", recipe.layers, out.name)

@@ -39,8 +39,8 @@ class FitRecipe:
     size: int = 100
     """Number of units K."""
     centring: str = "utterance"
-    """Mean normalisation: utterance subtracts its mean from each utterance (less of the speaker); frame also scales each
-    frame to deviation 1 (for Whisper, whose largest channels would decide alone); or none."""
+    """Mean normalisation: utterance subtracts its mean from each utterance (less of the speaker); frame also scales
+    each frame to deviation 1 (for a Whisper); or none."""
     utterances: int = 2000
     """Utterances that are drawn."""
     frames: int = 150_000

@@ -4,8 +4,8 @@
 
 Whisper (Radford et al. 2022, arXiv 2212.04356) reads 30 s, whatever is spoken in it. Here it reads the utterance and
 SILENCE seconds after it: a 3 s wav takes a thirteenth of the time, and the states of whisper-tiny.en keep a cosine of
-0.98 to 0.99. Frame i is computed around the samples that HuBERT's frame i sees, so durations, vocoders and unit sets are
-the same: the mel windows are not centred on sample 0 but begin there.
+0.98 to 0.99. Frame i is computed around the samples that HuBERT's frame i sees, so durations, vocoders and unit sets
+are the same: the mel windows are not centred on sample 0 but begin there.
 
 The last layer of a recogniser forgets how words sound; on whisper-tiny.en the third of four keeps most for a vocoder.
 
@@ -29,7 +29,10 @@ from units.encoder.hubert import _exact_float32, _Layer, _Product
 FFT = 400  # samples of a mel window
 MEL_HOP = 160  # samples between mel frames; the second convolution halves their rate
 SILENCE = 0.3  # seconds after the utterance
-WINDOW, CONTEXT = 20, 4.5  # seconds: longer wavs are encoded in windows with context on either side, below 30 s together
+WINDOW, CONTEXT = (
+    20,
+    4.5,
+)  # seconds: longer wavs are encoded in windows with context on either side, below 30 s together
 
 
 class WhisperFeatures:
@@ -39,7 +42,9 @@ class WhisperFeatures:
     """
 
     grid = HUBERT_GRID
-    normalise = pre_norm = False  # for the fingerprint: no wav is normalised, and the last norm is not among the weights
+    normalise = pre_norm = (
+        False  # for the fingerprint: no wav is normalised, and the last norm is not among the weights
+    )
     cut_long = False
 
     def __init__(self, model: nn.Module, layer: int, name: str, dtype: torch.dtype = torch.float32) -> None:
@@ -174,10 +179,10 @@ class WhisperFeatures:
         return x + self.model.embed_positions.weight[: len(x)]
 
     def _log_mel(self, wav: Tensor) -> Tensor:
-        """Log-mels (mels, frames) as Whisper's, 100 a second: the loudest of the wav is 1, four decades below it is -1."""
+        """Log-mels (mels, frames) as Whisper's, 100 a second, at most eight decades below the loudest."""
         spectrum = torch.stft(wav, FFT, MEL_HOP, window=self._hann, center=False, return_complex=True)
         mel = (self._bank @ spectrum.abs().square()).clamp(min=1e-10).log10()
-        return (mel.clamp(min=float(mel.max()) - 8.0) if mel.device.type == "cpu" else mel.maximum(mel.max() - 8)) / 4 + 1
+        return mel.maximum(mel.max() - 8) / 4 + 1
 
 
 class _WhisperLayer(_Layer):

@@ -41,7 +41,7 @@ def main(
         recipe: the vocoder and how it is trained
         device: cpu, cuda, or cuda:N
         threads: CPU threads; 0 leaves the number to torch
-        start: folder of another vocoder's training to begin with, of the same head and sizes; for units that mean the same
+        start: folder of another training to begin with, of the same head and sizes, for units that mean the same
     """
     if threads < 0:
         raise VocoderError(VocoderReason.INVALID_SETTING, f"threads is {threads}; it is 0 or more")

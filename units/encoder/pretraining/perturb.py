@@ -1,7 +1,7 @@
-"""Perturbations of a crop that leave every frame in its place: another vocal tract, microphone, room, and noise behind it.
+"""Perturbations that leave every frame in its place: another vocal tract, microphone or room, and noise.
 
-Units should follow the words (Gat et al. 2022, arXiv 2209.15483; R-Spin, arXiv 2311.09117): the network sees a perturbed
-crop and predicts the targets of the clean one. Each function takes and returns a wav, float32 (T,).
+Units should follow the words (Gat et al. 2022, arXiv 2209.15483; R-Spin, arXiv 2311.09117): the network sees a
+perturbed crop and predicts the targets of the clean one. Each function takes and returns a wav, float32 (T,).
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Steps(torch.utils.data.Dataset):
         return crop, self.targets[first + frame].astype(np.int32)
 
     def _perturb(self, clean: Sequence[np.ndarray], row: int, draw: np.random.Generator) -> np.ndarray:
-        """Crop `row` of a step as another voice, through another microphone, in another place; frames keep their time."""
+        """Crop `row` of a step in another voice, through another microphone, in another place."""
         recipe, crop = self.recipe, clean[row]
         if recipe.formant_range:
             crop = other_tract(crop, draw.uniform(1 - recipe.formant_range, 1 + recipe.formant_range))
