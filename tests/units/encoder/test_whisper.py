@@ -18,7 +18,7 @@ from units.encoder.recipes import FitRecipe, Iteration, PretrainRecipe
 from units.encoder.unit_encoder import UnitEncoder, open_features
 from units.encoder.whisper import SILENCE, WhisperFeatures
 
-REAL = Path(os.environ.get("REAL_MODELS", "/tmp/real_models")) / "whisper-tiny.en"
+REAL = Path(os.environ.get("REAL_MODELS", "runs/real")) / "whisper-tiny.en"  # of make real-models
 
 
 def tiny_whisper(layers: int = 3) -> WhisperModel:
@@ -152,9 +152,7 @@ def test_pretraining_with_a_teacher_and_prototypes_makes_a_unit_encoder(folder, 
 
 
 @pytest.mark.real
-@pytest.mark.skipif(
-    not REAL.exists(), reason="no real Whisper; make one with real_models.py and name its folder in REAL_MODELS"
-)
+@pytest.mark.skipif(not REAL.exists(), reason="no real Whisper; make real-models")
 def test_a_short_window_keeps_the_states_of_30_seconds():
     from transformers import WhisperFeatureExtractor
 
