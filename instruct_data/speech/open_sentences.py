@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from instruct_data.text.extras import required
+from units.runtime.extras import required
 
 PROPOSALS = 24  # words that compete for a place
 RARE = 0.15  # of the words

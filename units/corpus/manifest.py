@@ -160,9 +160,7 @@ def _path_in(folder: Path, audio: str) -> Path:
 
 def _is_seconds(value: object) -> bool:
     try:
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
-        )
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
     except OverflowError:  # an integer beyond every float
         return False
 
