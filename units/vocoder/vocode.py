@@ -15,11 +15,11 @@ import hashlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -32,9 +32,6 @@ from units.runtime.progress import progress
 from units.runtime.provenance import content_hash, fingerprint
 from units.runtime.refusals import Refusal, counted
 from units.vocoder.vocode_lines import Line, read_lines, read_set
-
-if TYPE_CHECKING:
-    from units.vocoder.unit_vocoder import UnitVocoder
 
 PLAN, REFUSED = "vocode.json", "refused.jsonl"
 AT_ONCE = 64  # utterances passed to the vocoder, which sorts them by length
@@ -107,7 +104,7 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     speaker = int(config.speaker) if by_number else config.speaker
     vocoder.check_speaker(speaker)
     contents = (source / COMPLETION_FILE if unit_set else source).read_bytes()
-    old = {"vocoder": lambda: old_weights_hash(vocoder)}
+    old = {"vocoder": lambda: old_weights_hash(vocoder.network.state_dict())}
     check_begun(out / PLAN, _plan(contents, config, speaker), old)
     if unit_set:
         lines, total = read_set(unit_set), len(unit_set)
@@ -139,10 +136,10 @@ def weights_hash(vocoder: Path) -> str:
     return content_hash({"weights": vocoder / PUBLISHED if vocoder.is_dir() else vocoder})
 
 
-def old_weights_hash(vocoder: UnitVocoder) -> str:
-    """Hash of a vocoder's weights as release 0.1.0 wrote it into the plan of a run."""
+def old_weights_hash(weights: Mapping[str, Any]) -> str:
+    """Hash of a vocoder's weights, tensors by name, as release 0.1.0 wrote it into the plan of a run."""
     state = hashlib.sha256()
-    for weight in vocoder.network.state_dict().values():
+    for weight in weights.values():
         state.update(weight.cpu().contiguous().numpy().tobytes())
     return state.hexdigest()[:16]
 
