@@ -89,3 +89,4 @@ class BuildConfig:
         for name in ("least_of_a_family", "most_of_a_family", "workers"):
             check_range(name, getattr(self, name), 1)
         check_range("chat_ratio", self.chat_ratio, 0)
+        check_range("seed", self.seed, 0)

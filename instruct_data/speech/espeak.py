@@ -12,6 +12,7 @@ import numpy as np
 from instruct_data.speech.tts_voice import VoiceError, plain_bytes
 from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
+from units.runtime.command import check_range
 from units.runtime.extras import required
 
 # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS, espeakCHARS_UTF8, espeakRATE, espeakPITCH
@@ -33,6 +34,11 @@ class EspeakVoice:
     speed: float = 165
     pitch: float = 50
     warp: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range("speed", self.speed, 80, 450)  # the range of espeak-ng
+        check_range("pitch", self.pitch, 0, 99)
+        check_range("warp", self.warp, 0.5, 2)
 
     @property
     def name(self) -> str:

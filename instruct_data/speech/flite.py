@@ -17,6 +17,7 @@ import numpy as np
 from instruct_data.speech.tts_voice import VoiceError, plain_bytes
 from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
+from units.runtime.command import check_range
 
 VOICES = ("slt", "awb", "rms", "kal16")
 
@@ -38,6 +39,8 @@ class FliteVoice:
         if self.voice not in VOICES:
             message = f"Flite has no voice {self.voice!r}; it has {', '.join(VOICES)}"
             raise VoiceError(TextReason.UNKNOWN_VOICE, message)
+        check_range("stretch", self.stretch, 0.1, 10)
+        check_range("warp", self.warp, 0.5, 2)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 from instruct_data.speech.voices import VoiceError, open_voice, processes
 from instruct_data.text.chats import TextChat, read_chats
 from units.corpus.manifest import Utterance, write_manifest
-from units.runtime.command import SOME_REFUSED, command
+from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.file_names import plain_name
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
@@ -164,9 +164,8 @@ class SpeakConfig:
 
     def __post_init__(self) -> None:
         for name in ("voices_a_question", "most", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} is {value}; it must be 1 or more")
+            check_range(name, getattr(self, name), 1)
+        check_range("seed", self.seed, 0)
 
 
 @command("instruct-speak", flat=True)

@@ -13,6 +13,7 @@ import numpy as np
 from instruct_data.speech.tts_voice import VoiceError, plain_bytes
 from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
+from units.runtime.command import check_range
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class TransformersVoice:
 
     folder: str
     speaker: int | None = None
+
+    def __post_init__(self) -> None:
+        check_range("speaker", self.speaker, 0)
 
     @property
     def name(self) -> str:

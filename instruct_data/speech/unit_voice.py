@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from instruct_data.text.chats import TextChat, read_chats, text_key
 from speechgpt.sampling import Sampling
 from units.runtime.ahead import own_cores
 from units.runtime.atomic import check_begun
-from units.runtime.command import SOME_REFUSED, command
+from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.ranks import Ranks, this_rank
@@ -63,9 +64,9 @@ class UnitVoiceConfig:
     def __post_init__(self) -> None:
         _check_said(self.said)
         for name in ("batch", "shard_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name} is {value}; it must be 1 or more")
+            check_range(name, getattr(self, name), 1)
+        check_range("world", self.world, 1)
+        check_range("rank", self.rank, 0, math.inf if self.world is None else self.world - 1)
 
 
 def _check_said(said: str) -> None:

@@ -25,6 +25,7 @@ tract, which raises the voice: the engine speaks slower, and the wav is played f
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 from instruct_data.speech.tts_voice import TTSVoice, VoiceError
@@ -57,6 +58,9 @@ def open_voice(specification: str, **options: float) -> TTSVoice:
         from instruct_data.speech.transformers_tts import TransformersVoice
 
         folder, _, speaker = name.partition("#")
+        if not re.fullmatch("[0-9]*", speaker):
+            message = f"the speaker of {specification!r} is {speaker!r}; it is a number, 0 or more"
+            raise VoiceError(TextReason.UNKNOWN_VOICE, message)
         return TransformersVoice(folder, int(speaker) if speaker else None)
     raise VoiceError(TextReason.UNKNOWN_VOICE, f"unknown kind of voice {specification!r}; the kinds are {KINDS}")
 

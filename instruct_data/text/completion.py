@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from instruct_data.text.reasons import TextReason
+from units.runtime.command import check_range
 from units.runtime.extras import required
 from units.runtime.json_files import FileError, FileReason
 from units.runtime.refusals import RefusedError
@@ -90,6 +91,10 @@ class EndpointModel:
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"{self.url!r} is not the address of a server; it begins with http:// and ends with /v1")
+        for name in ("most_tokens", "tries", "at_once"):
+            check_range(name, getattr(self, name), 1)
+        check_range("temperature", self.temperature, 0)
+        check_range("timeout", self.timeout, 0, exclusive=True)
 
     @property
     def name(self) -> str:
@@ -178,6 +183,10 @@ class LocalModel:
     """Token limit of one completion."""
     at_once: int = 8
     """Prompts in one batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("most_tokens", "at_once"):
+            check_range(name, getattr(self, name), 1)
 
     @property
     def name(self) -> str:

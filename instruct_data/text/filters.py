@@ -16,6 +16,7 @@ from instruct_data.text.reasons import TextReason
 from instruct_data.text.speakability import has_code, has_list, has_table, has_url, is_unspeakable, word_count
 from instruct_data.text.spoken_form import speakable, tidy
 from units.corpus.manifest import has_word
+from units.runtime.command import check_range
 from units.runtime.refusals import Refusals
 
 EXCERPT = 60  # characters of a question that a refusal shows
@@ -49,8 +50,7 @@ class Filters:
 
     def __post_init__(self) -> None:
         for name in ("longest_answer", "longest_question"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"filters.{name} is {getattr(self, name)}; it must be 1 or more")
+            check_range(f"filters.{name}", getattr(self, name), 1)
         if self.language is not None:
             object.__setattr__(self, "language", language_code(self.language))
 

@@ -34,7 +34,7 @@ from instruct_data.text.completion import (
 from instruct_data.text.filters import Filters, kept_chats
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code, read_source
-from units.runtime.command import command
+from units.runtime.command import check_range, command
 from units.runtime.json_files import read_text
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
@@ -224,15 +224,10 @@ class RewriteConfig:
             raise ValueError("give one of --endpoint URL and --local FOLDER")
         if self.endpoint is not None and not self.model:
             raise ValueError(f"give the name of a model of {self.endpoint}: --model NAME")
-        for name in ("most_tokens", "at_once", "tries"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.most is not None and self.most < 1:
-            raise ValueError(f"--most is {self.most}; it must be 1 or more")
-        if self.temperature < 0:
-            raise ValueError(f"--temperature is {self.temperature}; it must be 0 or more")
-        if self.timeout <= 0:
-            raise ValueError(f"--timeout is {self.timeout}; it must be above 0 seconds")
+        for name in ("most_tokens", "at_once", "tries", "most"):
+            check_range(name, getattr(self, name), 1)
+        check_range("temperature", self.temperature, 0)
+        check_range("timeout", self.timeout, 0, exclusive=True)
 
     def open_model(self) -> CompletionModel:
         """The model that these settings name."""

@@ -17,7 +17,7 @@ from instruct_data.text.filters import Filters, kept_chats
 from instruct_data.text.published import FORMATS, RowError, message_trees
 from instruct_data.text.reasons import FILTERED, TextReason
 from instruct_data.text.rows import Row, read_rows
-from units.runtime.command import SOME_REFUSED, command
+from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
 
@@ -101,8 +101,7 @@ def main(source: Path | list[Path], form: str, out: Path, filters: Filters = Fil
         filters: which chats are kept, and how they are made speakable
         most: read only this many chats, for a trial; all if not given
     """
-    if most is not None and most < 1:
-        raise ValueError(f"--most is {most}; it must be 1 or more")
+    check_range("most", most, 1)
     listed = out.with_name(f"{out.name}.refused.jsonl")
     paths = source if isinstance(source, list) else [source]
     with listed_refusals(listed) as refusals:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines
 from instruct_data.toy.world import UNSEEN_STATEMENTS, toy_text
-from units.runtime.command import command
+from units.runtime.command import check_range, command
 from units.runtime.extras import required
 
 ESPEAK_VARIANTS = (
@@ -74,8 +74,8 @@ def main(out: Path, lines: int = 9000, workers: int | None = None) -> None:
         lines: number of utterances, about 2 seconds each
         workers: processes; one for each core if not given
     """
-    if lines < 1:
-        raise ValueError(f"--lines is {lines}; it must be 1 or more")
+    check_range("lines", lines, 1)
+    check_range("workers", workers, 1)
     print(speak_lines(starter_lines(lines), out, "starter", workers).manifest)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from instruct_data.speech.speak import Line, speak_lines, varied
 from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, make_text, vocabulary
 from units.runtime.atomic import written_whole
-from units.runtime.command import command
+from units.runtime.command import check_range, command
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
 NUM_STATEMENTS = 6240
@@ -59,11 +59,9 @@ class ToyConfig:
 
     def __post_init__(self) -> None:
         for name in ("fact_renditions", "say_questions", "spoken_statements", "answer_voice_statements", "facts"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"--toy.{name} is {value}; it must be 0 or more")
-        if self.answer_renditions < 1:
-            raise ValueError(f"--toy.answer_renditions is {self.answer_renditions}; it must be 1 or more")
+            check_range(f"toy.{name}", getattr(self, name), 0)
+        check_range("toy.answer_renditions", self.answer_renditions, 1)
+        check_range("toy.seed", self.seed, 0)
 
 
 def toy_text(seed: int) -> ToyText:
@@ -142,6 +140,7 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
         toy: how much is spoken
         workers: processes; one for each core if not given
     """
+    check_range("workers", workers, 1)
     text = toy_text(toy.seed)
     speak_lines(training_lines(text, toy), out, "train", workers)
     for split in ("dev", "test"):

@@ -12,6 +12,17 @@ from typing import Any
 import pytest
 
 from eval.resynthesis import ResynthesisOptions
+from instruct_data.build.config import BuildConfig, UnitSource
+from instruct_data.build.splits import Splits
+from instruct_data.speech.espeak import EspeakVoice
+from instruct_data.speech.flite import FliteVoice
+from instruct_data.speech.speak import SpeakConfig
+from instruct_data.speech.transformers_tts import TransformersVoice
+from instruct_data.speech.unit_voice import UnitVoiceConfig
+from instruct_data.text.completion import EndpointModel, LocalModel
+from instruct_data.text.filters import Filters
+from instruct_data.text.rewrite import RewriteConfig
+from instruct_data.toy.world import ToyConfig
 from speechgpt.sampling import Sampling
 from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.quality_config import QualityConfig
@@ -25,8 +36,19 @@ from units.vocoder.training.recipe import GanRecipe, VocoderRecipe
 CONFIGS = (
     *(EncoderConfig, WorkConfig, QualityConfig, Share, FitRecipe, PretrainRecipe, GanRecipe, VocoderRecipe),
     *(MelGeneratorConfig, HifiGanConfig, VocosConfig, ResynthesisOptions, Sampling),
+    *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
+    *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
 )
-NEEDED: dict[type, dict[str, Any]] = {EncoderConfig: {"kmeans": "km.bin"}}  # beside the field
+NEEDED: dict[type, dict[str, Any]] = {  # beside the field
+    EncoderConfig: {"kmeans": "km.bin"},
+    RewriteConfig: {"local": "m"},
+    EndpointModel: {"url": "http://localhost:1/v1", "model": "m"},
+    LocalModel: {"folder": "m"},
+    UnitSource: {"path": "u"},
+    EspeakVoice: {"voice": "en"},
+    FliteVoice: {"voice": "slt"},
+    TransformersVoice: {"folder": "m"},
+}
 
 
 def numbers_of(config: type) -> list[tuple[str, set]]:
@@ -46,6 +68,7 @@ FIELDS = [(config, name, kinds) for config in CONFIGS for name, kinds in numbers
 def test_a_number_outside_its_range_is_refused_by_name(config: type, name: str, kinds: set) -> None:
     wrong: list[float] = [-1, -(10**9)] if int in kinds else [-1.0, -1e30]
     wrong += [math.nan, math.inf, -math.inf] if float in kinds else []
+    wrong += [True] if config.__module__.startswith("instruct_data") else []
     for value in wrong:
         with pytest.raises(ValueError) as error:
             config(**{**NEEDED.get(config, {}), name: value})

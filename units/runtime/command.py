@@ -67,9 +67,12 @@ def check_range(
         value: the number; None, for an option that is not given, passes.
         least, most: the range, of finite numbers. exclusive: `least` itself is not in it.
 
-    Raises: ValueError with the value and the range.
+    Raises: ValueError with the value and the range; True and False are no numbers.
     """
-    if value is None or (value > least if exclusive else value >= least) and value <= most and abs(value) < math.inf:
+    if value is None:
+        return
+    above = value > least if exclusive else value >= least
+    if above and value <= most and abs(value) < math.inf and not isinstance(value, bool):
         return
     lower = f"{'more than' if exclusive else 'at least'} {least}" if least > -math.inf else ""
     upper = f"at most {most}" if most < math.inf else ""

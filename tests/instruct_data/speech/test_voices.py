@@ -247,7 +247,7 @@ def test_texts_are_spoken_once() -> None:
         list(texts_of(CHATS, "songs"))
     with pytest.raises(ValueError, match="--batch is 0"):
         UnitVoiceConfig(batch=0)
-    with pytest.raises(ValueError, match="--voices_a_question is 0"):
+    with pytest.raises(ValueError, match="--voices-a-question is 0"):
         SpeakConfig(voices_a_question=0)
 
 

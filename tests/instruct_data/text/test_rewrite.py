@@ -366,7 +366,7 @@ def test_a_cache_that_is_something_else_is_named(tmp_path: Path) -> None:
         ({}, "--endpoint URL and --local"),
         ({"endpoint": "http://x/v1", "local": "y"}, "--endpoint URL and --local"),
         ({"local": "y", "tries": 0}, "--tries is 0"),
-        ({"local": "y", "most_tokens": 0}, "--most_tokens is 0"),
+        ({"local": "y", "most_tokens": 0}, "--most-tokens is 0"),
         ({"local": "y", "temperature": -1.0}, "--temperature is -1"),
         ({"local": "y", "timeout": 0.0}, "--timeout is 0"),
         ({"local": "y", "most": 0}, "--most is 0"),
