@@ -59,8 +59,31 @@ def continuation(model: PreTrainedModel, prompt: list[int], ends: set[int], samp
     return [row[0] for row in _draws(model, [prompt], ends, None, sampling) if row[0] is not None]
 
 
+@torch.inference_mode()
+def embedded_draws(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    embed: Callable[[Tensor], Tensor],
+    ends: set[int],
+    sampling: Sampling,
+) -> Iterator[list[int | None]]:
+    """As `draws`, without a grammar, for prompts that are not tokens alone.
+
+    Args:
+        prompts: token ids, with any token where something else stands.
+        embed: gives the input embeddings (B, L, H) of the prompts as they are batched: ids (B, L), padded on the left.
+        ends: tokens that end a reply.
+    """
+    yield from _draws(model, prompts, ends, None, sampling, embed)
+
+
 def _draws(
-    model: PreTrainedModel, prompts: Sequence[list[int]], ends: set[int], grammar: Grammar | None, sampling: Sampling
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    ends: set[int],
+    grammar: Grammar | None,
+    sampling: Sampling,
+    embed: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[list[int | None]]:
     """Draw the next token of each prompt's reply, until each has drawn one of `ends` or has no room left."""
     context, longest = context_length(model), max(map(len, prompts))
@@ -73,9 +96,10 @@ def _draws(
     choose, cache = _chooser(sampling, model.device), None
     states = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
     room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    given = {"input_ids": ids} if embed is None else {"inputs_embeds": embed(ids)}
     while any(room):
         out = model(
-            input_ids=ids,
+            **given,
             attention_mask=mask,
             position_ids=positions,
             past_key_values=cache,
@@ -88,7 +112,7 @@ def _draws(
         tokens = [token if left else None for token, left in zip(chosen.tolist(), room)]
         yield tokens
         room = [0 if token is None or token in ends else left - 1 for token, left in zip(tokens, room)]
-        ids, mask = chosen[:, None], torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+        given, mask = {"input_ids": chosen[:, None]}, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # finished rows would run past the context
 
 

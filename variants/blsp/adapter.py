@@ -1,0 +1,106 @@
+"""The adapter: encoder states to input embeddings of the LLM, at a fraction of the rate.
+
+    states (S, N, D) -> [convolution, gated linear unit] for each kernel -> x + W2 gelu(W1 x) -> layer norm -> (M, H)
+
+With kernels (5, 5, 5) and strides (2, 2, 2), 50 frames a second become 6.25 embeddings a second.
+Source: blsp/src/modeling_blsp.py of github.com/cwang621/blsp (f7bf52f).
+
+S sounds of a batch, N frames of a sound, D their width, M embeddings of a sound, H width of the LLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class AdapterShape:
+    """The shape of an adapter."""
+
+    kernels: list[int] = field(default_factory=lambda: [5, 5, 5])
+    """Kernel of each convolution, an odd number of frames."""
+    strides: list[int] = field(default_factory=lambda: [2, 2, 2])
+    """Stride of each convolution: their product is the number of frames of an embedding."""
+    inner: int = 512
+    """Width of the bottleneck."""
+
+    def __post_init__(self) -> None:
+        if not self.kernels or len(self.kernels) != len(self.strides):
+            raise ValueError(
+                f"adapter: {len(self.kernels)} kernels and {len(self.strides)} strides; each convolution has both"
+            )
+        if wrong := [kernel for kernel in self.kernels if kernel < 1 or kernel % 2 == 0]:
+            raise ValueError(f"adapter: a kernel is {wrong[0]}; kernels are odd numbers")
+        if min(self.strides) < 1 or self.inner < 1:
+            raise ValueError(f"adapter: strides {self.strides} and inner {self.inner} must be at least 1")
+
+    def embeddings(self, frames: int) -> int:
+        """How many embeddings M a sound of so many frames gives; 0 if it has no frame."""
+        for stride in self.strides:
+            frames = (frames - 1) // stride + 1 if frames > 0 else 0
+        return frames
+
+
+class SpeechAdapter(nn.Module):
+    """Subsampler, bottleneck and norm. A sound gives the same embeddings in any batch."""
+
+    def __init__(self, width: int, hidden: int, shape: AdapterShape = AdapterShape(), scale: float = 1.0) -> None:
+        """
+        Args:
+            width: of the encoder states, D. hidden: width of the LLM, H.
+            scale: what the norm's gain starts at; 1 as upstream. The deviation of the LLM's word embeddings makes
+                speech as loud as words.
+        """
+        super().__init__()
+        self.shape = shape
+        widths = [width] * len(shape.kernels) + [hidden]
+        self.conv_layers = nn.ModuleList(
+            nn.Conv1d(inside, 2 * outside, kernel, stride, padding=kernel // 2)
+            for inside, outside, kernel, stride in zip(widths, widths[1:], shape.kernels, shape.strides)
+        )
+        self.fc1 = nn.Linear(hidden, shape.inner, bias=False)
+        self.fc2 = nn.Linear(shape.inner, hidden, bias=False)
+        self.norm = nn.LayerNorm(hidden, eps=1e-5)
+        nn.init.constant_(self.norm.weight, scale)
+
+    def forward(self, states: Tensor, frames: Tensor) -> Tensor:
+        """Embeddings of all sounds, end to end.
+
+        Args:
+            states: float (S, N, D), padded at the end. frames: int64 (S,), how many of each sound's are its own.
+
+        Returns: float (sum of M, H).
+        """
+        subsampled, counts = self.subsample(states, frames)
+        inside = torch.arange(subsampled.shape[1], device=counts.device) < counts[:, None]
+        return self.norm(self.bottleneck(subsampled[inside]))
+
+    def subsample(self, states: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolutions: float (S, N, D) -> (S, M, H), and how many embeddings each sound has, int64 (S,).
+
+        What lies beyond a sound's end is set to zero before each convolution, as it is when the sound is alone.
+        Upstream does so only for the first wav of its length in a batch: the others see their encoder's silence.
+        """
+        rows = states.to(self.fc1.weight.dtype).transpose(1, 2)
+        for layer in self.conv_layers:
+            inside = torch.arange(rows.shape[2], device=frames.device) < frames[:, None]
+            rows = rows.masked_fill(~inside[:, None], 0)
+            rows = functional.glu(layer(rows), dim=1)
+            stride = layer.stride[0]
+            frames = torch.where(frames > 0, torch.div(frames - 1, stride, rounding_mode="floor") + 1, 0)
+        return rows.transpose(1, 2), frames
+
+    def bottleneck(self, rows: Tensor) -> Tensor:
+        """x + W2 gelu(W1 x), of embeddings (..., H)."""
+        return rows + self.fc2(functional.gelu(self.fc1(rows)))
+
+
+def padded(sounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Frames of some sounds, each (N, D), as one batch: float (S, N, D) with zeros at the ends, and int64 (S,)."""
+    frames = torch.tensor([len(sound) for sound in sounds], device=sounds[0].device)
+    return nn.utils.rnn.pad_sequence(list(sounds), batch_first=True), frames

@@ -1,0 +1,255 @@
+"""Published BLSP folders: adopt one, so that every command opens it; or export a folder for the published code.
+
+    python -m variants.blsp.upstream adopt DIR OUT      # config.json and pytorch_model.bin -> adapter, llm/, encoder/
+    python -m variants.blsp.upstream export DIR OUT     # and back, with equal tensors
+
+A published folder (github.com/cwang621/blsp) holds all weights in one file: `whisper_model.*`, `llama_model.*`,
+`subsampler.conv_layers.N.*`, `adapter.fc1`, `adapter.fc2` and `speech_ln`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from units.runtime.command import command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONFIG, WEIGHTS = "config.json", "pytorch_model.bin"
+LLM, WHISPER = "llama_model.", "whisper_model."
+ADAPTER = {
+    "conv_layers.": "subsampler.conv_layers.",
+    "fc1.": "adapter.fc1.",
+    "fc2.": "adapter.fc2.",
+    "norm.": "speech_ln.",
+}
+BUFFER = "rotary_emb.inv_freq"  # a constant that older transformers stored
+TOKENIZER = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+PREPROCESSOR = "preprocessor_config.json"
+
+
+@command("blsp-upstream")
+def main(way: Literal["adopt", "export"], source: Path, out: Path) -> None:
+    """Turn a published BLSP folder into one of this package, or back.
+
+    Args:
+        way: adopt reads a published folder, export writes one
+        source: the folder to read
+        out: the folder to write
+    """
+    if (out / CONFIG).exists():
+        raise ValueError(f"{out} holds a model already; give another folder, or delete it")
+    adopt(source, out) if way == "adopt" else export(source, out)
+    print(f"{source} -> {out}")
+
+
+def adopt(source: Path, out: Path) -> Path:
+    """Write the folder of this package for a published one.
+
+    Raises: FileNotFoundError if a file is missing; ValueError if a file is damaged, or a weight is missing or unknown.
+    """
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer
+
+    from speechgpt.checkpoint import CheckpointFacts
+    from variants.blsp.adapter import AdapterShape
+    from variants.blsp.records import ADAPTER_FILE, INSTRUCTIONS, SYSTEM, BlspFacts
+    from variants.references import Reference
+
+    config = _config(source)
+    kernels = [int(kernel) for kernel in str(config["conv_kernel_sizes"]).split(",")]
+    shape = AdapterShape(kernels, [2] * len(kernels), int(config["adapter_inner_dim"]))
+    groups = _grouped(read_weights(source), source)
+    _check_adapter(groups["adapter"], shape, config, source)
+    encoder, llm = dict(config["whisper_config"]), dict(config["llama_config"])
+    llm |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+    encoder |= {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
+    for folder, settings, weights in (("llm", llm, groups["llm"]), ("encoder", encoder, groups["encoder"])):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+        _write_json(out / folder / CONFIG, settings)
+        prefix = "model.encoder." if folder == "encoder" else ""
+        named = {prefix + name: weight.contiguous() for name, weight in weights.items()}
+        save_file(named, out / folder / "model.safetensors", {"format": "pt"})
+    if (source / PREPROCESSOR).exists():
+        shutil.copy(source / PREPROCESSOR, out / "encoder" / PREPROCESSOR)
+    for name in TOKENIZER:
+        if (source / name).exists():
+            for folder in (out, out / "llm"):
+                shutil.copy(source / name, folder / name)
+    AutoTokenizer.from_pretrained(out)  # fails here, and not at the first question
+    adapter = {f"adapter.{name}": weight.contiguous() for name, weight in groups["adapter"].items()}
+    save_file(adapter, out / ADAPTER_FILE, {"format": "pt"})
+    _write_json(out / CONFIG, {"model_type": "speech_llm", "llm": llm, "published": config})
+    facts = BlspFacts(
+        llm=Reference.of(out / "llm", out),
+        encoder=Reference.of(out / "encoder", out),
+        layer=int(encoder["encoder_layers"]),
+        width=int(encoder["d_model"]),
+        shape=shape,
+        template="blsp",
+        instructions=INSTRUCTIONS,
+    )
+    CheckpointFacts(None, "published", config={"kind": "speech"}, system=SYSTEM, extra=facts.json()).save(out)
+    return out
+
+
+def export(source: Path, out: Path) -> Path:
+    """Write the folder that the published code opens.
+
+    Raises: FileNotFoundError if a part is missing; ValueError if the folder is of another form than the published ones.
+    """
+    import torch
+
+    from variants.blsp.records import BlspFacts
+
+    facts = BlspFacts.load(source)
+    llm, encoder = facts.llm.find(source), facts.encoder.find(source)
+    settings, listening = _json(llm / CONFIG), _json(encoder / CONFIG)
+    wrong = [
+        f"{what} is {found}, not {needed}"
+        for what, found, needed in (
+            ("the template", facts.template, "blsp"),
+            ("the LLM", settings.get("model_type"), "llama"),
+            ("the encoder", listening.get("model_type"), "whisper"),
+            ("the encoder's layer", facts.layer, listening.get("encoder_layers", facts.layer)),
+            ("the strides are", facts.shape.strides, [2] * len(facts.shape.strides)),
+        )
+        if found != needed
+    ]
+    if wrong:
+        raise ValueError(f"the published code cannot open {source}: {'; '.join(wrong)}")
+    weights = {_published(name): weight for name, weight in _adapter_weights(source).items()}
+    weights |= {LLM + name: weight for name, weight in _folder_weights(llm).items()}
+    for name, weight in _folder_weights(encoder).items():
+        inside = name.removeprefix("model.")
+        if inside.startswith("encoder."):
+            weights[WHISPER + inside.removeprefix("encoder.")] = weight
+    published = _json(source / CONFIG).get("published") or {
+        "architectures": ["BlspModel"],
+        "torch_dtype": "float32",
+        "whisper_config": listening,
+        "llama_config": settings,
+    }
+    published |= {"conv_kernel_sizes": ",".join(map(str, facts.shape.kernels)), "adapter_inner_dim": facts.shape.inner}
+    out.mkdir(parents=True, exist_ok=True)
+    for folder, names in ((llm, TOKENIZER), (encoder, (PREPROCESSOR,))):
+        for name in names:
+            if (folder / name).exists():
+                shutil.copy(folder / name, out / name)
+    torch.save(weights, out / WEIGHTS)
+    _write_json(out / CONFIG, published)
+    return out
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """All tensors of a published folder: one file or several, of torch or safetensors. No code of a pickle runs.
+
+    Raises: FileNotFoundError; units.encoder.checkpoint_files.UnreadableFile or ValueError for a damaged file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from units.encoder.checkpoint_files import read_torch
+
+    files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
+    if not files:
+        raise FileNotFoundError(f"{source} has no {WEIGHTS} and no .safetensors")
+    weights: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            weights |= load_file(file) if file.suffix == ".safetensors" else dict(read_torch(file))
+        except (SafetensorError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error}); copy it again") from error
+    return weights
+
+
+def _config(source: Path) -> dict[str, Any]:
+    config = _json(source / CONFIG)
+    needed = ("whisper_config", "llama_config", "conv_kernel_sizes", "adapter_inner_dim")
+    if missing := [name for name in needed if name not in config]:
+        raise ValueError(f"{source / CONFIG} is not of a published BLSP: it lacks {', '.join(missing)}")
+    return config
+
+
+def _grouped(weights: dict[str, Tensor], source: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each part, under the names that they have there.
+
+    Raises: ValueError for a tensor that belongs to no part.
+    """
+    groups: dict[str, dict[str, Tensor]] = {"llm": {}, "encoder": {}, "adapter": {}}
+    for name, weight in weights.items():
+        ours = next((mine for mine, theirs in ADAPTER.items() if name.startswith(theirs)), None)
+        if name.endswith(BUFFER):
+            continue
+        if name.startswith(LLM):
+            groups["llm"][name.removeprefix(LLM)] = weight
+        elif name.startswith(WHISPER):
+            groups["encoder"][name.removeprefix(WHISPER)] = weight
+        elif ours is not None:
+            groups["adapter"][ours + name.removeprefix(ADAPTER[ours])] = weight
+        else:
+            raise ValueError(f"{source} holds {name}, which a published BLSP does not have")
+    return groups
+
+
+def _check_adapter(weights: dict[str, Tensor], shape: Any, config: dict[str, Any], source: Path) -> None:
+    """Raise ValueError if a weight of the adapter is missing or of another shape than the config's."""
+    import torch
+
+    from variants.blsp.adapter import SpeechAdapter
+
+    with torch.device("meta"):
+        adapter = SpeechAdapter(config["whisper_config"]["d_model"], config["llama_config"]["hidden_size"], shape)
+    needed = {name: tuple(weight.shape) for name, weight in adapter.state_dict().items()}
+    found = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if wrong := sorted(name for name in {**needed, **found} if needed.get(name) != found.get(name)):
+        name = wrong[0]
+        raise ValueError(
+            f"{source}: {_published(name)} has the shape {found.get(name)}; its config needs {needed.get(name)}"
+        )
+
+
+def _published(name: str) -> str:
+    ours = next(mine for mine in ADAPTER if name.startswith(mine))
+    return ADAPTER[ours] + name.removeprefix(ours)
+
+
+def _adapter_weights(source: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    from variants.blsp.records import ADAPTER_FILE
+
+    return {name.removeprefix("adapter."): weight for name, weight in load_file(source / ADAPTER_FILE).items()}
+
+
+def _folder_weights(folder: Path) -> dict[str, Tensor]:
+    weights = read_weights(folder)
+    return {name: weight for name, weight in weights.items() if not name.endswith(BUFFER)}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); copy it again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
+    return found
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main.cli()

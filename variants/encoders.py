@@ -1,0 +1,37 @@
+"""The encoder that a system listens with: HuBERT, wav2vec 2.0, or the starter, at one layer.
+
+encoder = open_encoder("starter", 0)          # 0: the last layer
+states = encoder(wavs)                        # one float32 (N, D) for each wav (T,)
+"""
+
+from __future__ import annotations
+
+from units.encoder.unit_encoder import Features, open_features
+from variants.references import STARTER_NAME, located
+
+LAST_LAYER = 0
+
+
+def open_encoder(encoder: str, layer: int, device: str = "cpu") -> Features:
+    """Features of a folder, a hub id, a fairseq .pt, or `starter`.
+
+    Args:
+        layer: counted from 1; 0 is the last one.
+
+    Raises: FileNotFoundError if there is no such encoder; ValueError if it lacks the layer.
+    """
+    folder = located(encoder)
+    features = open_features(folder, layer or depth(folder), device)
+    if encoder == STARTER_NAME:
+        features.name = STARTER_NAME
+    return features
+
+
+def depth(folder) -> int:
+    """How many layers an encoder has."""
+    from transformers import AutoConfig
+
+    if folder.suffix == ".pt":
+        raise ValueError(f"{folder} does not state how many layers it has; give encoder_layer")
+    config = AutoConfig.from_pretrained(folder)
+    return getattr(config, "encoder_layers", None) or config.num_hidden_layers

@@ -1,0 +1,116 @@
+"""References from a model folder to the parts that were frozen in training: where they lie, and a fingerprint of them.
+
+A 47 M adapter is saved, and not the LLM and the encoder that it was trained with. A part within the folder, or near it
+in the same run, is named by a relative path, so that a run folder can be moved; another one by its absolute path or its
+hub id.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechgpt.checkpoint import CheckpointError, local_folder
+from units.encoder.unit_encoder import STARTER
+from units.runtime.provenance import digest
+
+STARTER_NAME = "starter"  # names the unit encoder that comes with the package
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+EDGE = 1 << 20  # bytes of a file's start and end that its fingerprint reads
+
+
+class PartError(ValueError):
+    """A part of a model is missing, or is not the one that the model was trained with."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A part of a model.
+
+    path: relative to the model's folder, or absolute, a hub id, or `starter`. fingerprint: of its weights.
+    """
+
+    path: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, part: str | Path, folder: Path) -> Reference:
+        """Refer to a part from a model folder."""
+        found = fingerprint(located(str(part)))
+        if str(part) == STARTER_NAME or not Path(part).exists():
+            return cls(str(part), found)
+        absolute = Path(part).resolve()
+        near = absolute.is_relative_to(folder.resolve().parent)
+        return cls(os.path.relpath(absolute, folder.resolve()) if near else str(absolute), found)
+
+    @classmethod
+    def read(cls, extra: dict[str, Any], name: str) -> Reference:
+        """The reference of a name in the `extra` of a `speechgpt.json`.
+
+        Raises: CheckpointError if it has none.
+        """
+        try:
+            return cls(str(extra[name]["path"]), str(extra[name]["fingerprint"]))
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"speechgpt.json has no {name} with path and fingerprint; copy it again") from error
+
+    def json(self) -> dict[str, str]:
+        """As `speechgpt.json` holds it."""
+        return {"path": self.path, "fingerprint": self.fingerprint}
+
+    def find(self, folder: Path) -> Path:
+        """The part's folder or file.
+
+        Args:
+            folder: the model folder that refers to it.
+
+        Raises: PartError if it is not there, or has other weights.
+        """
+        inside = folder / self.path
+        try:
+            found = inside if inside.exists() else located(self.path)
+            now = fingerprint(found)
+        except FileNotFoundError as error:
+            raise PartError(f"{folder} was trained with {self.path}, which cannot be found: {error}") from error
+        if now != self.fingerprint:
+            raise PartError(
+                f"{found} is not what {folder} was trained with: its weights have the fingerprint {now}, not "
+                f"{self.fingerprint}"
+            )
+        return found
+
+
+def located(part: str) -> Path:
+    """The folder or file of `starter`, a path, or a hub id.
+
+    Raises: FileNotFoundError if there is none.
+    """
+    if part == STARTER_NAME:
+        return STARTER / "encoder"
+    found = local_folder(part)
+    if not found.exists():
+        raise FileNotFoundError(f"there is no {part}")
+    return found
+
+
+def fingerprint(part: Path) -> str:
+    """Hash of the weight files of a part: their names, sizes, first and last megabyte. Checkpoints below do not count.
+
+    Raises: FileNotFoundError if it holds no weights.
+    """
+    files = [part] if part.is_file() else next((found for kind in WEIGHTS if (found := sorted(part.glob(kind)))), [])
+    if not files:
+        raise FileNotFoundError(f"{part} holds no weights ({', '.join(WEIGHTS)})")
+
+    def parts():
+        for path in files:
+            size = path.stat().st_size
+            yield f"{path.name} {size}\n"
+            with path.open("rb") as file:
+                yield file.read(EDGE)
+                file.seek(max(0, size - EDGE))
+                yield file.read(EDGE)
+
+    return digest(parts())
