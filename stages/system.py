@@ -36,10 +36,13 @@ class Column:
     """A side column: any number of rows for each document, such as speech features or target units.
 
     values (n, ...): the rows of all documents, end to end. counts (documents,): how many each document has.
+    identifies: whether the rows are part of the hash by which documents are held out; false for rows that are
+    kept in one way or another, such as states or the file that they come from.
     """
 
     values: np.ndarray
     counts: np.ndarray
+    identifies: bool = True
 
 
 @dataclass(frozen=True)

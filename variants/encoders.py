@@ -6,6 +6,9 @@ states = encoder(wavs)                        # one float32 (N, D) for each wav 
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from units.encoder.unit_encoder import Features, open_features
 from variants.references import STARTER_NAME, located
 
@@ -27,11 +30,27 @@ def open_encoder(encoder: str, layer: int, device: str = "cpu") -> Features:
     return features
 
 
-def depth(folder) -> int:
-    """How many layers an encoder has."""
-    from transformers import AutoConfig
+def depth(folder: Path) -> int:
+    """How many layers an encoder has.
 
+    Raises: ValueError for a fairseq checkpoint, which does not state it.
+    """
     if folder.suffix == ".pt":
         raise ValueError(f"{folder} does not state how many layers it has; give encoder_layer")
-    config = AutoConfig.from_pretrained(folder)
+    config = _config(folder)
     return getattr(config, "encoder_layers", None) or config.num_hidden_layers
+
+
+def width_of(encoder: str) -> int:
+    """The width D of an encoder's states, without its weights where its config states it."""
+    folder = located(encoder)
+    if folder.suffix == ".pt":
+        return open_features(folder, 1).dim
+    config = _config(folder)
+    return getattr(config, "d_model", None) or config.hidden_size
+
+
+def _config(folder: Path) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder)

@@ -120,8 +120,12 @@ class SpeechLLM(PreTrainedModel):
     def embed(self, input_ids: Tensor, sounds: Sounds | None = None) -> Tensor:
         """Input embeddings (B, L, H) of token ids (B, L), with speech at its places."""
         embeds = self.get_input_embeddings()(input_ids)
-        if sounds is None:
+        if sounds is None and not torch.is_grad_enabled():
             return embeds
+        if sounds is None:  # a batch of text alone: processes that average gradients need one of every weight
+            silent = embeds.new_zeros(1, 1, self.adapter.width)
+            adapted = self.adapter(silent, torch.ones(1, dtype=torch.long, device=embeds.device))
+            return embeds + 0 * adapted.sum().to(embeds.dtype)
         adapted = self.adapter(sounds.states, sounds.frames).to(embeds.dtype)
         return embeds.flatten(0, 1).index_copy(0, sounds.places, adapted).view_as(embeds)
 

@@ -146,8 +146,9 @@ def _write(folder: Path, shards: Iterator[Documents]) -> int:
 
 
 def _hashes(shard: Documents) -> np.ndarray:
-    """Hash of each document's ids, and of its side columns, uint64 (n,)."""
-    parts = [(shard.ids, shard.lengths), *((column.values, column.counts) for column in shard.columns.values())]
+    """Hash of each document's ids, and of the side columns that identify it, uint64 (n,)."""
+    columns = [column for column in shard.columns.values() if column.identifies]
+    parts = [(shard.ids, shard.lengths), *((column.values, column.counts) for column in columns)]
     digests = [hashlib.blake2b(digest_size=8) for _ in range(len(shard.lengths))]
     for values, counts in parts:
         raw = np.ascontiguousarray(values).data.cast("B") if values.size else memoryview(b"")

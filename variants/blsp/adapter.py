@@ -11,39 +11,12 @@ S sounds of a batch, N frames of a sound, D their width, M embeddings of a sound
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-@dataclass(frozen=True)
-class AdapterShape:
-    """The shape of an adapter."""
-
-    kernels: list[int] = field(default_factory=lambda: [5, 5, 5])
-    """Kernel of each convolution, an odd number of frames."""
-    strides: list[int] = field(default_factory=lambda: [2, 2, 2])
-    """Stride of each convolution: their product is the number of frames of an embedding."""
-    inner: int = 512
-    """Width of the bottleneck."""
-
-    def __post_init__(self) -> None:
-        if not self.kernels or len(self.kernels) != len(self.strides):
-            raise ValueError(
-                f"adapter: {len(self.kernels)} kernels and {len(self.strides)} strides; each convolution has both"
-            )
-        if wrong := [kernel for kernel in self.kernels if kernel < 1 or kernel % 2 == 0]:
-            raise ValueError(f"adapter: a kernel is {wrong[0]}; kernels are odd numbers")
-        if min(self.strides) < 1 or self.inner < 1:
-            raise ValueError(f"adapter: strides {self.strides} and inner {self.inner} must be at least 1")
-
-    def embeddings(self, frames: int) -> int:
-        """How many embeddings M a sound of so many frames gives; 0 if it has no frame."""
-        for stride in self.strides:
-            frames = (frames - 1) // stride + 1 if frames > 0 else 0
-        return frames
+from variants.blsp.adapter_shape import AdapterShape
 
 
 class SpeechAdapter(nn.Module):
@@ -57,7 +30,7 @@ class SpeechAdapter(nn.Module):
                 speech as loud as words.
         """
         super().__init__()
-        self.shape = shape
+        self.shape, self.width = shape, width
         widths = [width] * len(shape.kernels) + [hidden]
         self.conv_layers = nn.ModuleList(
             nn.Conv1d(inside, 2 * outside, kernel, stride, padding=kernel // 2)

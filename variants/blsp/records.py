@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechgpt.checkpoint import CheckpointError, CheckpointFacts
-from variants.blsp.adapter import AdapterShape
+from variants.blsp.adapter_shape import AdapterShape
+from variants.blsp.config import INSTRUCTIONS
 from variants.blsp.template import TemplateName
 from variants.references import Reference
 
@@ -18,12 +19,6 @@ if TYPE_CHECKING:
 
 SYSTEM = "blsp"
 ADAPTER_FILE = "adapter.safetensors"
-CONTINUE = "Continue the following text in a coherent and engaging style with less than 40 words."  # the published one
-INSTRUCTIONS: Mapping[str, str] = {
-    "continue": CONTINUE,
-    "answer": "",
-    "transcribe": "Please repeat the following words.",
-}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class Template(Protocol):
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         """Ids of a prompt in which a transcript stands for the speech: what labels are written from."""
 
+    def text(self, text: str) -> list[int]:
+        """Ids of a text where speech may stand."""
+
 
 def open_template(name: TemplateName, tokenizer: Any) -> Template:
     """The template of a name.
@@ -92,6 +95,9 @@ class BlspTemplate:
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         return [*self._bos, *self._encode(f"{HUMAN}{instruction} {transcript}{ASSISTANT}")]
 
+    def text(self, text: str) -> list[int]:
+        return self._encode(text)
+
     def _human(self, message: Message) -> list[Piece]:
         """A text before speech is an instruction, of one piece with the role; a chat's text is a piece of its own."""
         parts = [checked(part) for part in message.parts]
@@ -130,6 +136,9 @@ class ChatTemplate:
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         message = Message("human", (instruction, transcript) if instruction else (transcript,))
         return [token for piece in self.prompt([message]) if isinstance(piece, Tokens) for token in piece.ids]
+
+    def text(self, text: str) -> list[int]:
+        return self._encode(text)
 
     def _pieces(self, messages: Sequence[Message], opened: bool) -> list[Piece]:
         """Pieces of some turns. Each part of a message is rendered as a stand-in, and then replaced.

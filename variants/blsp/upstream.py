@@ -62,8 +62,9 @@ def adopt(source: Path, out: Path) -> Path:
     from transformers import AutoTokenizer
 
     from speechgpt.checkpoint import CheckpointFacts
-    from variants.blsp.adapter import AdapterShape
-    from variants.blsp.records import ADAPTER_FILE, INSTRUCTIONS, SYSTEM, BlspFacts
+    from variants.blsp.adapter_shape import AdapterShape
+    from variants.blsp.config import INSTRUCTIONS
+    from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts
     from variants.references import Reference
 
     config = _config(source)

@@ -1,0 +1,78 @@
+"""Settings of a BLSP stage: those of every stage, and how speech reaches the LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stages.config import StageConfig
+from variants.blsp.adapter_shape import AdapterShape
+
+KINDS = ("text", "speech")
+CONTINUE = "Continue the following text in a coherent and engaging style with less than 40 words."  # the published one
+INSTRUCTIONS: Mapping[str, str] = {
+    "continue": CONTINUE,
+    "answer": "",
+    "transcribe": "Please repeat the following words.",
+}
+
+
+@dataclass
+class LossWeights:
+    """Parts of the loss, and how much each counts."""
+
+    ce: float = 1.0
+    """Cross-entropy with the label."""
+    kl: float = 0.0
+    """Divergence from what the same LLM predicts when it reads the transcript (BLSP-KD); needs transcripts."""
+    temperature: float = 1.0
+    """Divides the logits of both, for kl."""
+
+    def __post_init__(self) -> None:
+        if self.ce < 0 or self.kl < 0 or self.ce + self.kl == 0:
+            raise ValueError(f"loss: ce is {self.ce} and kl {self.kl}; they are 0 or more, and not both 0")
+        if not self.temperature > 0:
+            raise ValueError(f"loss: temperature is {self.temperature}; it must be above 0")
+
+
+@dataclass
+class BlspConfig(StageConfig):
+    """One stage of BLSP: kind text tunes the LLM on text instructions, kind speech the adapter on recordings."""
+
+    kind: str = "speech"
+    """text, or speech."""
+    encoder: str = "starter"
+    """Encoder that listens: starter (comes with the package), a folder relative to the run folder, or a hub id of a
+    HuBERT, wav2vec 2.0 or Whisper, or a fairseq .pt."""
+    encoder_layer: int = 0
+    """Layer of the encoder, counted from 1; 0 is the last one."""
+    features: Literal["cached", "live"] = "cached"
+    """cached encodes each recording once and keeps its states beside the tokens, in half precision; live encodes it in
+    each step. Both train the same."""
+    adapter: AdapterShape = field(default_factory=AdapterShape)
+    """Shape of the adapter."""
+    norm_gain: float | None = None
+    """What the gain of the adapter's norm starts at; the default is the deviation of the LLM's word embeddings. The
+    published code starts at 1."""
+    template: Literal["blsp", "chat"] = "blsp"
+    """How turns are written: blsp as the published code, chat as the tokenizer's chat template."""
+    instructions: dict[str, str] = field(default_factory=lambda: dict(INSTRUCTIONS))
+    """What stands before speech, by what the model is asked for: answer, transcribe. `continue` is for labels that name
+    no instruction."""
+    loss: LossWeights = field(default_factory=LossWeights)
+    """Parts of the loss."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of BLSP is text or speech")
+        if self.encoder_layer < 0:
+            raise ValueError(f"encoder_layer is {self.encoder_layer}; layers count from 1, and 0 is the last one")
+        if self.norm_gain is not None and not self.norm_gain > 0:
+            raise ValueError(f"norm_gain is {self.norm_gain}; it must be above 0")
+        if self.kind == "speech" and self.lora:
+            raise ValueError("lora is for kind: text; kind speech trains parts, such as trainable: [adapter]")
+        if self.widen is not None:
+            raise ValueError("BLSP has no units: leave widen out")
+        self.instructions = {**INSTRUCTIONS, **self.instructions}
