@@ -1,4 +1,4 @@
-"""The encoder that a system listens with: HuBERT, wav2vec 2.0, or the starter, at one layer.
+"""The encoder that a system listens with: HuBERT, wav2vec 2.0, Whisper, or the starter, at one layer.
 
 encoder = open_encoder("starter", 0)          # 0: the last layer
 states = encoder(wavs)                        # one float32 (N, D) for each wav (T,)
@@ -7,24 +7,31 @@ states = encoder(wavs)                        # one float32 (N, D) for each wav 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from units.encoder.unit_encoder import Features, open_features
 from variants.references import STARTER_NAME, located
 
-LAST_LAYER = 0
+Window = Literal["full", "utterance"]
 
 
-def open_encoder(encoder: str, layer: int, device: str = "cpu") -> Features:
+def open_encoder(encoder: str, layer: int, device: str = "cpu", window: Window = "full") -> Features:
     """Features of a folder, a hub id, a fairseq .pt, or `starter`.
 
     Args:
         layer: counted from 1; 0 is the last one.
+        window: for Whisper: full pads each wav to 30 s, as Whisper was trained and as the published models read it;
+            utterance reads the wav alone, which takes a fraction of the time and gives states that are much alike.
 
     Raises: FileNotFoundError if there is no such encoder; ValueError if it lacks the layer.
     """
     folder = located(encoder)
-    features = open_features(folder, layer or depth(folder), device)
+    layer = layer or depth(folder)
+    if window == "full" and folder.suffix != ".pt" and _config(folder).model_type == "whisper":
+        from units.encoder.whisper_window import FullWindowFeatures
+
+        return FullWindowFeatures.from_pretrained(folder, layer).to(device)
+    features = open_features(folder, layer, device)
     if encoder == STARTER_NAME:
         features.name = STARTER_NAME
     return features

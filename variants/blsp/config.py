@@ -47,6 +47,9 @@ class BlspConfig(StageConfig):
     HuBERT, wav2vec 2.0 or Whisper, or a fairseq .pt."""
     encoder_layer: int = 0
     """Layer of the encoder, counted from 1; 0 is the last one."""
+    window: Literal["full", "utterance"] = "full"
+    """For Whisper: full pads each recording to 30 s, as the published models do; utterance does not, and takes a
+    fraction of the time."""
     features: Literal["cached", "live"] = "cached"
     """cached encodes each recording once and keeps its states beside the tokens, in half precision; live encodes it in
     each step. Both train the same."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from typing import Literal
 from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import TextChat, TextPair, read_chats
 from speechgpt.dialogue import Conversation, Message, Reply, Speech
+from units.corpus.manifest import Utterance
+from units.corpus.sources import list_source
 from units.runtime.gzipped import opened
 from units.runtime.refusals import Refusals
 from variants.blsp.labels import Label, label_files, read_labels
@@ -62,8 +65,8 @@ def form_of(path: Path) -> Form:
     if fields & {"question", "turns"}:
         return "chats"
     raise ValueError(
-        f"{path}: its first line is neither a label (audio, response), nor the header of a conversation set, nor a chat "
-        "(question, answer)"
+        f"{path}: its first line is neither a label (audio, response), nor the header of a conversation set, nor a "
+        "chat (question, answer)"
     )
 
 
@@ -97,18 +100,55 @@ def example_files(path: Path, instruction: str) -> list[Path]:
     ]
 
 
+def utterances_of(path: Path) -> list[Utterance]:
+    """The recordings of a source with their transcripts, where these are known.
+
+    Args:
+        path: any source of units.corpus.sources, the published code's lines of audio and text, or a conversation set.
+
+    Raises: ValueError if a line is of no form that is read, or an id occurs twice.
+    """
+    published = False
+    if path.suffix != ".jsonl" and not path.name.endswith(".jsonl.gz"):
+        return list_source(path).utterances
+    with opened(path) as lines:
+        first = next((line for line in lines if line.strip()), "{}").lstrip("\ufeff")
+        with suppress(ValueError):
+            published = isinstance(record := json.loads(first), dict) and "audio" in record and "id" not in record
+            if isinstance(record, dict) and "format" in record:
+                return _spoken(path)
+    if not published:
+        return list_source(path).utterances
+    labels = read_labels(path)  # their text is a transcript here
+    return [_utterance(label.id, label.speech, label.response) for label in labels]
+
+
+def _spoken(path: Path) -> list[Utterance]:
+    found: list[Utterance] = []
+    for conversation in read_conversations(path):
+        example = _of_conversation(conversation, path.parent)
+        for place, sound in enumerate(example.sounds):
+            found.append(_utterance(f"{conversation.id}-{place}", sound, example.transcripts.get(sound)))
+    return found
+
+
+def _utterance(id: str, speech: Speech, text: str | None) -> Utterance:
+    return Utterance(id, Path(speech.audio), speech.start, speech.duration, text)
+
+
 def _of_label(label: Label, instruction: str) -> Example:
     known = {} if label.transcript is None else {label.speech: label.transcript}
     return Example(label.behaviour, label.messages(instruction), known)
 
 
 def _of_conversation(conversation: Conversation, folder: Path) -> Example:
-    """A conversation; a reply that begins with a transcript gives it to the question before it."""
+    """A conversation. A reply that begins with a transcript gives it to the question before it; that of asr is one."""
     messages = tuple(_located(message, folder) for message in conversation.messages)
     transcripts: dict[Speech, str] = {}
     for asked, answered in zip(messages[::2], messages[1::2]):
         sounds = [part for part in asked.parts if isinstance(part, Speech)]
-        transcript = Reply.from_parts(answered.parts).transcript
+        reply = Reply.from_parts(answered.parts)
+        transcript = reply.text if conversation.task == "asr" else reply.transcript
         if len(sounds) == 1 and transcript:
             transcripts[sounds[0]] = transcript
     return Example(conversation.task, messages, transcripts)

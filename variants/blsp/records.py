@@ -12,6 +12,7 @@ from speechgpt.checkpoint import CheckpointError, CheckpointFacts
 from variants.blsp.adapter_shape import AdapterShape
 from variants.blsp.config import INSTRUCTIONS
 from variants.blsp.template import TemplateName
+from variants.encoders import Window
 from variants.references import Reference
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ ADAPTER_FILE = "adapter.safetensors"
 class BlspFacts:
     """The parts of a model and how it is spoken to.
 
-    llm, encoder: the frozen parts. layer: of the encoder, counted from 1. width: of its states, D. instructions: what
+    llm, encoder: the frozen parts. layer: of the encoder, counted from 1. width: of its states, D. window: of
+    a Whisper (variants/encoders.py). instructions: what
     stands before speech, by what the model is asked for: answer, transcribe, and the behaviours that it learned.
     """
 
@@ -36,6 +38,7 @@ class BlspFacts:
     shape: AdapterShape
     template: TemplateName
     instructions: Mapping[str, str] = field(default_factory=lambda: INSTRUCTIONS)
+    window: Window = "full"
 
     def json(self) -> dict[str, Any]:
         """As `extra` holds it."""
@@ -62,6 +65,7 @@ class BlspFacts:
                 AdapterShape(**extra["shape"]),
                 extra["template"],
                 {str(name): str(text) for name, text in extra["instructions"].items()},
+                extra["window"],
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{folder}/speechgpt.json lacks or garbles a field of {SYSTEM}: {error}") from error

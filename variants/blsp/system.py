@@ -66,7 +66,7 @@ class BlspOpened(Opened):
     @functools.cached_property
     def encoder(self) -> Features:
         """The encoder, on the device of the model."""
-        return open_encoder(self.source, self.config.encoder_layer, str(self.model.device))
+        return open_encoder(self.source, self.config.encoder_layer, str(self.model.device), self.config.window)
 
     @property
     def language_model(self) -> Any:
@@ -97,7 +97,7 @@ class BlspOpened(Opened):
             getattr(self.tokenizer, "chat_template", None) if config.template == "chat" else None,
             config.instructions["continue"],
             [config.adapter.kernels, config.adapter.strides],
-            [fingerprint(located(self.source)), config.encoder_layer, config.features],
+            [fingerprint(located(self.source)), config.encoder_layer, config.window, config.features],
             config.loss.kl > 0,
         ]
 
@@ -210,6 +210,7 @@ class BlspOpened(Opened):
             shape=config.adapter,
             template=config.template,
             instructions=config.instructions,
+            window=config.window,
         )
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         resolved = dataclasses.asdict(config)
@@ -233,14 +234,13 @@ class TextOpened(Opened):
         if form_of(path) == "labels":
             raise ValueError(f"{path} holds recordings; a stage of kind text reads text sets and conversations of text")
         for example in read_examples(path, ""):
+            if source.tasks is not None and example.task not in source.tasks:
+                continue
             if example.sounds:
-                raise ValueError(
-                    f"{path} holds recordings; a stage of kind text reads text, so name its tasks: {source}"
-                )
-            if source.tasks is None or example.task in source.tasks:
-                made = row(self.template.document(example.messages), [], 0)
-                ids = np.array(made.ids, np.int32)
-                yield Documents(example.task, ids, np.array(made.train, bool), np.array([len(ids)]))
+                raise ValueError(f"{path} holds recordings; a stage of kind text reads text; name other tasks")
+            made = row(self.template.document(example.messages), [], 0)
+            ids = np.array(made.ids, np.int32)
+            yield Documents(example.task, ids, np.array(made.train, bool), np.array([len(ids)]))
 
     def cache_key(self, source: Source) -> list[Any]:
         chat = self.tokenizer.chat_template if self.config.template == "chat" else None
@@ -348,7 +348,7 @@ def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tup
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of the next-token distributions, summed over tokens.
 
-    Source: response_kl of github.com/cwang621/blsp-emo, at the positions that predict the answer (there it is one late).
+    Source: response_kl of github.com/cwang621/blsp-emo, at the positions that predict the answer; there it is one late.
 
     Args:
         student, teacher: logits (n, V). temperature: divides both.

@@ -3,8 +3,8 @@
     blsp    <s>###[Human]:{instruction} SPEECH \\n\\n\\n###[Assistant]: {answer}</s>
     chat    what the tokenizer's chat template makes of the turns, with speech in the user's turn
 
-In BLSP's template each piece is tokenised alone, as by the published code, so that with sentencepiece each begins with a
-space piece. A text becomes ids with special tokens off: a user who types `###[Human]:` or `</s>` types text.
+In BLSP's template each piece is tokenised alone, as by the published code, so that with sentencepiece each begins with
+a space piece. A text becomes ids with special tokens off: a user who types `###[Human]:` or `</s>` types text.
 
 Sources: blsp/src/speech_text_paired_dataset.py, text_instruction_dataset.py, generate.py and chat_demo.py of
 github.com/cwang621/blsp (f7bf52f).
@@ -37,6 +37,9 @@ class Template(Protocol):
 
     def prompt(self, messages: Sequence[Message]) -> list[Piece]:
         """The pieces after which the LLM replies."""
+
+    def instruct(self, instruction: str) -> list[Piece]:
+        """The pieces of a prompt that is an instruction alone."""
 
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         """Ids of a prompt in which a transcript stands for the speech: what labels are written from."""
@@ -92,6 +95,10 @@ class BlspTemplate:
                 pieces.append(Tokens(self._encode(reply_text(message) + BETWEEN_TURNS)))
         return pieces
 
+    def instruct(self, instruction: str) -> list[Piece]:
+        """As generate.py does, the instruction is one piece with the role, and what opens a reply is another."""
+        return [Tokens([*self._bos, *self._encode(HUMAN + instruction)]), Tokens(self._encode(ASSISTANT))]
+
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         return [*self._bos, *self._encode(f"{HUMAN}{instruction} {transcript}{ASSISTANT}")]
 
@@ -132,6 +139,9 @@ class ChatTemplate:
 
     def prompt(self, messages: Sequence[Message]) -> list[Piece]:
         return self._pieces(messages, opened=True)
+
+    def instruct(self, instruction: str) -> list[Piece]:
+        return self.prompt([Message("human", (instruction,))])
 
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         message = Message("human", (instruction, transcript) if instruction else (transcript,))
