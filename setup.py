@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 README = Path(__file__).with_name("README.md")
-PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval")
+PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval", "variants")
 
 CORE = [
     "torch>=2.9",  # constraints.txt has the version that was run
@@ -70,6 +70,11 @@ COMMANDS = {
     "eval-run": "eval.run",
     "eval-resynthesis": "eval.resynthesis",
     "eval-report": "eval.report.card",
+    "blsp-train": "variants.blsp.train",
+    "blsp-continuation": "variants.blsp.continuation",
+    "blsp-text-tasks": "variants.blsp.text_tasks",
+    "blsp-generate": "variants.blsp.generate",
+    "blsp-upstream": "variants.blsp.upstream",
 }
 
 setup(
@@ -88,6 +93,7 @@ setup(
         "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "describe/*.jinja"],
         "stages": ["py.typed", "configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
         "eval": ["py.typed", "report/*.jinja"],
+        "variants": ["py.typed", "*/configs/**/*.yaml"],
     },
     install_requires=CORE,
     extras_require={
@@ -102,6 +108,6 @@ setup(
     },
     entry_points={
         "console_scripts": [f"{command}={module}:main.cli" for command, module in COMMANDS.items()],
-        "speechgpt.systems": ["speechgpt=speechgpt.inference:SpeechGPT"],
+        "speechgpt.systems": ["speechgpt=speechgpt.inference:SpeechGPT", "blsp=variants.blsp.inference:BLSP"],
     },
 )

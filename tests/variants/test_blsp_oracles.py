@@ -12,8 +12,9 @@ from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
 from units.encoder.checkpoint_files import read_torch
 from variants.blsp.adapter import padded
+from variants.blsp.system import counted_logits, divergence
 from variants.blsp.upstream import export
-from variants.listening import Row, ends_of, replies, row
+from variants.listening import Row, Tokens, ends_of, replies, row
 
 GREEDY = Sampling(max_new_tokens=20)
 
@@ -173,3 +174,26 @@ def test_an_adopted_folder_is_exported_with_equal_tensors(oracle: Oracle, tmp_pa
 
 def same_config(one, other) -> bool:
     return (one / "config.json").read_text().split() == (other / "config.json").read_text().split()
+
+
+def test_divergence_is_the_published_formula(oracle: Oracle) -> None:
+    kd, sound = oracle.json["kd"], SOUNDS[0]
+    messages = (
+        Message("human", (oracle.json["instruction"], Speech(sound))),
+        Message("assistant", (oracle.json["wavs"][sound]["answer"],)),
+    )
+    pieces = oracle.template.document(messages)
+    read = [Tokens(oracle.template.text(kd["transcript"])) if isinstance(one, Speech) else one for one in pieces]
+    heard, written = oracle.example(sound), row(read, [], 0)
+    for temperature, expected in kd["temperature"].items():
+        oracle.model.zero_grad()
+        student, _ = counted_logits(oracle.model, inputs([heard], [oracle.states(sound)]), labels_of(heard))
+        with torch.no_grad():
+            ids = torch.tensor([written.ids])
+            teacher, tokens = counted_logits(oracle.model.llm, {"input_ids": ids}, labels_of(written))
+        loss = divergence(student, teacher, float(temperature)) / len(tokens)
+        assert loss.item() == pytest.approx(expected["same_over_the_positions_that_predict_the_answer"], rel=1e-4)
+
+
+def labels_of(made: Row) -> torch.Tensor:
+    return torch.tensor([[token if train else -100 for token, train in zip(made.ids, made.train)]])

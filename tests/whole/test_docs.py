@@ -16,7 +16,7 @@ TEXTS = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
-PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval", "bench")
+PACKAGES = ("units", "speechgpt", "instruct_data", "stages", "eval", "variants", "bench")
 ANY = "|".join(PACKAGES)
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 
@@ -57,7 +57,7 @@ def console_commands() -> set[str]:
 
 
 def test_commands_in_the_texts_are_installed() -> None:
-    named = set(re.findall(r"(?:^|`|[/|] ?)((?:units|instruct|stages|eval|speechgpt)-[a-z0-9-]+)\b", TEXTS, re.M))
+    named = set(re.findall(r"(?:^|`|[/|] ?)((?:units|instruct|stages|eval|speechgpt|blsp)-[a-z0-9-]+)\b", TEXTS, re.M))
     assert named - console_commands() - {"speechgpt-trainer"} == set()
     assert {"units-extract", "speechgpt-cli", "speechgpt-server", "units-fit"} <= named
 

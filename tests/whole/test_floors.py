@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HOUSE = ("units", "speechgpt", "instruct_data", "stages", "eval")
+HOUSE = ("units", "speechgpt", "instruct_data", "stages", "eval", "variants")
 # package -> what it may import of the house; "a.b" allows that module only
 FLOORS = {
     "units": (),
@@ -18,6 +18,7 @@ FLOORS = {
     "instruct_data": ("units", "speechgpt"),
     "stages": ("units", "speechgpt", "instruct_data.build.records"),
     "eval": ("units", "speechgpt"),
+    "variants": ("units", "speechgpt", "instruct_data", "stages", "eval"),
 }
 # Inside a package, from the ground up. A room may import those on the lines above its own.
 ROOMS = {
@@ -25,6 +26,7 @@ ROOMS = {
     "speechgpt": ("vocab", "dialogue", "generation", "inference", "serve"),
     "instruct_data": ("text", "speech", "build", "describe toy released"),
     "stages": ("config", "planning system packing", "unit_system", "train"),
+    "variants": ("references", "encoders", "listening", "blsp"),
     "eval": ("metrics results asr test_set", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
 }
 FILE_LINES = 500
@@ -165,6 +167,17 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {f.name: (f.end_lineno or 0) - f.lineno + 1 for f in functions}
     assert {name: lines for name, lines in long.items() if lines > FUNCTION_LINES} == {}
+
+
+def test_no_system_imports_another() -> None:
+    systems = {path.parent.name for path in (ROOT / "variants").glob("*/__init__.py")}
+    wrong = [
+        f"{module} -> {target}"
+        for module, targets in house_arrows().items()
+        for target in targets
+        if room_of(module) != room_of(target) and {room_of(one).partition(".")[2] for one in (module, target)} <= systems
+    ]
+    assert wrong == []
 
 
 def test_a_file_is_named_after_its_noun() -> None:

@@ -219,8 +219,8 @@ class BLSP:
         return self._joined(self.template.instruct(request.instruction))
 
     def responses(self, prompts: Sequence[Prompt], sampling: Sampling = Sampling()) -> list[str]:
-        """Respond to prepared requests, several at once."""
-        return [self._decode(reply) for reply in self._replies(prompts, sampling)]
+        """Respond to prepared requests, several at once; texts are as the LLM wrote them."""
+        return [self._written(reply) for reply in self._replies(prompts, sampling)]
 
     # --- prompts and replies
 
@@ -298,10 +298,14 @@ class BLSP:
         return Answer(None, text, None, None, finished=bool(reply) and reply[-1] in self.ends, turn=turn)
 
     def _decode(self, ids: Sequence[int], last: bool = True) -> str:
-        """Text of a reply; a letter whose last bytes are still to come is held back, unless this is the whole."""
-        text = self.tokenizer.decode([token for token in ids if token not in self.ends], skip_special_tokens=True)
-        text = text.strip() if last else text.lstrip().rstrip("\ufffd")
-        return text if last else text.rstrip()
+        """Text of a reply, without space around it; a letter whose last bytes are still to come is held back, unless
+        this is the whole reply."""
+        text = self._written(ids)
+        return text.strip() if last else text.strip().rstrip("\ufffd").rstrip()
+
+    def _written(self, ids: Sequence[int]) -> str:
+        """Text of a reply as it was drawn."""
+        return self.tokenizer.decode([token for token in ids if token not in self.ends], skip_special_tokens=True)
 
 
 def _text(question: str) -> Message:

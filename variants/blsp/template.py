@@ -100,7 +100,8 @@ class BlspTemplate:
         return [Tokens([*self._bos, *self._encode(HUMAN + instruction)]), Tokens(self._encode(ASSISTANT))]
 
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
-        return [*self._bos, *self._encode(f"{HUMAN}{instruction} {transcript}{ASSISTANT}")]
+        asked = f"{instruction} {transcript}" if instruction else transcript
+        return [*self._bos, *self._encode(f"{HUMAN}{asked}{ASSISTANT}")]
 
     def text(self, text: str) -> list[int]:
         return self._encode(text)
