@@ -175,7 +175,8 @@ def test_no_system_imports_another() -> None:
         f"{module} -> {target}"
         for module, targets in house_arrows().items()
         for target in targets
-        if room_of(module) != room_of(target) and {room_of(one).partition(".")[2] for one in (module, target)} <= systems
+        if room_of(module) != room_of(target)
+        and {room_of(one).partition(".")[2] for one in (module, target)} <= systems
     ]
     assert wrong == []
 

@@ -186,7 +186,7 @@ def finish(out: Path, shards: int, plan: dict[str, Any]) -> int | None:
         for _, last in files:
             refused.write(last.read_text(encoding="utf-8"))
     with (out / "refused.jsonl").open(encoding="utf-8") as lines:
-        reasons = Counter(reason for _, reason, _ in read_refusals(lines))
+        reasons = Counter(reason for _, reason, _ in read_refusals(map(json.loads, lines)))
     behaviours: Counter[str] = Counter()
     for file, _ in files:
         with file.open(encoding="utf-8") as lines:
