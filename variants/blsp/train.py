@@ -32,4 +32,4 @@ cli = functools.partial(trainer.cli, name=NAME, kind=BlspConfig, system=_blsp)
 main.cli = cli  # type: ignore[attr-defined]  # as units.runtime.command gives every command
 
 if __name__ == "__main__":
-    cli()
+    main.cli()  # type: ignore[attr-defined]
