@@ -27,6 +27,10 @@ def open_encoder(encoder: str, layer: int, device: str = "cpu", window: Window =
     """
     folder = located(encoder)
     layer = layer or depth(folder)
+    if window == "full" and folder.suffix != ".pt" and _config(folder).model_type == "whisper":
+        from units.encoder.whisper_window import FullWindowFeatures
+
+        return FullWindowFeatures.from_pretrained(folder, layer).to(device)
     features = open_features(folder, layer, device)
     if encoder == STARTER_NAME:
         features.name = STARTER_NAME

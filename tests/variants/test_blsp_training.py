@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from blsp_oracles import FOLDER
 from safetensors.torch import load_file
 from tiny_blsp import SHAPE, blsp_config, make_blsp_run
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from speechgpt.dialogue import Speech
+from speechgpt.sampling import Sampling
 from stages import stage
 from stages.config import Source
 from stages.packing.blocks import PackedBlocks, load_blocks
@@ -21,12 +23,15 @@ from stages.planning.cluster import Cluster
 from stages.planning.plan import make_plan
 from stages.train import train
 from stages.trainable import choose_trainable
+from units.encoder.whisper_window import FullWindowFeatures
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig, LossWeights
 from variants.blsp.examples import read_examples
+from variants.blsp.inference import BLSP
 from variants.blsp.labels import Label, write_labels
 from variants.blsp.records import ADAPTER_FILE, BlspFacts
 from variants.blsp.system import BLSP_SYSTEM, BlspOpened, counted_logits, divergence
+from variants.blsp.upstream import adopt
 from variants.references import PartError
 
 CPU = {"attn_implementation": "by_document"}
@@ -260,6 +265,17 @@ def test_the_plan_counts_the_adapter(run) -> None:
     assert size.parameters == model.num_parameters()
     assert size.learning == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert make_plan(config, size, Cluster(1, "16G")).fits
+
+
+@pytest.mark.parametrize("window", ["full", "utterance"])
+def test_whisper_is_an_encoder_too(run, tmp_path_factory, window: str) -> None:
+    folder = tmp_path_factory.mktemp("whisper") / "adopted"
+    encoder = str(adopt(FOLDER / "variant/checkpoint", folder) / "encoder")
+    changes = {"encoder": encoder, "encoder_layer": 0, "window": window, "training": {"max_steps": 1}}
+    trained = train(blsp_config(run, out=f"whisper-{window}", samples=0, **changes), system=BLSP_SYSTEM)
+    model = BLSP.from_pretrained(trained)
+    assert isinstance(model.encoder, FullWindowFeatures) == (window == "full") and model.facts.width == 24
+    assert model.answer(run / "wav/t0.wav", Sampling(max_new_tokens=2)).finished in (True, False)
 
 
 @pytest.mark.parametrize(

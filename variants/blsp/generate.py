@@ -21,6 +21,7 @@ from pathlib import Path
 from speechgpt.sampling import Sampling
 from units.runtime.command import SOME_REFUSED, check_range, command
 
+
 @dataclass(frozen=True)
 class Generation:
     """How responses are made."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.sampling import Sampling
-from units.runtime.refusals import Reason, RefusedError, Refusals
+from units.runtime.refusals import Reason, Refusals, RefusedError
 from variants.blsp.inference import BLSP, Request
 from variants.blsp.labels import published_speech
 
@@ -34,12 +34,7 @@ def drop_unfinished(output: Path) -> list[dict[str, Any]]:
 
 
 def respond(
-    blsp: BLSP,
-    lines: list[tuple[int, str]],
-    source: Path,
-    instruction: str,
-    sampling: Sampling,
-    refusals: Refusals,
+    blsp: BLSP, lines: list[tuple[int, str]], source: Path, instruction: str, sampling: Sampling, refusals: Refusals
 ) -> list[dict[str, Any]]:
     """The records of some lines, in order: their fields, and `response`; null, and `refused`, where there is none.
 

@@ -1,0 +1,79 @@
+"""Whisper's encoder as a recogniser uses it: the last layer with its norm, in a full window of padding.
+
+The published speech LLMs on Whisper (BLSP, LLaMA-Omni) read these states. WhisperFeatures (whisper.py) reads the
+utterance alone, which is faster, and at the layers that are best for units.
+
+Frame i is computed around sample 320 i. A wav of T samples has ceil(T / 320) frames; the padding's are cut. A wav that
+is longer than the window is read by windows end to end, and nothing is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from units.audio import FrameGrid
+from units.encoder.whisper import FFT, MEL_HOP, WhisperFeatures
+
+CONVOLVED = 2  # mel frames of an encoder frame
+
+
+class FullWindowFeatures(WhisperFeatures):
+    """States of one layer of a transformers Whisper encoder; those of the last one after its norm."""
+
+    grid = FrameGrid(CONVOLVED * MEL_HOP, 1)
+
+    def __init__(self, model: nn.Module, layer: int, name: str, dtype: torch.dtype = torch.float32) -> None:
+        """Take over an encoder; arguments as for WhisperFeatures."""
+        norm = model.layer_norm if layer == len(model.layers) else nn.Identity()
+        super().__init__(model, layer, name, dtype)
+        self.model.layer_norm = norm.requires_grad_(False)
+        self.window = self.config.max_source_positions * CONVOLVED * MEL_HOP  # samples: 30 s
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, layer: int, name: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> FullWindowFeatures:
+        """Open a transformers Whisper folder or hub id. Raises: as WhisperFeatures.from_pretrained."""
+        from transformers import WhisperConfig
+
+        made = super().from_pretrained(folder, layer, name, dtype)
+        assert isinstance(made, FullWindowFeatures)
+        if layer < WhisperConfig.from_pretrained(folder).encoder_layers:  # only the layers up to it were loaded
+            made.model.layer_norm = nn.Identity()
+        return made
+
+    def is_long(self, wav: np.ndarray | Tensor) -> bool:
+        """Whether a wav is longer than the window."""
+        return len(wav) > self.window
+
+    def windows(self, wav: np.ndarray) -> Iterator[Tensor]:
+        """Features of a wav of any length, a window at a time, in order: together (N, D)."""
+        for start in range(0, len(wav), self.window):
+            yield self._batch([wav[start : start + self.window]])[0]
+
+    @torch.inference_mode()
+    def _batch(self, wavs: list[np.ndarray]) -> list[Tensor]:
+        return [self.model.layer_norm(one) for one in super()._batch(wavs)]
+
+    def _embedded(self, wav: np.ndarray) -> Tensor:
+        """What the first layer reads, (positions, D)."""
+        mel = self.mel(wav)
+        x = functional.gelu(self.model.conv1(mel[None]))
+        return functional.gelu(self.model.conv2(x))[0].T + self.model.embed_positions.weight
+
+    def mel(self, wav: np.ndarray) -> Tensor:
+        """Log-mels of a wav (T,) in its window, float32 (mels, frames), as transformers' WhisperFeatureExtractor."""
+        tensor = torch.from_numpy(np.ascontiguousarray(wav, dtype=np.float32)).to(self.device)
+        return self._log_mel(functional.pad(tensor, (0, self.window - len(tensor))))
+
+    def _log_mel(self, wav: Tensor) -> Tensor:
+        """Mel windows are centred on every 160th sample; the one at the very end is left out, as upstream."""
+        found = torch.stft(wav, FFT, MEL_HOP, window=self._hann, center=True, pad_mode="reflect", return_complex=True)
+        mel = (self._bank @ found[:, :-1].abs().square()).clamp(min=1e-10).log10()
+        return mel.maximum(mel.max() - 8.0) / 4 + 1
