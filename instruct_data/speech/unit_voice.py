@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,7 +65,7 @@ class UnitVoiceConfig:
         for name in ("batch", "shard_size", "workers"):
             check_range(name, getattr(self, name), 1)
         check_range("world", self.world, 1)
-        check_range("rank", self.rank, 0, math.inf if self.world is None else self.world - 1)
+        check_range("rank", self.rank, 0)  # this_rank checks it against the world
 
 
 def _check_said(said: str) -> None:

@@ -147,7 +147,7 @@ def test_the_texts_of_a_corpus_folder(tmp_path: Path, text: ToyText) -> None:
 
 @pytest.mark.parametrize("settings", [{"facts": -1}, {"say_questions": -1}, {"answer_renditions": 0}])
 def test_settings_are_checked(settings: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="--toy." + next(iter(settings))):
+    with pytest.raises(ValueError, match="--toy." + next(iter(settings)).replace("_", "-")):
         ToyConfig(**settings)
 
 
