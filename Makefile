@@ -78,7 +78,7 @@ export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
 endif
 endif
 
-.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval page chat starter-encoder starter-codec \
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval blsp page chat starter-encoder starter-codec \
         real-models test test-all check docs bench clean
 
 ##@ Start here
@@ -121,6 +121,16 @@ eval: $(RUN)/model/speechgpt.json
 endif
 ASKED = [ -e $(CORPUS) ] || { echo "there is no $(CORPUS); say what to ask: CORPUS=a folder with test.jsonl, or any manifest with texts"; \
   exit 2; }
+
+##@ Other systems on the same parts
+ifeq ($(PRESET),toy)
+blsp: $(RUN)/blsp_results/done ## BLSP (docs/systems/blsp.md) on the demo's corpus: stage 1, labels, stage 2, figures
+	@printf '\nAll is done in %s; talk to it with: .venv/bin/speechgpt-cli --model %s\n' '$(RUN)/blsp' '$(RUN)/blsp'
+	@cat $<
+else
+blsp:
+	@echo "make blsp runs the toy preset only; for others docs/systems/blsp.md has the commands"; exit 2
+endif
 
 ##@ Use it
 page: $(RUN)/model/speechgpt.json ## talk to the model in the browser
@@ -289,6 +299,32 @@ $(REPORT): $(RUN)/results/done $(GATE)
 	@echo "[9/9] report"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.report.card --run $(RUN) --out $(@D) --name $(PRESET) >$@.part
+	@mv $@.part $@
+
+# BLSP: the text LLM learns to repeat and to answer in BLSP's template, responds to the transcripts, and an adapter learns
+# from the recordings to give it what it needs for the same responses.
+$(RUN)/blsp_repeat.jsonl: | $(RUN)/corpus/corpus.json
+	@echo "[1/5] blsp: texts to repeat"
+	@$(PYTHON) -m variants.blsp.text_tasks $(RUN)/corpus/train.jsonl $@ --instruction "please say"
+
+$(RUN)/blsp_llm/config.json: | $(RUN)/text_llm/config.json $(RUN)/blsp_repeat.jsonl
+	@echo "[2/5] blsp: stage 1, the text LLM learns to repeat and to answer"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage1.yaml --run $(RUN)
+
+# Exit code 3: some transcripts got no label, and are listed.
+$(RUN)/blsp_labels/labels.json: | $(RUN)/blsp_llm/config.json
+	@echo "[3/5] blsp: labels, by the LLM itself"
+	@$(PYTHON) -m variants.blsp.continuation $(RUN)/corpus/train.jsonl $(@D) --llm $(RUN)/blsp_llm --finished --batch 64 \
+	  --max_new_tokens 32 --behaviours '{"repeat": 2, "answer": 1}' --instructions '{"repeat": "please say"}' || [ $$? = 3 ]
+
+$(RUN)/blsp/speechgpt.json: | $(RUN)/blsp_labels/labels.json
+	@echo "[4/5] blsp: stage 2, the adapter"
+	@OMP_NUM_THREADS=1 $(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage2.yaml --run $(RUN)
+
+$(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
+	@echo "[5/5] blsp: questions never heard in training"
+	@mkdir -p $(@D)
+	@$(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/corpus --out $(@D) | tee $@.part
 	@mv $@.part $@
 
 else

@@ -13,6 +13,15 @@ from units.encoder.unit_encoder import Features, open_features
 from variants.references import STARTER_NAME, located
 
 Window = Literal["full", "utterance"]
+PUBLISHED_WIDTHS = {
+    "openai/whisper-tiny": 384,
+    "openai/whisper-tiny.en": 384,
+    "openai/whisper-base": 512,
+    "openai/whisper-small": 768,
+    "openai/whisper-medium": 1024,
+    "openai/whisper-large-v2": 1280,
+    "openai/whisper-large-v3": 1280,
+}
 
 
 def open_encoder(encoder: str, layer: int, device: str = "cpu", window: Window = "full") -> Features:
@@ -50,6 +59,8 @@ def depth(folder: Path) -> int:
 
 def width_of(encoder: str) -> int:
     """The width D of an encoder's states, without its weights where its config states it."""
+    if encoder in PUBLISHED_WIDTHS:  # so that a plan downloads nothing
+        return PUBLISHED_WIDTHS[encoder]
     folder = located(encoder)
     if folder.suffix == ".pt":
         return open_features(folder, 1).dim

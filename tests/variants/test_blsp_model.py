@@ -301,3 +301,20 @@ def test_any_chat_template(tmp_path) -> None:
         return_dict=False,
     )
     assert [token for piece in template.prompt(text) if isinstance(piece, Tokens) for token in piece.ids] == whole
+
+
+def test_commands_are_typed_as_their_pages_say(run, tmp_path, capsys) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"audio": str(run / "wav/t0.wav")}) + "\n")
+    given = [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]
+    generate.main.cli([*given, "--model", str(run / "blsp"), "--instruction", "one", "--max_new_tokens", "3"])
+    assert lines_of(tmp_path / "out.jsonl")[0]["response"]
+    labels = [str(run / "asr.jsonl"), str(tmp_path / "labels"), "--max_new_tokens", "3"]
+    with pytest.raises(SystemExit):
+        continuation.main.cli([*labels, "--llm", str(run / "text_llm"), "--behaviours", '{"dance": 1}'])
+    assert "dance" in capsys.readouterr().err
+    continuation.main.cli([*labels, "--llm", str(run / "text_llm"), "--behaviours", '{"continue": 1, "answer": 1}'])
+    assert (tmp_path / "labels/labels.json").exists()
+    for command in (generate.main, continuation.main):
+        with pytest.raises(SystemExit) as ended:
+            command.cli(given)
+        assert ended.value.code == 2 and "is needed" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import torch
 from blsp_oracles import FOLDER
 from safetensors.torch import load_file
 from tiny_blsp import SHAPE, blsp_config, make_blsp_run
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
 from speechgpt.dialogue import Speech
 from speechgpt.sampling import Sampling
@@ -24,6 +24,8 @@ from stages.planning.plan import make_plan
 from stages.train import train
 from stages.trainable import choose_trainable
 from units.encoder.whisper_window import FullWindowFeatures
+from variants.blsp import config
+from variants.blsp import train as command
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig, LossWeights
 from variants.blsp.examples import read_examples
@@ -120,14 +122,14 @@ class Kill(TrainerCallback):
 
 
 def test_a_killed_stage_resumes_to_the_same_weights(run, trained, monkeypatch) -> None:
-    config = blsp_config(run, out="killed")
+    stated = blsp_config(run, out="killed")
     usual = stage.StageTrainer
     with monkeypatch.context() as patch:
         patch.setattr(stage, "StageTrainer", lambda *a, callbacks, **k: usual(*a, callbacks=[*callbacks, Kill()], **k))
         with pytest.raises(KeyboardInterrupt):
-            train(config, system=BLSP_SYSTEM)
+            train(stated, system=BLSP_SYSTEM)
     assert (run / "killed/checkpoint-2/complete.json").exists() and not (run / "killed/speechgpt.json").exists()
-    folder = train(config, system=BLSP_SYSTEM)
+    folder = train(stated, system=BLSP_SYSTEM)
     for name, weight in adapter_of(folder).items():
         torch.testing.assert_close(weight, adapter_of(trained)[name], atol=1e-6, rtol=0)
 
@@ -207,8 +209,8 @@ def test_counted_logits_are_those_of_the_whole_row(run) -> None:
 
 
 def test_divergence_alone_trains(run) -> None:
-    config = blsp_config(run, out="kd", loss=LossWeights(ce=0.0, kl=1.0), training={"max_steps": 12})
-    train(config, system=BLSP_SYSTEM)
+    stated = blsp_config(run, out="kd", loss=LossWeights(ce=0.0, kl=1.0), training={"max_steps": 12})
+    train(stated, system=BLSP_SYSTEM)
     records = [json.loads(line) for line in (run / "kd/log.jsonl").read_text().splitlines()]
     losses = [record["loss"] for record in records if "loss" in record]
     assert losses[-1] < losses[0] and all(loss >= 0 for loss in losses)
@@ -248,23 +250,23 @@ def test_recordings_that_cannot_be_read_are_counted(run, tmp_path, capsys) -> No
 
 def test_stage_1_tunes_the_llm_on_text(run) -> None:
     data = [Source("chats.jsonl", hold_out=False)]
-    config = blsp_config(run, stage="stage1", kind="text", out="tuned", data=data, trainable="all", samples=0)
-    folder = train(config, system=BLSP_SYSTEM)
+    stated = blsp_config(run, stage="stage1", kind="text", out="tuned", data=data, trainable="all", samples=0)
+    folder = train(stated, system=BLSP_SYSTEM)
     tuned = AutoModelForCausalLM.from_pretrained(folder).state_dict()
     start = AutoModelForCausalLM.from_pretrained(run / "text_llm").state_dict()
     assert not torch.equal(tuned["lm_head.weight"], start["lm_head.weight"])
     assert (folder / "tokenizer.json").exists() and not (folder / "speechgpt.json").exists()
     with pytest.raises(ValueError, match="holds recordings"):
-        train(dataclasses.replace(config, out="no", data=[Source("labels.jsonl")]), system=BLSP_SYSTEM)
+        train(dataclasses.replace(stated, out="no", data=[Source("labels.jsonl")]), system=BLSP_SYSTEM)
 
 
 def test_the_plan_counts_the_adapter(run) -> None:
-    config = blsp_config(run)
-    size = BLSP_SYSTEM.size(config, None)
-    model = choose_trainable(opened(config).model, config, BlspOpened.parts)
+    stated = blsp_config(run)
+    size = BLSP_SYSTEM.size(stated, None)
+    model = choose_trainable(opened(stated).model, stated, BlspOpened.parts)
     assert size.parameters == model.num_parameters()
     assert size.learning == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    assert make_plan(config, size, Cluster(1, "16G")).fits
+    assert make_plan(stated, size, Cluster(1, "16G")).fits
 
 
 @pytest.mark.parametrize("window", ["full", "utterance"])
@@ -298,3 +300,19 @@ def test_settings_out_of_range_are_refused(run, changes, named) -> None:
         if "loss" in given:
             given["loss"] = LossWeights(**given["loss"])
         blsp_config(run, **given)
+
+
+CONFIGS = Path(config.__file__).parent / "configs"
+
+
+@pytest.mark.parametrize("name", ["toy/stage1", "toy/stage2", "7b/stage1", "7b/stage2"])
+def test_the_presets_are_planned(name: str, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("variants.blsp.system.model_shape", lambda config, file: (LLAMA_2, False))
+    command.main([str(CONFIGS / f"{name}.yaml"), "--run", str(tmp_path), "--plan", "--gpus", "8", "--gpu", "A100-80G"])
+    printed = capsys.readouterr().out
+    assert "all trained" in printed if name.endswith("1") else "trained" in printed
+    if name == "7b/stage2":  # the published adapter on Llama 2's width and Whisper small's
+        assert "47,467,520 trained" in printed
+
+
+LLAMA_2 = LlamaConfig(vocab_size=32000, num_hidden_layers=2)

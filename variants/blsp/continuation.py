@@ -111,7 +111,7 @@ class Labelling:
 def main(
     source: Path,
     out: Path,
-    llm: str,
+    llm: str = "",
     device: str = "cpu",
     rank: int | None = None,
     world: int | None = None,
@@ -123,7 +123,7 @@ def main(
         source: a manifest with texts, the {"audio", "text"} lines of the published code, or a conversation set with
             recordings and transcripts
         out: folder for the labels
-        llm: a Hugging Face folder or hub id: the LLM that will listen
+        llm: a Hugging Face folder or hub id: the LLM that will listen; needed
         device: cpu, cuda, or cuda:N
         rank: of this process, from 0; torchrun and SLURM give it
         world: number of processes
@@ -136,6 +136,8 @@ def main(
     from variants.blsp.labels import COMPLETION_FILE
     from variants.references import fingerprint, located
 
+    if not llm:
+        raise ValueError("--llm is needed: the folder or hub id of the LLM that will listen")
     ranks = this_rank(rank, world)
     utterances = utterances_of(source)
     if not utterances:

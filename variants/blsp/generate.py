@@ -54,13 +54,15 @@ class Generation:
 
 
 @command("blsp-generate", flat=True)
-def main(input: Path, output: Path, model: Path, device: str = "cpu", how: Generation = Generation()) -> int | None:
+def main(
+    input: Path, output: Path, model: Path | None = None, device: str = "cpu", how: Generation = Generation()
+) -> int | None:
     """Respond to a file of recordings by any instruction.
 
     Args:
         input: JSON lines with audio, instruction, or both
         output: JSON lines with response
-        model: a BLSP folder
+        model: a BLSP folder; needed
         device: cpu, cuda, or cuda:N
         how: how responses are made
     """
@@ -70,6 +72,8 @@ def main(input: Path, output: Path, model: Path, device: str = "cpu", how: Gener
     from variants.blsp.inference import BLSP
     from variants.blsp.responses import LineReason, drop_unfinished, respond
 
+    if model is None:
+        raise ValueError("--model is needed: the folder of a BLSP model")
     lines = [line for line in input.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     blsp = BLSP.from_pretrained(model, device)
     output.parent.mkdir(parents=True, exist_ok=True)
