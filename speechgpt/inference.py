@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
+from speechgpt.adapters import open_language_model, shape_of
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, NotSupported, Piece, Sound
 from speechgpt.checkpoint import CheckpointFacts, local_folder
 from speechgpt.dialogue import Dialogue, Message, Reply
@@ -87,10 +88,10 @@ class SpeechGPT:
         dialogue = Dialogue(AutoTokenizer.from_pretrained(folder), facts.prefix)
         facts.check_vocab(dialogue.vocab, folder)
         if dtype is None:
-            stored = AutoConfig.from_pretrained(folder).dtype
+            stored = shape_of(folder).dtype
             dtype = "float32" if stored == torch.bfloat16 and not multiplies_bfloat16(device) else "auto"
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+            model = open_language_model(folder, dtype=dtype).to(device).eval()
         except SafetensorError as error:
             raise ValueError(f"the weights in {folder} are damaged ({error}); copy them again") from error
         if torch.device(device).type == "cuda":

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, TrainingArguments
+from transformers import TrainingArguments
 from transformers.utils import is_flash_attn_2_available
 
+from speechgpt.adapters import is_adapter, shape_of
 from stages.config import StageConfig
 from stages.packing.attention import BY_DOCUMENT, VARLEN
 
@@ -25,7 +26,7 @@ def find_start(config: StageConfig, whole: bool) -> Path | str:
         or if the hub has none of this name.
     """
     folder = config.at(config.model)
-    if (folder / "config.json").exists():
+    if (folder / "config.json").exists() or is_adapter(folder):
         return folder
     if folder.is_dir() or config.model in OUR_FOLDERS or Path(config.model).is_absolute():
         state = "is not finished (no config.json)" if folder.is_dir() else "does not exist"
@@ -45,7 +46,7 @@ def find_start(config: StageConfig, whole: bool) -> Path | str:
 
 def check_positions(start: Path | str) -> None:
     """Raise ValueError, from the config alone, if a model is of a kind that no stage can train."""
-    shape = AutoConfig.from_pretrained(start).get_text_config()
+    shape = shape_of(start).get_text_config()
     if getattr(shape, "max_position_embeddings", None) is None:
         raise ValueError(
             f"{start}: the config of a {shape.model_type} model has no max_position_embeddings. Models without "

@@ -22,6 +22,7 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from speechgpt.adapters import open_language_model
 from speechgpt.checkpoint import CheckpointFacts
 from stages.config import Source, StageConfig
 from stages.planning.size import Size
@@ -150,6 +151,18 @@ class Opened(ABC):
             state_dict: its weights, if they were gathered from several processes.
         """
         model.save_pretrained(folder, state_dict=state_dict)
+
+    def load(self, folder: Path) -> Any:
+        """Open the model that `save` wrote, from its files alone, as a user does; the inverse of `save`.
+
+        A system that overrides one of the two overrides both.
+        """
+        return open_language_model(folder, final=self.config.at(self.config.out))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if (cls.save is Opened.save) != (cls.load is Opened.load):
+            raise TypeError(f"{cls.__name__} overrides one of save and load; they are inverse, so override both")
 
     @abstractmethod
     def facts(self) -> CheckpointFacts | None:

@@ -127,6 +127,15 @@ def collate(blocks: list[dict[str, Tensor]], as_row: bool) -> dict[str, Any]:
     return batch
 
 
+def with_adapter(folder: Path, start: str | Path) -> TinySpeechLLM:
+    """The model of an LLM and the adapter in a folder."""
+    llm = AutoModelForCausalLM.from_pretrained(start)
+    model = TinySpeechLLM(TinyConfig(llm.config.to_dict()), llm)
+    missing, unexpected = model.load_state_dict(load_file(folder / ADAPTER), strict=False)
+    assert not unexpected and not [name for name in missing if name.startswith("adapter.")]
+    return model
+
+
 class TinyOpened(Opened):
     parts = {"adapter": ("adapter.",), "llm": ("llm.",)}
     model: TinySpeechLLM
@@ -183,6 +192,10 @@ class TinyOpened(Opened):
         adapter = {name: weight.contiguous() for name, weight in weights.items() if name.startswith("adapter.")}
         save_file(adapter, folder / ADAPTER)
         model.config.save_pretrained(folder)
+
+    def load(self, folder: Path) -> TinySpeechLLM:
+        """The adapter, on the LLM where the stage started."""
+        return with_adapter(folder, self.start)
 
     def facts(self) -> CheckpointFacts:
         extra = {"llm": str(self.start.absolute()), "fingerprint": fingerprint(self.start), "bands": F}
@@ -257,12 +270,9 @@ class TinyTalker:
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str | None = None) -> TinyTalker:
         facts = CheckpointFacts.load(folder)
-        llm = AutoModelForCausalLM.from_pretrained(facts.extra["llm"])
         if fingerprint(Path(facts.extra["llm"])) != facts.extra["fingerprint"]:
             raise ValueError(f"{facts.extra['llm']} is not the LLM that {folder} was trained with")
-        model = TinySpeechLLM(TinyConfig(llm.config.to_dict()), llm)
-        missing, unexpected = model.load_state_dict(load_file(Path(folder) / ADAPTER), strict=False)
-        assert not unexpected and not [name for name in missing if name.startswith("adapter.")]
+        model = with_adapter(Path(folder), facts.extra["llm"])
         return cls(Path(folder), model.to(device), AutoTokenizer.from_pretrained(folder))
 
     @torch.no_grad()

@@ -9,15 +9,9 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from speechgpt.adapters import is_adapter, open_language_model, shape_of
 from speechgpt.chat_template import prepare_for_serving
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.vocab import UnitVocab, new_words
@@ -74,7 +68,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
     tokenizer = AutoTokenizer.from_pretrained(start)
     if facts:
         facts.check_vocab(UnitVocab.from_words(tokenizer.get_vocab()), start)
-    model = AutoModelForCausalLM.from_pretrained(start, **loading)
+    model = open_language_model(start, merge=True, **loading)
     codebook = facts.codebook if facts else None
     if config.widen and units:
         codebook, centres = units
@@ -99,8 +93,8 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
     files = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in neighbours}
     maker = next((path for path, given in files.items() if given.get("out") == config.model), None)
     known = json.loads(SHAPES.read_text(encoding="utf-8"))
-    if (start / "config.json").exists():
-        shape = AutoConfig.from_pretrained(start)
+    if (start / "config.json").exists() or is_adapter(start):
+        shape = shape_of(start)
     elif maker:
         given = files[maker]
         widening = Widening(**given["widen"]) if "widen" in given else None
