@@ -18,8 +18,9 @@ from stages.checkpoints import STOPPED, Checkpoints, check_shared, common_checkp
 from stages.config import StageConfig
 from stages.finished import save_finished
 from stages.log import Log
-from stages.packing.attention import PackingCheck
 from stages.packing.blocks import PackedBlocks, load_blocks
+from stages.packing.check import PackingCheck, set_attention
+from stages.planning.size import check_block, positions_of
 from stages.start import loading_arguments
 from stages.system import Opened, System
 from stages.trainable import choose_trainable
@@ -47,7 +48,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     if config.threads and arguments.use_cpu:
         torch.set_num_threads(config.threads)
     set_seed(config.seed)
-    opened = system.open(config, **loading_arguments(config, arguments))
+    opened = _open(config, system, arguments)
     blocks, held_out = _prepare(opened, arguments, checkpoint)
     model = choose_trainable(opened.model, config, opened.parts)
     keeper = Checkpoints()
@@ -72,6 +73,18 @@ def train_stage(config: StageConfig, system: System) -> Path:
     save_finished(trainer, opened, system)
     trainer.accelerator.wait_for_everyone()  # the next stage, on another machine, may look for this one at once
     return out
+
+
+def _open(config: StageConfig, system: System, arguments: TrainingArguments) -> Opened:
+    """The system at the start of the stage. With attention: auto, a model that cannot have the preferred attention
+    keeps its own."""
+    loading = loading_arguments(config, arguments)
+    preferred = loading.pop("attn_implementation", None) if config.attention == "auto" else None
+    opened = system.open(config, **loading)
+    check_block(config, positions_of(opened.language_model.config), config.model)
+    if preferred:
+        set_attention(opened.language_model, preferred)
+    return opened
 
 
 def _inner(opened: Opened, model: Any) -> Any:

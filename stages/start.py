@@ -12,6 +12,7 @@ from transformers.utils import is_flash_attn_2_available
 from speechgpt.adapters import is_adapter, shape_of
 from stages.config import StageConfig
 from stages.packing.attention import BY_DOCUMENT, VARLEN
+from stages.planning.size import check_block, positions_of
 
 OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  # in a run folder; never hub ids
 
@@ -44,17 +45,19 @@ def find_start(config: StageConfig, whole: bool) -> Path | str:
         ) from error
 
 
-def check_positions(start: Path | str) -> None:
-    """Raise ValueError, from the config alone, if a model is of a kind that no stage can train."""
+def check_positions(start: Path | str, config: StageConfig) -> None:
+    """Check, from the config of a model alone, that a stage can train it.
+
+    Raises: ValueError if it has no positions, or fewer than a block has tokens.
+    """
     shape = shape_of(start).get_text_config()
-    if getattr(shape, "max_position_embeddings", None) is None:
+    if getattr(shape, "max_position_embeddings", None) is None or getattr(shape, "alibi", False):
         raise ValueError(
-            f"{start}: the config of a {shape.model_type} model has no max_position_embeddings. Models without "
-            "positions "
-            "(ALiBi, state spaces) cannot keep packed documents apart, and have no limit for the length of a reply; "
-            "start "
-            "from one with positions, such as a Llama, Qwen, Mistral, Gemma or GPT-2"
+            f"{start}: the config of a {shape.model_type} model has no max_position_embeddings, or has alibi. Models "
+            "without positions (ALiBi, state spaces) cannot keep packed documents apart, and have no limit for the "
+            "length of a reply; start from one with positions, such as a Llama, Qwen, Mistral, Gemma or GPT-2"
         )
+    check_block(config, positions_of(shape), start)
 
 
 def loading_arguments(config: StageConfig, arguments: TrainingArguments) -> dict[str, Any]:

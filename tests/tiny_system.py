@@ -47,6 +47,7 @@ F = 8  # mel bands
 HOP = 1600  # samples: 10 frames a second
 PROMPT = "question"
 ADAPTER = "adapter.safetensors"
+LLM = "llm"  # folder of the LLM, where it was trained too
 
 
 @functools.cache
@@ -186,19 +187,27 @@ class TinyOpened(Opened):
         return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, logits_of)
 
     def save(self, model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The adapter alone: the LLM is frozen, and lies where the stage started."""
+        """The adapter alone where the LLM is frozen, and lies where the stage started; otherwise the LLM too."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = model.state_dict() if state_dict is None else state_dict
         adapter = {name: weight.contiguous() for name, weight in weights.items() if name.startswith("adapter.")}
         save_file(adapter, folder / ADAPTER)
         model.config.save_pretrained(folder)
+        if self.llm_learns:
+            llm = {name.removeprefix("llm."): weight for name, weight in weights.items() if name.startswith("llm.")}
+            model.llm.save_pretrained(folder / LLM, state_dict=llm)
+
+    @property
+    def llm_learns(self) -> bool:
+        return self.config.trainable == "all" or "llm" in self.config.trainable
 
     def load(self, folder: Path) -> TinySpeechLLM:
-        """The adapter, on the LLM where the stage started."""
-        return with_adapter(folder, self.start)
+        """The adapter, on its LLM."""
+        return with_adapter(folder, folder / LLM if self.llm_learns else self.start)
 
     def facts(self) -> CheckpointFacts:
-        extra = {"llm": str(self.start.absolute()), "fingerprint": fingerprint(self.start), "bands": F}
+        llm = self.config.at(self.config.out) / LLM if self.llm_learns else self.start
+        extra = {"llm": str(llm.absolute()), "fingerprint": fingerprint(llm), "bands": F}
         config = dataclasses.asdict(self.config)
         return CheckpointFacts(None, self.config.stage, config=config, system=TinySystem.name, extra=extra)
 

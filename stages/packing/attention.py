@@ -17,18 +17,33 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import (
-    AttentionInterface,
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 BY_DOCUMENT = "by_document"
 VARLEN = "varlen"
+
+# Arguments that models pass on to attention and that do not change what it computes. Anything else that has a value is
+# refused: sinks (s_aux of gpt-oss), soft-capping (Gemma 2) and the like would otherwise be left out unnoticed.
+HARMLESS = {
+    "use_cache",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "num_items_in_batch",
+    "cache_position",
+    "past_key_values",
+    "position_embeddings",
+    "position_ids",
+    "logits_to_keep",
+    "labels",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+    "layer_idx",
+}
 
 _lengths = WeakTensorKeyDictionary()  # of documents, by their position_ids: computed once for all layers
 
@@ -67,6 +82,21 @@ def any_length() -> Iterator[None]:
         torch.backends.cuda.enable_cudnn_sdp(before)
 
 
+class AttentionError(ValueError):
+    """An attention that cannot compute what a model needs, or does not keep packed documents apart."""
+
+
+def refuse_unknown(attention: str, given: dict[str, Any]) -> None:
+    """Raise AttentionError for an argument that an attention of ours would leave out."""
+    unknown = sorted(name for name, value in given.items() if name not in HARMLESS and value is not None)
+    unknown = [name for name in unknown if not (name == "is_causal" and given[name] is True)]
+    if unknown:
+        raise AttentionError(
+            f"this model needs {', '.join(unknown)}, which attention: {attention} does not compute; use attention: "
+            "auto, or eager"
+        )
+
+
 def by_document(
     module: torch.nn.Module,
     query: Tensor,
@@ -85,9 +115,11 @@ def by_document(
         query, key, value: (B, heads, L, D); key and value may have fewer heads.
         position_ids: (B, L) or (1, L).
 
-    Returns: (B, L, heads, D), as transformers needs it.
+    Returns: (B, L, heads, D), as transformers needs it; D of the values, where it is another than of the queries.
+    Raises: AttentionError for an argument that it does not compute.
     """
-    batch, heads, length, width = query.shape
+    refuse_unknown(BY_DOCUMENT, kwargs)
+    batch, heads, length, _ = query.shape
     fresh = position_ids is not None and attention_mask is None and key.shape[2] == length
     lengths = _document_lengths(position_ids, batch) if fresh else None
     if lengths is None:  # one token after a cache, or a part of a document: nothing is packed here
@@ -113,7 +145,7 @@ def by_document(
                 enable_gqa=key.shape[1] != heads,
             )
             attended.append(found[0].transpose(0, 1))
-    return torch.cat(attended).view(batch, length, heads, width).to(query.dtype), None
+    return torch.cat(attended).view(batch, length, heads, value.shape[-1]).to(query.dtype), None
 
 
 def _document_lengths(position_ids: Tensor, batch: int) -> list[int] | None:
@@ -156,16 +188,21 @@ def varlen(
         cu_seq_lens_q, max_length_q: from `bounds`; without them, as in generation, this is by_document.
 
     Returns: (B, L, heads, D), as transformers needs it.
-    Raises: ValueError for dropout, which the kernel does not have.
+    Raises: AttentionError for dropout, which the kernel does not have, and for an argument that it does not compute.
     """
+    refuse_unknown(VARLEN, kwargs)
     if cu_seq_lens_q is None or max_length_q is None:
         settings = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, **kwargs}
         return by_document(module, query, key, value, attention_mask, **settings)
     if dropout:
-        raise ValueError(f"attention: varlen has no dropout, and the model's is {dropout}; choose another attention")
+        raise AttentionError(
+            f"attention: varlen has no dropout, and the model's is {dropout}; choose another attention"
+        )
     from torch.nn.attention.varlen import varlen_attn
 
     batch, heads, length, width = query.shape
+    narrow = value.shape[-1]  # of the values; the kernel has one width
+    value = torch.nn.functional.pad(value, [0, width - narrow])
     device = query.device.type  # rotary embeddings leave query and key in float32, which autocast does not change here
     half = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     q, k, v = (part.transpose(1, 2).flatten(0, 1).to(half) for part in (query, key, value))
@@ -174,60 +211,7 @@ def varlen(
     gqa = key.shape[1] != heads
     ends, longest = (cu_seq_lens_q, cu_seq_lens_q), (max_length_q, max_length_q)
     attended = varlen_attn(q, k, v, *ends, *longest, scale=scaling, window_size=window, enable_gqa=gqa)
-    return attended.view(batch, length, heads, width), None
-
-
-@torch.no_grad()
-def check_packing(model: PreTrainedModel) -> None:
-    """Check that packed documents do not attend to each other: a change of the first must not change the second.
-
-    Raises: ValueError if it does; then this architecture, or its attention, does not use position_ids.
-    """
-    training, device = model.training, model.device
-    model.eval()
-    half = 8
-    positions = torch.arange(half, device=device).repeat(2)[None]
-    packed = bounds(positions) if takes_bounds(model) else {}
-    scores = []
-    for first in (1, 2):
-        ids = torch.cat([torch.full((half,), first), torch.arange(3, 3 + half)])[None].to(device)
-        output = model(input_ids=ids, position_ids=positions, use_cache=False, **packed)
-        scores.append(output.logits[0, half:].float())
-    model.train(training)
-    leak = (scores[0] - scores[1]).abs().max().item()
-    if leak > 1e-3 * scores[0].abs().max().item():
-        raise ValueError(
-            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed documents attend "
-            "to "
-            f"each other (logits move by {leak:.2g}); choose another attention: sdpa or eager, or another model"
-        )
-
-
-class PackingCheck(TrainerCallback):
-    """Runs check_packing before the first step.
-
-    With attention: auto, a model that does not work with by_document gets sdpa instead.
-    """
-
-    def __init__(self, attention: str, language_model: Any = None) -> None:
-        """
-        Args:
-            attention: as the config names it.
-            language_model: the causal LLM in the trained model, if that is not the model itself.
-        """
-        self.attention, self.language_model = attention, language_model
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model=None, **kwargs
-    ) -> None:
-        checked = model if self.language_model is None else self.language_model
-        try:
-            check_packing(checked)
-        except ValueError:
-            if self.attention != "auto" or checked.config._attn_implementation != BY_DOCUMENT:
-                raise
-            checked.set_attn_implementation("sdpa")
-            check_packing(checked)
+    return attended.view(batch, length, heads, width)[..., :narrow], None
 
 
 AttentionInterface.register(BY_DOCUMENT, by_document)

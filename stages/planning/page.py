@@ -8,13 +8,14 @@ from typing import Any
 from stages.config import KEPT, StageConfig
 from stages.planning.cluster import Cluster
 from stages.planning.plan import GIB, USABLE, Plan, make_plan, weight_bytes
-from stages.planning.size import Size
+from stages.planning.size import Size, check_block
 
 GPUS_OF_A_MACHINE = 8  # the usual maximum
 
 
 def print_plan(config: StageConfig, size: Size, cluster: Cluster) -> None:
-    """Print what a stage needs on a cluster."""
+    """Print what a stage needs on a cluster. Raises ValueError if its blocks are longer than the model's context."""
+    check_block(config, size.positions, config.model)
     plan = make_plan(config, size, cluster)
     print(f"{config.run.name}/{config.stage} on {plan.gpus} x {cluster.gpu}")
     for name, text in rows(config, cluster, plan):

@@ -63,7 +63,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
     # first, since it takes no time, and loading the model takes minutes
     units = open_units(config.at(config.widen.encoder)) if config.widen else None
     start = find_start(config, whole=with_units)
-    check_positions(start)
+    check_positions(start, config)
     facts = CheckpointFacts.load(start) if with_units else None
     tokenizer = AutoTokenizer.from_pretrained(start)
     if facts:

@@ -21,17 +21,9 @@ from transformers.modeling_flash_attention_utils import prepare_fa_kwargs_from_p
 from varlen_reference import varlen_attn
 
 from stages.held_out import token_losses
-from stages.packing.attention import (
-    BY_DOCUMENT,
-    VARLEN,
-    PackingCheck,
-    any_length,
-    bounds,
-    check_packing,
-    takes_bounds,
-    varlen,
-)
+from stages.packing.attention import BY_DOCUMENT, VARLEN, any_length, bounds, takes_bounds, varlen
 from stages.packing.blocks import PackedBlocks, best_fit, flattened
+from stages.packing.check import PackingCheck, check_packing
 
 SHAPE = {
     "vocab_size": 48,
