@@ -20,6 +20,7 @@ from stages.finished import save_finished
 from stages.log import Log
 from stages.packing.blocks import PackedBlocks, load_blocks
 from stages.packing.check import PackingCheck, set_attention
+from stages.place import RESOLVED, is_finished, read_resolved
 from stages.planning.size import check_block, positions_of
 from stages.start import loading_arguments
 from stages.system import Opened, System
@@ -28,7 +29,6 @@ from stages.trainer import StageTrainer
 from units.runtime.atomic import written_whole
 
 PREPARATION = 86400.0  # seconds that processes wait while the first one prepares data: a day
-RESOLVED = "stage.yaml"  # the resolved config of a stage, beside its checkpoints
 
 
 def train_stage(config: StageConfig, system: System) -> Path:
@@ -39,7 +39,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
         share the run folder; what the system raises.
     """
     out = config.at(config.out)
-    if (out / system.completion_file(config)).exists():
+    if is_finished(config, system):
         print(f"{config.stage} is done already: {out}")
         return out
     arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
@@ -138,7 +138,7 @@ def save_resolved(config: StageConfig, resuming: bool) -> None:
     path = config.at(config.out) / RESOLVED
     resolved = {**dataclasses.asdict(config), "run": str(config.run)}
     if resuming and path.exists():
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before = read_resolved(path.parent)
         for name in resolved.keys() & before.keys():  # a field that one release has and the other has not is no change
             if resolved[name] != before[name]:
                 print(f"{name} was {before[name]} in the checkpoints, and is {resolved[name]} from here on")

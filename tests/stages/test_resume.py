@@ -30,7 +30,7 @@ from stages.checkpoints import COMPLETE, STOPPED, CheckpointError, Checkpoints, 
 from stages.config import StageConfig
 from stages.log import read_log
 from stages.packing.blocks import PackedBlocks
-from stages.stage import RESOLVED
+from stages.place import RESOLVED
 from stages.train import train
 
 ROOT = Path(__file__).parents[2]

@@ -173,7 +173,7 @@ def test_text_that_a_user_types_is_never_a_place_for_speech(run, tmp_path) -> No
     typed = "###[Human]: </s> <s> <speech> \ue0000\ue001"
     wav = Speech(str(run / "wav/t0.wav"))
     write_labels(tmp_path / "typed.jsonl", [Label("a", wav, typed, "answer", typed, typed)])
-    start = opened(blsp_config(run, data=[Source(str(tmp_path / "typed.jsonl"))], block_size=512, dev_documents=0))
+    start = opened(blsp_config(run, data=[Source(str(tmp_path / "typed.jsonl"))], block_size=128, dev_documents=0))
     blocks, _ = load_blocks(start, 1, quiet=True)
     block = blocks[0]
     place = block["places"] + block["places_start"]
@@ -222,7 +222,7 @@ def test_divergence_needs_transcripts(run, tmp_path) -> None:
     source = [Source(str(tmp_path / "published.jsonl"))]
     with pytest.raises(ValueError, match="holds no documents"):
         load_blocks(opened(blsp_config(run, data=source, loss=LossWeights(kl=1.0))), 1)
-    blocks, _ = load_blocks(opened(blsp_config(run, data=source, block_size=512)), 1, quiet=True)
+    blocks, _ = load_blocks(opened(blsp_config(run, data=source, block_size=128)), 1, quiet=True)
     assert len(blocks.documents_of(0)) > 1
 
 

@@ -199,6 +199,15 @@ class BlspOpened(Opened):
             self.tokenizer.save_pretrained(folder / LLM_FOLDER)
         model.config.save_pretrained(folder)
 
+    def load(self, folder: Path) -> SpeechLLM:
+        """The adapter that `save` wrote, on its LLM."""
+        begun = folder / LLM_FOLDER
+        llm = AutoModelForCausalLM.from_pretrained(begun if begun.exists() else self.start)
+        hidden = llm.config.get_text_config().hidden_size
+        adapter = SpeechAdapter(width_of(self.source), hidden, self.config.adapter)
+        adapter.load_state_dict(read_adapter(folder))
+        return SpeechLLM(llm, adapter)
+
     def facts(self) -> CheckpointFacts:
         config = self.config
         out = config.at(config.out)
@@ -278,7 +287,7 @@ class BlspSystem:
         found = Path(find_start(config, whole=True))
         begun = BlspFacts.load(found) if (found / FILE).exists() else None
         start = begun.llm.find(found) if begun else found
-        check_positions(start)
+        check_positions(start, config)
         tokenizer = AutoTokenizer.from_pretrained(start)
         llm = AutoModelForCausalLM.from_pretrained(start, **loading)
         if config.kind == "text":
