@@ -140,10 +140,11 @@ class StageConfig:
         "by_document",
         "eager",
     ] = "auto"
-    """How attention is computed. Before the first step it is compared with the model's own (eager), scores and gradients.
-    auto is, on a GPU, flash-attention 2 where it is installed, else sdpa; on a CPU by_document
-    (stages/packing/attention.py); and where that is not right for the model, sdpa, eager, or a mask. varlen is torch's own flash-attention, for
-    GPUs from Ampere on in half precision: it needs no package, but has not been tried on a GPU yet."""
+    """How attention is computed. Before the first step it is compared with the model's own, eager, by scores and
+    gradients. auto is, on a GPU, flash-attention 2 where it is installed, else sdpa; on a CPU by_document
+    (stages/packing/attention.py); and where that is not right for the model, sdpa, eager, or a mask. varlen is torch's
+    own flash-attention, for GPUs from Ampere on in half precision: it needs no package, but has not been tried on a GPU
+    yet."""
     fused_loss: Literal["auto", "always", "never"] = "auto"
     """Compute the loss without all logits in memory (liger-kernel). auto: where it is installed, there is a GPU, and
     units weigh as much as text."""
