@@ -123,7 +123,7 @@ def export(source: Path, out: Path) -> Path:
             ("the LLM", settings.get("model_type"), "llama"),
             ("the encoder", listening.get("model_type"), "whisper"),
             ("the encoder's layer", facts.layer, listening.get("encoder_layers", facts.layer)),
-            ("the strides are", facts.shape.strides, [2] * len(facts.shape.strides)),
+            ("the list of strides", facts.shape.strides, [2] * len(facts.shape.strides)),
         )
         if found != needed
     ]
