@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_blsp import SHAPE, blsp_config, make_blsp_run
 from transformers import AutoModelForCausalLM, LlamaConfig, TrainerCallback
 
-from speechgpt.dialogue import Speech
+from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
 from stages import stage
 from stages.config import Source
@@ -34,6 +34,7 @@ from variants.blsp.labels import Label, write_labels
 from variants.blsp.records import ADAPTER_FILE, BlspFacts
 from variants.blsp.system import BLSP_SYSTEM, BlspOpened, counted_logits, divergence
 from variants.blsp.upstream import adopt
+from variants.listening import row
 from variants.references import PartError
 
 CPU = {"attn_implementation": "by_document"}
@@ -260,6 +261,19 @@ def test_stage_1_tunes_the_llm_on_text(run) -> None:
     assert (folder / "tokenizer.json").exists() and not (folder / "speechgpt.json").exists()
     with pytest.raises(ValueError, match="holds recordings"):
         train(dataclasses.replace(stated, out="no", data=[Source("labels.jsonl")]), system=BLSP_SYSTEM)
+
+
+def test_stage_1_may_learn_questions_in_pieces_too(run) -> None:
+    data = [Source("chats.jsonl", hold_out=False)]
+    stated = blsp_config(run, kind="text", data=data, trainable="all", text_form="both")
+    start = BLSP_SYSTEM.open(stated, **CPU)
+    blocks, _ = load_blocks(start, 1, quiet=True)
+    tokenised, template = blocks.sources[0], start.template
+    assert len(tokenised) == 30  # 15 chats, twice
+    one, pieces = (tokenised.document(i)[0].tolist() for i in (0, 1))
+    asked = Message("human", ("one red",))
+    prompt = row(template.prompt([asked]), [], 0).ids
+    assert pieces[: len(prompt)] == prompt and one[: len(prompt)] != prompt
 
 
 def test_the_plan_counts_the_adapter(run) -> None:

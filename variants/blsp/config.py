@@ -60,6 +60,9 @@ class BlspConfig(StageConfig):
     published code starts at 1."""
     template: Literal["blsp", "chat"] = "blsp"
     """How turns are written: blsp as the published code, chat as the tokenizer's chat template."""
+    text_form: Literal["published", "both"] = "published"
+    """For kind text with the template blsp: published writes a question as one text, as the published stage 1 does;
+    both also learns it in pieces, as chats and spoken questions are written. A small LLM needs both."""
     instructions: dict[str, str] = field(default_factory=lambda: dict(INSTRUCTIONS))
     """What stands before speech, by what the model is asked for: answer, transcribe. `continue` is for labels that name
     no instruction."""

@@ -247,13 +247,15 @@ class TextOpened(Opened):
                 continue
             if example.sounds:
                 raise ValueError(f"{path} holds recordings; a stage of kind text reads text; name other tasks")
-            made = row(self.template.document(example.messages), [], 0)
-            ids = np.array(made.ids, np.int32)
-            yield Documents(example.task, ids, np.array(made.train, bool), np.array([len(ids)]))
+            for one_text in (True, False) if self.config.text_form == "both" else (True,):
+                made = row(self.template.document(example.messages, one_text), [], 0)
+                ids = np.array(made.ids, np.int32)
+                yield Documents(example.task, ids, np.array(made.train, bool), np.array([len(ids)]))
 
     def cache_key(self, source: Source) -> list[Any]:
         chat = self.tokenizer.chat_template if self.config.template == "chat" else None
-        return [SYSTEM, "text", DOCUMENTS_VERSION, TEMPLATE_VERSION, self.config.template, chat]
+        config = self.config
+        return [SYSTEM, "text", DOCUMENTS_VERSION, TEMPLATE_VERSION, config.template, config.text_form, chat]
 
     def collator(self) -> Collator:
         from stages.packing.blocks import flattened, stacked

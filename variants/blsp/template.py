@@ -32,8 +32,13 @@ class Template(Protocol):
 
     name: TemplateName
 
-    def document(self, messages: Sequence[Message]) -> list[Piece]:
-        """A whole conversation; the loss counts the last reply and the token that ends it."""
+    def document(self, messages: Sequence[Message], one_text: bool = True) -> list[Piece]:
+        """A whole conversation; the loss counts the last reply and the token that ends it.
+
+        Args:
+            one_text: a question in text alone is written as one text, as the published stage 1 does; else in pieces, as
+                in a chat. Templates that know no difference ignore it.
+        """
 
     def prompt(self, messages: Sequence[Message]) -> list[Piece]:
         """The pieces after which the LLM replies."""
@@ -77,10 +82,10 @@ class BlspTemplate:
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
         self._eos = [tokenizer.eos_token_id]
 
-    def document(self, messages: Sequence[Message]) -> list[Piece]:
+    def document(self, messages: Sequence[Message], one_text: bool = True) -> list[Piece]:
         human, reply = messages[-2], messages[-1]
         answer = Tokens([*self._encode(reply_text(reply)), *self._eos], train=True)
-        if len(messages) == 2 and all(isinstance(part, str) for part in human.parts):  # stage 1: one text
+        if one_text and len(messages) == 2 and all(isinstance(part, str) for part in human.parts):
             text = HUMAN + " ".join(part for part in human.parts if isinstance(part, str)) + ASSISTANT
             return [Tokens([*self._bos, *self._encode(text)]), answer]
         return [*self.prompt(messages[:-1]), answer]
@@ -128,7 +133,7 @@ class ChatTemplate:
         self._encode = text_encoder(tokenizer).encode
         self._special = {token for token, word in tokenizer.added_tokens_decoder.items() if word.special}
 
-    def document(self, messages: Sequence[Message]) -> list[Piece]:
+    def document(self, messages: Sequence[Message], one_text: bool = True) -> list[Piece]:
         *before, answer = self._pieces(messages, opened=False)
         *before, reply = before
         assert isinstance(reply, Tokens) and isinstance(answer, Tokens)
