@@ -7,6 +7,8 @@ GrammarASR is pocketsphinx 5.1 with its own English model. It recognises only se
 grammar is open to its whole word class, so a wrong number is recognised as that number; a sentence outside the grammar
 cannot be recognised. Its word error rates are therefore those of a closed vocabulary. Its own error on the original
 recordings is the lowest rate that any model could reach, and is always reported beside the model's.
+
+For everything but the toy, use an open vocabulary: `--asr whisper:FOLDER_OR_HUB_ID` (eval/whisper.py).
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ class EvaluationASR(Protocol):
     def transcribe_all(self, wavs: Sequence[np.ndarray | None]) -> list[str]:
         """As transcribe, for many wavs, in order. No result depends on the other wavs."""
 
+    def comparable(self, texts: Sequence[str | None]) -> list[str | None]:
+        """References, or transcripts, as they are to be compared: Whisper writes 12 for twelve, so it rewrites both."""
+
 
 class ASRNotInstalled(ImportError):
     """The recogniser's package is missing; the message has the command that installs it."""
@@ -52,12 +57,32 @@ class GrammarError(ValueError):
     """The recogniser cannot read its grammar."""
 
 
-def open_asr(grammar: str | Path | None) -> EvaluationASR | None:
-    """The evaluation ASR for a grammar; None without a grammar, since GrammarASR is the only one so far.
+def open_asr(asr: str | None, grammar: str | Path | None = None, device: str = "cpu") -> EvaluationASR | None:
+    """An evaluation ASR.
 
-    Raises: as GrammarASR.
+    Args:
+        asr: `whisper:FOLDER_OR_HUB_ID`, with `#LANGUAGE` behind it for one that knows several, or `pocketsphinx`. None
+            takes pocketsphinx if there is a grammar.
+        grammar: for pocketsphinx.
+        device: where a Whisper runs.
+
+    Returns: None without either.
+    Raises: ValueError for another name; as GrammarASR and WhisperASR.
     """
-    return None if grammar is None else GrammarASR(grammar)
+    if asr is None:
+        return None if grammar is None else GrammarASR(grammar)
+    kind, _, model = asr.partition(":")
+    if kind == "whisper" and model:
+        from eval.whisper import WhisperASR
+
+        folder, _, language = model.partition("#")
+        return WhisperASR(folder, language or None, device)
+    if asr == "pocketsphinx" and grammar is not None:
+        return GrammarASR(grammar)
+    raise ValueError(
+        f"asr is {asr!r}; allowed: whisper:FOLDER_OR_HUB_ID, whisper:FOLDER_OR_HUB_ID#LANGUAGE, or pocketsphinx with a "
+        "grammar"
+    )
 
 
 class GrammarASR:
@@ -108,6 +133,10 @@ class GrammarASR:
         with Workers(workers) as pool:
             texts = dict(pool.run(_transcribe_chunk, chunks))
         return [text for start in sorted(texts) for text in texts[start]]
+
+    def comparable(self, texts: Sequence[str | None]) -> list[str | None]:
+        """The texts as they are: a grammar spells numbers as the references do."""
+        return list(texts)
 
 
 def _prepare(wav: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from eval.measurement import Measurement
 from eval.model import UNNAMED, codebook_of
 from eval.results import Result, ResultError, load_result, save_details, save_result
 from eval.tasks import TASKS
-from eval.tasks.task import Task
+from eval.tasks.task import NO_LISTENER, THE_MODEL, Task
 from eval.test_set import NotMeasured
 from speechgpt.answers import NotSupported
 from units.runtime.atomic import written_whole
@@ -81,6 +81,8 @@ def _finished(path: Path, task: Task, measurement: Measurement) -> Result | None
     test_set = measurement.test_set
     wanted = (task.version, measurement.model.name, test_set.name, measurement.device, test_set.limit)
     found = (result.version, result.model, result.corpus, result.device, result.limit)
+    if result.listener not in (THE_MODEL, NO_LISTENER, measurement.asr_name):
+        return None
     return result if found == wanted else None
 
 

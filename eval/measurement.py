@@ -70,9 +70,15 @@ class Measurement:
         """The evaluation ASR. Raises NotMeasured without one."""
         if self._asr is None:
             raise NotMeasured(
-                "there is no evaluation ASR: give --grammar, a JSGF file of every sentence that may be said"
+                "there is no evaluation ASR: give --asr whisper:FOLDER_OR_HUB_ID, or --grammar, a JSGF file of every "
+                "sentence that may be said"
             )
         return self._asr
+
+    @property
+    def asr_name(self) -> str | None:
+        """The evaluation ASR's name; None without one."""
+        return None if self._asr is None else self._asr.name
 
     @cached_property
     def answers(self) -> list[Answer]:

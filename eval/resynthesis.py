@@ -4,6 +4,7 @@ r"""wav -> units -> wav, transcribed by the evaluation ASR: what units and vocod
         --manifest runs/toy/corpus/answers_unseen.jsonl --grammar runs/toy/corpus/asr_grammar.jsgf \
         --out runs/toy/results/resynthesis.json --limit 20
 
+    eval-resynthesis --encoder ENC --vocoder VOC --manifest open.jsonl --out r.json --asr whisper:openai/whisper-tiny.en
     eval-resynthesis ... --picture docs/resynthesis.png    # also draws spectrograms of the first sentence
 
 The manifest holds sentences in the answer voice that are in no training set. The exit code is 1 if the word error rate
@@ -66,8 +67,9 @@ def main(
     encoder: Path,
     vocoder: Path,
     manifest: Path,
-    grammar: Path,
     out: Path,
+    grammar: Path | None = None,
+    asr: str | None = None,
     options: ResynthesisOptions = ResynthesisOptions(),
 ) -> int:
     """Measure units and vocoder. Exit code 1: the word error rate is above the gate.
@@ -76,31 +78,35 @@ def main(
         encoder: the unit encoder's folder
         vocoder: the vocoder's folder
         manifest: utterances with text that the vocoder was not trained on
-        grammar: JSGF grammar of the evaluation ASR
         out: the results file; details are written beside it
+        grammar: JSGF grammar of the evaluation ASR, for the toy
+        asr: another evaluation ASR: whisper:FOLDER_OR_HUB_ID, for any speech
         options: what is measured, and what passes
     """
-    from eval.asr import GrammarASR
+    from eval.asr import open_asr
     from units.encoder.unit_encoder import UnitEncoder
     from units.runtime.provenance import commit, content_hash, fingerprint, machine
     from units.vocoder.unit_vocoder import UnitVocoder
 
-    asr = GrammarASR(grammar)
+    recogniser = open_asr(asr, grammar)
+    if recogniser is None:
+        raise ValueError("there is no evaluation ASR; give --asr whisper:FOLDER_OR_HUB_ID, or --grammar")
     utterances = choose(manifest, options.speaker, options.limit)
     unit_encoder, unit_vocoder = UnitEncoder.from_pretrained(encoder), UnitVocoder.from_pretrained(vocoder)
     if options.picture:
         draw(unit_encoder, unit_vocoder, utterances[0], options.voice, options.picture)
-    figures, details = resynthesise(unit_encoder, unit_vocoder, asr, utterances, options.voice)
+    figures, details = resynthesise(unit_encoder, unit_vocoder, recogniser, utterances, options.voice)
+    hashed = {"manifest": manifest} | ({} if grammar is None else {"grammar": grammar})
     main_figure = figures.pop("wer_predicted")  # a model's answers come without durations
     result = Result(
         task="resynthesis",
         version=VERSION,
         metric="wer",
         higher_is_better=False,
-        listener=asr.name,
+        listener=recogniser.name,
         model=f"{vocoder.name} {fingerprint(vocoder)}",
         codebook=f"{unit_encoder.codebook.name} {unit_encoder.codebook.fingerprint}",
-        corpus=f"{manifest.stem} {content_hash({'manifest': manifest, 'grammar': grammar})}",
+        corpus=f"{manifest.stem} {content_hash(hashed)}",
         commit=commit(),
         machine=machine(),
         device="cpu",
@@ -151,8 +157,10 @@ def resynthesise(
         name: asr.transcribe_all(spoken)
         for name, spoken in (("original", wavs), ("true", decoded), ("predicted", predicted))
     }
-    figures = {f"wer_{name}": word_error_rate(texts, got) for name, got in recognised.items()}
-    figures |= {f"exact_{name}": accuracy(texts, got) for name, got in recognised.items()}
+    right = asr.comparable(texts)
+    heard = {name: asr.comparable(got) for name, got in recognised.items()}
+    figures = {f"wer_{name}": word_error_rate(right, got) for name, got in heard.items()}
+    figures |= {f"exact_{name}": accuracy(right, got) for name, got in heard.items()}
     figures |= length_figures(wavs, predicted)
     distances = [mel_cepstral_distances(wav, made) for wav, made in zip(wavs, decoded)]
     figures["mel_cepstral_distance_db"] = ratio([float(d.sum()) for d in distances], [len(d) for d in distances])

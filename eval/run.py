@@ -3,10 +3,11 @@
     eval-run --model runs/toy/model --corpus runs/toy/corpus --out /tmp/quick --tasks asr,spoken_qa --limit 10
     eval-run --model runs/toy/model --corpus runs/toy/corpus --out runs/toy/results
     eval-run --model runs/mine/model --corpus dev.jsonl --out /tmp/dev      # a manifest: transcription and speed only
+    eval-run --model runs/mine/model --corpus dev.jsonl --out /tmp/open --asr whisper:openai/whisper-small.en
     eval-run --model my_models:baseline --corpus runs/toy/corpus --out /tmp/baseline
 
 A task is skipped, with the reason, if the model or the corpus lacks what it needs. A task whose results file exists,
-for the same model, corpus, device and limit, is not run again unless `--force` is given.
+for the same model, corpus, device, limit and evaluation ASR, is not run again unless `--force` is given.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ def main(
     force: bool = False,
     device: str = "cpu",
     grammar: Path | None = None,
+    asr: str | None = None,
 ) -> None:
     """Measure a model on a corpus.
 
@@ -38,6 +40,8 @@ def main(
         force: run finished tasks again
         device: where the model runs, such as cpu or cuda
         grammar: JSGF grammar of the evaluation ASR that transcribes the model's speech; default: the corpus folder's
+        asr: the evaluation ASR: whisper:FOLDER_OR_HUB_ID (an open vocabulary), or pocketsphinx, which has a grammar;
+            default: pocketsphinx if there is a grammar
     """
     from eval.asr import open_asr
     from eval.evaluation import evaluate, tasks_of
@@ -48,9 +52,9 @@ def main(
     names = [name.strip() for name in tasks.split(",")] if tasks else None
     tasks_of(names)  # a misspelled name is reported before the model is loaded
     test_set = TestSet(corpus, grammar, limit)
-    asr = open_asr(test_set.grammar)
+    recogniser = open_asr(asr, test_set.grammar, device)
     measured = open_measured_model(model, device)
-    evaluate(Measurement(measured, test_set, asr, out / "answers", device), out, names, force)
+    evaluate(Measurement(measured, test_set, recogniser, out / "answers", device), out, names, force)
 
 
 if __name__ == "__main__":

@@ -25,20 +25,21 @@ def run(measurement: Measurement) -> Outcome:
     # one sentence that answers many questions is well or badly spoken each time, so its answers are one cluster
     clusters = [" ".join(words(text)) for text in texts]
     has_speech = [answer.wav is not None and len(answer.wav) > 0 for answer in answers]
+    meant, heard = asr.comparable(texts), asr.comparable(recognised)
     more = {
-        "exact": accuracy(texts, recognised, clusters),
-        "first_candidate": word_error_rate(texts, measurement.first_recognised, clusters),
+        "exact": accuracy(meant, heard, clusters),
+        "first_candidate": word_error_rate(meant, asr.comparable(measurement.first_recognised), clusters),
         "gave_speech": accuracy(["yes"] * len(items), ["yes" if spoke else "no" for spoke in has_speech]),
-        **by_family(word_error_rate, items, texts, recognised, clusters),
+        **by_family(word_error_rate, items, meant, heard, clusters),
     }
     if test_set.has("chats.jsonl"):
-        gold = [item.gold for item in items]
-        more["wer_against_gold"] = word_error_rate(gold, recognised, clusters)
-        more["exact_against_gold"] = accuracy(gold, recognised, clusters)
+        gold = asr.comparable([item.gold for item in items])
+        more["wer_against_gold"] = word_error_rate(gold, heard, clusters)
+        more["exact_against_gold"] = accuracy(gold, heard, clusters)
     rows = zip(items, texts, recognised, measurement.first_recognised)
-    details = [detail(item, text=text, heard=heard, heard_first=first) for item, text, heard, first in rows]
+    details = [detail(item, text=text, heard=spoken, heard_first=first) for item, text, spoken, first in rows]
     _keep_answers(measurement)
-    return Outcome(word_error_rate(texts, recognised, clusters), details, asr.name, more)
+    return Outcome(word_error_rate(meant, heard, clusters), details, asr.name, more)
 
 
 def _keep_answers(measurement: Measurement) -> None:

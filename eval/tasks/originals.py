@@ -22,7 +22,7 @@ def run(measurement: Measurement) -> Outcome:
         if test_set.has(manifest):
             records[figure] = _recognised(measurement, test_set.items(manifest))
     scores = {
-        name: word_error_rate([record["question"] for record in some], [record["heard"] for record in some])
+        name: word_error_rate(*(asr.comparable([record[key] for record in some]) for key in ("question", "heard")))
         for name, some in records.items()
     }
     details = [record for some in records.values() for record in some]

@@ -17,14 +17,15 @@ def run(measurement: Measurement) -> Outcome:
     sentences = spread(list(dict.fromkeys(item.gold or item.question for item in test_set.test)), limit)
     spoken = measurement.over(measurement.say, sentences, "speaking")
     recognised = asr.transcribe_all([answer.wav for answer in spoken])
-    more = {"exact": accuracy(sentences, recognised)}
+    right, heard = asr.comparable(sentences), asr.comparable(recognised)
+    more = {"exact": accuracy(right, heard)}
     if "answer_voice" in test_set.facts:
         trained = test_set.trained_sentences()
         for name, inside in (("trained_sentences", True), ("unheard_sentences", False)):
             members = [i for i, sentence in enumerate(sentences) if (sentence in trained) is inside]
-            more[f"wer_{name}"] = word_error_rate([sentences[i] for i in members], [recognised[i] for i in members])
+            more[f"wer_{name}"] = word_error_rate([right[i] for i in members], [heard[i] for i in members])
     details = [{"text": sentence, "heard": text} for sentence, text in zip(sentences, recognised)]
-    return Outcome(word_error_rate(sentences, recognised), details, asr.name, more)
+    return Outcome(word_error_rate(right, heard), details, asr.name, more)
 
 
 TASK = Task(

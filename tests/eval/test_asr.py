@@ -54,6 +54,6 @@ def test_without_pocketsphinx_the_message_says_how_to_install_it(
 
 def test_a_grammar_opens_a_recogniser(asr: GrammarASR) -> None:
     assert open_asr(None) is None
-    opened = open_asr(asr.grammar)
+    opened = open_asr(None, asr.grammar)
     assert isinstance(opened, EvaluationASR) and opened.name == asr.name
     assert asr.name.startswith("pocketsphinx ")

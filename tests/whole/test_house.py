@@ -84,9 +84,9 @@ def test_the_gate_is_shut_on_a_vocoder_that_learned_nothing(run: Path) -> None:
         run / "unit_encoder",
         run / "vocoder",
         corpus / "answers_unseen.jsonl",
-        corpus / "asr_grammar.jsgf",
         out,
-        ResynthesisOptions(limit=4),
+        corpus / "asr_grammar.jsgf",
+        options=ResynthesisOptions(limit=4),
     )
     assert code == 1
     assert json.loads(out.read_text())["score"] > 0.05

@@ -1,0 +1,120 @@
+"""Whisper as evaluation ASR: an open vocabulary, for any speech.
+
+    asr = WhisperASR("runs/real/whisper-tiny.en")
+    asr.transcribe(load_wav("answer.wav"))      # "That makes 12."
+
+Greedy, without time stamps, one utterance at a time, so that no transcript depends on another wav. Texts are compared
+after Whisper's own normaliser (Radford et al. 2022, arXiv 2212.04356, appendix C), on both sides, since Whisper writes
+"12" where a text has "twelve": the English one for English, else the basic one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from units.audio import SAMPLE_RATE, SILENT
+
+WINDOW = 30.0  # seconds that Whisper reads at once
+SEARCHED = 5.0  # seconds at the end of a window in which a longer wav is cut at its quietest place
+QUIET = round(0.2 * SAMPLE_RATE)  # samples over which loudness is compared
+MOST_TOKENS = 224  # of a window; half of Whisper's context, as in openai's own decoder
+
+
+class WhisperASR:
+    """A transformers Whisper of any size.
+
+    Args:
+        model: a folder, or a hub id.
+        language: ISO 639-1; None is English for an English model, and what Whisper detects for others.
+        device: where it runs.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and the hub gave none.
+        ValueError: the model is not a Whisper, or an English one is given another language.
+    """
+
+    def __init__(self, model: str | Path, language: str | None = None, device: str = "cpu") -> None:
+        import torch
+        from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+        self.folder = str(model)
+        try:
+            config = AutoConfig.from_pretrained(self.folder)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(
+                f"there is no Whisper in {self.folder}, and the hub gave none: give a transformers folder or a hub id "
+                f"(make real-models writes one to runs/real/whisper-tiny.en; {type(error).__name__})"
+            ) from error
+        if config.model_type != "whisper":
+            raise ValueError(f"{self.folder} is a {config.model_type}; the evaluation ASR whisper: needs a Whisper")
+        dtype = torch.float32 if device == "cpu" else torch.float16
+        self._model = WhisperForConditionalGeneration.from_pretrained(self.folder, dtype=dtype).to(device).eval()
+        self._features = WhisperFeatureExtractor.from_pretrained(self.folder)
+        self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        self.multilingual = bool(self._model.generation_config.is_multilingual)
+        if not self.multilingual and language not in (None, "en"):
+            raise ValueError(f"{self.folder} is an English Whisper; it cannot transcribe {language!r}")
+        self.language = language or (None if self.multilingual else "en")
+        self._normalise = self._normaliser()
+
+    @property
+    def name(self) -> str:
+        """Model, its size of weights in millions, and the language."""
+        millions = round(sum(weight.numel() for weight in self._model.parameters()) / 1e6)
+        spoken = f", {self.language}" if self.language else ""
+        return f"whisper {Path(self.folder).name} ({millions} M{spoken})"
+
+    def transcribe(self, wav: np.ndarray | None) -> str:
+        """The words of a wav (T,) at 16 kHz; "" for None and for silence."""
+        if wav is None or not len(wav) or np.abs(wav).max() < SILENT:
+            return ""
+        return " ".join(filter(None, map(self._window, windows(wav))))
+
+    def transcribe_all(self, wavs: Sequence[np.ndarray | None]) -> list[str]:
+        """As transcribe, for many wavs, in order."""
+        from units.runtime.progress import progress
+
+        return [self.transcribe(wav) for wav in progress(wavs, desc="transcribing", unit="wavs")]
+
+    def comparable(self, texts: Sequence[str | None]) -> list[str | None]:
+        """Texts after Whisper's normaliser."""
+        return [None if text is None else self._normalise(text) for text in texts]
+
+    def _window(self, wav: np.ndarray) -> str:
+        import torch
+
+        mel = self._features(wav, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+        told = {"language": self.language, "task": "transcribe"} if self.multilingual else {}
+        with torch.inference_mode():
+            ids = self._model.generate(
+                mel.to(self._model.device, self._model.dtype),
+                max_new_tokens=MOST_TOKENS,
+                do_sample=False,
+                num_beams=1,
+                return_timestamps=False,
+                **told,
+            )
+        return self._tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+    def _normaliser(self) -> Callable[[str], str]:
+        from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+        if self.language != "en":
+            return BasicTextNormalizer()
+        spelling = getattr(self._tokenizer, "english_spelling_normalizer", None)  # British to American
+        return EnglishTextNormalizer(spelling or {})
+
+
+def windows(wav: np.ndarray) -> list[np.ndarray]:
+    """A wav (T,) in pieces of at most 30 s, cut where the last seconds of a piece are quietest."""
+    most, searched = round(WINDOW * SAMPLE_RATE), round(SEARCHED * SAMPLE_RATE)
+    pieces = []
+    while len(wav) > most:
+        energy = np.convolve(wav[most - searched : most].astype(np.float64) ** 2, np.ones(QUIET), "valid")
+        at = most - searched + int(energy.argmin()) + QUIET // 2
+        pieces.append(wav[:at])
+        wav = wav[at:]
+    return [*pieces, wav]
