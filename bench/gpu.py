@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,9 @@ def run(part: GpuPart, out: Path, tiny: bool, seconds: float) -> dict[str, Any]:
             code, ended = 124, f"stopped after {seconds:.0f} seconds"
     if tiny and part.name == "tests" and code == 5:  # pytest's code for: no test was chosen
         code = 0
-    result = {"part": part.name, "exit_code": code, "seconds": round(time.monotonic() - began, 1), "tiny": tiny}
+    result = {"part": part.name, "exit_code": code, "seconds": round(time.monotonic() - began, 1)}
     with (out / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**result, "arguments": asdict(part)["tiny" if tiny else "arguments"]}) + "\n")
+        file.write(json.dumps({**result, "arguments": part.tiny if tiny else part.arguments}) + "\n")
     print("\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]))
     print(f"-- {part.name}: {ended}, {result['seconds']} seconds", flush=True)
     return result
