@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,17 @@ ADAPTER_CONFIG = "adapter_config.json"
 BASE = "base"  # folder in an adapter folder, with a base that exists nowhere else
 REFERENCE = "base.json"  # the path from the adapter folder to its base, and the base's fingerprint
 
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
+TEXT_LLM_FILES = ("*.txt", "*.tiktoken")  # of tokenizers, in folders of text LLMs
+
 
 class BaseModelError(ValueError):
     """The base model of an adapter is damaged, or another one than the adapter was trained on."""
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Files of a checkpoint, without folders in it."""
+    return [path for pattern in CHECKPOINT_FILES for path in sorted(folder.glob(pattern))]
 
 
 def is_adapter(folder: str | Path) -> bool:
@@ -42,7 +51,7 @@ def set_base(folder: Path, base: str, final: Path) -> None:
         final: where the adapter folder will lie.
     """
     path = folder / ADAPTER_CONFIG
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = _read(path)
     if (folder / BASE).is_dir():
         settings["base_model_name_or_path"] = str((final / BASE).absolute())
     elif Path(base).is_dir():
@@ -54,6 +63,33 @@ def set_base(folder: Path, base: str, final: Path) -> None:
         settings["base_model_name_or_path"] = base
     with written_whole(path) as file:
         json.dump(settings, file, indent=2)
+
+
+def copy_model(source: Path, folder: Path, final: Path) -> None:
+    """Copy the files of a checkpoint; of an adapter, with its base in `base/`, unless the base has only a hub id.
+
+    Args:
+        source: the checkpoint folder.
+        folder: where it is written.
+        final: where it will lie.
+
+    Raises: as `find_base`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in checkpoint_files(source):
+        shutil.copy2(path, folder / path.name)
+    if not is_adapter(source):
+        return
+    (folder / REFERENCE).unlink(missing_ok=True)  # its path begins at the source
+    base = Path(find_base(source))
+    if base.is_dir():
+        copy_model(base, folder / BASE, final / BASE)
+        for path in (path for pattern in TEXT_LLM_FILES for path in base.glob(pattern)):
+            shutil.copy2(path, folder / BASE / path.name)
+        if not any((folder / BASE).glob("*.safetensors")):
+            for path in base.glob("*.bin"):
+                shutil.copy2(path, folder / BASE / path.name)
+    set_base(folder, str(base), final)
 
 
 def find_base(folder: str | Path, final: Path | None = None) -> str:
@@ -111,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def shape_of(folder: str | Path) -> PreTrainedConfig:
     """The config of the language model in a folder, or of its base. Raises: as `find_base`."""
-    return AutoConfig.from_pretrained(find_base(folder)) if is_adapter(folder) else AutoConfig.from_pretrained(folder)
+    return shape_of(find_base(folder)) if is_adapter(folder) else AutoConfig.from_pretrained(folder)
 
 
 def open_language_model(

@@ -20,7 +20,6 @@ from units.runtime.command import command
 if TYPE_CHECKING:
     from speechgpt.checkpoint import CheckpointFacts
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model")
 VOCODER_FILES = ("config.json", "model.safetensors")
 ENCODER, VOCODER = "unit_encoder", "vocoder"  # folders in the model folder
 
@@ -30,7 +29,7 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
     """Copy the parts of a model into one folder, after checking that they have the same codebook.
 
     An existing folder is replaced as a whole: transformers would apply an adapter of an earlier model to the new
-    weights.
+    weights. Of a stage that holds an adapter alone, the base model is copied too, unless it has only a hub id.
 
     Args:
         stage: checkpoint folder
@@ -38,6 +37,7 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
         vocoder: vocoder folder
         out: the model folder to make or replace
     """
+    from speechgpt.adapters import copy_model
     from speechgpt.checkpoint import CheckpointFacts
 
     shown, out = out, out.resolve()  # a link's target is replaced, and not the link
@@ -52,8 +52,7 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
     (part / VOCODER).mkdir()
     for name in VOCODER_FILES:
         shutil.copy2(vocoder / name, part / VOCODER / name)
-    for path in _checkpoint_files(stage):
-        shutil.copy2(path, part / path.name)
+    copy_model(stage, part, out)
     facts.save(part)  # written again, since make compares the time of this file
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -75,15 +74,15 @@ def _check_codebooks(facts: CheckpointFacts, stage: Path, encoder: Path, vocoder
         facts.units.check_same(codebook, f"the checkpoint {stage}", name)
 
 
-def _checkpoint_files(folder: Path) -> list[Path]:
-    return [path for pattern in CHECKPOINT_FILES for path in sorted(folder.glob(pattern))]
-
-
 def _check_replaceable(out: Path) -> None:
     """Raise ValueError if a folder holds more than a model: it is replaced as a whole."""
     if not out.exists():
         return
-    parts = {out / ENCODER, out / VOCODER, *_checkpoint_files(out)}
+    from speechgpt.adapters import ADAPTER_CONFIG, BASE, checkpoint_files
+
+    parts = {out / ENCODER, out / VOCODER, *checkpoint_files(out)}
+    if (out / ADAPTER_CONFIG).exists():
+        parts.add(out / BASE)
     others = sorted(path.name for path in out.iterdir() if path not in parts)
     if others:
         names = ", ".join(others[:3]) + (" .." if others[3:] else "")

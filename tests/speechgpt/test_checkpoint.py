@@ -19,6 +19,7 @@ from tiny_parts import K, tiny_vocoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from speechgpt import bundle
+from speechgpt.adapters import open_language_model, set_base
 from speechgpt.checkpoint import FILE, CheckpointError, CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.inference import SpeechGPT
@@ -285,23 +286,59 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def write_adapter(base: Path, folder: Path, widened: Path, seed: int = 0) -> Path:
+    """A stage that holds an adapter alone, of random weights."""
+    torch.manual_seed(seed)
+    adapted = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(widened),
+        LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False),
+    )
+    adapted.save_pretrained(folder)
+    set_base(folder, str(base), folder)
+    AutoTokenizer.from_pretrained(widened).save_pretrained(folder)
+    CheckpointFacts.load(widened).save(folder)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["beside the adapter", "in its folder", "another adapter"])
+def test_a_bundle_of_an_adapter_holds_its_base(widened, model_folder, tmp_path: Path, place: str) -> None:
+    run = tmp_path / "run"
+    base = shutil.copytree(widened, run / ("stage3/base" if place == "in its folder" else "stage2"))
+    if place == "another adapter":
+        base = write_adapter(base, run / "between", widened, seed=1)
+    stage = write_adapter(base, run / "stage3", widened)
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        expected = open_language_model(stage)(tokens).logits
+        assert not torch.equal(expected, AutoModelForCausalLM.from_pretrained(widened)(tokens).logits)
+    bundle.main(stage, **parts_of(model_folder), out=tmp_path / "model")
+    shutil.rmtree(run)
+    moved = tmp_path / "elsewhere" / "model"
+    moved.parent.mkdir()
+    with torch.no_grad():
+        assert torch.equal(SpeechGPT.from_pretrained(tmp_path / "model").model(tokens).logits, expected)
+        (tmp_path / "model").rename(moved)
+        assert torch.equal(SpeechGPT.from_pretrained(moved).model(tokens).logits, expected)
+    bundle.main(moved, **parts_of(model_folder), out=moved)  # it gets another vocoder in place
+    with torch.no_grad():
+        assert torch.equal(open_language_model(moved)(tokens).logits, expected)
+        if place != "another adapter":
+            assert torch.equal(AutoModelForCausalLM.from_pretrained(moved)(tokens).logits, expected)
+
+
 @pytest.mark.parametrize("order", ["adapter first", "adapter last"])
 def test_a_replaced_bundle_holds_nothing_of_the_one_before(widened, model_folder, tmp_path: Path, order: str) -> None:
     model, parts = tmp_path / "model", parts_of(model_folder)
-    adapter = tmp_path / "adapter"
-    base = AutoModelForCausalLM.from_pretrained(widened)
-    base.save_pretrained(tmp_path / "base")
-    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
-    adapted.save_pretrained(adapter)
-    AutoTokenizer.from_pretrained(widened).save_pretrained(adapter)
-    CheckpointFacts.load(widened).save(adapter)
+    base = shutil.copytree(widened, tmp_path / "base")
+    adapter = write_adapter(base, tmp_path / "adapter", widened)
     stages = [adapter, widened] if order == "adapter first" else [widened, adapter]
     for stage in stages:
         bundle.main(stage, **parts, out=model)
     alone = tmp_path / "alone"
     bundle.main(stages[-1], **parts, out=alone)
-    assert files(model) == files(alone)
+    here, there = files(model), files(alone)
+    differing = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
+    assert differing == ({"adapter_config.json"} if order == "adapter last" else set())  # it names the base by its path
     tokens = torch.arange(12)[None]
     with torch.no_grad():
         said, expected = (AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (model, stages[-1]))
