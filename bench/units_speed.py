@@ -19,7 +19,7 @@ from units.audio import SAMPLE_RATE, save_wav
 from units.corpus.sources import list_source
 from units.dataset.shards import Share, extract
 from units.encoder.hubert import HubertFeatures
-from units.encoder.published import FairseqHubert
+from units.encoder.published.fairseq_hubert import FairseqHubert
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.precision import multiplies_bfloat16
 
@@ -113,7 +113,7 @@ def ours(encoder: UnitEncoder, wavs: list[np.ndarray], batch_seconds: float) -> 
 def fairseq_way(model: torch.nn.Module, centres: np.ndarray, wavs: list[np.ndarray], device: str) -> Callable | None:
     """fairseq's HubertModel with the same weights, one file at a time, scikit-learn's arithmetic in torch."""
     try:
-        from units.encoder.fairseq_backend import FairseqFeatures, fairseq_model
+        from units.encoder.published.fairseq_backend import FairseqFeatures, fairseq_model
 
         features = FairseqFeatures(fairseq_model(as_fairseq(model)), HubertFeatures(model, LAYER, "random"), device)
     except ImportError as error:
@@ -138,7 +138,7 @@ FAIRSEQ_NAMES = (  # (transformers' name, fairseq's name)
 
 
 def as_fairseq(model: torch.nn.Module) -> FairseqHubert:
-    """A transformers HuBERT base under fairseq's names: the inverse of units.encoder.published."""
+    """A transformers HuBERT base under fairseq's names: the inverse of units.encoder.published.fairseq_hubert."""
     weights = {}
     for name, weight in model.state_dict().items():
         name = re.sub(r"(feature_extractor\.conv_layers\.\d+)\.layer_norm\.", r"\1.2.", name)

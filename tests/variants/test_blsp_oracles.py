@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
-from units.encoder.checkpoint_files import read_torch
+from units.encoder.published.checkpoint_files import read_torch
 from variants.blsp import generate
 from variants.blsp.adapter import padded
 from variants.blsp.inference import BLSP, Request

@@ -11,7 +11,7 @@ import pytest
 import torch
 from blsp_oracles import FOLDER
 
-from units.encoder.checkpoint_files import UnreadableFile
+from units.encoder.published.checkpoint_files import UnreadableFile
 from variants.blsp.upstream import adopt, export, main
 
 PUBLISHED = FOLDER / "variant/checkpoint"

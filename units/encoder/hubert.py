@@ -81,7 +81,7 @@ class HubertFeatures:
         from transformers.utils import logging
 
         if Path(folder).suffix == ".pt":
-            from units.encoder.published import read_fairseq_hubert
+            from units.encoder.published.fairseq_hubert import read_fairseq_hubert
 
             model, normalise = read_fairseq_hubert(Path(folder), layer)
             return cls(model, layer, name or Path(folder).name, normalise, dtype)

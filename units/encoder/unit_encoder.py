@@ -22,7 +22,7 @@ from units.encoder import kmeans
 from units.encoder.centring import centred, takes_mean
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
-from units.encoder.published import published_layer, read_centres
+from units.encoder.published.fairseq_hubert import published_layer, read_centres
 from units.encoder.whisper import WhisperFeatures
 from units.runtime.atomic import written_whole
 
@@ -92,7 +92,8 @@ class UnitEncoder:
         """Join an encoder and a k-means file of any origin (see `read_centres`).
 
         Args:
-            layer: layer that the centres were fitted on; not needed for the pairs in units/encoder/published.py.
+            layer: layer that the centres were fitted on; not needed for the pairs of
+                units/encoder/published/fairseq_hubert.py.
 
         Raises: ValueError if the layer is not known, or the centres are of another width.
         """
@@ -198,7 +199,7 @@ def open_features(
         backend: "fairseq" runs fairseq's code on its checkpoint, one wav at a time.
     """
     if backend == "fairseq":
-        from units.encoder.fairseq_backend import FairseqFeatures
+        from units.encoder.published.fairseq_backend import FairseqFeatures
 
         return FairseqFeatures.from_pretrained(encoder, layer, device)
     if str(encoder) == MFCC:

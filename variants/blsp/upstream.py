@@ -155,12 +155,12 @@ def export(source: Path, out: Path) -> Path:
 def read_weights(source: Path) -> dict[str, Tensor]:
     """All tensors of a published folder: one file or several, of torch or safetensors. No code of a pickle runs.
 
-    Raises: FileNotFoundError; units.encoder.checkpoint_files.UnreadableFile or ValueError for a damaged file.
+    Raises: FileNotFoundError; units.encoder.published.checkpoint_files.UnreadableFile or ValueError for a damaged file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from units.encoder.checkpoint_files import read_torch
+    from units.encoder.published.checkpoint_files import read_torch
 
     files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
     if not files:

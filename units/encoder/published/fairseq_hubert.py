@@ -32,8 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from units.encoder.checkpoint_files import UnreadableFile, read_joblib, read_torch
-from units.encoder.pickles import Inert, plain
+from units.encoder.published.checkpoint_files import UnreadableFile, read_joblib, read_torch
+from units.encoder.published.pickles import Inert, plain
 
 
 @dataclass(frozen=True)

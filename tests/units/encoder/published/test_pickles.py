@@ -27,18 +27,18 @@ from hypothesis import strategies as st
 from opcodes import array, call, dtype, name, nested, number_of, record, value
 from safetensors.torch import save_file
 
-import units.encoder.checkpoint_files
-import units.encoder.pickles
-from units.encoder.checkpoint_files import UnreadableFile, read_joblib, read_torch
-from units.encoder.pickles import Inert, plain
-from units.encoder.published import read_centres
+import units.encoder.published.checkpoint_files
+import units.encoder.published.pickles
+from units.encoder.published.checkpoint_files import UnreadableFile, read_joblib, read_torch
+from units.encoder.published.fairseq_hubert import read_centres
+from units.encoder.published.pickles import Inert, plain
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SECONDS = 60  # for one file, the import of torch included
 CHILD = """
 import json, signal, sys
-from units.encoder.checkpoint_files import UnreadableFile, read_joblib, read_torch
-from units.encoder.pickles import plain
+from units.encoder.published.checkpoint_files import UnreadableFile, read_joblib, read_torch
+from units.encoder.published.pickles import plain
 reader = dict(joblib=read_joblib, torch=read_torch)[sys.argv[1]]
 signal.alarm(int(sys.argv[3]))
 try:
@@ -180,8 +180,8 @@ def test_steps_and_packed_bytes_have_an_end(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "packed.bin").write_bytes(zlib.compress(b"N" * 2000 + b"."))
     assert read_joblib(tmp_path / "long.bin") is None
     assert read_joblib(tmp_path / "packed.bin") is None
-    monkeypatch.setattr(units.encoder.pickles, "STEPS", 1000)
-    monkeypatch.setattr(units.encoder.checkpoint_files, "UNPACKED", 1000)
+    monkeypatch.setattr(units.encoder.published.pickles, "STEPS", 1000)
+    monkeypatch.setattr(units.encoder.published.checkpoint_files, "UNPACKED", 1000)
     with pytest.raises(UnreadableFile, match="more than 1000 steps"):
         read_joblib(tmp_path / "long.bin")
     with pytest.raises(UnreadableFile, match="more than 1000 bytes"):
@@ -341,6 +341,6 @@ def test_texts_and_all_compressions_of_joblib_are_read(tmp_path: Path) -> None:
         joblib.dump(held, tmp_path / "held.bin", compress=(compression, 3) if compression else 0)
         found = read_joblib(tmp_path / "held.bin")
         assert (found["algorithm"], found["turn"], found["names"].tolist()) == ("lloyd", 1j, ["a", "bcd"])
-    (tmp_path / "lz4.bin").write_bytes(units.encoder.checkpoint_files.LZ4 + b"\0" * 20)
+    (tmp_path / "lz4.bin").write_bytes(units.encoder.published.checkpoint_files.LZ4 + b"\0" * 20)
     with pytest.raises(UnreadableFile, match="packed by lz4; write it again"):
         read_joblib(tmp_path / "lz4.bin")

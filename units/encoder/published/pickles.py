@@ -4,7 +4,7 @@ A pickle is a program: it names classes and functions, and has them called. Here
 function of ours; every other name stands for a class of `Inert` objects, which keep their state and do nothing. So the
 weights in a checkpoint can be read, without the libraries of its other objects and without running any code of theirs.
 docs/decisions/pickles.md gives the reasons for each limit, and for an interpreter in Python rather than in C.
-The files themselves are opened in `units/encoder/checkpoint_files.py`.
+The files themselves are opened in `units/encoder/published/checkpoint_files.py`.
 """
 
 from __future__ import annotations

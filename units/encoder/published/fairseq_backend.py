@@ -2,8 +2,8 @@
 
     units-extract a.wav --encoder hubert_base_ls960.pt --kmeans hubert_base_ls960_L9_km500.bin --backend fairseq
 
-The checkpoint is read by `units/encoder/published.py`, without fairseq's unpickling, and its weights are loaded into
-fairseq's model. The wav is read as in fairseq's examples/hubert/simple_kmeans/dump_hubert_feature.py: normalised if
+The checkpoint is read by `fairseq_hubert.py`, without fairseq's unpickling, and its weights are loaded into fairseq's
+model. The wav is read as in fairseq's examples/hubert/simple_kmeans/dump_hubert_feature.py: normalised if
 `task.normalize` is set, and cut at 100 seconds into parts that are encoded separately.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from units.encoder.hubert import HubertFeatures
-from units.encoder.published import FairseqHubert, read_fairseq_checkpoint
+from units.encoder.published.fairseq_hubert import FairseqHubert, read_fairseq_checkpoint
 
 
 class FairseqFeatures:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opcodes import call, name, storage, streamed, tensor, value, zipped
 
-from units.encoder.checkpoint_files import UnreadableFile, read_torch
-from units.encoder.pickles import Inert, plain
+from units.encoder.published.checkpoint_files import UnreadableFile, read_torch
+from units.encoder.published.pickles import Inert, plain
 
 RAW = torch.arange(4.0).numpy().tobytes()
 WRITERS = {"zip": zipped, "stream": streamed}

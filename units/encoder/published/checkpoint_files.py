@@ -3,7 +3,7 @@
     read_torch("hubert_base_ls960.pt")["model"]                                 # tensors by name
     read_joblib("hubert_base_ls960_L9_km500.bin").state["cluster_centers_"]     # of an Inert KMeans
 
-Shapes, sizes and offsets are checked against the bytes that are there; `units/encoder/pickles.py` has the other limits.
+Shapes, sizes and offsets are checked against the bytes that are there; `pickles.py` has the other limits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from units.encoder.pickles import CONTAINERS, Inert, SafeUnpickler
+from units.encoder.published.pickles import CONTAINERS, Inert, SafeUnpickler
 
 if TYPE_CHECKING:
     import torch

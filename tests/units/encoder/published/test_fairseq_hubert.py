@@ -18,16 +18,16 @@ from reference import DATA
 from tiny_parts import tones
 
 from units.audio import load_wav
-from units.encoder.checkpoint_files import UnreadableFile, read_joblib, read_torch
 from units.encoder.hubert import HubertFeatures
-from units.encoder.pickles import Inert, plain
-from units.encoder.published import (
+from units.encoder.published.checkpoint_files import UnreadableFile, read_joblib, read_torch
+from units.encoder.published.fairseq_hubert import (
     _literal,
     published_layer,
     read_centres,
     read_fairseq_checkpoint,
     read_fairseq_hubert,
 )
+from units.encoder.published.pickles import Inert, plain
 from units.encoder.unit_encoder import UnitEncoder
 
 LAYOUTS = ("fairseq_base", "fairseq_large")
