@@ -8,6 +8,7 @@ L tokens of a row, H width of the model, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ OWN = "eager"  # every model's own code
 EXACT, ROUNDED = 1e-3, 0.1  # relative difference allowed in full and in half precision
 LENGTHS = (9, 24, 14)  # tokens of the compared documents; the middle one may grow, to be longer than a window
 LONGEST_WINDOW = 256  # a longer sliding window is not compared: it would take long
+# In messages of plain RuntimeErrors that are about the machine.
+MACHINE = re.compile(
+    r"out of memory|allocate memory|enough memory|alloc_failed|cuda error|cuda driver|nccl|not_initialized", re.I
+)
 FIRST_ID = 3  # ids below are often special
 
 
@@ -51,11 +56,13 @@ def check_packing(model: PreTrainedModel) -> None:
     positions = torch.arange(half, device=device).repeat(2)[None]
     packed = bounds(positions) if takes_bounds(model) else {}
     scores = []
-    for first in (1, 2):
-        ids = torch.cat([torch.full((half,), first), torch.arange(FIRST_ID, FIRST_ID + half)])[None].to(device)
-        output = model(input_ids=ids, position_ids=positions, use_cache=False, **packed)
-        scores.append(output.logits[0, half:].float())
-    model.train(training)
+    try:
+        for first in (1, 2):
+            ids = torch.cat([torch.full((half,), first), torch.arange(FIRST_ID, FIRST_ID + half)])[None].to(device)
+            output = model(input_ids=ids, position_ids=positions, use_cache=False, **packed)
+            scores.append(output.logits[0, half:].float())
+    finally:
+        model.train(training)
     leak = (scores[0] - scores[1]).abs().max().item()
     if leak > 1e-3 * scores[0].abs().max().item():
         raise AttentionError(
@@ -214,10 +221,22 @@ class PackingCheck(TrainerCallback):
             choose_attention(checked, half, quiet=bool(args and args.process_index))
 
 
+def _does_not_fit(error: Exception) -> bool:
+    """Whether an error means that a model cannot be computed with an attention: other shapes, other arguments.
+
+    Too little memory, and errors of a device or of the network between processes, are no such errors. Most of them are
+    subclasses of RuntimeError; some have its class, and only a message.
+    """
+    if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
+        return type(error) is RuntimeError and not MACHINE.search(str(error))
+    return True
+
+
 def choose_attention(model: Any, half: bool, quiet: bool = False) -> None:
     """Give a model the first attention that is right for it: the one that it has, sdpa, eager, or its own with a mask.
 
-    Raises: AttentionError, of the first that was tried, if none is.
+    Raises: AttentionError, or the error of the first that was tried, if none is. What says nothing of the attention,
+        such as too little memory, is raised at once.
     """
     first = model.config._attn_implementation
     failures: list[Exception] = []
@@ -228,10 +247,12 @@ def choose_attention(model: Any, half: bool, quiet: bool = False) -> None:
         try:
             check_packing(model)
             check_attention(model, half)
-        except (AttentionError, TypeError, KeyError, IndexError, RuntimeError, NotImplementedError) as error:
-            failures.append(error)
+        except (AttentionError, TypeError, KeyError, IndexError, RuntimeError) as error:
             if mask:
                 mask.remove()
+            if not _does_not_fit(error):
+                raise
+            failures.append(error)
             continue
         if failures and not quiet:
             how = " with a mask of the documents" if masked else ""

@@ -141,6 +141,41 @@ def test_an_attention_that_computes_something_else_is_found(monkeypatch, wrong: 
     assert model.config._attn_implementation == "sdpa"
 
 
+MACHINE_ERRORS = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    torch.distributed.DistBackendError("NCCL error"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+MISFITS = (
+    RuntimeError("FlashAttention forward only supports head dimension at most 256"),
+    NotImplementedError("no kernel for this device"),
+    TypeError("got an unexpected keyword argument"),
+    IndexError("index out of range"),
+    AttentionError("this model needs sinks"),
+)
+
+
+@pytest.mark.parametrize("error", [*MACHINE_ERRORS, *MISFITS], ids=lambda error: str(error)[:30])
+def test_auto_goes_on_after_a_misfit_only(monkeypatch, error: Exception) -> None:
+    def failing(*args, **named) -> None:
+        raise error
+
+    hf.AttentionInterface.register("failing", failing)
+    model = model_of("llama", attn_implementation="failing").train()
+    hooks = len(model._forward_pre_hooks)
+    if any(error is one for one in MACHINE_ERRORS):
+        with pytest.raises(type(error)) as raised:
+            choose_attention(model, half=False)
+        assert raised.value is error
+        assert model.config._attn_implementation == "failing"
+    else:
+        choose_attention(model, half=False)
+        assert model.config._attn_implementation == "sdpa"
+    assert model.training and len(model._forward_pre_hooks) == hooks
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("built"))
