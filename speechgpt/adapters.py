@@ -58,7 +58,7 @@ def set_base(folder: Path, base: str, final: Path) -> None:
         settings["base_model_name_or_path"] = str(Path(base).absolute())
         relative = os.path.relpath(Path(base).resolve(), final.resolve())
         with written_whole(folder / REFERENCE) as file:
-            json.dump({"path": relative, "fingerprint": fingerprint(Path(base))}, file, indent=1)
+            json.dump({"path": relative, "fingerprint": _fingerprint(Path(base))}, file, indent=1)
     else:
         settings["base_model_name_or_path"] = base
     with written_whole(path) as file:
@@ -122,12 +122,19 @@ def find_base(folder: str | Path, final: Path | None = None) -> str:
                 else f"{folder} holds an adapter, and its base model {looked} does not exist; copy the base there"
             )
         return recorded
-    if "fingerprint" in reference and fingerprint(found) != reference["fingerprint"]:
+    if found.resolve() == folder.resolve():
+        raise BaseModelError(f"{folder} names itself as the base of its adapter, in {ADAPTER_CONFIG} or {REFERENCE}")
+    if "fingerprint" in reference and _fingerprint(found) != reference["fingerprint"]:
         raise BaseModelError(
-            f"{found} is not the base model that the adapter in {folder} was trained on: its weights differ; "
-            "copy that base there, or train the adapter again"
+            f"{found} is not the base model that the adapter in {folder} was trained on: its weights differ from "
+            f"those that {REFERENCE} records; copy that base there, or train the adapter again"
         )
     return str(found)
+
+
+def _fingerprint(base: Path) -> str | None:
+    """The fingerprint of a base model; None if its weights are in no safetensors file."""
+    return fingerprint(base) if any(base.rglob("*.safetensors")) else None
 
 
 def _is_model(folder: Path) -> bool:
@@ -147,7 +154,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 def shape_of(folder: str | Path) -> PreTrainedConfig:
     """The config of the language model in a folder, or of its base. Raises: as `find_base`."""
-    return shape_of(find_base(folder)) if is_adapter(folder) else AutoConfig.from_pretrained(folder)
+    if is_adapter(folder):
+        return shape_of(find_base(folder))
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        return AutoConfig.from_pretrained(folder)
+    _read(path)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # each config class of transformers has its own errors
+        raise BaseModelError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def open_language_model(

@@ -4,6 +4,7 @@ number of processes."""
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import shutil
 import signal
@@ -14,11 +15,13 @@ import time
 import zlib
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import FileError, FileReason, read_json
 
 COMPLETE = "complete.json"  # written after all processes have written: files, sizes, checksums, number of processes
 EDGE = 1 << 20  # bytes at either end of a file that its checksum covers; truncated and zero-filled files differ there
@@ -44,13 +47,30 @@ def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     if not (checkpoint / COMPLETE).exists():
         return "it is not complete"
-    for name, expected in json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["files"].items():
-        path = checkpoint / name
-        if not path.exists():
-            return f"{name} is missing"
-        if _checksum(path) != expected:
-            return f"{name} differs from what was written"
+    try:
+        for name, expected in read_complete(checkpoint)["files"].items():
+            path = checkpoint / name
+            if not path.exists():
+                return f"{name} is missing"
+            if _checksum(path) != expected:
+                return f"{name} differs from what was written"
+    except (FileError, OSError) as error:
+        return str(error)
     return None
+
+
+def read_complete(checkpoint: Path) -> dict[str, Any]:
+    """The completion file of a checkpoint.
+
+    Raises: FileError if it is damaged.
+    """
+    found = read_json(checkpoint / COMPLETE, {"processes": int, "files": dict})
+    if found["processes"] < 1:
+        raise FileError(
+            FileReason.INVALID_FIELD,
+            f"{checkpoint / COMPLETE}: processes is {found['processes']}; it must be at least 1",
+        )
+    return found
 
 
 def _checksum(path: Path) -> list[int]:
@@ -63,8 +83,9 @@ def _checksum(path: Path) -> list[int]:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """Checkpoint folders of a stage, complete or not, the newest first."""
-    return sorted(out.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1]))
+    """Checkpoint folders of a stage, complete or not, the newest first; not checkpoint-best and the like."""
+    found = (path for path in out.glob("checkpoint-*") if re.fullmatch(r"checkpoint-[0-9]+", path.name))
+    return sorted(found, key=lambda path: -int(path.name.split("-")[1]))
 
 
 def check_shared(out: Path, arguments: TrainingArguments) -> None:
@@ -127,7 +148,7 @@ def newest_checkpoint(out: Path, delete: bool = True) -> Path | None:
 
 def processes_of(checkpoint: Path) -> int:
     """How many processes wrote a checkpoint."""
-    return json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))["processes"]
+    return read_complete(checkpoint)["processes"]
 
 
 class Checkpoints(TrainerCallback):

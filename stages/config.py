@@ -4,18 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from units.runtime.command import check_range
+
 KEPT = "save_total_limit"  # the training argument for how many checkpoints stay
 # Training arguments that the stage sets itself, and the field of StageConfig to use instead.
 RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_unused_columns": "nothing"}
 MOST_THREADS = 1024
+MOST_SEED = 2**32 - 1  # numpy's
+# Numbers in `training`: the least, whether it must be above that, and whether it is whole.
+TRAINING_NUMBERS: dict[str, tuple[float, bool, bool]] = {
+    "max_steps": (1, False, True),
+    "per_device_train_batch_size": (1, False, True),
+    "per_device_eval_batch_size": (1, False, True),
+    "gradient_accumulation_steps": (1, False, True),
+    "dataloader_num_workers": (0, False, True),
+    "learning_rate": (0, False, False),
+    "weight_decay": (0, False, False),
+    "warmup_steps": (0, False, False),  # below 1 it is a share of the steps, here and in the next three
+    "logging_steps": (0, True, False),
+    "save_steps": (0, True, False),
+    "eval_steps": (0, True, False),
+    "max_grad_norm": (0, False, False),
+    "adam_epsilon": (0, True, False),
+    "adam_beta1": (0, False, False),
+    "adam_beta2": (0, False, False),
+}
 # Kinds of stages that were written by release 0.1.0, which had names only.
 KIND_OF_NAME = {"text": "text", "stage1": "units", "stage2": "cross_modal", "stage3": "chain"}
+
+
+def check_number(
+    name: str, value: Any, least: float, most: float = math.inf, above: bool = False, whole: bool = False
+) -> None:
+    """Check a number of a config.
+
+    Args:
+        name: of the field. least, most: the range. above: `least` itself is not in it. whole: it must be an int.
+
+    Raises: ValueError with the name, the value and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+        kind = "whole number" if whole else "number"
+        raise ValueError(f"--{name.replace('_', '-')} is {repr(value)[:60]}; it must be a {kind}")
+    check_range(name, value, least, most, exclusive=above)
 
 
 @dataclass
@@ -32,10 +70,10 @@ class Interleaving:
     """Share of the words that are written as text."""
 
     def __post_init__(self) -> None:
-        if not self.span >= 1:
-            raise ValueError(f"interleave: span is {self.span}; a part has at least 1 word")
-        if not 0 < self.text_share < 1:
-            raise ValueError(f"interleave: text_share is {self.text_share}; it must be between 0 and 1")
+        check_number("interleave.span", self.span, 1)
+        check_number("interleave.text_share", self.text_share, 0, 1, above=True)
+        if self.text_share == 1:
+            raise ValueError(f"--interleave.text-share is {self.text_share}; it must be below 1")
 
 
 @dataclass
@@ -54,6 +92,9 @@ class Source:
     stay units."""
     hold_out: bool = True
     """Hold out some of its documents for evaluation; false where each document is a fact to be learned."""
+
+    def __post_init__(self) -> None:
+        check_number("data.weight", self.weight, 0, above=True)
 
 
 @dataclass
@@ -82,6 +123,15 @@ class Lora:
     """Bits of the frozen weights while adapters train; 4 and 8 need bitsandbytes, and do not go with DeepSpeed."""
     merge: bool = True
     """Merge the adapter into the model at the end, and also save it in `adapter/`; false saves the adapter alone."""
+
+    def __post_init__(self) -> None:
+        check_number("lora.r", self.r, 1, whole=True)
+        check_number("lora.alpha", self.alpha, 0, above=True)
+        check_number("lora.dropout", self.dropout, 0, 1)
+        if self.dropout == 1:
+            raise ValueError(f"--lora.dropout is {self.dropout}; it must be below 1, or the adapters learn nothing")
+        if isinstance(self.bits, bool) or self.bits not in (4, 8, 16):
+            raise ValueError(f"--lora.bits is {self.bits!r}; it must be 4, 8 or 16")
 
 
 @dataclass
@@ -163,11 +213,21 @@ class StageConfig:
 
     def __post_init__(self) -> None:
         self.kind = self.kind or KIND_OF_NAME.get(self.stage, "chain")
-        if not 0 <= self.threads <= MOST_THREADS:
-            raise ValueError(f"threads is {self.threads}; allowed: 0 to {MOST_THREADS}")
+        self._check_numbers()
         self._check_training()
         self._check_loss()
         self._check_trainable()
+
+    def _check_numbers(self) -> None:
+        check_number("threads", self.threads, 0, MOST_THREADS, whole=True)
+        check_number("seed", self.seed, 0, MOST_SEED, whole=True)
+        check_number("block_size", self.block_size, 2, whole=True)  # a block of 1 token has no next one
+        for name in ("dev_documents", "samples", "embeddings_steps"):
+            check_number(name, getattr(self, name), 0, whole=True)
+        if self.batch is not None:
+            check_number("batch", self.batch, 1, whole=True)
+        check_number("unit_loss_weight", self.unit_loss_weight, 0, above=True)
+        check_number("unit_noise", self.unit_noise, 0, 1)
 
     def _check_training(self) -> None:
         for name in RESERVED.keys() & self.training.keys():
@@ -177,27 +237,25 @@ class StageConfig:
             raise ValueError(f"training: {name} is no argument of transformers.TrainingArguments{nearest(name, known)}")
         given = {name: value for name, value in self.training.items() if value is not None or name == KEPT}
         self.training = given
-        if not given.get("max_steps", 0) > 0:
+        if "max_steps" not in given:
             raise ValueError("training: max_steps must be set, and above 0")
-        if (kept := given.get(KEPT)) is not None and kept < 2:
-            raise ValueError(
-                f"training: save_total_limit is {kept}; keep at least 2 checkpoints, one to fall back on while the "
-                "other "
-                "is written, or null for all"
-            )
+        for name, (least, above, whole) in TRAINING_NUMBERS.items():
+            if name in given:
+                most = 1 if name.startswith("adam_beta") else math.inf
+                check_number(f"training.{name}", given[name], least, most, above, whole)
+        if given.get(KEPT) is not None:  # one to fall back on while the other is written; null for all
+            check_number(f"training.{KEPT}", given[KEPT], 2, whole=True)
         if self.batch is not None and "gradient_accumulation_steps" in self.training:
             raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")
 
     def _check_loss(self) -> None:
-        if not 0 <= self.unit_noise < 1:
-            raise ValueError(f"unit_noise is {self.unit_noise}; it is a share, from 0 to below 1")
+        if self.unit_noise == 1:
+            raise ValueError(f"--unit-noise is {self.unit_noise}; it must be below 1: it is a share of the units")
         if self.unit_noise and self.train_on_prompt:
             raise ValueError(
                 "unit_noise changes the units of prompts, and train_on_prompt learns to predict them; leave one of "
                 "them out"
             )
-        if not self.unit_loss_weight > 0:
-            raise ValueError(f"unit_loss_weight is {self.unit_loss_weight}; it must be above 0")
         if self.fused_loss == "always" and not self.weighs_all_tokens_alike:
             raise ValueError(
                 "fused_loss: always has one weight for all tokens; set unit_loss_weight: 1, or fused_loss: never"

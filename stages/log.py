@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import BOM, as_text, checked, parsed
 
 SAMPLES = "samples.jsonl"  # replies to held-out documents, beside the log
 
@@ -32,7 +33,8 @@ class Log(TrainerCallback):
                 with written_whole(path) as file:
                     file.writelines(json.dumps(record) + "\n" for record in kept)
             if path == self.path and kept:
-                self.began -= kept[-1]["seconds"]
+                where = f"{path}, the record of step {kept[-1]['step']}"
+                self.began -= checked(kept[-1], where, {"seconds": int | float})["seconds"]
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs=None, **kwargs
@@ -58,11 +60,15 @@ def append(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
-    """Records of a log, without a last line that a killed run did not finish."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Records of a log, without a last line that a killed run did not finish.
+
+    Raises: FileError naming the line if the file is damaged.
+    """
+    *lines, _ = path.read_bytes().removeprefix(BOM).split(b"\n")
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        records.append(json.loads(line))
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}:{number}"
+            records.append(checked(parsed(as_text(line, where), where), where, {"step": int}))
     return records

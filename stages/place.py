@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from stages.checkpoints import checkpoints
 from stages.config import StageConfig
 from stages.system import System
+from units.runtime.json_files import FileError
+from units.runtime.yaml_files import read_yaml
 
 RESOLVED = "stage.yaml"  # the resolved config of a stage, beside its checkpoints
 
@@ -78,9 +78,9 @@ def read_resolved(out: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlaceError(f"{path} is damaged ({' '.join(str(error).split())}); delete it to go on") from error
-    if not isinstance(found, dict):
+        found = read_yaml(path)
+    except FileError as error:
+        raise PlaceError(f"{path} is damaged ({error}); delete it to go on") from error
+    if not found:
         raise PlaceError(f"{path} is damaged: it holds no fields; delete it to go on")
     return found

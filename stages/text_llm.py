@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from units.runtime.command import command
+from units.runtime.command import check_range, command
 
 
 @dataclass
@@ -31,6 +31,16 @@ class TinyLlama:
     """Inner width of the feed-forward layers."""
     context: int = 1024
     """Longest sequence, in tokens."""
+
+    def __post_init__(self) -> None:
+        check_range("llama.vocab_size", self.vocab_size, 260)  # 256 bytes and the special tokens
+        for name in ("width", "layers", "heads", "feed_forward", "context"):
+            check_range(f"llama.{name}", getattr(self, name), 1)
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"--llama.width is {self.width}; it must be a multiple of {2 * self.heads}, twice --llama.heads: "
+                "rotary embeddings turn pairs of values"
+            )
 
 
 def train_tokenizer(text: Path, vocab_size: int) -> Any:
@@ -74,6 +84,7 @@ def main(text: Path, out: Path, llama: TinyLlama = TinyLlama(), seed: int = 0) -
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    check_range("seed", seed, 0, 2**63 - 1)
     if not text.is_file():
         raise FileNotFoundError(f"{text} does not exist; it is the text that the tokenizer is trained on")
     tokenizer = train_tokenizer(text, llama.vocab_size)

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stages.config import StageConfig, unknown_names
 from stages.planning.cluster import Cluster
-from units.runtime.command import WRONG_CALL, one_line, run
+from units.runtime.command import WRONG_CALL, check_range, one_line, run
+from units.runtime.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from stages.system import System
@@ -68,7 +69,7 @@ def main(
 
     Raises: SystemExit with exit code 2 for a wrong command line or config; what `train` raises.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [_spelled(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     file = Path(argv[0]) if argv and not argv[0].startswith("-") else None
     if file:
         argv[:1] = ["--config", str(file)]
@@ -80,14 +81,16 @@ def main(
         {field.name: getattr(given, field.name) for field in dataclasses.fields(part)} for part in (kind, Cluster)
     )
     config = kind(**fields)
-    if given.share:
+    if given.share is not None:
+        check_range("share", given.share, 1)
         processes = config.sharing(given.share) or 1
         config.accumulation(processes)  # raises if it does not divide
         print(processes)
     elif given.plan:
         from stages.planning.page import print_plan
 
-        print_plan(config, system().size(config, file), Cluster(**cluster))
+        gpus = Cluster(**cluster)  # first: the size may have to be downloaded
+        print_plan(config, system().size(config, file), gpus)
     else:
         try:
             train(config, system())
@@ -101,6 +104,14 @@ def cli(args: Sequence[str] | None = None, *, name: str = NAME, **system: Any) -
 
 
 main.cli = cli  # type: ignore[attr-defined]  # as units.runtime.command gives every command
+
+
+def _spelled(argument: str) -> str:
+    """An option with underscores for its dashes, as the fields are written: --block-size is --block_size."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument[2:].partition("=")
+    return f"--{option.replace('-', '_')}{equals}{value}"
 
 
 def _parser(name: str, kind: type[StageConfig]) -> Any:
@@ -130,11 +141,9 @@ def _parser(name: str, kind: type[StageConfig]) -> Any:
 
 def _wrong_names(file: Path | None, argv: list[str], kind: type[StageConfig]) -> list[str]:
     """One message for each unknown name in the stage's file and on the command line, with the nearest known name."""
-    import yaml
-
     given: list[dict[str, Any]] = []
     if file and file.exists():
-        given.append(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        given.append(read_yaml(file))
     ours = {"config", "plan", "share", "help", "print_config"} | {field.name for field in dataclasses.fields(Cluster)}
     for option in (argument[2:].split("=")[0].rstrip("+") for argument in argv if argument.startswith("--")):
         if option.split(".")[0] not in ours:

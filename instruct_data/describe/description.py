@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from speechgpt.dialogue import Conversation, Part, Speech
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook
 from units.dataset.unit_set import UnitSet
+from units.runtime.json_files import checked, read_json
 from units.runtime.progress import progress
 
 MEASURES = ("tokens", "seconds", "units", "words")  # of a conversation
@@ -92,16 +93,33 @@ def find_sets(place: Path) -> tuple[list[tuple[str, Path]], dict[str, dict[str, 
     if place.is_file():
         return [(_split_of(place), place)], {}
     facts = place / "build.json"
-    built = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {}
-    if "sides" in built:
+    built = _read_build(facts) if facts.exists() else {}
+    if built.get("sides"):
         named = ((split, place / f"{name}.jsonl") for name, split in built["sides"].items())
-        found = [(split, path if path.exists() else path.with_name(f"{path.name}.gz")) for split, path in named]
+        found = [(split, path if path.exists() else Path(f"{path}.gz")) for split, path in named]
+        for _, path in found:
+            if not path.exists():
+                raise FileNotFoundError(f"{facts} names {path}, which does not exist")
     else:
         paths = sorted(path for ending in ("*.jsonl", "*.jsonl.gz") for path in place.glob(ending) if _is_set(path))
         found = [(_split_of(path), path) for path in paths]
     if not found:
         raise FileNotFoundError(f"{place} is not a conversation set and holds none; instruct-build makes them")
     return found, built.get("refused", {})
+
+
+def _read_build(path: Path) -> dict[str, Any]:
+    """The fields of a `build.json` that are described: `sides` (set -> split) and `refused` (set -> code -> count).
+
+    Raises: FileError naming the field if they are not so.
+    """
+    built = {"sides": {}, "refused": {}, **read_json(path)}
+    checked(built, str(path), {"sides": dict, "refused": dict})
+    checked(built["sides"], f"{path}: sides", dict.fromkeys(built["sides"], str))
+    checked(built["refused"], f"{path}: refused", dict.fromkeys(built["refused"], dict))
+    for name, counts in built["refused"].items():
+        checked(counts, f"{path}: refused.{name}", dict.fromkeys(counts, int))
+    return built
 
 
 def _is_set(path: Path) -> bool:

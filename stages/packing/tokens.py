@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.config import Source
 from stages.system import Column, Documents, Opened
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import read_json
 from units.runtime.progress import progress
 
 FACTS = "facts.json"  # completion file of a cache folder
@@ -163,7 +164,15 @@ def _mapped(folder: Path) -> Tokenised | None:
     """The arrays of a cache folder, or None if it does not exist or is not complete."""
     if not (folder / FACTS).exists():
         return None
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    try:
+        return _arrays(folder, read_json(folder / FACTS, {"task_names": list, "bytes": dict, "columns": dict}))
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        print(f"{folder / FACTS} is damaged ({type(error).__name__}: {error}); its documents are tokenised again")
+        return None
+
+
+def _arrays(folder: Path, facts: dict[str, Any]) -> Tokenised | None:
+    """The arrays that the facts of a cache folder name; None if a file is missing or of another size."""
     paths = {name: folder / f"{name}.bin" for name in facts["bytes"]}
     if any(not path.exists() or path.stat().st_size != facts["bytes"][name] for name, path in paths.items()):
         return None
@@ -179,7 +188,10 @@ def _mapped(folder: Path) -> Tokenised | None:
         for name, (kind, shape) in facts["columns"].items()
     }
     starts = np.cumsum(lengths) - lengths
-    return Tokenised(tokens, train, starts, np.asarray(lengths), tasks, hashes, facts["task_names"], columns)
+    names = facts["task_names"]
+    if not all(isinstance(name, str) for name in names) or tasks.max(initial=0) >= len(names):
+        raise ValueError(f"task_names is {names!r:.60}")
+    return Tokenised(tokens, train, starts, np.asarray(lengths), tasks, hashes, names, columns)
 
 
 def _cache_name(source: Source, path: Path, opened: Opened, digests: Path) -> str:
@@ -213,7 +225,7 @@ def _digests(paths: list[Path], kept: Path) -> list[str]:
             after the first, reads no data. If it is damaged or cannot be written, files are read again.
     """
     found: dict[str, str] = {}
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError, RecursionError):
         found.update(json.loads(kept.read_text(encoding="utf-8")))
     stamps = [f"{path.absolute()} {(facts := path.stat()).st_size} {facts.st_mtime_ns}" for path in paths]
     new = [(stamp, path) for stamp, path in zip(stamps, paths) if stamp not in found]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from units.runtime.command import check_range
+
 
 @dataclass
 class Cluster:
@@ -17,7 +19,5 @@ class Cluster:
     """For --plan: share of the GPUs' peak that training reaches (model FLOPs utilisation)."""
 
     def __post_init__(self) -> None:
-        if self.gpus < 1:
-            raise ValueError(f"gpus is {self.gpus}; it is 1 or more")
-        if not 0 < self.mfu <= 1:
-            raise ValueError(f"mfu is {self.mfu}; it is a share, above 0 and at most 1")
+        check_range("gpus", self.gpus, 1)
+        check_range("mfu", self.mfu, 0, 1, exclusive=True)

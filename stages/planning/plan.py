@@ -8,7 +8,6 @@ Memory is arithmetic, not a measurement: the rules are in `memory`, and their er
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from stages.config import StageConfig
 from stages.planning.cluster import Cluster
 from stages.planning.hardware import find_gpu, train_flops
 from stages.planning.size import Size
+from units.runtime.json_files import FileError, FileReason, checked, read_json
 
 DEEPSPEED = Path(__file__).parents[1] / "configs" / "deepspeed"
 SHARDINGS = (None, "zero2", "zero3", "zero3_offload")  # each needs less memory than the one before it
@@ -105,8 +105,14 @@ def sharding(name: str | None) -> tuple[int, bool]:
     if name is None:
         return 0, False
     path = DEEPSPEED / f"{name}.json"
-    zero = json.loads((path if path.exists() else Path(name)).read_text(encoding="utf-8"))["zero_optimization"]
-    return zero["stage"], "offload_optimizer" in zero
+    path = path if path.exists() else Path(name)
+    zero = read_json(path).get("zero_optimization", {})
+    stage = checked(zero, f"{path}: zero_optimization", {}).get("stage", 0)
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        raise FileError(
+            FileReason.INVALID_FIELD, f"{path}: zero_optimization.stage is {stage!r:.60}; it must be 0, 1, 2 or 3"
+        )
+    return stage, "offload_optimizer" in zero
 
 
 def make_plan(config: StageConfig, size: Size, cluster: Cluster) -> Plan:

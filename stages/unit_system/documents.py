@@ -21,6 +21,7 @@ from units.corpus.alignments import Alignments
 from units.dataset.unit_set import UnitSet, read_unit_set
 from units.notation import EOSP, SOSP
 from units.runtime.ahead import worked_ahead
+from units.runtime.json_files import BOM, as_text
 
 DOCUMENTS_VERSION = 1  # for caches of tokens: raise it when speechgpt.dialogue, or this file, gives other tokens
 MOST_THREADS = 8  # that read shards ahead
@@ -75,12 +76,16 @@ def _one(task: str, ids: list[int], train: list[bool]) -> Documents:
 
 
 def _lines(path: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[Documents]:
-    """Each line of a text file that is not empty."""
+    """Each line of a text file that is not empty.
+
+    Raises: FileError naming the line if it is not UTF-8.
+    """
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if line.strip():
-                ids = tokenizer.encode(line.strip(), split_special_tokens=True) + end
+    with path.open("rb") as lines:
+        for number, content in enumerate(lines, 1):
+            text = as_text(content.removeprefix(BOM) if number == 1 else content, f"{path}:{number}")
+            for line in filter(None, map(str.strip, text.split("\r"))):
+                ids = tokenizer.encode(line, split_special_tokens=True) + end
                 yield _one("text", ids, [True] * len(ids))
 
 

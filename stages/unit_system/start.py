@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.adapters import is_adapter, open_language_model, shape_of
@@ -20,6 +19,8 @@ from stages.config import StageConfig, Widening
 from stages.start import check_positions, find_start
 from units.codebook import Codebook
 from units.encoder.kmeans import load_centres
+from units.runtime.json_files import checked
+from units.runtime.yaml_files import read_yaml
 
 KINDS = ("text", "units", "cross_modal", "chain")
 SHAPES = Path(__file__).parents[1] / "configs" / "shapes.json"  # configs of the presets' models: no download for a plan
@@ -90,14 +91,16 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
     """
     start, assumed = config.at(config.model), False
     neighbours = [] if file is None else [path for path in sorted(file.parent.glob("*.yaml")) if path != file]
-    files = {path: yaml.safe_load(path.read_text(encoding="utf-8")) for path in neighbours}
+    files = {path: read_yaml(path) for path in neighbours}
     maker = next((path for path, given in files.items() if given.get("out") == config.model), None)
     known = json.loads(SHAPES.read_text(encoding="utf-8"))
     if (start / "config.json").exists() or is_adapter(start):
         shape = shape_of(start)
     elif maker:
-        given = files[maker]
-        widening = Widening(**given["widen"]) if "widen" in given else None
+        given = checked(files[maker], str(maker), {"model": str})
+        widening = given.get("widen")
+        if widening is not None:
+            widening = Widening(checked(widening, f"{maker}: widen", {"encoder": str})["encoder"])
         return model_shape(dataclasses.replace(config, model=given["model"], widen=widening), maker)
     elif config.model in known:
         shape = AutoConfig.for_model(**known[config.model])

@@ -91,7 +91,7 @@ def test_alignments_of_another_recording_are_refused() -> None:
 
 @pytest.mark.parametrize("wrong", [{"span": 0.5}, {"text_share": 0.0}, {"text_share": 1.0}])
 def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError, match="interleave: "):
+    with pytest.raises(ValueError, match="--interleave.(span|text-share) is "):
         Interleaving("words.tsv", **wrong)
 
 

@@ -19,8 +19,10 @@ from stages.config import Source
 from stages.held_out import token_losses
 from stages.packing.blocks import IGNORED, PackedBlocks, best_fit, load_blocks
 from stages.packing.tokens import tokenise
+from stages.unit_system.documents import _lines
 from units.codebook import CodebookMismatch
 from units.dataset.unit_set import read_unit_set
+from units.runtime.json_files import FileError
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +140,21 @@ def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widen
     (folder / "tokens.bin").write_bytes(b"cut short")
     again = tokenise(source, opened(stage_config(run), widened), tmp_path)
     assert again.tokens.tolist() == found.tokens.tolist() and caches(tmp_path) == [folder]
+
+
+@pytest.mark.parametrize(("content", "line"), [(b"caf\xe9 noir\n", 1), (b"red\n\ncaf\xe9\n", 3)])
+def test_text_that_is_not_utf8_names_its_line(run, tmp_path, content: bytes, line: int) -> None:
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(FileError, match=f"a.txt:{line}: not UTF-8"):
+        list(_lines(tmp_path / "a.txt", AutoTokenizer.from_pretrained(run / "text_llm")))
+
+
+def test_text_is_the_same_in_every_kind_of_lines(run, tmp_path) -> None:
+    tokenizer, found = AutoTokenizer.from_pretrained(run / "text_llm"), []
+    for content in (b"red blue\ncat\n", b"\xef\xbb\xbfred blue\r\n\r\ncat", b"red blue\rcat\r"):
+        (tmp_path / "a.txt").write_bytes(content)
+        found.append([document.ids.tolist() for document in _lines(tmp_path / "a.txt", tokenizer)])
+    assert len(found[0]) == 2 and found[0] == found[1] == found[2]
 
 
 def test_equal_documents_are_in_one_split(run, widened, tmp_path) -> None:

@@ -24,13 +24,15 @@ from speechgpt.vocab import UnitVocab
 from speechgpt.widen import ROW_MULTIPLE
 from stages import stage
 from stages.arguments import DEEPSPEED, training_arguments
-from stages.checkpoints import newest_checkpoint
+from stages.checkpoints import checkpoints, newest_checkpoint
 from stages.config import Lora, Source, StageConfig
+from stages.log import append, read_log
 from stages.packing.blocks import IGNORED, load_blocks
 from stages.planning.page import kept_checkpoints
 from stages.train import cli, main, train
 from stages.unit_system.system import UnitOpened, UnitSystem
 from units.runtime.precision import autocast
+from units.runtime.yaml_files import read_yaml
 
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
 
@@ -194,17 +196,17 @@ def test_any_field_can_be_overridden_and_the_rest_stays(monkeypatch) -> None:
         ("widen: {encoder: e, inti: mean}\n", "widen.inti is not a setting; did you mean init?"),
         ("lora: {rank: 4, alhpa: 2}\n", "lora.rank is not a setting.*lora.alhpa is not a setting; did you mean alpha?"),
         ("training: {max_steps: 3, learning_rat: 1}\n", "learning_rat is no argument.*did you mean learning_rate?"),
-        ("training: {max_steps: 3, save_total_limit: 1}\n", "save_total_limit is 1.*at least 2"),
+        ("training: {max_steps: 3, save_total_limit: 1}\n", "save-total-limit is 1; it must be at least 2"),
         ("batch: 8\ntraining: {max_steps: 3, gradient_accumulation_steps: 2}\n", "batch decides the accumulation"),
         ("trainable: embeddings_then_all\n", "embeddings_steps above 0 belong together"),
         ("trainable: embeddings\nlora: {r: 2}\n", "lora trains adapters only"),
         ("fused_loss: always\nunit_loss_weight: 0.5\n", "set unit_loss_weight: 1, or fused_loss: never"),
-        ("unit_noise: 1.0\n", "unit_noise is 1.0; it is a share"),
+        ("unit_noise: 1.0\n", "unit-noise is 1.0; it must be below 1"),
         ("unit_noise: 0.1\ntrain_on_prompt: true\n", "leave one of them out"),
         ("widen: {encoder: e, init: median}\n", "median"),
         ("training: {learning_rate: 1.0e-3}\n", "max_steps must be set"),
         ("training: {max_steps: null}\n", "max_steps must be set, and above 0"),
-        ("threads: -1\n", "threads is -1; allowed: 0 to 1024"),
+        ("threads: -1\n", "threads is -1; it must be at least 0 and at most 1024"),
         ("training: {max_steps: 3, output_dir: x}\n", "output_dir is set by the stage; use out"),
     ],
 )
@@ -230,6 +232,55 @@ def test_a_wrong_option_is_refused_with_the_nearest(capsys, option: str, message
     with pytest.raises(SystemExit):
         cli([str(CONFIGS / "7b" / "stage2.yaml"), *option.split("="), *(["3"] if "=" not in option else [])])
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"stage: s\nstage: t\n", "'stage' is given twice.*line 2"),
+        (b"stage: s\ntraining: {max_steps: 1, max_steps: 2}\n", "'max_steps' is given twice"),
+        ("stage: caf\u00e9\n".encode("latin-1"), "not UTF-8 text"),
+        (b"stage: [s\n", "not YAML"),
+        (b"stage: s\0\n", "not YAML"),
+        (b"- stage\n", "no settings"),
+        (b"stage\n", "no settings"),
+        (b"[" * 5000, "not YAML"),
+    ],
+)
+def test_a_damaged_config_is_one_line_that_names_it(tmp_path, capsys, content: bytes, message: str) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_bytes(content)
+    for args in ([str(file)], [str(file), "--plan"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli(args)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert stopped.value.code == 2 and line.startswith(f"stages-train: {file}: ") and re.search(message, line)
+
+
+def test_a_name_may_be_merged_and_written_over(tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("a: &x {b: 1, c: 2}\nd: {<<: *x, b: 3}\n")
+    assert read_yaml(tmp_path / "a.yaml")["d"] == {"b": 3, "c": 2}
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbf# nothing\r\n")
+    assert read_yaml(tmp_path / "a.yaml") == {}
+
+
+def test_options_are_written_with_dashes_too(monkeypatch) -> None:
+    config = parsed(monkeypatch, str(CONFIGS / "7b" / "stage2.yaml"), "--block-size", "64", "--unit-noise=0.1")
+    assert (config.block_size, config.unit_noise) == (64, 0.1)
+
+
+def test_a_log_with_line_separators_in_replies_is_read_on_resuming(tmp_path) -> None:
+    append(path := tmp_path / "samples.jsonl", {"step": 1, "reply": "a\u2028b\x85c"})
+    append(path, {"step": 2})
+    with path.open("a") as file:
+        file.write('{"step": 3, "rep')  # killed here
+    assert read_log(path) == [{"step": 1, "reply": "a\u2028b\x85c"}, {"step": 2}]
+
+
+def test_a_folder_of_another_name_is_no_checkpoint(tmp_path) -> None:
+    for name in ("checkpoint-7", "checkpoint-21", "checkpoint-best", "checkpoint-7.old", "checkpoint-"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints(tmp_path)] == ["checkpoint-21", "checkpoint-7"]
 
 
 def test_help_is_the_docstrings(capsys) -> None:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from damaged_files import Reader, assert_read_or_refused, damaged
 from made_results import made_result
+from stage_readers import STAGE_READERS
 from text_readers import TEXT_READERS
 from tiny_tone_corpus import write_unit_set
 from tiny_vocoders import CODEBOOK, HIFIGAN, VOCOS, draw_units, loud_vocoder
@@ -136,6 +137,7 @@ READERS = {
     "facts of a corpus": Reader("corpus.json", write_corpus, lambda f: TestSet(f).facts),
     "text of a corpus": Reader("text.txt", write_corpus, lambda f: TestSet(f).text_lines()),
     **TEXT_READERS,
+    **STAGE_READERS,
 }  # fmt: skip
 
 

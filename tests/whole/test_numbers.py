@@ -24,6 +24,9 @@ from instruct_data.text.filters import Filters
 from instruct_data.text.rewrite import RewriteConfig
 from instruct_data.toy.world import ToyConfig
 from speechgpt.sampling import Sampling
+from stages.config import TRAINING_NUMBERS, Interleaving, Lora, Source, StageConfig
+from stages.planning.cluster import Cluster
+from stages.text_llm import TinyLlama
 from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.quality_config import QualityConfig
 from units.dataset.shards import Share
@@ -38,7 +41,9 @@ CONFIGS = (
     *(MelGeneratorConfig, HifiGanConfig, VocosConfig, ResynthesisOptions, Sampling),
     *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
     *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
+    *(StageConfig, Source, Lora, Interleaving, Cluster, TinyLlama),
 )
+STAGE: dict[str, Any] = {"stage": "s", "model": "m", "out": "o", "data": [], "training": {"max_steps": 3}}
 NEEDED: dict[type, dict[str, Any]] = {  # beside the field
     EncoderConfig: {"kmeans": "km.bin"},
     RewriteConfig: {"local": "m"},
@@ -48,6 +53,9 @@ NEEDED: dict[type, dict[str, Any]] = {  # beside the field
     EspeakVoice: {"voice": "en"},
     FliteVoice: {"voice": "slt"},
     TransformersVoice: {"folder": "m"},
+    StageConfig: STAGE,
+    Source: {"path": "u"},
+    Interleaving: {"alignments": "a.tsv"},
 }
 
 
@@ -68,7 +76,7 @@ FIELDS = [(config, name, kinds) for config in CONFIGS for name, kinds in numbers
 def test_a_number_outside_its_range_is_refused_by_name(config: type, name: str, kinds: set) -> None:
     wrong: list[float] = [-1, -(10**9)] if int in kinds else [-1.0, -1e30]
     wrong += [math.nan, math.inf, -math.inf] if float in kinds else []
-    wrong += [True] if config.__module__.startswith("instruct_data") else []
+    wrong += [True] if config.__module__.startswith(("instruct_data", "stages")) else []
     for value in wrong:
         with pytest.raises(ValueError) as error:
             config(**{**NEEDED.get(config, {}), name: value})
@@ -79,6 +87,7 @@ def test_a_number_outside_its_range_is_refused_by_name(config: type, name: str, 
 def test_the_list_of_settings_is_whole() -> None:
     """Every settings class with numbers of units, eval and speechgpt is in the table above."""
     modules = ("eval.resynthesis", "units.dataset.extract_config", "units.dataset.quality_config")
+    modules += ("stages.config", "stages.planning.cluster", "stages.text_llm")
     modules += ("units.encoder.recipes", "units.vocoder.training.recipe", "units.vocoder.heads.configs")
     for module in map(importlib.import_module, (*modules, "speechgpt.sampling")):
         for name, found in inspect.getmembers(module, inspect.isclass):
@@ -86,7 +95,46 @@ def test_the_list_of_settings_is_whole() -> None:
                 assert found in CONFIGS or found is Iteration or any(issubclass(one, found) for one in CONFIGS), name
 
 
+BEYOND: tuple[tuple[type, str, object], ...] = (
+    *((StageConfig, "block_size", value) for value in (0, 1, 1.5, "64")),
+    *((StageConfig, "batch", value) for value in (0, 2.5)),
+    *((StageConfig, name, value) for name in ("dev_documents", "samples", "seed") for value in (0.5, "1", None)),
+    (StageConfig, "seed", 2**32),
+    (StageConfig, "threads", 1025),
+    (StageConfig, "unit_loss_weight", 0.0),
+    *((StageConfig, "unit_noise", value) for value in (1.0, 1.5, [0.1])),
+    *((Source, "weight", value) for value in (0, 0.0, "much")),
+    *((Lora, "r", value) for value in (0, 1.5)),
+    *((Lora, "dropout", value) for value in (1.0, 2.0)),
+    *((Lora, "bits", value) for value in (True, 5, 0, math.nan)),
+    *((Interleaving, "span", value) for value in (0, 0.5)),
+    *((Interleaving, "text_share", value) for value in (0, 1, 1.5)),
+    *((Cluster, "gpus", value) for value in (0,)),
+    *((Cluster, "mfu", value) for value in (0.0, 1.5)),
+    *((TinyLlama, name, 0) for name in ("vocab_size", "width", "layers", "heads", "feed_forward", "context")),
+)
+
+
+@pytest.mark.parametrize("config, name, value", BEYOND, ids=lambda part: getattr(part, "__name__", str(part)))
+def test_a_value_that_means_nothing_is_refused_by_name(config: type, name: str, value: object) -> None:
+    with pytest.raises(ValueError) as error:
+        config(**{**NEEDED.get(config, {}), name: value})
+    assert name in str(error.value).replace("-", "_") and str(value) in str(error.value)
+
+
+@pytest.mark.parametrize("name", [*TRAINING_NUMBERS, "save_total_limit"])
+def test_numbers_of_training_are_checked(name: str) -> None:
+    for value in (math.nan, math.inf, -1, True, False, "4", [4]):
+        with pytest.raises(ValueError) as error:
+            StageConfig(**{**STAGE, "training": {**STAGE["training"], name: value}})
+        said = str(error.value).replace("-", "_")
+        assert f"training.{name}" in said and str(value).replace("-", "_") in said, said
+    given = {**STAGE["training"], name: 4 if "adam_beta" not in name else 0.9}
+    assert StageConfig(**{**STAGE, "training": given}).training == given
+
+
 RESYNTHESIS = "--encoder e --vocoder v --manifest m --grammar g --out o".split()
+STAGE_OPTIONS = [*"--stage s --model m --out o --training.max_steps 3".split(), "--data", "[{path: u}]"]
 OPTIONS = (
     ("eval.run", ("--model", "m", "--corpus", "c", "--out", "o"), "limit", ("0", "-1")),
     ("eval.resynthesis", RESYNTHESIS, "gate", ("nan", "inf", "-1")),
@@ -101,6 +149,13 @@ OPTIONS = (
     ("units.dataset.extract", ("s.jsonl", "o", "--world", "2"), "rank", ("2", "-1")),
     ("units.dataset.extract", ("s.jsonl", "o"), "batch_seconds", ("0", "nan", "inf")),
     ("units.dataset.quality", ("s",), "seed", ("-1",)),
+    ("stages.train", STAGE_OPTIONS, "block_size", ("-4", "0", "1")),
+    ("stages.train", STAGE_OPTIONS, "batch", ("-1", "0")),
+    ("stages.train", STAGE_OPTIONS, "lora.dropout", ("nan", "inf", "-1")),
+    ("stages.train", STAGE_OPTIONS, "training.max_steps", ("nan", "0", "-1", "many")),
+    ("stages.train", (*STAGE_OPTIONS, "--plan"), "gpus", ("0", "-1")),
+    ("stages.train", STAGE_OPTIONS, "share", ("0", "-1")),
+    ("stages.text_llm", ("--text", "t", "--out", "o"), "llama.layers", ("0", "-1")),
 )
 
 

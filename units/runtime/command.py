@@ -180,18 +180,9 @@ def _check_config_files(args: Sequence[str]) -> None:
         name, equals, value = option.partition("=")
         path = Path(value if equals else following)
         if name == "--config" and path.is_file():
-            import yaml
+            from units.runtime.yaml_files import read_yaml
 
-            from units.runtime.json_files import FileError, FileReason, read_text
-
-            try:
-                found = yaml.safe_load(read_text(path))
-            except (yaml.YAMLError, ValueError, RecursionError) as error:
-                if isinstance(error, FileError):
-                    raise
-                raise FileError(FileReason.INVALID_FIELD, f"{path}: not YAML ({one_line(error)})") from error
-            if found is not None and not isinstance(found, dict):
-                raise FileError(FileReason.INVALID_FIELD, f"{path}: no options; a config has a `name: value` a line")
+            read_yaml(path)
 
 
 def _parser(name: str, description: str) -> Any:
