@@ -209,7 +209,11 @@ def merged(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:
     parts = (model.get_input_embeddings(), model.get_output_embeddings())
     if tied and any(isinstance(part, BaseTunerLayer) for part in parts):
         untie(model)
-    return wrapped.merge_and_unload()
+    whole = wrapped.merge_and_unload()
+    for weight in whole.parameters():  # PEFT froze them, and a next stage trains them
+        if weight.is_floating_point():
+            weight.requires_grad_(True)
+    return whole
 
 
 def untie(model: PreTrainedModel) -> None:

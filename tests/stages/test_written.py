@@ -16,7 +16,7 @@ from tiny_system import TinyOpened, TinySystem, write_spoken_set
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 import stages.finished
-from speechgpt.adapters import BaseModelError, find_base
+from speechgpt.adapters import BaseModelError, find_base, open_language_model
 from speechgpt.inference import SpeechGPT
 from stages.config import Lora, Source, StageConfig, Widening
 from stages.system import Opened
@@ -136,6 +136,18 @@ def test_an_adapter_is_opened_by_all_and_after_a_move(run, tmp_path, trained) ->
     shutil.copytree(run / "untied", moved / "tied")
     with pytest.raises(BaseModelError, match="tied is not the base model that the adapter in .*alone was trained on"):
         SpeechGPT.from_pretrained(moved / "alone")
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["q_proj", "lm_head"]])
+def test_a_stage_from_an_adapter_alone_trains_all_weights(run, targets: list[str]) -> None:
+    name = f"alone_{'_'.join(targets)}"
+    train(adapted(run, "tied", name, targets, merge=False))
+    following = train(stage_config(run, model=name, out=f"{name}_next", training={"max_steps": 2}, **CHAT))
+    before, after = open_language_model(run / name, merge=True), AutoModelForCausalLM.from_pretrained(following)
+    assert all(weight.requires_grad for weight in before.parameters())
+    learned = dict(after.named_parameters())
+    for name, weight in before.named_parameters():
+        assert not torch.equal(weight, learned[name]), name
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{}", '{"base_model_name_or_path": 3}'])
