@@ -218,9 +218,11 @@ def load_blocks(opened: Opened, blocks: int, quiet: bool = False) -> tuple[Packe
         quiet: do not print how many documents were used, held out and too long.
 
     Returns: training blocks; blocks in which each held-out document that fits a block comes once.
-    Raises: ValueError if a source has no document that fits a block.
+    Raises: ValueError if there is no source, or one has no document that fits a block.
     """
     config, pad = opened.config, opened.tokenizer.eos_token_id or 0  # no loss covers padding
+    if not config.data:
+        raise ValueError(f"data of {config.stage} is empty; name at least one source: data: [{{path: ...}}]")
     report = (lambda line: None) if quiet else print
     train, held_out = [], []
     total = 0
@@ -232,8 +234,8 @@ def load_blocks(opened: Opened, blocks: int, quiet: bool = False) -> tuple[Packe
         keep = np.flatnonzero((tokenised.lengths <= config.block_size) & ~held)
         if not len(keep):
             raise ValueError(
-                f"{source.path} has no document of at most {config.block_size} tokens ({long} are longer); "
-                "raise block_size, or set too_long: cut"
+                f"{source.path} has no document of at most {config.block_size} tokens ({long} are longer, and "
+                f"{int(held.sum())} are held out); raise block_size, set too_long: cut, or lower dev_documents"
             )
         train.append((tokenised, keep, source.weight))
         held_out.append((tokenised, np.flatnonzero(held & (tokenised.lengths <= config.block_size)), 1.0))

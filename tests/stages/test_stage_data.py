@@ -142,6 +142,11 @@ def test_tokens_are_mapped_and_a_damaged_cache_is_made_anew(tmp_path, run, widen
     assert again.tokens.tolist() == found.tokens.tolist() and caches(tmp_path) == [folder]
 
 
+def test_a_stage_without_sources_is_refused(run, widened) -> None:
+    with pytest.raises(ValueError, match="data of stage1 is empty"):
+        load_blocks(opened(stage_config(run, data=[]), widened), 4)
+
+
 @pytest.mark.parametrize(("content", "line"), [(b"caf\xe9 noir\n", 1), (b"red\n\ncaf\xe9\n", 3)])
 def test_text_that_is_not_utf8_names_its_line(run, tmp_path, content: bytes, line: int) -> None:
     (tmp_path / "a.txt").write_bytes(content)
