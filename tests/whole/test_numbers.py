@@ -35,6 +35,8 @@ from units.runtime.command import WRONG_CALL, check_range
 from units.runtime.ranks import this_rank
 from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.training.recipe import GanRecipe, VocoderRecipe
+from variants.blsp.adapter_shape import AdapterShape
+from variants.blsp.config import BlspConfig, LossWeights
 
 CONFIGS = (
     *(EncoderConfig, WorkConfig, QualityConfig, Share, FitRecipe, PretrainRecipe, GanRecipe, VocoderRecipe),
@@ -42,6 +44,7 @@ CONFIGS = (
     *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
     *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
     *(StageConfig, Source, Lora, Interleaving, Cluster, TinyLlama),
+    *(BlspConfig, LossWeights, AdapterShape),
 )
 STAGE: dict[str, Any] = {"stage": "s", "model": "m", "out": "o", "data": [], "training": {"max_steps": 3}}
 NEEDED: dict[type, dict[str, Any]] = {  # beside the field
@@ -54,6 +57,7 @@ NEEDED: dict[type, dict[str, Any]] = {  # beside the field
     FliteVoice: {"voice": "slt"},
     TransformersVoice: {"folder": "m"},
     StageConfig: STAGE,
+    BlspConfig: STAGE,
     Source: {"path": "u"},
     Interleaving: {"alignments": "a.tsv"},
 }
@@ -88,6 +92,7 @@ def test_the_list_of_settings_is_whole() -> None:
     """Every settings class with numbers of units, eval and speechgpt is in the table above."""
     modules = ("eval.resynthesis", "units.dataset.extract_config", "units.dataset.quality_config")
     modules += ("stages.config", "stages.planning.cluster", "stages.text_llm")
+    modules += ("variants.blsp.config", "variants.blsp.adapter_shape")
     modules += ("units.encoder.recipes", "units.vocoder.training.recipe", "units.vocoder.heads.configs")
     for module in map(importlib.import_module, (*modules, "speechgpt.sampling")):
         for name, found in inspect.getmembers(module, inspect.isclass):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from units.runtime.command import check_range
+
 
 @dataclass(frozen=True)
 class AdapterShape:
@@ -23,8 +25,9 @@ class AdapterShape:
             )
         if wrong := [kernel for kernel in self.kernels if kernel < 1 or kernel % 2 == 0]:
             raise ValueError(f"adapter: a kernel is {wrong[0]}; kernels are odd numbers")
-        if min(self.strides) < 1 or self.inner < 1:
-            raise ValueError(f"adapter: strides {self.strides} and inner {self.inner} must be at least 1")
+        check_range("inner", self.inner, 1)
+        for stride in self.strides:
+            check_range("strides", stride, 1)
 
     def embeddings(self, frames: int) -> int:
         """How many embeddings M a sound of so many frames gives; 0 if it has no frame."""

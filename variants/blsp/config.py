@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stages.config import StageConfig
+from units.runtime.command import check_range
 from variants.blsp.adapter_shape import AdapterShape
 
 KINDS = ("text", "speech")
@@ -30,10 +31,11 @@ class LossWeights:
     """Divides the logits of both, for kl."""
 
     def __post_init__(self) -> None:
-        if self.ce < 0 or self.kl < 0 or self.ce + self.kl == 0:
-            raise ValueError(f"loss: ce is {self.ce} and kl {self.kl}; they are 0 or more, and not both 0")
-        if not self.temperature > 0:
-            raise ValueError(f"loss: temperature is {self.temperature}; it must be above 0")
+        check_range("ce", self.ce, 0)
+        check_range("kl", self.kl, 0)
+        check_range("temperature", self.temperature, 0, exclusive=True)
+        if not self.ce and not self.kl:
+            raise ValueError("loss: ce and kl are both 0; at least one counts")
 
 
 @dataclass
@@ -73,10 +75,8 @@ class BlspConfig(StageConfig):
         super().__post_init__()
         if self.kind not in KINDS:
             raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of BLSP is text or speech")
-        if self.encoder_layer < 0:
-            raise ValueError(f"encoder_layer is {self.encoder_layer}; layers count from 1, and 0 is the last one")
-        if self.norm_gain is not None and not self.norm_gain > 0:
-            raise ValueError(f"norm_gain is {self.norm_gain}; it must be above 0")
+        check_range("encoder_layer", self.encoder_layer, 0)
+        check_range("norm_gain", self.norm_gain, 0, exclusive=True)
         if self.kind == "speech" and self.lora:
             raise ValueError("lora is for kind: text; kind speech trains parts, such as trainable: [adapter]")
         if self.widen is not None:
