@@ -301,9 +301,9 @@ def test_whisper_is_an_encoder_too(run, tmp_path_factory, window: str) -> None:
     [
         ({"kind": "chain"}, "chain"),
         ({"adapter": {"kernels": [4], "strides": [2]}}, "odd"),
-        ({"loss": {"ce": 0.0, "kl": 0.0}}, "not both 0"),
+        ({"loss": {"ce": 0.0, "kl": 0.0}}, "both 0; at least one"),
         ({"encoder_layer": -1}, "-1"),
-        ({"norm_gain": 0.0}, "norm_gain"),
+        ({"norm_gain": 0.0}, "norm-gain is 0.0"),
     ],
 )
 def test_settings_out_of_range_are_refused(run, changes, named) -> None:
