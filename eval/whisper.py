@@ -87,7 +87,7 @@ class WhisperASR:
         import torch
 
         mel = self._features(wav, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
-        told = {"language": self.language, "task": "transcribe"} if self.multilingual else {}
+        asked = {"language": self.language, "task": "transcribe"} if self.multilingual else {}
         with torch.inference_mode():
             ids = self._model.generate(
                 mel.to(self._model.device, self._model.dtype),
@@ -95,7 +95,7 @@ class WhisperASR:
                 do_sample=False,
                 num_beams=1,
                 return_timestamps=False,
-                **told,
+                **asked,
             )
         return self._tokenizer.decode(ids[0], skip_special_tokens=True).strip()
 
