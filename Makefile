@@ -330,8 +330,8 @@ $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
 else
 
 $(UNIT_SETS) $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json $(RUN)/vocoder/config.json $(REPORT):
-	@echo "$@ is not there, and only the toy preset makes it by itself; for $(PRESET) the README says how:"; \
-	  echo "From your own audio to a talking model"; exit 2
+	@echo "$@ is not there, and only the toy preset makes it by itself; for $(PRESET) see"; \
+	  echo "docs/your-own-audio.md"; exit 2
 
 endif
 

@@ -180,7 +180,10 @@ def ask_once(
         print(json.dumps(found))
     else:
         cut = "" if answer.finished else " (cut off)"
-        print(f"heard:  {answer.transcript}\nanswer: {answer.text}\nspoken: {spoken or 'nothing'}{cut}")
+        # a system may answer without a transcript, or in text alone
+        lines = [f"heard:  {answer.transcript}"] if answer.transcript is not None else []
+        lines += [f"answer: {answer.text}"] + ([f"spoken: {spoken}"] if spoken else [])
+        print("\n".join(lines) + cut)
     if aloud and spoken is not None:
         play(spoken)
 

@@ -126,7 +126,7 @@ def _parser(name: str, kind: type[StageConfig]) -> Any:
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = Parser(prog=name, description="Train one stage.")
-    parser.add_argument("--config", action="config", help="the stage's file; `stages-train FILE` is the same")
+    parser.add_argument("--config", action="config", help="the stage's file; it may also be given without --config")
     parser.add_argument("--plan", action="store_true", help="print what the stage needs, and train nothing")
     parser.add_argument(
         "--share",
