@@ -74,6 +74,7 @@ def trained_words():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", unk_token="<unk>")
 
 
+@pytest.mark.slow
 def test_a_transcript_depends_on_its_wav_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eval.whisper.MOST_TOKENS", 8)  # random weights never end
     asr = open_asr(f"whisper:{folder}")

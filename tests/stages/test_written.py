@@ -92,9 +92,9 @@ def adapted(run: Path, model: str, out: str, targets: list[str], merge: bool = T
     ("model", "targets"),
     [
         ("tied", ["q_proj", "lm_head"]),
-        ("tied", ["embed_tokens"]),
-        ("tied", ["q_proj", "lm_head", "embed_tokens"]),
-        ("untied", ["lm_head"]),
+        pytest.param("tied", ["embed_tokens"], marks=pytest.mark.slow),
+        pytest.param("tied", ["q_proj", "lm_head", "embed_tokens"], marks=pytest.mark.slow),
+        pytest.param("untied", ["lm_head"], marks=pytest.mark.slow),
         ("untied", ["embed_tokens", "lm_head"]),
         ("gpt2", ["c_attn", "wte"]),
     ],

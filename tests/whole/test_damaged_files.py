@@ -198,7 +198,12 @@ def changed_fields(record: dict) -> list[dict]:
     return [*found, {**record, "another": 1}]
 
 
-@pytest.mark.parametrize("kind", JSON_READERS)
+LARGE = ("published config", "hifigan config")  # hundreds of fields, and a network is built for each
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in LARGE else ()) for kind in JSON_READERS]
+)
 def test_any_field_may_be_missing_or_of_another_type(tmp_path: Path, kind: str) -> None:
     reader = READERS[kind]
     (tmp_path / "good").mkdir()
