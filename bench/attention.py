@@ -30,7 +30,7 @@ def main(
     for name, value, least in (("block", block, 16), ("batch", batch, 1), ("rounds", rounds, 1)):
         if value < least:
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
-    from bench.attention_speed import compare
+    from bench.timing.attention import compare
 
     compare(shape, block, batch, rounds, seed)
 

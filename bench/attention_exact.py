@@ -37,7 +37,7 @@ def main(width: int = 512, layers: int = 2, block: int = 1024, window: int = 0, 
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
     if width % 64:
         raise ValueError(f"width is {width}; allowed: a multiple of 64")
-    from bench.attention_errors import compare
+    from bench.timing.attention_errors import compare
 
     wrong = compare(width, layers, block, window, seed, MOST)
     if wrong:

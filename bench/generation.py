@@ -40,7 +40,7 @@ def main(
     for name, value, least in checked:
         if value < least:
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
-    from bench.generation_speed import compare
+    from bench.timing.generation import compare
 
     compare(shape, device, rows, tokens, prompt, rounds, seed)
 

@@ -28,7 +28,7 @@ def main(threads: list[int] = [1, 2], seconds: float = 30.0, block: int = 288, b
             raise ValueError(f"{name} is {value}; allowed: {least} or more")
     if not seconds > 0:
         raise ValueError(f"seconds is {seconds}; allowed: above 0")
-    from bench.neighbour_speed import compare
+    from bench.timing.neighbour import compare
 
     compare(threads, seconds, block, batch)
 

@@ -27,7 +27,7 @@ def main(options: TrainOptions = TrainOptions()) -> None:
     """
     import json
 
-    from bench.train_speed import compare
+    from bench.timing.train import compare
     from units.runtime.atomic import written_whole
 
     figures = compare(options)

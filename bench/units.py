@@ -41,7 +41,7 @@ def main(
         raise ValueError(f"seconds is {seconds}; allowed: above 0")
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; allowed: 1 or more")
-    from bench.units_speed import compare, memory
+    from bench.timing.units import compare, memory
 
     if memory_only:
         memory()

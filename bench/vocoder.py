@@ -24,7 +24,7 @@ def main(options: VocoderOptions = VocoderOptions()) -> None:
     """
     import json
 
-    from bench.vocoder_speed import compare
+    from bench.timing.vocoder import compare
     from units.runtime.atomic import written_whole
     from units.runtime.provenance import commit, machine
 

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import FileError, read_json
 from units.runtime.provenance import fingerprint
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -144,12 +145,9 @@ def _is_model(folder: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises BaseModelError if it holds something else."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise BaseModelError(f"{path} is not JSON ({error}); copy or write it again") from error
-    if not isinstance(record, dict):
-        raise BaseModelError(f"{path} holds a {type(record).__name__}, not an object with fields")
-    return record
+        return read_json(path)
+    except FileError as error:
+        raise BaseModelError(f"{error}; copy or write it again") from error
 
 
 def shape_of(folder: str | Path) -> PreTrainedConfig:

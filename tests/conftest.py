@@ -18,7 +18,7 @@ from speechgpt import bundle
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue
 from speechgpt.widen import widen
-from stages.text_llm import train_tokenizer
+from stages.start_models.text_llm import train_tokenizer
 from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.unit_encoder import UnitEncoder

@@ -13,7 +13,7 @@ from stages.config import Source
 from units.audio import SAMPLE_RATE, save_wav
 from variants.blsp.adapter_shape import AdapterShape
 from variants.blsp.config import BlspConfig
-from variants.blsp.labels import Label, write_labels
+from variants.blsp.data.labels import Label, write_labels
 
 PITCHES = {"red": 200.0, "blue": 800.0, "green": 3000.0}
 SHAPE = AdapterShape([3, 3], [2, 2], 8)

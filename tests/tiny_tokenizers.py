@@ -23,7 +23,7 @@ from transformers import (
 
 from speechgpt.dialogue import Dialogue
 from speechgpt.widen import widen
-from stages.text_llm import train_tokenizer
+from stages.start_models.text_llm import train_tokenizer
 
 LINES = [*TEXT.splitlines(), "time:noon", "{time:noon}"] * 20  # some kinds get a word that begins with a colon
 LLAMA3_WORDS = (

@@ -14,11 +14,10 @@ from typing import Any
 
 from speechgpt.checkpoint import CheckpointError, local_folder
 from units.encoder.unit_encoder import STARTER
-from units.runtime.provenance import digest
+from units.runtime.provenance import weights_hash
 
 STARTER_NAME = "starter"  # names the unit encoder that comes with the package
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
-EDGE = 1 << 20  # bytes of a file's start and end that its fingerprint reads
 
 
 class PartError(ValueError):
@@ -103,14 +102,4 @@ def fingerprint(part: Path) -> str:
     files = [part] if part.is_file() else next((found for kind in WEIGHTS if (found := sorted(part.glob(kind)))), [])
     if not files:
         raise FileNotFoundError(f"{part} holds no weights ({', '.join(WEIGHTS)})")
-
-    def parts():
-        for path in files:
-            size = path.stat().st_size
-            yield f"{path.name} {size}\n"
-            with path.open("rb") as file:
-                yield file.read(EDGE)
-                file.seek(max(0, size - EDGE))
-                yield file.read(EDGE)
-
-    return digest(parts())
+    return weights_hash({path.name: path for path in files})

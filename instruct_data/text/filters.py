@@ -14,7 +14,7 @@ from instruct_data.text.chats import TextChat, TextPair, chat_line
 from instruct_data.text.languages import is_foreign, language_code, likely_language
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.speakability import has_code, has_list, has_table, has_url, is_unspeakable, word_count
-from instruct_data.text.spoken_form import speakable, tidy
+from instruct_data.text.spoken.form import speakable, tidy
 from units.corpus.manifest import has_word
 from units.runtime.command import check_range
 from units.runtime.refusals import Refusals

@@ -17,10 +17,10 @@ import bench.attention
 import bench.instruct_data
 import bench.memory
 import bench.speed
+import bench.timing.train
+import bench.timing.units
 import bench.train
-import bench.train_speed
 import bench.units
-import bench.units_speed
 import bench.vocoder
 from bench.options import TrainOptions, VocoderOptions
 from units.audio import save_wav
@@ -76,7 +76,7 @@ def test_speed(capsys: Printed, model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_train(capsys: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench.train_speed.SHAPES, "toy", TINY)
+    monkeypatch.setitem(bench.timing.train.SHAPES, "toy", TINY)
     monkeypatch.chdir(tmp_path)  # the commit is the code's, in any working directory
     bench.train.main(TrainOptions(steps=5, batch=1, block=640, units=3000, out=tmp_path / "figures.json"))
     figures = json.loads((tmp_path / "figures.json").read_text())
@@ -90,24 +90,26 @@ def test_train_uses_the_attention_of_stages_train(monkeypatch: pytest.MonkeyPatc
     """Under bfloat16 accelerate puts a model into a reference cycle, so each training begins with a collection."""
     collected: list[int] = []
     ways: list[str] = []
-    monkeypatch.setattr(bench.train_speed, "gc", SimpleNamespace(collect=lambda: collected.append(1)))
+    monkeypatch.setattr(bench.timing.train, "gc", SimpleNamespace(collect=lambda: collected.append(1)))
     monkeypatch.setattr(
-        bench.train_speed, "loading_arguments", lambda config, arguments: {"attn_implementation": "eager"}
+        bench.timing.train, "loading_arguments", lambda config, arguments: {"attn_implementation": "eager"}
     )
-    monkeypatch.setattr(bench.train_speed, "takes_bounds", lambda model: ways.append(model.config._attn_implementation))
-    monkeypatch.setitem(bench.train_speed.SHAPES, "toy", TINY)
-    documents = bench.train_speed.conversations(20, 32, 0)
-    packed = bench.train_speed.PackedBlocks([(documents, np.arange(20), 1.0)], 32, 8, 0, 0)
-    bench.train_speed.trained("toy", bench.train_speed.Padded(documents, 8, 0), 4, 2, False, 0)
+    monkeypatch.setattr(
+        bench.timing.train, "takes_bounds", lambda model: ways.append(model.config._attn_implementation)
+    )
+    monkeypatch.setitem(bench.timing.train.SHAPES, "toy", TINY)
+    documents = bench.timing.train.conversations(20, 32, 0)
+    packed = bench.timing.train.PackedBlocks([(documents, np.arange(20), 1.0)], 32, 8, 0, 0)
+    bench.timing.train.trained("toy", bench.timing.train.Padded(documents, 8, 0), 4, 2, False, 0)
     assert collected == [1] and ways == []
-    bench.train_speed.trained("toy", packed, 4, 2, False, 0)
+    bench.timing.train.trained("toy", packed, 4, 2, False, 0)
     assert collected == [1, 1] and ways == ["eager"]
 
 
 def test_units(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.units_speed, "random_hubert", lambda: tiny_hubert(layers=12))
-    monkeypatch.setattr(bench.units_speed, "SIZE", 20)
-    monkeypatch.setattr(bench.units_speed, "peak", lambda device, dtype: 1e9)
+    monkeypatch.setattr(bench.timing.units, "random_hubert", lambda: tiny_hubert(layers=12))
+    monkeypatch.setattr(bench.timing.units, "SIZE", 20)
+    monkeypatch.setattr(bench.timing.units, "peak", lambda device, dtype: 1e9)
     bench.units.main(seconds=4.0, rounds=1)
     printed = capsys.readouterr().out
     assert (
@@ -118,9 +120,9 @@ def test_units(capsys: Printed, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_layers_are_more_operations() -> None:
-    features = HubertFeatures(tiny_hubert(layers=12), bench.units_speed.LAYER, "tiny")
+    features = HubertFeatures(tiny_hubert(layers=12), bench.timing.units.LAYER, "tiny")
     encoder = UnitEncoder.from_features(features, torch.randn(5, features.dim), "tiny", "none")
-    nine, ten, twelve = (bench.units_speed.operations([tones(1.0)], encoder, layers) for layers in (9, 10, 12))
+    nine, ten, twelve = (bench.timing.units.operations([tones(1.0)], encoder, layers) for layers in (9, 10, 12))
     assert twelve - nine == pytest.approx(3 * (ten - nine)) and ten > nine
 
 

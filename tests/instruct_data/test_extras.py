@@ -10,7 +10,7 @@ import pytest
 from instruct_data.speech import espeak
 from instruct_data.speech.voices import open_voice
 from instruct_data.text.completion import EndpointModel
-from instruct_data.text.spoken_form import speakable
+from instruct_data.text.spoken.form import speakable
 from units.runtime.extras import required
 
 LIBRARIES = ("num2words", "py3langid", "py3langid.langid", "openai", "espeakng_loader", "pocketsphinx", "torch")

@@ -25,7 +25,7 @@ from speechgpt.dialogue import Dialogue, Message
 from speechgpt.inference import SpeechGPT
 from speechgpt.vocab import new_words
 from speechgpt.widen import ROW_MULTIPLE, widen
-from stages.text_llm import train_tokenizer
+from stages.start_models.text_llm import train_tokenizer
 from units.codebook import CodebookMismatch
 from units.encoder.unit_encoder import UnitEncoder
 

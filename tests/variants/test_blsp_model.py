@@ -24,9 +24,9 @@ from units.audio import AudioError, save_wav
 from units.runtime.atomic import written_whole
 from variants.blsp import continuation, generate
 from variants.blsp.continuation import Labelling
-from variants.blsp.examples import utterances_of
+from variants.blsp.data.examples import utterances_of
+from variants.blsp.data.labels import read_labels
 from variants.blsp.inference import BLSP, Request
-from variants.blsp.labels import read_labels
 from variants.blsp.system import BLSP_SYSTEM
 from variants.blsp.template import ChatTemplate
 from variants.listening import Tokens, row

@@ -28,9 +28,9 @@ from variants.blsp import config
 from variants.blsp import train as command
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig, LossWeights
-from variants.blsp.examples import read_examples
+from variants.blsp.data.examples import read_examples
+from variants.blsp.data.labels import Label, write_labels
 from variants.blsp.inference import BLSP
-from variants.blsp.labels import Label, write_labels
 from variants.blsp.records import ADAPTER_FILE, BlspFacts
 from variants.blsp.system import BLSP_SYSTEM, BlspOpened, counted_logits, divergence
 from variants.blsp.upstream import adopt

@@ -17,7 +17,7 @@ import eval.run
 import instruct_data.build.sets
 import instruct_data.toy.world
 import speechgpt.bundle
-import stages.text_llm
+import stages.start_models.text_llm
 import stages.train
 import units.dataset.extract
 import units.encoder.fit
@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = corpus / "train.jsonl"
     units.vocoder.train_vocoder.main(run / "units" / "train", manifest, run / "vocoder", "flite:slt", recipe, threads=1)
     instruct_data.build.sets.main(run / "units" / "train", corpus / "chats.jsonl", "flite:slt", run / "data")
-    stages.text_llm.main(corpus / "text.txt", run / "text_llm_untrained")
+    stages.start_models.text_llm.main(corpus / "text.txt", run / "text_llm_untrained")
     for stage in ("text", "stage1", "stage2", "stage3"):
         steps = ["--training.max_steps", "3", "--training.warmup_steps", "1", "--training.eval_steps", "3"]
         stages.train.main([str(TOY / f"{stage}.yaml"), "--run", str(run), *steps])

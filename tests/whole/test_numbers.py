@@ -26,7 +26,7 @@ from instruct_data.toy.world import ToyConfig
 from speechgpt.sampling import Sampling
 from stages.config import TRAINING_NUMBERS, Interleaving, Lora, Source, StageConfig
 from stages.planning.cluster import Cluster
-from stages.text_llm import TinyLlama
+from stages.start_models.text_llm import TinyLlama
 from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.quality_config import QualityConfig
 from units.dataset.shards import Share
@@ -91,7 +91,7 @@ def test_a_number_outside_its_range_is_refused_by_name(config: type, name: str, 
 def test_the_list_of_settings_is_whole() -> None:
     """Every settings class with numbers of units, eval and speechgpt is in the table above."""
     modules = ("eval.resynthesis", "units.dataset.extract_config", "units.dataset.quality_config")
-    modules += ("stages.config", "stages.planning.cluster", "stages.text_llm")
+    modules += ("stages.config", "stages.planning.cluster", "stages.start_models.text_llm")
     modules += ("variants.blsp.config", "variants.blsp.adapter_shape")
     modules += ("units.encoder.recipes", "units.vocoder.training.recipe", "units.vocoder.heads.configs")
     for module in map(importlib.import_module, (*modules, "speechgpt.sampling")):
@@ -160,7 +160,7 @@ OPTIONS = (
     ("stages.train", STAGE_OPTIONS, "training.max_steps", ("nan", "0", "-1", "many")),
     ("stages.train", (*STAGE_OPTIONS, "--plan"), "gpus", ("0", "-1")),
     ("stages.train", STAGE_OPTIONS, "share", ("0", "-1")),
-    ("stages.text_llm", ("--text", "t", "--out", "o"), "llama.layers", ("0", "-1")),
+    ("stages.start_models.text_llm", ("--text", "t", "--out", "o"), "llama.layers", ("0", "-1")),
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 from tiny_run import WORDS, sentence
 
 from instruct_data.speech.voices import VoiceError, open_voice
-from stages import text_llm
+from stages.start_models import text_llm
 from units.audio import save_wav
 
 ROOT = Path(__file__).parents[2]

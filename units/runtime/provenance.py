@@ -48,10 +48,16 @@ def fingerprint(folder: Path) -> str:
     if not files:
         raise FileNotFoundError(f"{folder} holds no model: no .safetensors file in it")
 
+    return weights_hash({str(path.relative_to(folder)): path for path in files})
+
+
+def weights_hash(files: Mapping[str, Path]) -> str:
+    """Hash of large files: their names, sizes, first and last megabyte."""
+
     def parts() -> Iterable[str | bytes]:
-        for path in files:
+        for name, path in files.items():
             size = path.stat().st_size
-            yield f"{path.relative_to(folder)} {size}"
+            yield f"{name} {size}"
             with path.open("rb") as file:
                 yield file.read(_EDGE)
                 file.seek(max(0, size - _EDGE))

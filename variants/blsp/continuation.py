@@ -29,7 +29,7 @@ from variants.blsp.config import CONTINUE
 if TYPE_CHECKING:
     from units.corpus.manifest import Utterance
     from units.runtime.refusals import Refusal
-    from variants.blsp.labels import Label
+    from variants.blsp.data.labels import Label
 
 INSTRUCTIONS: Mapping[str, str] = {
     "continue": CONTINUE,
@@ -132,8 +132,8 @@ def main(
     from units.runtime.atomic import check_begun
     from units.runtime.progress import progress
     from units.runtime.ranks import this_rank
-    from variants.blsp.examples import utterances_of
-    from variants.blsp.labels import COMPLETION_FILE
+    from variants.blsp.data.examples import utterances_of
+    from variants.blsp.data.labels import COMPLETION_FILE
     from variants.references import fingerprint, located
 
     if not llm:
@@ -165,7 +165,7 @@ def shard_files(out: Path, number: int) -> tuple[Path, Path]:
 def write_shard(writer: LabelWriter, rows: Sequence[Utterance], out: Path, number: int) -> None:
     """Write the labels of some utterances, then what was left out."""
     from units.runtime.atomic import written_whole
-    from variants.blsp.labels import write_labels
+    from variants.blsp.data.labels import write_labels
 
     labels, refused = writer.labels(rows)
     file, last = shard_files(out, number)
@@ -178,7 +178,7 @@ def finish(out: Path, shards: int, plan: dict[str, Any]) -> int | None:
     """Write `refused.jsonl` and `labels.json`, once all shards of all ranks are there."""
     from units.runtime.atomic import written_whole
     from units.runtime.refusals import counted, read_refusals
-    from variants.blsp.labels import COMPLETION_FILE
+    from variants.blsp.data.labels import COMPLETION_FILE
 
     files = [shard_files(out, number) for number in range(shards)]
     if missing := sum(not last.exists() for _, last in files):
@@ -277,7 +277,7 @@ class LabelWriter:
     def _label(self, utterance: Utterance, ids: list[int]) -> tuple[Label, LabelReason | None]:
         """A label, and why it is left out, if it is."""
         from speechgpt.dialogue import Speech
-        from variants.blsp.labels import Label
+        from variants.blsp.data.labels import Label
 
         text = self.tokenizer.decode([token for token in ids if token not in self.ends], skip_special_tokens=True)
         behaviour, transcript = self.how.behaviour(utterance.id), self._transcript(utterance)

@@ -8,8 +8,8 @@ from typing import Any
 
 from speechgpt.sampling import Sampling
 from units.runtime.refusals import Reason, Refusals, RefusedError
+from variants.blsp.data.labels import published_speech
 from variants.blsp.inference import BLSP, Request
-from variants.blsp.labels import published_speech
 
 
 class LineReason(Reason):

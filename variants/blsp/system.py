@@ -32,10 +32,10 @@ from stages.unit_system.start import model_shape
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Refusals
 from variants.blsp.adapter import SpeechAdapter, padded
-from variants.blsp.batch import COMMON, Block, collate
 from variants.blsp.config import BlspConfig
-from variants.blsp.documents import DOCUMENTS_VERSION, Writer, stored
-from variants.blsp.examples import example_files, form_of, read_examples
+from variants.blsp.data.batch import COMMON, Block, collate
+from variants.blsp.data.documents import DOCUMENTS_VERSION, Writer, stored
+from variants.blsp.data.examples import example_files, form_of, read_examples
 from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts, read_adapter
 from variants.blsp.template import TEMPLATE_VERSION, open_template
 from variants.encoders import open_encoder, width_of

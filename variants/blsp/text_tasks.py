@@ -25,7 +25,7 @@ def main(source: Path, out: Path, instruction: str = "please say") -> None:
         instruction: what stands before each text
     """
     from instruct_data.text.chats import TextChat, TextPair, write_chats
-    from variants.blsp.examples import utterances_of
+    from variants.blsp.data.examples import utterances_of
 
     texts = dict.fromkeys(text for one in utterances_of(source) if (text := (one.text or "").strip()))
     if not texts:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.attention_speed import step
-from bench.train_speed import SHAPES, conversations
+from bench.timing.attention import step
+from bench.timing.train import SHAPES, conversations
 from stages.packing.attention import BY_DOCUMENT
 from stages.packing.blocks import PackedBlocks
 from units.runtime.provenance import commit, machine
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COUNTS = "while True: pass"  # a process that is always busy
 WARM_UP = 5  # steps that are not timed
 
@@ -52,7 +52,7 @@ def busy() -> Iterator[None]:
 
 def speed(threads: int, seconds: float, block: int, batch: int) -> float:
     """Tokens a second of a training in a process of its own, whose OpenMP is fresh."""
-    arguments = [sys.executable, "-m", "bench.neighbour_speed", *map(str, (threads, seconds, block, batch))]
+    arguments = [sys.executable, "-m", "bench.timing.neighbour", *map(str, (threads, seconds, block, batch))]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

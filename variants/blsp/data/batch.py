@@ -16,7 +16,7 @@ from stages.packing.attention import bounds
 from stages.packing.blocks import IGNORED
 from units.audio import FrameGrid, load_wav
 from variants.blsp.adapter import padded
-from variants.blsp.documents import TO_THE_END
+from variants.blsp.data.documents import TO_THE_END
 
 Block = dict[str, Tensor]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.train_speed import SHAPES, conversations, stage_attention
+from bench.timing.train import SHAPES, conversations, stage_attention
 from stages.packing.attention import BY_DOCUMENT, VARLEN, takes_bounds
 from stages.packing.blocks import PackedBlocks, flattened
 from stages.start import check_varlen

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
-from bench.attention_speed import implementations
-from bench.train_speed import conversations
+from bench.timing.attention import implementations
+from bench.timing.train import conversations
 from stages.packing.attention import takes_bounds
 from stages.packing.blocks import PackedBlocks, flattened
 from units.runtime.precision import autocast

@@ -168,7 +168,7 @@ def write_whisper(inside: Path, folder: Path) -> None:
         WhisperForConditionalGeneration,
     )
 
-    from stages.ctranslate2 import read_arrays, whisper_weights
+    from stages.start_models.ctranslate2 import read_arrays, whisper_weights
 
     [file] = sorted(inside.glob("*/model/model.bin"))
     facts = json.loads((file.parent / "config.json").read_text(encoding="utf-8"))

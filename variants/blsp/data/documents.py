@@ -26,7 +26,7 @@ from units.corpus.manifest import Utterance
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, Refusal, Refusals, RefusedError
 from variants.blsp.adapter_shape import AdapterShape
-from variants.blsp.examples import Example
+from variants.blsp.data.examples import Example
 from variants.blsp.template import Template
 from variants.listening import Piece, Row, Tokens, row
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from instruct_data.text.spoken_form import speakable, tidy
+from instruct_data.text.spoken.form import speakable, tidy
 
 SPOKEN = {
     "Dr. Wu ran 5 km on May 3, 1999 for $2.50.": "Doctor Wu ran five kilometers on May third, "

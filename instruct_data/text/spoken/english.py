@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from instruct_data.text.spoken_numbers import number_pattern, number_words
+from instruct_data.text.spoken.numbers import number_pattern, number_words
 
 Rules = list[tuple[str, Callable[[re.Match], str]]]
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from stages import real_models
-from stages.ctranslate2 import NORM, NotReadable, read_arrays, whisper_weights
-from stages.real_models import COMPLETION_FILE, SMOLLM2, WHISPER, NoModelError
+from stages.start_models import real_models
+from stages.start_models.ctranslate2 import NORM, NotReadable, read_arrays, whisper_weights
+from stages.start_models.real_models import COMPLETION_FILE, SMOLLM2, WHISPER, NoModelError
 
 
 def tiny_whisper() -> WhisperForConditionalGeneration:
@@ -123,7 +123,7 @@ def test_the_real_models_answer_and_transcribe(tmp_path_factory: pytest.TempPath
 
     from units.audio import load_wav
 
-    out = Path(__file__).parents[2] / "runs" / "real"
+    out = Path(__file__).parents[3] / "runs" / "real"
     real_models.main(out)
     tokenizer = AutoTokenizer.from_pretrained(out / SMOLLM2.folder)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
@@ -132,7 +132,7 @@ def test_the_real_models_answer_and_transcribe(tmp_path_factory: pytest.TempPath
     reply = model.generate(**prompt, max_new_tokens=20, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(reply)
     whisper = WhisperForConditionalGeneration.from_pretrained(out / WHISPER.folder, dtype=torch.float32)
-    wav = load_wav(Path(__file__).parents[1] / "data" / "wav" / "u3-slt.wav")
+    wav = load_wav(Path(__file__).parents[2] / "data" / "wav" / "u3-slt.wav")
     mel = WhisperFeatureExtractor.from_pretrained(out / WHISPER.folder)(wav, sampling_rate=16000, return_tensors="pt")
     words = AutoTokenizer.from_pretrained(out / WHISPER.folder)
     assert "yes" in words.decode(whisper.generate(mel.input_features)[0], skip_special_tokens=True).lower()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from instruct_data.text import spoken_english
-from instruct_data.text.spoken_english import apply_rules
-from instruct_data.text.spoken_numbers import number_pattern, number_words, write_out_numbers
-from instruct_data.text.spoken_words import WORDS, Words
+from instruct_data.text.spoken import english as spoken_english
+from instruct_data.text.spoken.english import apply_rules
+from instruct_data.text.spoken.numbers import number_pattern, number_words, write_out_numbers
+from instruct_data.text.spoken.words import WORDS, Words
 
 _EMPHASIS = r"(?<!\w)(\*{1,3}|_{1,3}|`)(?=\S)([^\n]{1,500}?)(?<=\S)\1(?!\w)"  # of Markdown
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u2060\ufeff]")

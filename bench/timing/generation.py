@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bench.train_speed import SHAPES
+from bench.timing.train import SHAPES
 from speechgpt.dialogue import Dialogue
 from speechgpt.generation.generate import generate
 from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA
 from speechgpt.widen import widen
-from stages.text_llm import train_tokenizer
+from stages.start_models.text_llm import train_tokenizer
 from units.runtime.provenance import commit, machine
 
 UNITS = 500

@@ -21,7 +21,7 @@ from units.corpus.manifest import Utterance
 from units.corpus.sources import list_source
 from units.runtime.gzipped import opened
 from units.runtime.refusals import Refusals
-from variants.blsp.labels import Label, label_files, read_labels
+from variants.blsp.data.labels import Label, label_files, read_labels
 
 Form = Literal["labels", "conversations", "chats"]
 
