@@ -177,7 +177,7 @@ starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two h
 # TEACHER: a transformers folder or hub id of whisper-tiny.en. LIBRISPEECH: a part of LibriSpeech to learn readers from.
 CODEC ?= runs/codec
 TEACHER ?= openai/whisper-tiny.en
-starter-codec: $(INSTALLED) $(SPEAKS) ## train encoder, codebook and vocoder of a small codec (a GPU: 10 minutes; resumable)
+starter-codec: $(INSTALLED) $(SPEAKS) ## train encoder, codebook and vocoder of a small codec (a GPU, or DEVICE=cpu and a night; resumable)
 	@$(PYTHON) -m instruct_data.speech.codec_corpus --out $(CODEC)/corpus $(if $(LIBRISPEECH),--readers $(LIBRISPEECH))
 	@[ -e $(CODEC)/teacher ] || ln -s $(if $(wildcard $(TEACHER)),$(abspath $(TEACHER)),$$($(PYTHON) -c \
 	  "from huggingface_hub import snapshot_download as get; print(get('$(TEACHER)'))")) $(CODEC)/teacher
@@ -309,7 +309,7 @@ $(RUN)/blsp_repeat.jsonl: | $(RUN)/corpus/corpus.json
 
 $(RUN)/blsp_llm/config.json: | $(RUN)/text_llm/config.json $(RUN)/blsp_repeat.jsonl
 	@echo "[2/5] blsp: stage 1, the text LLM learns to repeat and to answer"
-	@OMP_NUM_THREADS=1 $(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage1.yaml --run $(RUN)
+	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage1.yaml --run $(RUN)
 
 # Exit code 3: some transcripts got no label, and are listed.
 $(RUN)/blsp_labels/labels.json: | $(RUN)/blsp_llm/config.json
@@ -319,7 +319,7 @@ $(RUN)/blsp_labels/labels.json: | $(RUN)/blsp_llm/config.json
 
 $(RUN)/blsp/speechgpt.json: | $(RUN)/blsp_labels/labels.json
 	@echo "[4/5] blsp: stage 2, the adapter"
-	@OMP_NUM_THREADS=1 $(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage2.yaml --run $(RUN)
+	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage2.yaml --run $(RUN)
 
 $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
 	@echo "[5/5] blsp: questions never heard in training"

@@ -29,10 +29,8 @@ from units.encoder.hubert import _exact_float32, _Layer, _Product
 FFT = 400  # samples of a mel window
 MEL_HOP = 160  # samples between mel frames; the second convolution halves their rate
 SILENCE = 0.3  # seconds after the utterance
-WINDOW, CONTEXT = (
-    20,
-    4.5,
-)  # seconds: longer wavs are encoded in windows with context on either side, below 30 s together
+WINDOW = 20  # seconds: longer wavs are encoded in windows,
+CONTEXT = 4.5  # with so many seconds on either side; together below Whisper's 30 s
 
 
 class WhisperFeatures:
@@ -42,9 +40,8 @@ class WhisperFeatures:
     """
 
     grid = HUBERT_GRID
-    normalise = pre_norm = (
-        False  # for the fingerprint: no wav is normalised, and the last norm is not among the weights
-    )
+    # for the fingerprint: no wav is normalised, and the last norm is not among the weights
+    normalise = pre_norm = False
     cut_long = False
 
     def __init__(self, model: nn.Module, layer: int, name: str, dtype: torch.dtype = torch.float32) -> None:
