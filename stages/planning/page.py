@@ -46,6 +46,8 @@ def rows(config: StageConfig, cluster: Cluster, plan: Plan) -> list[tuple[str, s
         )
     found += host_rows(config, plan)
     found += [("note", warning) for warning in plan.warnings]
+    if absent := [source.path for source in config.data if not config.at(source.path).exists()]:
+        found.append(("data", f"not in {config.run} yet: {', '.join(absent)}"))
     if plan.fits:
         return found
     found.append(("DOES NOT FIT", f"{total:.1f} GiB is more than {USABLE:.0%} of {plan.room / GIB:.0f}"))

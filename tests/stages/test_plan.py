@@ -13,10 +13,10 @@ from stage_configs import CONFIGS, parsed
 from tiny_run import make_run, stage_config
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from stages.config import Lora, StageConfig, Widening
+from stages.config import Lora, Source, StageConfig, Widening
 from stages.planning.cluster import Cluster
 from stages.planning.hardware import GPUS, find_gpu, multiplying_parameters, this_gpu, train_flops
-from stages.planning.page import host_rows
+from stages.planning.page import host_rows, rows
 from stages.planning.plan import Plan, make_plan, memory
 from stages.train import main
 from stages.trainable import add_adapters, choose_trainable
@@ -126,14 +126,22 @@ def test_parameters_are_those_of_the_model_itself(run, lora: Lora | None) -> Non
         assert size.learning == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
 
 
+def test_the_plan_names_data_that_are_not_there_yet(run) -> None:
+    config = stage_config(run)
+    plan = make_plan(config, UNIT_SYSTEM.size(config, None), Cluster(1))
+    assert "data" not in dict(rows(config, Cluster(1), plan))
+    config.data.append(Source("data/text.jsonl.gz"))
+    assert dict(rows(config, Cluster(1), plan))["data"] == f"not in {run} yet: data/text.jsonl.gz"
+
+
 def test_a_stage_not_trained_yet_is_planned_by_its_neighbour(run, tmp_path) -> None:
     one, two = tmp_path / "stage1.yaml", tmp_path / "stage2.yaml"
     one.write_text("stage: stage1\nmodel: text_llm\nout: stage1\nwiden: {encoder: unit_encoder}\ndata: []\n")
     two.write_text("out: stage2\n")
     config = stage_config(run, stage="stage2", model="stage1", out="stage2", widen=None)
-    rows = UNIT_SYSTEM.size(config, two).rows
-    assert rows == UNIT_SYSTEM.size(stage_config(run), one).rows
-    assert rows > AutoModelForCausalLM.from_pretrained(run / "text_llm").config.vocab_size
+    words = UNIT_SYSTEM.size(config, two).rows
+    assert words == UNIT_SYSTEM.size(stage_config(run), one).rows
+    assert words > AutoModelForCausalLM.from_pretrained(run / "text_llm").config.vocab_size
 
 
 def test_gpus_are_found_by_name_and_by_what_cuda_calls_them() -> None:
