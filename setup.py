@@ -75,6 +75,7 @@ COMMANDS = {
     "blsp-text-tasks": "variants.blsp.text_tasks",
     "blsp-generate": "variants.blsp.generate",
     "blsp-upstream": "variants.blsp.upstream",
+    "llama-omni-upstream": "variants.llama_omni.upstream",
 }
 
 setup(

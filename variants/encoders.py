@@ -12,7 +12,7 @@ from typing import Any, Literal
 from units.encoder.unit_encoder import Features, open_features
 from variants.references import STARTER_NAME, located
 
-Window = Literal["full", "utterance"]
+Window = Literal["full", "utterance", "padded"]
 PUBLISHED_WIDTHS = {
     "openai/whisper-tiny": 384,
     "openai/whisper-tiny.en": 384,
@@ -30,16 +30,18 @@ def open_encoder(encoder: str, layer: int, device: str = "cpu", window: Window =
     Args:
         layer: counted from 1; 0 is the last one.
         window: for Whisper: full pads each wav to 30 s, as Whisper was trained and as the published models read it;
-            utterance reads the wav alone, which takes a fraction of the time and gives states that are much alike.
+            utterance reads the wav alone, which takes a fraction of the time and gives states that are much alike;
+            padded is full with the states of the padding too, as the published LLaMA-Omni reads them.
 
     Raises: FileNotFoundError if there is no such encoder; ValueError if it lacks the layer.
     """
     folder = located(encoder)
     layer = layer or depth(folder)
-    if window == "full" and folder.suffix != ".pt" and _config(folder).model_type == "whisper":
-        from units.encoder.whisper_window import FullWindowFeatures
+    if window != "utterance" and folder.suffix != ".pt" and _config(folder).model_type == "whisper":
+        from units.encoder.whisper_window import FullWindowFeatures, WholeWindowFeatures
 
-        return FullWindowFeatures.from_pretrained(folder, layer).to(device)
+        kind = WholeWindowFeatures if window == "padded" else FullWindowFeatures
+        return kind.from_pretrained(folder, layer).to(device)
     features = open_features(folder, layer, device)
     if encoder == STARTER_NAME:
         features.name = STARTER_NAME

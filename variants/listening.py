@@ -11,7 +11,7 @@ the LLM.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,12 @@ class Sounds:
     places: Tensor
 
 
+def padded(sounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Frames of some sounds, each (N, D), as one batch: float (S, N, D) with zeros at the ends, and int64 (S,)."""
+    frames = torch.tensor([len(sound) for sound in sounds], device=sounds[0].device)
+    return nn.utils.rnn.pad_sequence(list(sounds), batch_first=True), frames
+
+
 class SpeechLLMConfig(PreTrainedConfig):
     """The config of the LLM, within one of its own."""
 
@@ -142,14 +148,23 @@ class SpeechLLM(PreTrainedModel):
         Args:
             kwargs: for the LLM, such as attention_mask and position_ids.
         """
-        sounds = None
-        if states is not None and frames is not None and places is not None:
-            sounds = Sounds(states, frames, places)
-        return self.llm(inputs_embeds=self.embed(input_ids, sounds), **kwargs)
+        return self.llm(inputs_embeds=self.embed(input_ids, self.sounds(states, frames, places)), **kwargs)
+
+    @staticmethod
+    def sounds(states: Tensor | None, frames: Tensor | None, places: Tensor | None) -> Sounds | None:
+        """The sounds of a batch; None for one of text alone."""
+        if states is None or frames is None or places is None:
+            return None
+        return Sounds(states, frames, places)
 
 
 def draws(
-    model: SpeechLLM, rows: Sequence[Row], states: Sequence[Tensor], ends: set[int], sampling: Sampling
+    model: SpeechLLM,
+    rows: Sequence[Row],
+    states: Sequence[Tensor],
+    ends: set[int],
+    sampling: Sampling,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Draw the next token of each row's reply, step by step: None for a reply that has ended.
 
@@ -158,6 +173,7 @@ def draws(
     Args:
         states: (N, D) of each sound, in the order of the rows.
         ends: tokens that end a reply.
+        observe: is given the states (B, H) that predict the tokens of each step (speechgpt/generation/generate.py).
 
     Raises: ValueError if a row leaves no room in the LLM's context.
     """
@@ -173,7 +189,7 @@ def draws(
         batch = nn.utils.rnn.pad_sequence([sound.to(ids.device) for sound in states], batch_first=True)
         return model.embed(ids, Sounds(batch, frames, torch.tensor(places, device=ids.device)))
 
-    yield from embedded_draws(model.llm, [one.ids for one in rows], embed, ends, sampling)
+    yield from embedded_draws(model.llm, [one.ids for one in rows], embed, ends, sampling, observe)
 
 
 def replies(

@@ -66,6 +66,7 @@ def embedded_draws(
     embed: Callable[[Tensor], Tensor],
     ends: set[int],
     sampling: Sampling,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """As `draws`, without a grammar, for prompts that are not tokens alone.
 
@@ -73,8 +74,10 @@ def embedded_draws(
         prompts: token ids, with any token where something else stands.
         embed: gives the input embeddings (B, L, H) of the prompts as they are batched: ids (B, L), padded on the left.
         ends: tokens that end a reply.
+        observe: is given the states that predict the tokens of each step, before these are yielded: the last hidden
+            states, after the final norm, (B, H).
     """
-    yield from _draws(model, prompts, ends, None, sampling, embed)
+    yield from _draws(model, prompts, ends, None, sampling, embed, observe)
 
 
 def _draws(
@@ -84,6 +87,7 @@ def _draws(
     grammar: Grammar | None,
     sampling: Sampling,
     embed: Callable[[Tensor], Tensor] | None = None,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
     """Draw the next token of each prompt's reply, until each has drawn one of `ends` or has no room left."""
     context, longest = context_length(model), max(map(len, prompts))
@@ -105,7 +109,10 @@ def _draws(
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **({"output_hidden_states": True} if observe else {}),
         )
+        if observe:
+            observe(out.hidden_states[-1][:, -1])
         cache, scores = out.past_key_values, out.logits[:, -1].float()
         chosen = choose(scores.masked_fill(~grammar.allowed(states), float("-inf")) if grammar else scores)
         states = grammar.after(states, chosen) if grammar else states

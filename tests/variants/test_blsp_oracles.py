@@ -14,11 +14,11 @@ from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
 from units.encoder.published.checkpoint_files import read_torch
 from variants.blsp import generate
-from variants.blsp.adapter import padded
 from variants.blsp.inference import BLSP, Request
-from variants.blsp.system import counted_logits, divergence
+from variants.blsp.system import divergence
 from variants.blsp.upstream import export
-from variants.listening import Row, Tokens, ends_of, replies, row
+from variants.listening import Row, Tokens, ends_of, padded, replies, row
+from variants.speech_in.stage import counted_logits
 
 GREEDY = Sampling(max_new_tokens=20)
 

@@ -32,10 +32,11 @@ from variants.blsp.data.examples import read_examples
 from variants.blsp.data.labels import Label, write_labels
 from variants.blsp.inference import BLSP
 from variants.blsp.records import ADAPTER_FILE, BlspFacts
-from variants.blsp.system import BLSP_SYSTEM, BlspOpened, counted_logits, divergence
+from variants.blsp.system import BLSP_SYSTEM, BlspOpened, divergence
 from variants.blsp.upstream import adopt
 from variants.listening import row
 from variants.references import PartError
+from variants.speech_in.stage import counted_logits
 
 CPU = {"attn_implementation": "by_document"}
 

@@ -26,7 +26,7 @@ ROOMS = {
     "speechgpt": ("vocab", "dialogue", "generation", "inference", "serve"),
     "instruct_data": ("text", "speech", "build", "describe toy released"),
     "stages": ("config", "planning system packing", "unit_system", "train"),
-    "variants": ("references", "encoders", "listening", "blsp"),
+    "variants": ("references published_files", "encoders", "listening", "speech_in", "blsp llama_omni"),
     "eval": ("metrics results asr test_set", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
 }
 FILE_LINES = 500
@@ -170,7 +170,8 @@ def test_files_and_functions_stay_short(path: Path) -> None:
 
 
 def test_no_system_imports_another() -> None:
-    systems = {path.parent.name for path in (ROOT / "variants").glob("*/__init__.py")}
+    shared = {"speech_in"}  # what systems share that listen; it is none itself
+    systems = {path.parent.name for path in (ROOT / "variants").glob("*/__init__.py")} - shared
     wrong = [
         f"{module} -> {target}"
         for module, targets in house_arrows().items()

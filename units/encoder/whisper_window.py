@@ -10,6 +10,7 @@ is longer than the window is read by windows end to end, and nothing is lost.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from units.audio import FrameGrid
+from units.audio import SAMPLE_RATE, FrameGrid
 from units.encoder.whisper import FFT, MEL_HOP, WhisperFeatures
 
 CONVOLVED = 2  # mel frames of an encoder frame
@@ -77,3 +78,23 @@ class FullWindowFeatures(WhisperFeatures):
         found = torch.stft(wav, FFT, MEL_HOP, window=self._hann, center=True, pad_mode="reflect", return_complex=True)
         mel = (self._bank @ found[:, :-1].abs().square()).clamp(min=1e-10).log10()
         return mel.maximum(mel.max() - 8.0) / 4 + 1
+
+
+@dataclass(frozen=True)
+class WindowGrid(FrameGrid):
+    """The frames of whole windows, the padding's too. window: samples of one."""
+
+    window: int = 30 * SAMPLE_RATE
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a wav of `num_samples`: those of all windows that it reaches into."""
+        return -(-num_samples // self.window) * (self.window // self.hop)
+
+
+class WholeWindowFeatures(FullWindowFeatures):
+    """As FullWindowFeatures, with the states of the padding: LLaMA-Omni's published models read 1,500 of any wav."""
+
+    def __init__(self, model: nn.Module, layer: int, name: str, dtype: torch.dtype = torch.float32) -> None:
+        """Take over an encoder; arguments as for WhisperFeatures."""
+        super().__init__(model, layer, name, dtype)
+        self.grid = WindowGrid(CONVOLVED * MEL_HOP, 1, self.window)

@@ -10,8 +10,6 @@ S sounds of a batch, N frames of a sound, D their width, M embeddings of a sound
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -71,9 +69,3 @@ class SpeechAdapter(nn.Module):
     def bottleneck(self, rows: Tensor) -> Tensor:
         """x + W2 gelu(W1 x), of embeddings (..., H)."""
         return rows + self.fc2(functional.gelu(self.fc1(rows)))
-
-
-def padded(sounds: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Frames of some sounds, each (N, D), as one batch: float (S, N, D) with zeros at the ends, and int64 (S,)."""
-    frames = torch.tensor([len(sound) for sound in sounds], device=sounds[0].device)
-    return nn.utils.rnn.pad_sequence(list(sounds), batch_first=True), frames

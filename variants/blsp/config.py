@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from stages.config import StageConfig
 from units.runtime.command import check_range
 from variants.blsp.adapter_shape import AdapterShape
+from variants.speech_in.config import ListeningConfig
 
 KINDS = ("text", "speech")
 CONTINUE = "Continue the following text in a coherent and engaging style with less than 40 words."  # the published one
@@ -39,22 +39,11 @@ class LossWeights:
 
 
 @dataclass
-class BlspConfig(StageConfig):
+class BlspConfig(ListeningConfig):
     """One stage of BLSP: kind text tunes the LLM on text instructions, kind speech the adapter on recordings."""
 
     kind: str = "speech"
     """text, or speech."""
-    encoder: str = "starter"
-    """Encoder that listens: starter (comes with the package), a folder relative to the run folder, or a hub id of a
-    HuBERT, wav2vec 2.0 or Whisper, or a fairseq .pt."""
-    encoder_layer: int = 0
-    """Layer of the encoder, counted from 1; 0 is the last one."""
-    window: Literal["full", "utterance"] = "full"
-    """For Whisper: full pads each recording to 30 s, as the published models do; utterance does not, and takes a
-    fraction of the time."""
-    features: Literal["cached", "live"] = "cached"
-    """cached encodes each recording once and keeps its states beside the tokens, in half precision; live encodes it in
-    each step. Both train the same."""
     adapter: AdapterShape = field(default_factory=AdapterShape)
     """Shape of the adapter."""
     norm_gain: float | None = None
@@ -75,7 +64,6 @@ class BlspConfig(StageConfig):
         super().__post_init__()
         if self.kind not in KINDS:
             raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of BLSP is text or speech")
-        check_range("encoder_layer", self.encoder_layer, 0)
         check_range("norm_gain", self.norm_gain, 0, exclusive=True)
         if self.kind == "speech" and self.lora:
             raise ValueError("lora is for kind: text; kind speech trains parts, such as trainable: [adapter]")

@@ -7,10 +7,8 @@ Of kind text, a stage tunes the LLM itself on text instructions, and saves a pla
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import importlib.metadata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +18,39 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
-from speechgpt.sampling import Sampling
 from stages.config import Source
-from stages.held_out import held_out_report, sample_documents
-from stages.packing.attention import BY_DOCUMENT, takes_bounds
-from stages.packing.blocks import IGNORED, PackedBlocks
+from stages.held_out import held_out_report
+from stages.packing.attention import takes_bounds
+from stages.packing.blocks import PackedBlocks
 from stages.planning.size import Size, count
 from stages.start import check_positions, find_start
 from stages.system import Collator, Documents, Opened
 from stages.unit_system.start import model_shape
-from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Refusals
-from variants.blsp.adapter import SpeechAdapter, padded
+from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig
-from variants.blsp.data.batch import COMMON, Block, collate
-from variants.blsp.data.documents import DOCUMENTS_VERSION, Writer, stored
+from variants.blsp.data.batch import collate
+from variants.blsp.data.documents import DOCUMENTS_VERSION, Writer
 from variants.blsp.data.examples import example_files, form_of, read_examples
 from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts, read_adapter
 from variants.blsp.template import TEMPLATE_VERSION, open_template
-from variants.encoders import open_encoder, width_of
-from variants.listening import Row, SpeechLLM, ends_of, replies, row
-from variants.references import STARTER_NAME, Reference, fingerprint, located
-
-LLM_FOLDER = "llm"  # in a finished folder, where the LLM learned
-SAMPLING = Sampling(max_new_tokens=64)
-SOUND = ("states", "frames", "places")
+from variants.encoders import width_of
+from variants.listening import SpeechLLM, row
+from variants.references import Reference, fingerprint, located
+from variants.speech_in.batch import Block
+from variants.speech_in.stage import LLM_FOLDER, ListeningOpened, counted_logits
 
 
-class BlspOpened(Opened):
-    """BLSP at the start of a stage of kind speech.
-
-    start: the LLM's folder. encoder: it listens, and never learns; opened at first use.
-    """
+class BlspOpened(ListeningOpened):
+    """BLSP at the start of a stage of kind speech."""
 
     parts = {"adapter": ("adapter.",), "llm": ("llm.",)}
     config: BlspConfig
     model: SpeechLLM
 
     def __init__(self, config: BlspConfig, model: SpeechLLM, tokenizer: Any, start: Path) -> None:
-        super().__init__(config, model, tokenizer)
-        self.start = start
+        super().__init__(config, model, tokenizer, start)
         self.template = open_template(config.template, tokenizer)
-        self.source = encoder_of(config)
-
-    @functools.cached_property
-    def encoder(self) -> Features:
-        """The encoder, on the device of the model."""
-        return open_encoder(self.source, self.config.encoder_layer, str(self.model.device), self.config.window)
-
-    @property
-    def language_model(self) -> Any:
-        return self.model.llm
 
     # --- documents
 
@@ -104,9 +84,8 @@ class BlspOpened(Opened):
     # --- batches and loss
 
     def collator(self) -> Collator:
-        one_row = takes_bounds(self.model.llm) or self.model.llm.config._attn_implementation == BY_DOCUMENT
         return functools.partial(
-            collate, one_row=one_row, with_bounds=takes_bounds(self.model.llm), grid=self.encoder.grid
+            collate, one_row=self.one_row, with_bounds=takes_bounds(self.model.llm), grid=self.encoder.grid
         )
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
@@ -133,56 +112,15 @@ class BlspOpened(Opened):
         llm.train(learning)
         return logits
 
-    def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What the model takes of a batch; wavs are encoded."""
-        left_out = ("labels", "wavs")
-        found = {name: part for name, part in batch.items() if name not in left_out and not name.startswith("teacher_")}
-        if "wavs" in batch:
-            states = torch.from_numpy(stored(self.encoder, [wav.cpu().numpy() for wav in batch["wavs"]]))
-            found["states"] = padded(states.float().split(batch["frames"].tolist()))[0].to(batch["frames"].device)
-        return found | {"use_cache": False}
-
     # --- evaluation
 
     def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
         return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, self.logits_of)
 
-    def logits_of(self, model: Any, block: Block) -> Tensor:
-        """Logits (1, L, V) of one packed block."""
-        plain = {name: column for name, column in block.items() if not name.startswith("teacher")}
-        batch = on_device(self.collator()([plain]), self.model.device)
-        return model(**self.inputs(batch)).logits
-
-    @torch.no_grad()
-    def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
-        """Replies to some held-out documents."""
-        training = model.training
-        model.eval()
-        found = []
-        for task, source, document in sample_documents(held_out, count):
-            tokenised = held_out.sources[source]
-            ids, train = tokenised.document(document)
-            start = int(train.argmax()) or len(ids)
-            columns = {name: torch.from_numpy(tokenised.column(name, document).copy()) for name in tokenised.columns}
-            columns |= {f"{name}_start": torch.zeros(len(column)) for name, column in columns.items()}
-            block = {name: torch.from_numpy(ids.astype("int64")) for name in COMMON} | columns
-            batch = self.inputs(on_device(self.collator()([_without_teacher(block)]), self.model.device))
-            frames = batch["frames"].tolist() if "frames" in batch else []
-            states = [one[:size] for one, size in zip(batch.get("states", ()), frames)]
-            prompt = Row(ids[:start].tolist(), [False] * start, columns["places"].tolist())
-            (reply,) = replies(self.model, [prompt], states, ends_of(self.model.llm, self.tokenizer), SAMPLING)
-            places = set(prompt.places)
-            asked = [token for place, token in enumerate(prompt.ids) if place not in places]
-            written, answered, expected = (self.tokenizer.decode(part) for part in (asked, reply, ids[start:]))
-            found.append({"task": task, "prompt": written, "reply": answered, "expected": expected})
-        model.train(training)
-        return found
+    def plain(self, block: Block) -> Block:
+        return {name: column for name, column in block.items() if not name.startswith("teacher")}
 
     # --- the finished model
-
-    @property
-    def _llm_learns(self) -> bool:
-        return any(weight.requires_grad for weight in self.model.llm.parameters())
 
     def save(self, model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """The adapter alone, where the LLM is frozen; else the LLM too, as a plain Hugging Face folder."""
@@ -192,11 +130,8 @@ class BlspOpened(Opened):
         weights = model.state_dict() if state_dict is None else state_dict
         adapter = {name: weight.contiguous() for name, weight in weights.items() if name.startswith("adapter.")}
         save_file(adapter, folder / ADAPTER_FILE, {"format": "pt"})
-        if self._llm_learns:
-            own = {name.removeprefix("llm."): weight for name, weight in weights.items() if name.startswith("llm.")}
-            model.llm.config.use_cache = True
-            model.llm.save_pretrained(folder / LLM_FOLDER, state_dict=None if state_dict is None else own)
-            self.tokenizer.save_pretrained(folder / LLM_FOLDER)
+        if self.llm_learns:
+            self.save_llm(model, folder, state_dict)
         model.config.save_pretrained(folder)
 
     def load(self, folder: Path) -> SpeechLLM:
@@ -212,7 +147,7 @@ class BlspOpened(Opened):
         config = self.config
         out = config.at(config.out)
         facts = BlspFacts(
-            llm=Reference.of(out / LLM_FOLDER if self._llm_learns else self.start, out),
+            llm=self.llm_reference(),
             encoder=Reference.of(self.source, out),
             layer=self.encoder.layer,
             width=self.encoder.dim,
@@ -221,11 +156,7 @@ class BlspOpened(Opened):
             instructions=config.instructions,
             window=config.window,
         )
-        versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
-        resolved = dataclasses.asdict(config)
-        return CheckpointFacts(
-            None, config.stage, config=resolved, versions=versions, system=SYSTEM, extra=facts.json()
-        )
+        return self.checkpoint_facts(SYSTEM, facts.json())
 
 
 class TextOpened(Opened):
@@ -298,7 +229,7 @@ class BlspSystem:
 
     @staticmethod
     def _joined(config: BlspConfig, llm: Any, found: Path, begun: BlspFacts | None) -> SpeechLLM:
-        source = encoder_of(config)
+        source = config.part(config.encoder)
         width = width_of(source)
         words = llm.get_input_embeddings().weight
         gain = float(words.detach().float().std()) if config.norm_gain is None else config.norm_gain
@@ -321,7 +252,7 @@ class BlspSystem:
             if config.kind == "text":
                 return count(llm, shape, config, TextOpened.parts)
             hidden = shape.get_text_config().hidden_size
-            model = SpeechLLM(llm, SpeechAdapter(width_of(encoder_of(config)), hidden, config.adapter))
+            model = SpeechLLM(llm, SpeechAdapter(width_of(config.part(config.encoder)), hidden, config.adapter))
         return count(model, shape, config, BlspOpened.parts, ("the encoder is not counted: it is frozen",))
 
 
@@ -334,28 +265,6 @@ def check_config(config: Any) -> None:
         raise ValueError(f"{config.stage} is a {type(config).__name__}; BLSP trains a BlspConfig")
 
 
-def encoder_of(config: BlspConfig) -> str:
-    """The encoder of a config: a folder of its run, or its name as it is."""
-    folder = config.at(config.encoder)
-    return str(folder) if config.encoder != STARTER_NAME and folder.exists() else config.encoder
-
-
-def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits for the counted tokens alone, float (n, V), and these tokens, (n,).
-
-    The output layer is computed at the positions that predict a counted token of any row, which saves most of it.
-
-    Args:
-        labels: (B, L), -100 for tokens that are not counted.
-    """
-    nexts = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    keep = torch.nonzero((nexts != IGNORED).any(0)).flatten()
-    chosen = nexts[:, keep]
-    logits = model(**inputs, logits_to_keep=keep).logits
-    counted = chosen != IGNORED
-    return logits[counted].float(), chosen[counted]
-
-
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of the next-token distributions, summed over tokens.
 
@@ -366,12 +275,3 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """
     likely, wanted = (functional.log_softmax(one / temperature, dim=-1) for one in (student, teacher))
     return functional.kl_div(likely, wanted, reduction="sum", log_target=True)
-
-
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch on a device."""
-    return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}
-
-
-def _without_teacher(block: Block) -> Block:
-    return {name: column for name, column in block.items() if not name.startswith("teacher")}

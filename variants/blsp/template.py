@@ -12,14 +12,13 @@ github.com/cwang621/blsp (f7bf52f).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-from speechgpt.dialogue import Message, NoUnitsError, Reply, Speech
-from speechgpt.typed_text import TextEncoder
-from speechgpt.vocab import UnitVocab
+from speechgpt.dialogue import Message
 from variants.listening import Piece, Tokens
+from variants.speech_in import templates
+from variants.speech_in.templates import ChatTemplate, checked, reply_text, text_encoder
 
 TemplateName = Literal["blsp", "chat"]
 HUMAN, ASSISTANT = "###[Human]:", "\n\n\n###[Assistant]:"
@@ -27,30 +26,17 @@ BETWEEN_TURNS = "\n\n\n"
 TEMPLATE_VERSION = 1  # for caches of tokens: raise it when this file gives other tokens
 
 
-class Template(Protocol):
-    """How conversations are written for one LLM."""
+class Template(templates.Template, Protocol):
+    """How conversations are written for one LLM, and what labels are written from."""
 
-    name: TemplateName
-
-    def document(self, messages: Sequence[Message], one_text: bool = True) -> list[Piece]:
-        """A whole conversation; the loss counts the last reply and the token that ends it.
-
-        Args:
-            one_text: a question in text alone is written as one text, as the published stage 1 does; else in pieces, as
-                in a chat. Templates that know no difference ignore it.
-        """
-
-    def prompt(self, messages: Sequence[Message]) -> list[Piece]:
-        """The pieces after which the LLM replies."""
+    @property
+    def name(self) -> TemplateName: ...
 
     def instruct(self, instruction: str) -> list[Piece]:
         """The pieces of a prompt that is an instruction alone."""
 
     def read_aloud(self, instruction: str, transcript: str) -> list[int]:
         """Ids of a prompt in which a transcript stands for the speech: what labels are written from."""
-
-    def text(self, text: str) -> list[int]:
-        """Ids of a text where speech may stand."""
 
 
 def open_template(name: TemplateName, tokenizer: Any) -> Template:
@@ -63,11 +49,6 @@ def open_template(name: TemplateName, tokenizer: Any) -> Template:
     if name == "chat":
         return ChatTemplate(tokenizer)
     raise ValueError(f"template is {name!r}; it is blsp, or chat for the tokenizer's own chat template")
-
-
-def text_encoder(tokenizer: Any) -> TextEncoder:
-    """Encodes text with a tokenizer that has no units, with special tokens off."""
-    return TextEncoder(tokenizer, UnitVocab(len(tokenizer), 0, {}))
 
 
 class BlspTemplate:
@@ -119,90 +100,3 @@ class BlspTemplate:
         else:
             parts = [HUMAN, *parts]
         return [Tokens(self._encode(part)) if isinstance(part, str) else part for part in parts]
-
-
-class ChatTemplate:
-    """The chat template of a tokenizer. Its own words may be special tokens; those of users are text."""
-
-    name: TemplateName = "chat"
-
-    def __init__(self, tokenizer: Any) -> None:
-        if not tokenizer.chat_template:
-            raise ValueError("this tokenizer has no chat template; set template: blsp")
-        self._tokenizer = tokenizer
-        self._encode = text_encoder(tokenizer).encode
-        self._special = {token for token, word in tokenizer.added_tokens_decoder.items() if word.special}
-
-    def document(self, messages: Sequence[Message], one_text: bool = True) -> list[Piece]:
-        *before, answer = self._pieces(messages, opened=False)
-        *before, reply = before
-        assert isinstance(reply, Tokens) and isinstance(answer, Tokens)
-        ends = [place for place, token in enumerate(answer.ids) if token in self._special]
-        if not ends:
-            raise ValueError("this chat template ends a reply with no special token; set template: blsp")
-        ended = ends[0] + 1
-        return [*before, Tokens([*reply.ids, *answer.ids[:ended]], train=True)]
-
-    def prompt(self, messages: Sequence[Message]) -> list[Piece]:
-        return self._pieces(messages, opened=True)
-
-    def instruct(self, instruction: str) -> list[Piece]:
-        return self.prompt([Message("human", (instruction,))])
-
-    def read_aloud(self, instruction: str, transcript: str) -> list[int]:
-        message = Message("human", (instruction, transcript) if instruction else (transcript,))
-        return [token for piece in self.prompt([message]) if isinstance(piece, Tokens) for token in piece.ids]
-
-    def text(self, text: str) -> list[int]:
-        return self._encode(text)
-
-    def _pieces(self, messages: Sequence[Message], opened: bool) -> list[Piece]:
-        """Pieces of some turns. Each part of a message is rendered as a stand-in, and then replaced.
-
-        Args:
-            opened: end with what opens a reply.
-        """
-        parts: list[str | Speech] = []
-        turns = []
-        for message in messages:
-            human = message.role == "human"
-            found = [checked(part) for part in message.parts] if human else [reply_text(message)]
-            names = []
-            for part in found:
-                names.append(f"\ue000{len(parts)}\ue001")  # of the private use area: no template has such characters
-                parts.append(part)
-            turns.append({"role": "user" if human else "assistant", "content": "\n".join(names)})
-        text = self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=opened)
-        pieces: list[Piece] = []
-        for place, written in enumerate(re.split("\ue000(\\d+)\ue001", text)):
-            part = parts[int(written)] if place % 2 else None
-            if isinstance(part, Speech):
-                pieces.append(part)
-            elif part is not None:
-                pieces.append(Tokens(self._encode(part)))
-            else:
-                pieces.append(Tokens(self._tokenizer.encode(written, add_special_tokens=False)))
-        return pieces
-
-
-def checked(part: Any) -> str | Speech:
-    """A part that is text or a recording.
-
-    Raises: NoUnitsError for units, which this system does not read.
-    """
-    if isinstance(part, (str, Speech)):
-        return part
-    raise NoUnitsError(
-        "BLSP reads text and recordings, not units; build the conversations with instruct-build --speech audio"
-    )
-
-
-def reply_text(message: Message) -> str:
-    """The text of a reply.
-
-    Raises: ValueError if it has none.
-    """
-    text = Reply.from_parts(message.parts).text
-    if not text:
-        raise ValueError("a reply has no text, and BLSP answers in text")
-    return text

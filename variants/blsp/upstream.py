@@ -9,17 +9,28 @@ A published folder (github.com/cwang621/blsp) holds all weights in one file: `wh
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from units.runtime.command import command
+from variants.published_files import (
+    BUFFER,
+    CONFIG,
+    TOKENIZER,
+    WEIGHTS,
+    check_shapes,
+    copy_some,
+    copy_tokenizer,
+    folder_weights,
+    read_object,
+    read_weights,
+    write_object,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG, WEIGHTS = "config.json", "pytorch_model.bin"
 LLM, WHISPER = "llama_model.", "whisper_model."
 ADAPTER = {
     "conv_layers.": "subsampler.conv_layers.",
@@ -27,14 +38,6 @@ ADAPTER = {
     "fc2.": "adapter.fc2.",
     "norm.": "speech_ln.",
 }
-BUFFER = "rotary_emb.inv_freq"  # a constant that older transformers stored
-TOKENIZER = (
-    "tokenizer.model",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 PREPROCESSOR = "preprocessor_config.json"
 
 
@@ -77,20 +80,17 @@ def adopt(source: Path, out: Path) -> Path:
     encoder |= {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
     for folder, settings, weights in (("llm", llm, groups["llm"]), ("encoder", encoder, groups["encoder"])):
         (out / folder).mkdir(parents=True, exist_ok=True)
-        _write_json(out / folder / CONFIG, settings)
+        write_object(out / folder / CONFIG, settings)
         prefix = "model.encoder." if folder == "encoder" else ""
         named = {prefix + name: weight.contiguous() for name, weight in weights.items()}
         save_file(named, out / folder / "model.safetensors", {"format": "pt"})
     if (source / PREPROCESSOR).exists():
         shutil.copy(source / PREPROCESSOR, out / "encoder" / PREPROCESSOR)
-    for name in TOKENIZER:
-        if (source / name).exists():
-            for folder in (out, out / "llm"):
-                shutil.copy(source / name, folder / name)
+    copy_tokenizer(source, out, out / "llm")
     AutoTokenizer.from_pretrained(out)  # fails here, and not at the first question
     adapter = {f"adapter.{name}": weight.contiguous() for name, weight in groups["adapter"].items()}
     save_file(adapter, out / ADAPTER_FILE, {"format": "pt"})
-    _write_json(out / CONFIG, {"model_type": "speech_llm", "llm": llm, "published": config})
+    write_object(out / CONFIG, {"model_type": "speech_llm", "llm": llm, "published": config})
     facts = BlspFacts(
         llm=Reference.of(out / "llm", out),
         encoder=Reference.of(out / "encoder", out),
@@ -115,7 +115,7 @@ def export(source: Path, out: Path) -> Path:
 
     facts = BlspFacts.load(source)
     llm, encoder = facts.llm.find(source), facts.encoder.find(source)
-    settings, listening = _json(llm / CONFIG), _json(encoder / CONFIG)
+    settings, listening = read_object(llm / CONFIG), read_object(encoder / CONFIG)
     wrong = [
         f"{what} is {found}, not {needed}"
         for what, found, needed in (
@@ -130,12 +130,12 @@ def export(source: Path, out: Path) -> Path:
     if wrong:
         raise ValueError(f"the published code cannot open {source}: {'; '.join(wrong)}")
     weights = {_published(name): weight for name, weight in _adapter_weights(source).items()}
-    weights |= {LLM + name: weight for name, weight in _folder_weights(llm).items()}
-    for name, weight in _folder_weights(encoder).items():
+    weights |= {LLM + name: weight for name, weight in folder_weights(llm).items()}
+    for name, weight in folder_weights(encoder).items():
         inside = name.removeprefix("model.")
         if inside.startswith("encoder."):
             weights[WHISPER + inside.removeprefix("encoder.")] = weight
-    published = _json(source / CONFIG).get("published") or {
+    published = read_object(source / CONFIG).get("published") or {
         "architectures": ["BlspModel"],
         "torch_dtype": "float32",
         "whisper_config": listening,
@@ -144,38 +144,14 @@ def export(source: Path, out: Path) -> Path:
     published |= {"conv_kernel_sizes": ",".join(map(str, facts.shape.kernels)), "adapter_inner_dim": facts.shape.inner}
     out.mkdir(parents=True, exist_ok=True)
     for folder, names in ((llm, TOKENIZER), (encoder, (PREPROCESSOR,))):
-        for name in names:
-            if (folder / name).exists():
-                shutil.copy(folder / name, out / name)
+        copy_some(folder, names, out)
     torch.save(weights, out / WEIGHTS)
-    _write_json(out / CONFIG, published)
+    write_object(out / CONFIG, published)
     return out
 
 
-def read_weights(source: Path) -> dict[str, Tensor]:
-    """All tensors of a published folder: one file or several, of torch or safetensors. No code of a pickle runs.
-
-    Raises: FileNotFoundError; units.encoder.published.checkpoint_files.UnreadableFile or ValueError for a damaged file.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from units.encoder.published.checkpoint_files import read_torch
-
-    files = sorted(source.glob("*.safetensors")) or sorted(source.glob("pytorch_model*.bin"))
-    if not files:
-        raise FileNotFoundError(f"{source} has no {WEIGHTS} and no .safetensors")
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file) if file.suffix == ".safetensors" else dict(read_torch(file))
-        except (SafetensorError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}); copy it again") from error
-    return weights
-
-
 def _config(source: Path) -> dict[str, Any]:
-    config = _json(source / CONFIG)
+    config = read_object(source / CONFIG)
     needed = ("whisper_config", "llama_config", "conv_kernel_sizes", "adapter_inner_dim")
     if missing := [name for name in needed if name not in config]:
         raise ValueError(f"{source / CONFIG} is not of a published BLSP: it lacks {', '.join(missing)}")
@@ -211,13 +187,7 @@ def _check_adapter(weights: dict[str, Tensor], shape: Any, config: dict[str, Any
 
     with torch.device("meta"):
         adapter = SpeechAdapter(config["whisper_config"]["d_model"], config["llama_config"]["hidden_size"], shape)
-    needed = {name: tuple(weight.shape) for name, weight in adapter.state_dict().items()}
-    found = {name: tuple(weight.shape) for name, weight in weights.items()}
-    if wrong := sorted(name for name in {**needed, **found} if needed.get(name) != found.get(name)):
-        name = wrong[0]
-        raise ValueError(
-            f"{source}: {_published(name)} has the shape {found.get(name)}; its config needs {needed.get(name)}"
-        )
+    check_shapes(adapter.state_dict(), weights, source, _published)
 
 
 def _published(name: str) -> str:
@@ -231,25 +201,6 @@ def _adapter_weights(source: Path) -> dict[str, Tensor]:
     from variants.blsp.records import ADAPTER_FILE
 
     return {name.removeprefix("adapter."): weight for name, weight in load_file(source / ADAPTER_FILE).items()}
-
-
-def _folder_weights(folder: Path) -> dict[str, Tensor]:
-    weights = read_weights(folder)
-    return {name: weight for name, weight in weights.items() if not name.endswith(BUFFER)}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy it again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
-    return found
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,78 +1,28 @@
-"""Packed blocks as a batch: token rows, the sounds in them, and the teacher's rows.
+"""BLSP's batches: token rows and sounds, and the teacher's rows.
 
-B blocks of a batch, L tokens of a block, S sounds, N frames of a sound, D width of the encoder's states.
+B blocks of a batch, L tokens of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from stages.packing.attention import bounds
 from stages.packing.blocks import IGNORED
-from units.audio import FrameGrid, load_wav
-from variants.blsp.adapter import padded
-from variants.blsp.data.documents import TO_THE_END
-
-Block = dict[str, Tensor]
+from units.audio import FrameGrid
+from variants.speech_in import batch
+from variants.speech_in.batch import Block, joined, lengths_of
 
 
 def collate(blocks: list[Block], one_row: bool, with_bounds: bool, grid: FrameGrid) -> dict[str, Any]:
-    """Blocks as a batch.
-
-    Args:
-        one_row: put all blocks end to end in one row, as attention by document and flash-attention take them.
-        with_bounds: also give the bounds of documents.
-        grid: frames of the encoder, to read wavs by (features: live).
-
-    Returns: input_ids, labels and position_ids, int64 (B, L) or (1, B * L); where there are sounds, frames int64 (S,),
-        places int64 counted over all rows, and states float (S, N, D) or wavs, a list of (T,); with a teacher,
-        teacher_ids, teacher_labels and teacher_positions, int64.
-    """
-    join = _joined if one_row else torch.stack
-    batch: dict[str, Any] = {name: join([block[name] for block in blocks]) for name in COMMON}
-    batch |= bounds(batch["position_ids"]) if with_bounds else {}
-    spoken = [(number, block) for number, block in enumerate(blocks) if len(block.get("frames", ()))]
-    if spoken:
-        length = len(blocks[0]["input_ids"])
-        batch["frames"] = torch.cat([block["frames"] for _, block in spoken])
-        batch["places"] = torch.cat(
-            [block["places"] + block["places_start"] + number * length for number, block in spoken]
-        )
-        if "audio" in spoken[0][1]:
-            batch["wavs"] = [torch.from_numpy(wav) for _, block in spoken for wav in wavs_of(block, grid)]
-        else:
-            states = torch.cat([block["states"] for _, block in spoken])
-            batch["states"] = padded(states.float().split(batch["frames"].tolist()))[0]
+    """As variants.speech_in.batch.collate; with a teacher, also teacher_ids, teacher_labels and teacher_positions."""
+    made = batch.collate(blocks, one_row, with_bounds, grid)
     if "teacher" in blocks[0]:
-        batch |= _teachers(blocks, join, with_bounds)
-    return batch
-
-
-COMMON = ("input_ids", "labels", "position_ids")
-
-
-def _joined(rows: list[Tensor]) -> Tensor:
-    return torch.cat(rows)[None]
-
-
-def wavs_of(block: Block, grid: FrameGrid) -> Iterator[np.ndarray]:
-    """The recordings of a block, in order."""
-    paths: list[str] = []
-    for document in block["audio"].split(_lengths(block["audio_start"])):
-        paths += document.numpy().tobytes().decode("utf-8", "surrogateescape").split("\0")
-    for path, (start, duration) in zip(paths, block["span"].tolist(), strict=True):
-        yield load_wav(path, start, None if duration == TO_THE_END else duration, grid)
-
-
-def _lengths(starts: Tensor) -> list[int]:
-    """Rows of each document in a side column, from where each row's document begins."""
-    edges = torch.nonzero(starts.diff()).flatten() + 1
-    return torch.cat([edges.new_zeros(1), edges, edges.new_tensor([len(starts)])]).diff().tolist()
+        made |= _teachers(blocks, joined if one_row else torch.stack, with_bounds)
+    return made
 
 
 def _teachers(blocks: list[Block], join: Any, with_bounds: bool) -> dict[str, Any]:
@@ -91,7 +41,7 @@ def _teacher(block: Block, length: int) -> tuple[Tensor, Tensor, Tensor]:
     ids[:count] = block["teacher"]
     labels[:count] = torch.where(block["teacher_train"], block["teacher"].long(), IGNORED)
     at = 0
-    for size in _lengths(block["teacher_start"]):
+    for size in lengths_of(block["teacher_start"]):
         positions[at : at + size] = torch.arange(size)
         labels[at] = IGNORED
         at += size

@@ -8,40 +8,22 @@ text sets         of instruct-sources: {"question": .., "answer": ..}, for stage
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from instruct_data.build.records import read_conversations
-from instruct_data.text.chats import TextChat, TextPair, read_chats
-from speechgpt.dialogue import Conversation, Message, Reply, Speech
+from instruct_data.text.chats import read_chats
+from speechgpt.dialogue import Speech
 from units.corpus.manifest import Utterance
 from units.corpus.sources import list_source
 from units.runtime.gzipped import opened
 from units.runtime.refusals import Refusals
 from variants.blsp.data.labels import Label, label_files, read_labels
+from variants.speech_in.examples import Example, of_chat, of_conversation
 
 Form = Literal["labels", "conversations", "chats"]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A conversation to learn. Paths of its recordings are absolute, or relative to the working folder.
-
-    transcripts: of recordings in it, where they are known.
-    """
-
-    task: str
-    messages: tuple[Message, ...]
-    transcripts: Mapping[Speech, str] = field(default_factory=dict)
-
-    @property
-    def sounds(self) -> list[Speech]:
-        """Its recordings, in order."""
-        human = [message for message in self.messages if message.role == "human"]
-        return [part for message in human for part in message.parts if isinstance(part, Speech)]
 
 
 def form_of(path: Path) -> Form:
@@ -83,10 +65,10 @@ def read_examples(path: Path, instruction: str) -> Iterator[Example]:
         yield from (_of_label(label, instruction) for label in read_labels(path))
     elif form == "conversations":
         conversations = read_conversations(path)
-        yield from (_of_conversation(one, path.parent) for one in conversations)
+        yield from (of_conversation(one, path.parent) for one in conversations)
     else:
         refusals = Refusals()
-        yield from (_of_chat(chat) for chat in read_chats(path, refusals))
+        yield from (of_chat(chat) for chat in read_chats(path, refusals))
         if refusals.counts:
             print(f"{path}: {refusals}", flush=True)
 
@@ -126,7 +108,7 @@ def utterances_of(path: Path) -> list[Utterance]:
 def _spoken(path: Path) -> list[Utterance]:
     found: list[Utterance] = []
     for conversation in read_conversations(path):
-        example = _of_conversation(conversation, path.parent)
+        example = of_conversation(conversation, path.parent)
         for place, sound in enumerate(example.sounds):
             found.append(_utterance(f"{conversation.id}-{place}", sound, example.transcripts.get(sound)))
     return found
@@ -139,34 +121,3 @@ def _utterance(id: str, speech: Speech, text: str | None) -> Utterance:
 def _of_label(label: Label, instruction: str) -> Example:
     known = {} if label.transcript is None else {label.speech: label.transcript}
     return Example(label.behaviour, label.messages(instruction), known)
-
-
-def _of_conversation(conversation: Conversation, folder: Path) -> Example:
-    """A conversation. A reply that begins with a transcript gives it to the question before it; that of asr is one."""
-    messages = tuple(_located(message, folder) for message in conversation.messages)
-    transcripts: dict[Speech, str] = {}
-    for asked, answered in zip(messages[::2], messages[1::2]):
-        sounds = [part for part in asked.parts if isinstance(part, Speech)]
-        reply = Reply.from_parts(answered.parts)
-        transcript = reply.text if conversation.task == "asr" else reply.transcript
-        if len(sounds) == 1 and transcript:
-            transcripts[sounds[0]] = transcript
-    return Example(conversation.task, messages, transcripts)
-
-
-def _located(message: Message, folder: Path) -> Message:
-    if message.role != "human":
-        return message
-    return Message("human", tuple(_in(folder, part) if isinstance(part, Speech) else part for part in message.parts))
-
-
-def _in(folder: Path, speech: Speech) -> Speech:
-    return Speech(str(folder / speech.audio), speech.start, speech.duration)
-
-
-def _of_chat(chat: TextChat | TextPair) -> Example:
-    turns = (chat,) if isinstance(chat, TextPair) else chat.turns
-    messages: list[Message] = []
-    for turn in turns:
-        messages += [Message("human", (turn.question,)), Message("assistant", (turn.answer,))]
-    return Example("chat", tuple(messages))

@@ -1,0 +1,65 @@
+"""Settings of a LLaMA-Omni stage: those of every stage, and how speech reaches the LLM and leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from stages.config import Lora
+from units.runtime.command import check_range
+from variants.llama_omni.shapes import AdaptorShape, DecoderShape
+from variants.speech_in.config import ListeningConfig
+
+KINDS = ("listening", "speaking")
+INSTRUCTIONS: Mapping[str, str] = {
+    "answer": "Please directly answer the questions in the user's speech.",  # the published one
+    "transcribe": "Please repeat the user's words.",
+    "say": "Please read this text aloud:",
+}
+
+
+@dataclass
+class OmniConfig(ListeningConfig):
+    """One stage of LLaMA-Omni: kind listening tunes adaptor and LLM on text answers, kind speaking the speech decoder
+    on their units."""
+
+    kind: str = "listening"
+    """listening, or speaking."""
+    adaptor: AdaptorShape = field(default_factory=AdaptorShape)
+    """Shape of the adaptor."""
+    adaptor_scale: float | None = None
+    """Multiplies the adaptor's last layer as it is initialised; by default so that speech is as loud as the LLM's word
+    embeddings. The published code has 1."""
+    template: Literal["llama_3", "chat", "plain"] = "llama_3"
+    """How turns are written: llama_3 as the published code, chat as the tokenizer's chat template, plain for an LLM
+    that knows no turns."""
+    instructions: dict[str, str] = field(default_factory=lambda: dict(INSTRUCTIONS))
+    """What stands beside speech or text, by what the model is asked for: answer, transcribe, say."""
+    llm_lora: Lora | None = None
+    """For kind listening: train low-rank adapters of the LLM, with trainable: [adaptor, lora]; they are merged into the
+    LLM at the end."""
+    decoder: DecoderShape = field(default_factory=DecoderShape)
+    """For kind speaking: shape of the speech decoder."""
+    codebook: str = "unit_encoder"
+    """For kind speaking: the unit encoder whose units are spoken, or a vocoder of these units; a folder of the run."""
+    vocoder: str | None = "vocoder"
+    """For kind speaking: the vocoder that the finished model speaks with, a folder of the run; null for none yet."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of LLaMA-Omni is listening or speaking")
+        check_range("adaptor_scale", self.adaptor_scale, 0, exclusive=True)
+        if self.lora:
+            raise ValueError("lora trains no adaptor: set llm_lora, and trainable: [adaptor, lora]")
+        if self.widen is not None:
+            raise ValueError("LLaMA-Omni has no units in its vocabulary: leave widen out")
+        learns_lora = isinstance(self.trainable, list) and "lora" in self.trainable
+        if bool(self.llm_lora) != learns_lora:
+            raise ValueError("llm_lora and trainable: [adaptor, lora] belong together")
+        if self.llm_lora and self.kind == "speaking":
+            raise ValueError("llm_lora is for kind: listening; kind speaking trains [decoder]")
+        if self.llm_lora and self.llm_lora.bits < 16:
+            raise ValueError("llm_lora: bits: the LLM is merged at the end, and needs 16")
+        self.instructions = {**INSTRUCTIONS, **self.instructions}

@@ -1,0 +1,161 @@
+"""A stage of a system that listens: what every such system does between the trainer and its own loss.
+
+B blocks of a batch, L tokens of a block, S sounds, N frames of a sound, D width of the encoder's states.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.sampling import Sampling
+from stages.held_out import sample_documents
+from stages.packing.attention import BY_DOCUMENT, takes_bounds
+from stages.packing.blocks import IGNORED, PackedBlocks
+from stages.system import Opened
+from units.codebook import Codebook
+from units.encoder.unit_encoder import Features
+from variants.encoders import open_encoder
+from variants.listening import Row, SpeechLLM, ends_of, padded, replies
+from variants.references import Reference
+from variants.speech_in.batch import COMMON, Block
+from variants.speech_in.config import ListeningConfig
+from variants.speech_in.documents import stored
+
+LLM_FOLDER = "llm"  # in a finished folder, where the LLM learned
+SAMPLING = Sampling(max_new_tokens=64)
+
+
+class ListeningOpened(Opened):
+    """A system that listens at the start of a stage.
+
+    start: the LLM's folder. encoder: it listens, and never learns; opened at first use.
+    """
+
+    config: ListeningConfig
+    model: SpeechLLM
+
+    def __init__(self, config: ListeningConfig, model: SpeechLLM, tokenizer: Any, start: Path) -> None:
+        super().__init__(config, model, tokenizer)
+        self.start = start
+        self.source = config.part(config.encoder)
+
+    @functools.cached_property
+    def encoder(self) -> Features:
+        """The encoder, on the device of the model."""
+        return open_encoder(self.source, self.config.encoder_layer, str(self.model.device), self.config.window)
+
+    @property
+    def language_model(self) -> Any:
+        return self.model.llm
+
+    # --- batches
+
+    @property
+    def one_row(self) -> bool:
+        """Whether a batch is one row of all blocks, as attention by document and flash-attention take them."""
+        return takes_bounds(self.model.llm) or self.model.llm.config._attn_implementation == BY_DOCUMENT
+
+    def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What the model takes of a batch; wavs are encoded."""
+        left_out = ("labels", "wavs")
+        found = {name: part for name, part in batch.items() if name not in left_out and not name.startswith("teacher_")}
+        if "wavs" in batch:
+            states = torch.from_numpy(stored(self.encoder, [wav.cpu().numpy() for wav in batch["wavs"]]))
+            found["states"] = padded(states.float().split(batch["frames"].tolist()))[0].to(batch["frames"].device)
+        return found | {"use_cache": False}
+
+    # --- evaluation
+
+    def plain(self, block: Block) -> Block:
+        """A block without the columns that a reply does not need."""
+        return block
+
+    def logits_of(self, model: Any, block: Block) -> Tensor:
+        """Logits (1, L, V) of one packed block."""
+        batch = on_device(self.collator()([self.plain(block)]), self.model.device)
+        return model(**self.inputs(batch)).logits
+
+    @torch.no_grad()
+    def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
+        """Replies to some held-out documents."""
+        training = model.training
+        model.eval()
+        found = []
+        for task, source, document in sample_documents(held_out, count):
+            tokenised = held_out.sources[source]
+            ids, train = tokenised.document(document)
+            start = int(train.argmax()) or len(ids)
+            columns = {name: torch.from_numpy(tokenised.column(name, document).copy()) for name in tokenised.columns}
+            columns |= {f"{name}_start": torch.zeros(len(column)) for name, column in columns.items()}
+            block = {name: torch.from_numpy(ids.astype("int64")) for name in COMMON} | columns
+            batch = self.inputs(on_device(self.collator()([self.plain(block)]), self.model.device))
+            frames = batch["frames"].tolist() if "frames" in batch else []
+            states = [one[:size] for one, size in zip(batch.get("states", ()), frames)]
+            prompt = Row(ids[:start].tolist(), [False] * start, columns["places"].tolist())
+            (reply,) = replies(self.model, [prompt], states, ends_of(self.model.llm, self.tokenizer), SAMPLING)
+            places = set(prompt.places)
+            asked = [token for place, token in enumerate(prompt.ids) if place not in places]
+            written, answered, expected = (self.tokenizer.decode(part) for part in (asked, reply, ids[start:]))
+            found.append({"task": task, "prompt": written, "reply": answered, "expected": expected})
+        model.train(training)
+        return found
+
+    # --- the finished model
+
+    @property
+    def llm_learns(self) -> bool:
+        """Whether a weight of the LLM learns."""
+        return any(weight.requires_grad for weight in self.model.llm.parameters())
+
+    def save_llm(self, model: Any, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
+        """Write the LLM as a plain Hugging Face folder in a model folder; arguments as for `save`."""
+        own = None
+        if state_dict is not None:
+            own = {name.removeprefix("llm."): part for name, part in state_dict.items() if name.startswith("llm.")}
+        model.llm.config.use_cache = True
+        model.llm.save_pretrained(folder / LLM_FOLDER, state_dict=own)
+        self.tokenizer.save_pretrained(folder / LLM_FOLDER)
+
+    def llm_reference(self) -> Reference:
+        """The LLM of the finished model: in its folder where it learned, else where it was."""
+        out = self.config.at(self.config.out)
+        return Reference.of(out / LLM_FOLDER if self.llm_learns else self.start, out)
+
+    def checkpoint_facts(self, system: str, extra: dict[str, Any], codebook: Codebook | None = None) -> CheckpointFacts:
+        """The content of `speechgpt.json`."""
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+        resolved = dataclasses.asdict(self.config)
+        return CheckpointFacts(
+            codebook, self.config.stage, config=resolved, versions=versions, system=system, extra=extra
+        )
+
+
+def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits for the counted tokens alone, float (n, V), and these tokens, (n,).
+
+    The output layer is computed at the positions that predict a counted token of any row, which saves most of it.
+
+    Args:
+        labels: (B, L), -100 for tokens that are not counted.
+    """
+    nexts = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    keep = torch.nonzero((nexts != IGNORED).any(0)).flatten()
+    chosen = nexts[:, keep]
+    logits = model(**inputs, logits_to_keep=keep).logits
+    counted = chosen != IGNORED
+    return logits[counted].float(), chosen[counted]
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch on a device."""
+    return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}
