@@ -67,6 +67,7 @@ COMMANDS = {
     "speechgpt-cli": "speechgpt.cli",
     "speechgpt-server": "speechgpt.serve.server",
     "speechgpt-bundle": "speechgpt.bundle",
+    "speechgpt-adopt": "speechgpt.adopt",
     "eval-run": "eval.run",
     "eval-resynthesis": "eval.resynthesis",
     "eval-report": "eval.report.card",

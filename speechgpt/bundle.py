@@ -12,6 +12,8 @@ speechgpt-cli, speechgpt-server and eval open the folder.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,37 +42,58 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
     from speechgpt.adapters import copy_model
     from speechgpt.checkpoint import CheckpointFacts
 
-    shown, out = out, out.resolve()  # a link's target is replaced, and not the link
+    with replaced_model(out) as part:
+        facts = CheckpointFacts.load(stage)
+        check_codebooks(facts, stage, encoder, vocoder)
+        copy_parts(part, encoder, vocoder)
+        copy_model(stage, part, out.resolve())
+        facts.save(part)  # written again, since make compares the time of this file
+    print(f"{out}: {facts.stage} with units of {facts.units.name}, its unit encoder and its vocoder")
+
+
+@contextmanager
+def replaced_model(out: Path) -> Iterator[Path]:
+    """A folder to write a model into; it takes the place of `out` when all is written.
+
+    Raises:
+        ValueError: `out` holds something that is no part of a model.
+    """
+    out = out.resolve()  # a link's target is replaced, and not the link
     part, old = out.with_name(f".{out.name}.part"), out.with_name(f".{out.name}.old")
     if old.exists() and not out.exists():
         old.rename(out)  # an earlier run was killed between the two renamings below
-    facts = CheckpointFacts.load(stage)
-    _check_codebooks(facts, stage, encoder, vocoder)
-    _check_replaceable(out)
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(encoder, part / ENCODER)
-    (part / VOCODER).mkdir()
-    for name in VOCODER_FILES:
-        shutil.copy2(vocoder / name, part / VOCODER / name)
-    copy_model(stage, part, out)
-    facts.save(part)  # written again, since make compares the time of this file
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    part.rename(out)
+    part.mkdir(parents=True)
+    try:
+        _check_replaceable(out)
+        yield part
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    print(f"{shown}: {facts.stage} with units of {facts.units.name}, its unit encoder and its vocoder")
 
 
-def _check_codebooks(facts: CheckpointFacts, stage: Path, encoder: Path, vocoder: Path) -> None:
-    """Raise CodebookMismatch unless the three parts have the same codebook."""
+def copy_parts(folder: Path, encoder: Path, vocoder: Path | None) -> None:
+    """Copy a unit encoder and a vocoder into a model folder."""
+    shutil.copytree(encoder, folder / ENCODER)
+    if vocoder is not None:
+        (folder / VOCODER).mkdir()
+        for name in VOCODER_FILES:
+            shutil.copy2(vocoder / name, folder / VOCODER / name)
+
+
+def check_codebooks(facts: CheckpointFacts, stage: Path, encoder: Path, vocoder: Path | None) -> None:
+    """Raise CodebookMismatch unless the parts of a model have the same codebook."""
     from units.encoder.unit_encoder import UnitEncoder
     from units.vocoder.unit_vocoder import UnitVocoder
 
-    for name, codebook in (
-        ("the unit encoder", UnitEncoder.from_pretrained(encoder).codebook),
-        ("the vocoder", UnitVocoder.from_pretrained(vocoder).codebook),
-    ):
+    parts = [("the unit encoder", UnitEncoder.from_pretrained(encoder).codebook)]
+    if vocoder is not None:
+        parts.append(("the vocoder", UnitVocoder.from_pretrained(vocoder).codebook))
+    for name, codebook in parts:
         facts.units.check_same(codebook, f"the checkpoint {stage}", name)
 
 

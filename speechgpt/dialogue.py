@@ -167,6 +167,15 @@ class Dialogue:
         self.vocab = UnitVocab.from_words(self.tokenizer.get_vocab())
         self.text = TextEncoder(self.tokenizer, self.vocab)
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        return frozenset({self.vocab.special_id(EOA)})
+
+    def ended(self, ids: Sequence[int]) -> bool:
+        """Whether the tokens of a reply are complete."""
+        return bool(ids) and ids[-1] in self.ends
+
     def encode_text(self, text: str) -> list[int]:
         """Ids of plain text, in which nothing becomes a unit or a special token. Spaces at its ends are dropped.
 
@@ -227,6 +236,10 @@ class Dialogue:
         if units is not None and not written:
             return Reply(None, None, units)
         return Reply(None, self._section(written), units)
+
+    def parse_begun(self, ids: Sequence[int]) -> Reply:
+        """Read a reply to a spoken question that is still being drawn, up to its speech."""
+        return self.parse_reply(ids, chained=True)
 
     def _section(self, ids: Sequence[int]) -> str:
         """Text of a section, without special tokens and without the semicolon that closes it."""

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.adapters import open_language_model, shape_of
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, NotSupported, Piece, Sound
@@ -29,11 +29,12 @@ from speechgpt.generation.candidates import choose_candidates
 from speechgpt.generation.generate import context_length, draws, generate
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
+from speechgpt.published import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
-from speechgpt.vocab import EOA, UA
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav
 from units.codebook import Codebook, Units
 from units.encoder.unit_encoder import UnitEncoder
+from units.notation import SOSP
 from units.runtime.precision import check_device, multiplies_bfloat16
 from units.runtime.provenance import fingerprint
 from units.vocoder.unit_vocoder import UnitVocoder
@@ -85,7 +86,7 @@ class SpeechGPT:
             raise ValueError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
         folder = local_folder(folder)
         facts = CheckpointFacts.load(folder)
-        dialogue = Dialogue(AutoTokenizer.from_pretrained(folder), facts.prefix)
+        dialogue = open_dialogue(AutoTokenizer.from_pretrained(folder), facts, folder)
         facts.check_vocab(dialogue.vocab, folder)
         if dtype is None:
             stored = shape_of(folder).dtype
@@ -286,11 +287,11 @@ class SpeechGPT:
         spoken = [chosen[i].units if i in chosen else reply.units for i, reply in enumerate(replies)]
         units = [Units(ids, None, self.codebook) for ids in spoken if ids]
         sounds = iter(wavs or (self.vocoder.decode_batch(units) if units else []))
-        end, answers = self.dialogue.vocab.special_id(EOA), []
+        answers = []
         for i, (reply, ids) in enumerate(zip(replies, spoken)):
             candidate, parts = chosen.get(i), replace(reply, units=ids).parts()
             # a candidate behind the first one is only taken if it is complete
-            finished = drawn[i][-1] == end or (candidate is not None and candidate.number > 0)
+            finished = self.dialogue.ended(drawn[i]) or (candidate is not None and candidate.number > 0)
             turn = (asked[i], Message("assistant", parts)) if parts else ()
             wav = next(sounds) if ids else None
             answers.append(Answer(reply.transcript, reply.text, ids, wav, candidate, finished, turn))
@@ -300,13 +301,9 @@ class SpeechGPT:
         self, prompts: Sequence[list[int]], drawn: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling
     ) -> dict[int, Candidate]:
         """The chosen candidate of each reply that has both text and speech, by its place in the batch."""
-        speech_follows = self.dialogue.vocab.special_id(UA)  # speech begins behind it, or else behind the prompt
+        speech = self.dialogue.vocab.special_id(SOSP)
         verifiable = {
-            i: (
-                prompts[i] + ids[: ids.index(speech_follows) + 1 if speech_follows in ids else 0],
-                reply.text,
-                reply.units,
-            )
+            i: (prompts[i] + ids[: ids.index(speech)], reply.text, reply.units)
             for i, (ids, reply) in enumerate(zip(drawn, replies))
             if reply.text and reply.units
         }
@@ -316,3 +313,18 @@ class SpeechGPT:
         return dict(
             zip(verifiable, choose_candidates(self.model, self.dialogue, before_speech, texts, first, sampling))
         )
+
+
+def open_dialogue(tokenizer: PreTrainedTokenizerBase, facts: CheckpointFacts, folder: Path) -> Dialogue:
+    """The dialogue template of a model folder: ours, or that of the published SpeechGPT.
+
+    Raises:
+        FileNotFoundError: a file of the template is missing.
+        ValueError: there is no template of that name, or a file of it is damaged.
+    """
+    name = facts.extra.get("template")
+    if name is None:
+        return Dialogue(tokenizer, facts.prefix)
+    if name != TEMPLATE:
+        raise ValueError(f"the template in {folder} is {name!r}; allowed: none, or {TEMPLATE!r}")
+    return PublishedDialogue.from_folder(tokenizer, folder, facts.prefix)

@@ -27,6 +27,7 @@ from instruct_data.released.reasons import ReleasedError, ReleasedReason
 from instruct_data.released.spelled_units import read_units
 from instruct_data.text.chats import has_lone_surrogate
 from speechgpt.dialogue import Conversation, Message, NoUnitsError, Part, Reply, part_units
+from speechgpt.published import EOS, PREFIX
 from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, UA
 from units import notation
 from units.codebook import Codebook
@@ -37,13 +38,6 @@ from units.runtime.gzipped import opened_to_write
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
 
-PREFIX = (
-    "You are an AI assistant whose name is SpeechGPT.\n- SpeechGPT is a intrinsic cross-modal conversational language "
-    "model that is developed by Fudan University.  SpeechGPT can understand and communicate fluently with human "
-    "through speech or text chosen by the user.\n"
-    "- It can perceive cross-modal inputs and generate cross-modal outputs.\n"
-)
-EOS = "<eos>"  # some records end with it instead of <eoa>
 FIELDS = ("prefix", "plain_text")
 ANY_SIZE = 1 << 31  # K where units of any codebook are allowed
 SHOWN = 60  # characters of a faulty text that a message quotes

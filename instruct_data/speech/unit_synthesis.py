@@ -14,7 +14,6 @@ from speechgpt.generation.generate import generate
 from speechgpt.inference import SpeechGPT
 from speechgpt.prompts import tts_prompt
 from speechgpt.sampling import Sampling
-from speechgpt.vocab import EOA
 from units.codebook import Units
 from units.dataset.unit_set import UnitRecord, refusals_path, shard_path, write_shard
 from units.runtime.atomic import written_whole
@@ -68,7 +67,7 @@ class UnitSynthesizer:
         """The units in the token ids of a reply; None stands for a text that does not fit."""
         if ids is None:
             return SynthesizedUnits(text, None, TextReason.LONGER_THAN_CONTEXT)
-        if self.gpt.dialogue.vocab.special_id(EOA) not in ids:
+        if not self.gpt.dialogue.ended(ids):
             return SynthesizedUnits(text, None, TextReason.NO_END)
         units = self.gpt.dialogue.parse_reply(ids).units
         return SynthesizedUnits(text, units, None if units else TextReason.NO_UNITS)

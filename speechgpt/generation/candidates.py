@@ -1,12 +1,10 @@
 """Self-verification: the model transcribes its own speech, and speaks again if it did not understand itself.
 
 Speech is drawn unit by unit, and one wrong unit early in a word makes another word of it. A model that speaks units
-also
-recognises them, so it can check a candidate: asked to transcribe it, the model must find the text that was meant.
-(People
-monitor their own speech in the same way: Levelt 1983, "Monitoring and self-repair in speech".) No transcript is
-generated for this. One forward pass over the candidate and the text shows whether each token of the text is the most
-likely one.
+also recognises them, so it can check a candidate: asked to transcribe it, the model must find the text that was meant.
+(People monitor their own speech in the same way: Levelt 1983, "Monitoring and self-repair in speech".) No transcript
+is generated for this. One forward pass over the candidate and the text shows whether each token of the text is the
+most likely one.
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ from speechgpt.generation.generate import context_length, generate, left_padded
 from speechgpt.generation.grammar import Grammar
 from speechgpt.prompts import asr_prompt
 from speechgpt.sampling import Sampling
-from speechgpt.vocab import EOA
 
 RETRY_TEMPERATURE = 0.7  # of further candidates, where the first one is the most likely reply (temperature 0)
 
@@ -52,7 +49,6 @@ def choose_candidates(
     unseeded = (
         sampling.seed is None and sampling.temperature > 0
     )  # otherwise a question gets the same answer every time
-    end = dialogue.vocab.special_id(EOA)
     for number in range(1, sampling.candidates):
         again = [i for i, candidate in enumerate(kept) if candidate.understood is False]
         if not again:
@@ -62,7 +58,7 @@ def choose_candidates(
         spoken = [dialogue.parse_reply(ids).units or () for ids in drawn]
         verified = verify(model, dialogue, spoken, [texts[i] for i in again])
         for i, ids, candidate in zip(again, drawn, verified):
-            if candidate.understood and ids[-1] == end:
+            if candidate.understood and dialogue.ended(ids):
                 kept[i] = replace(candidate, number=number)
     return kept
 
@@ -85,7 +81,7 @@ def _most_likely(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[
     """For each conversation, whether each token of its reply is the most likely of those that a text may hold."""
     if not rendered:
         return []
-    ids, mask = left_padded([r.ids for r in rendered], dialogue.vocab.special_id(EOA), model.device)
+    ids, mask = left_padded([r.ids for r in rendered], min(dialogue.ends), model.device)
     written = max(sum(r.train) for r in rendered)  # replies end at the right edge; no other logits are needed
     counted = torch.tensor(
         [([False] * (ids.shape[1] - len(r.ids)) + r.train)[-written:] for r in rendered], device=model.device

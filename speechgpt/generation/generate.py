@@ -20,7 +20,6 @@ from transformers import (
 from speechgpt.dialogue import Dialogue
 from speechgpt.generation.grammar import Form, Grammar
 from speechgpt.sampling import Sampling
-from speechgpt.vocab import EOA
 
 
 def context_length(model: PreTrainedModel) -> int:
@@ -44,9 +43,8 @@ def draws(
     Raises:
         ValueError: a prompt leaves no room in the model's context.
     """
-    end = dialogue.vocab.special_id(EOA)
     grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
-    yield from _draws(model, prompts, {end}, grammar, sampling)
+    yield from _draws(model, prompts, min(dialogue.ends), dialogue.ended, grammar, sampling)
 
 
 @torch.no_grad()
@@ -56,7 +54,8 @@ def continuation(model: PreTrainedModel, prompt: list[int], ends: set[int], samp
     Raises:
         ValueError: the prompt leaves no room in the model's context.
     """
-    return [row[0] for row in _draws(model, [prompt], ends, None, sampling) if row[0] is not None]
+    drawn = _draws(model, [prompt], min(ends), lambda ids: ids[-1] in ends, None, sampling)
+    return [row[0] for row in drawn if row[0] is not None]
 
 
 @torch.inference_mode()
@@ -77,29 +76,36 @@ def embedded_draws(
         observe: is given the states that predict the tokens of each step, before these are yielded: the last hidden
             states, after the final norm, (B, H).
     """
-    yield from _draws(model, prompts, ends, None, sampling, embed, observe)
+    yield from _draws(model, prompts, min(ends), lambda ids: ids[-1] in ends, None, sampling, embed, observe)
 
 
 def _draws(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
-    ends: set[int],
+    pad: int,
+    ended: Callable[[list[int]], bool],
     grammar: Grammar | None,
     sampling: Sampling,
     embed: Callable[[Tensor], Tensor] | None = None,
     observe: Callable[[Tensor], None] | None = None,
 ) -> Iterator[list[int | None]]:
-    """Draw the next token of each prompt's reply, until each has drawn one of `ends` or has no room left."""
+    """Draw the next token of each prompt's reply, until each has ended or has no room left.
+
+    Args:
+        pad: any token, for the places before shorter prompts.
+        ended: whether the tokens of a reply are complete.
+    """
     context, longest = context_length(model), max(map(len, prompts))
     if longest >= context:
         raise ValueError(
             f"the prompt has {longest} tokens and this model's context is {context}; give less audio or text"
         )
-    ids, mask = left_padded(prompts, min(ends), model.device)
+    ids, mask = left_padded(prompts, pad, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     choose, cache = _chooser(sampling, model.device), None
     states = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
     room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    replies: list[list[int]] = [[] for _ in prompts]
     given = {"input_ids": ids} if embed is None else {"inputs_embeds": embed(ids)}
     while any(room):
         out = model(
@@ -118,7 +124,10 @@ def _draws(
         states = grammar.after(states, chosen) if grammar else states
         tokens = [token if left else None for token, left in zip(chosen.tolist(), room)]
         yield tokens
-        room = [0 if token is None or token in ends else left - 1 for token, left in zip(tokens, room)]
+        for number, (reply, token) in enumerate(zip(replies, tokens)):
+            if token is not None:
+                reply.append(token)
+                room[number] = 0 if ended(reply) else room[number] - 1
         given, mask = {"input_ids": chosen[:, None]}, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # finished rows would run past the context
 
@@ -126,7 +135,7 @@ def _draws(
 def generate(
     model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
 ) -> list[list[int]]:
-    """Reply ids of each prompt, `<eoa>` last where the model reached it.
+    """Reply ids of each prompt, its end last where the model reached it.
 
     Raises:
         ValueError: a prompt leaves no room in the model's context.

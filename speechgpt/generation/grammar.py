@@ -35,6 +35,17 @@ GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
         **_SPEECH,
     },
 }
+# Where [ta] and [ua] are spelled as text, speech may follow any text, and its end is that of the reply.
+_SPELLED_SPEECH = {"spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "end"}, "end": {EOA: "end"}}
+SPELLED: dict[Form, dict[str, dict[str, str]]] = {
+    "text": {"start": {"text": "start", EOA: "end"}, "end": {EOA: "end"}},
+    "units": {"start": {SOSP: "spoken"}, **_SPELLED_SPEECH},
+    "chain": {
+        "start": {"text": "written"},
+        "written": {"text": "written", SOSP: "spoken", EOA: "end"},
+        **_SPELLED_SPEECH,
+    },
+}
 CLASSES = ("text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never")
 
 
@@ -46,7 +57,7 @@ class Grammar:
         Args:
             rows: of the output embedding; those beyond the tokenizer's words are padding.
         """
-        grammar = GRAMMARS[form]
+        grammar = (GRAMMARS if TA in dialogue.vocab.special_ids else SPELLED)[form]
         states = list(grammar)
         self._class_of = _token_classes(dialogue, rows).to(device)
         table = torch.full((len(states), len(CLASSES)), -1)
@@ -77,4 +88,5 @@ def _token_classes(dialogue: Dialogue, rows: int) -> Tensor:
     for word, token in vocab.special_ids.items():
         if word in CLASSES:
             of[token] = CLASSES.index(word)
+    of[list(dialogue.ends)] = CLASSES.index(EOA)
     return of

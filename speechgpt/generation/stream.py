@@ -39,7 +39,7 @@ class ReplyStream:
         for token in self._tokens:
             if token == self._dialogue.vocab.special_id(SOSP):
                 return
-            reply = self._dialogue.parse_reply(self.ids, chained=True)
+            reply = self._dialogue.parse_begun(self.ids)
             new = self.added(reply.transcript, reply.text)
             if new.transcript or new.text:
                 yield new
