@@ -215,7 +215,8 @@ def load_blocks(opened: Opened, blocks: int, quiet: bool = False) -> tuple[Packe
     Args:
         opened: the system at the start of the stage.
         blocks: how many training blocks to draw.
-        quiet: do not print how many documents were used, held out and too long.
+        quiet: for processes after the first: do not print how many documents were used, held out and too long, and
+            do not verify the checksums of cached tokens.
 
     Returns: training blocks; blocks in which each held-out document that fits a block comes once.
     Raises: ValueError if there is no source, or one has no document that fits a block.
@@ -227,7 +228,7 @@ def load_blocks(opened: Opened, blocks: int, quiet: bool = False) -> tuple[Packe
     train, held_out = [], []
     total = 0
     sharing = [source for source in config.data if source.hold_out]
-    loaded = [(source, tokenise(source, opened, config.run / "cache")) for source in config.data]
+    loaded = [(source, tokenise(source, opened, config.run / "cache", verify=not quiet)) for source in config.data]
     for source, tokenised in loaded:
         tokenised, long = _fit_lengths(tokenised, config)
         held = _held_out(tokenised, config.dev_documents // len(sharing) if source.hold_out else 0)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ from units.runtime.progress import progress
 
 FACTS = "facts.json"  # completion file of a cache folder
 DIGESTS = "digests.json"  # hashes of the files that were read
-CACHE_VERSION = 4  # of the files in a cache folder; raise it when they change
+CACHE_VERSION = 5  # of the files in a cache folder; raise it when they change
+PIECE = 1 << 22  # bytes that are read at once
 KINDS = {"tokens": np.int32, "train": bool, "lengths": np.int64, "tasks": np.int16, "hashes": np.uint64}
 
 
@@ -67,8 +69,12 @@ class Tokenised:
         return self.columns[name].values[start:end]
 
 
-def tokenise(source: Source, opened: Opened, cache: Path) -> Tokenised:
+def tokenise(source: Source, opened: Opened, cache: Path, verify: bool = True) -> Tokenised:
     """Tokenise a source, or map it from the cache if it was tokenised before with the same settings.
+
+    Args:
+        verify: compare the cache with its checksums, which reads all of it; a damaged one is made again. Processes after
+            the first need not.
 
     Raises: FileNotFoundError if the source, or a file that it needs, does not exist; ValueError if it has no documents
         or does not fit the model.
@@ -78,7 +84,7 @@ def tokenise(source: Source, opened: Opened, cache: Path) -> Tokenised:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; it is named under data: in the config of {config.stage}")
     saved = cache / _cache_name(source, path, opened, cache / DIGESTS)
-    found = _mapped(saved)
+    found = _mapped(saved, verify)
     if found is None:
         part = cache / f".{saved.name}.{os.getpid()}.part"
         try:
@@ -91,7 +97,7 @@ def tokenise(source: Source, opened: Opened, cache: Path) -> Tokenised:
             part.rename(saved)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        found = _mapped(saved)
+        found = _mapped(saved, verify)
     if found is None:
         raise OSError(f"{saved} could not be written; is the disk full?")
     return found
@@ -105,12 +111,15 @@ class _Writer:
         self.folder = folder
         self.files: dict[str, IO[bytes]] = {}
         self.sizes: dict[str, int] = {}
+        self.checksums: dict[str, int] = {}  # CRC-32 of each file
 
     def append(self, name: str, array: np.ndarray) -> None:
         if name not in self.files:
             self.files[name] = (self.folder / f"{name}.bin").open("wb")
-            self.sizes[name] = 0
-        self.sizes[name] += self.files[name].write(np.ascontiguousarray(array).data)
+            self.sizes[name] = self.checksums[name] = 0
+        content = np.ascontiguousarray(array).data
+        self.sizes[name] += self.files[name].write(content)
+        self.checksums[name] = zlib.crc32(content, self.checksums[name])
 
     def close(self) -> None:
         for file in self.files.values():
@@ -141,7 +150,8 @@ def _write(folder: Path, shards: Iterator[Documents]) -> int:
                 writer.append(f"{name}.counts", column.counts.astype(np.int64))
     finally:
         writer.close()
-    facts = {"task_names": tasks, "bytes": writer.sizes, "columns": shapes}
+    facts: dict[str, Any] = {"task_names": tasks, "bytes": writer.sizes, "columns": shapes}
+    facts["crc32"] = {**writer.checksums, FACTS: _checksum(facts)}
     (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
     return count
 
@@ -160,15 +170,37 @@ def _hashes(shard: Documents) -> np.ndarray:
     return np.frombuffer(b"".join(digest.digest() for digest in digests), ">u8").astype(np.uint64)
 
 
-def _mapped(folder: Path) -> Tokenised | None:
-    """The arrays of a cache folder, or None if it does not exist or is not complete."""
+def _mapped(folder: Path, verify: bool = True) -> Tokenised | None:
+    """The arrays of a cache folder, or None if it does not exist, is not complete, or is damaged."""
     if not (folder / FACTS).exists():
         return None
     try:
-        return _arrays(folder, read_json(folder / FACTS, {"task_names": list, "bytes": dict, "columns": dict}))
+        facts = read_json(folder / FACTS, {"task_names": list, "bytes": dict, "crc32": dict, "columns": dict})
+        if verify:
+            _verify(folder, facts)
+        return _arrays(folder, facts)
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        print(f"{folder / FACTS} is damaged ({type(error).__name__}: {error}); its documents are tokenised again")
+        print(f"{folder} is damaged ({type(error).__name__}: {error}); its documents are tokenised again")
         return None
+
+
+def _verify(folder: Path, facts: dict[str, Any]) -> None:
+    """Compare the files of a cache folder with their checksums. Raises ValueError naming one that differs."""
+    if facts["crc32"].get(FACTS) != _checksum(facts):
+        raise ValueError(f"{FACTS} is not what was written: its checksum differs")
+    for name in facts["bytes"]:
+        found, path = 0, folder / f"{name}.bin"
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                found = zlib.crc32(piece, found)
+        if found != facts["crc32"].get(name):
+            raise ValueError(f"{path.name} is not what was written: its checksum differs")
+
+
+def _checksum(facts: dict[str, Any]) -> int:
+    """CRC-32 of the facts of a cache folder, without the checksums that they hold."""
+    plain = json.dumps({name: value for name, value in facts.items() if name != "crc32"}, sort_keys=True)
+    return zlib.crc32(plain.encode())
 
 
 def _arrays(folder: Path, facts: dict[str, Any]) -> Tokenised | None:
@@ -232,7 +264,7 @@ def _digests(paths: list[Path], kept: Path) -> list[str]:
     for stamp, path in progress(new, desc=f"hashes of {paths[0].parent}", unit="files") if new else ():
         digest = hashlib.sha256()
         with path.open("rb") as file:
-            while piece := file.read(1 << 22):
+            while piece := file.read(PIECE):
                 digest.update(piece)
         found[stamp] = digest.hexdigest()
     if new:

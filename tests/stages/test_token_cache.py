@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,34 @@ def test_digests_that_cannot_be_read_are_made_anew(made, tmp_path, broken: str) 
     assert made(source) == 1  # and its digest is known again
     kept.unlink()
     assert made(source) == 2
+
+
+def test_a_damaged_cache_is_made_again(run, widened, tmp_path, capsys) -> None:
+    """No flipped bit, cut or missing file of a cache changes what is trained."""
+    source, draw = Source("data/chat.jsonl.gz"), random.Random(0)
+
+    def documents() -> list:
+        found = tokenise(source, opened(stage_config(run), widened), tmp_path)
+        return [found.task_names, *([part.tolist() for part in found.document(i)] for i in range(len(found)))]
+
+    good = documents()
+    capsys.readouterr()
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    for name in sorted(path.name for path in folder.iterdir()):
+        content = (folder / name).read_bytes()
+        flips = []
+        for place in draw.sample(range(len(content)), 12):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << draw.randrange(8)
+            flips.append(bytes(flipped))
+        for bad in (*flips, content[:-1], content[: len(content) // 2], content + b"\0", None):
+            if bad is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes(bad)
+            assert documents() == good
+            assert (folder / name).read_bytes() == content
+    assert "damaged" in capsys.readouterr().out
 
 
 def test_digests_that_cannot_be_written_are_done_without(made, tmp_path) -> None:
