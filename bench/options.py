@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from units.runtime.settings import check_types
+
 WARM_UP = 3  # steps that are not timed
 
 
@@ -37,6 +39,7 @@ class TrainOptions:
     """Json file for the figures."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name, least in (("steps", WARM_UP + 1), ("batch", 1), ("block", 16), ("units", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
@@ -64,6 +67,7 @@ class VocoderOptions:
     """Json file for the figures."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("channels", "units", "utterances", "rounds", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")

@@ -25,6 +25,7 @@ from eval.results import Result, save_details, save_result
 from eval.test_set import spread
 from units.corpus.manifest import Utterance, read_manifest
 from units.runtime.command import check_range, command
+from units.runtime.settings import check_types
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ class ResynthesisOptions:
     """Draw spectrograms of the first utterance and its resynthesis into this file."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("limit", self.limit, 1)
         check_range("gate", self.gate, 0)
         if isinstance(self.voice, int):

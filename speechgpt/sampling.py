@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from units.runtime.settings import check_types
+
 MOST_SEED = 2**32 - 1  # candidates add to it; torch takes 64 bits
 MOST_CANDIDATES = 100
 
@@ -26,6 +28,7 @@ class Sampling:
     """Speak a reply up to this many times, until the model understands it (self-verification); 1 turns that off."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         cold = self.temperature == 0
         for name, value, allowed, fits in (
             ("temperature", self.temperature, "0, or 0.001 to 1000", cold or 0.001 <= self.temperature <= 1000),

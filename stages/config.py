@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_type, check_types, type_hints
 
 KEPT = "save_total_limit"  # the training argument for how many checkpoints stay
 # Training arguments that the stage sets itself, and the field of StageConfig to use instead.
@@ -70,6 +71,7 @@ class Interleaving:
     """Share of the words that are written as text."""
 
     def __post_init__(self) -> None:
+        check_types(self, "interleave.")
         check_number("interleave.span", self.span, 1)
         check_number("interleave.text_share", self.text_share, 0, 1, above=True)
         if self.text_share == 1:
@@ -94,6 +96,7 @@ class Source:
     """Hold out some of its documents for evaluation; false where each document is a fact to be learned."""
 
     def __post_init__(self) -> None:
+        check_types(self, "data.")
         check_number("data.weight", self.weight, 0, above=True)
 
 
@@ -125,6 +128,7 @@ class Lora:
     """Merge the adapter into the model at the end, and also save it in `adapter/`; false saves the adapter alone."""
 
     def __post_init__(self) -> None:
+        check_types(self, "lora.")
         check_number("lora.r", self.r, 1, whole=True)
         check_number("lora.alpha", self.alpha, 0, above=True)
         check_number("lora.dropout", self.dropout, 0, 1)
@@ -212,6 +216,7 @@ class StageConfig:
     leaving it out, except for save_total_limit, where it keeps all checkpoints."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.kind = self.kind or KIND_OF_NAME.get(self.stage, "chain")
         self._check_numbers()
         self._check_training()
@@ -232,8 +237,8 @@ class StageConfig:
     def _check_training(self) -> None:
         for name in RESERVED.keys() & self.training.keys():
             raise ValueError(f"training: {name} is set by the stage; use {RESERVED[name]}")
-        known = _training_names()
-        for name in self.training.keys() - known:
+        known = _training_types()
+        for name in self.training.keys() - known.keys():
             raise ValueError(f"training: {name} is no argument of transformers.TrainingArguments{nearest(name, known)}")
         given = {name: value for name, value in self.training.items() if value is not None or name == KEPT}
         self.training = given
@@ -243,6 +248,9 @@ class StageConfig:
             if name in given:
                 most = 1 if name.startswith("adam_beta") else math.inf
                 check_number(f"training.{name}", given[name], least, most, above, whole)
+        for name, value in given.items():
+            if value is not None:
+                check_type(f"training.{name}", value, known[name])
         if given.get(KEPT) is not None:  # one to fall back on while the other is written; null for all
             check_number(f"training.{KEPT}", given[KEPT], 2, whole=True)
         if self.batch is not None and "gradient_accumulation_steps" in self.training:
@@ -337,7 +345,9 @@ def _dataclass_in(kind: Any) -> Any:
     return next((found for part in typing.get_args(kind) if (found := _dataclass_in(part))), None)
 
 
-def _training_names() -> set[str]:
+def _training_types() -> dict[str, Any]:
+    """The arguments of transformers.TrainingArguments and their types."""
     from transformers import TrainingArguments
 
-    return {field.name for field in dataclasses.fields(TrainingArguments)}
+    hints = type_hints(TrainingArguments)
+    return {field.name: hints[field.name] for field in dataclasses.fields(TrainingArguments)}

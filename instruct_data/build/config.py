@@ -8,6 +8,7 @@ from typing import Literal
 
 from instruct_data.build.splits import Splits
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 INSTRUCTIONS = Path(__file__).parents[1] / "instructions"
 TASKS = {  # kind of chain -> task of its conversations
@@ -30,6 +31,7 @@ class UnitSource:
     """how often each utterance is used in the cross-modal set: 0.5 draws half of them, 2 uses each of them twice"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("weight", self.weight, 0)
 
 
@@ -43,6 +45,7 @@ class ChainConfig:
     """released: the bare question; paper: the paper's instruction around it"""
 
     def __post_init__(self) -> None:
+        check_types(self, "chain.")
         if unknown := self.kinds.keys() - TASKS.keys():
             raise ValueError(f"--chain.kinds has unknown kinds {sorted(unknown)}; it must be among {', '.join(TASKS)}")
         if self.wording not in WORDINGS:
@@ -86,6 +89,7 @@ class BuildConfig:
     """worker processes; one for each core if not given"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("least_of_a_family", "most_of_a_family", "workers"):
             check_range(name, getattr(self, name), 1)
         check_range("chat_ratio", self.chat_ratio, 0)

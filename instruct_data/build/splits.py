@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from units.runtime.settings import check_types
+
 SPLITS = ("train", "dev", "test")
 
 
@@ -27,6 +29,7 @@ class Splits:
     """Whether questions of the text set with `"split": "dev"` or `"test"` are in that split."""
 
     def __post_init__(self) -> None:
+        check_types(self, "splits.")
         if not (self.dev >= 0 and self.test >= 0 and self.dev + self.test < 1):
             raise ValueError(
                 f"--splits.dev is {self.dev} and --splits.test is {self.test}; "

@@ -14,6 +14,7 @@ from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
 from units.runtime.command import check_range
 from units.runtime.extras import required
+from units.runtime.settings import check_types
 
 # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS, espeakCHARS_UTF8, espeakRATE, espeakPITCH
 _SYNCHRONOUS, _UTF8, _RATE, _PITCH = 2, 1, 1, 3
@@ -36,6 +37,7 @@ class EspeakVoice:
     warp: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("speed", self.speed, 80, 450)  # the range of espeak-ng
         check_range("pitch", self.pitch, 0, 99)
         check_range("warp", self.warp, 0.5, 2)

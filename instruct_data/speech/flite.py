@@ -18,6 +18,7 @@ from instruct_data.speech.tts_voice import VoiceError, plain_bytes
 from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 VOICES = ("slt", "awb", "rms", "kal16")
 
@@ -36,6 +37,7 @@ class FliteVoice:
     warp: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.voice not in VOICES:
             message = f"Flite has no voice {self.voice!r}; it has {', '.join(VOICES)}"
             raise VoiceError(TextReason.UNKNOWN_VOICE, message)

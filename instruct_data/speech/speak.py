@@ -23,6 +23,7 @@ from units.runtime.file_names import plain_name
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.refusals import RefusedError, listed_refusals
+from units.runtime.settings import check_types
 
 BATCH = 32  # lines that a worker process receives at once
 
@@ -163,6 +164,7 @@ class SpeakConfig:
     """Processes; if not given, one for each core, or one if a model is on a GPU."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("voices_a_question", "most", "workers"):
             check_range(name, getattr(self, name), 1)
         check_range("seed", self.seed, 0)

@@ -14,6 +14,7 @@ from instruct_data.speech.tts_voice import VoiceError, plain_bytes
 from instruct_data.text.reasons import TextReason
 from units.audio import check_wav, resample
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TransformersVoice:
     speaker: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("speaker", self.speaker, 0)
 
     @property

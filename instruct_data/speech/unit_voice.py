@@ -29,6 +29,7 @@ from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.ranks import Ranks, this_rank
 from units.runtime.refusals import Refusals
+from units.runtime.settings import check_types
 
 if TYPE_CHECKING:
     from units.codebook import Codebook
@@ -61,6 +62,7 @@ class UnitVoiceConfig:
     """Number of processes that share the work over one folder; read from the same environment if not given."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_said(self.said)
         for name in ("batch", "shard_size", "workers"):
             check_range(name, getattr(self, name), 1)

@@ -28,6 +28,7 @@ from units.runtime.command import check_range
 from units.runtime.extras import required
 from units.runtime.json_files import FileError, FileReason
 from units.runtime.refusals import RefusedError
+from units.runtime.settings import check_types
 
 STOPPING = {401, 402, 403, 404}  # HTTP status: the key, the account or the model is wrong, for every prompt alike
 UNREACHABLE_LIMIT = 3  # prompts in a row that no server replied to, before the run stops
@@ -89,6 +90,7 @@ class EndpointModel:
     """More fields of the request; None removes one of the fields above."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"{self.url!r} is not the address of a server; it begins with http:// and ends with /v1")
         for name in ("most_tokens", "tries", "at_once"):
@@ -185,6 +187,7 @@ class LocalModel:
     """Prompts in one batch."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("most_tokens", "at_once"):
             check_range(name, getattr(self, name), 1)
 

@@ -18,6 +18,7 @@ from instruct_data.text.spoken.form import speakable, tidy
 from units.corpus.manifest import has_word
 from units.runtime.command import check_range
 from units.runtime.refusals import Refusals
+from units.runtime.settings import check_types
 
 EXCERPT = 60  # characters of a question that a refusal shows
 
@@ -49,6 +50,7 @@ class Filters:
     """Leave out a chat that equals a kept one word for word."""
 
     def __post_init__(self) -> None:
+        check_types(self, "filters.")
         for name in ("longest_answer", "longest_question"):
             check_range(f"filters.{name}", getattr(self, name), 1)
         if self.language is not None:

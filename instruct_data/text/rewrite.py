@@ -38,6 +38,7 @@ from units.runtime.command import check_range, command
 from units.runtime.json_files import read_text
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
+from units.runtime.settings import check_types
 
 PROMPTS = Path(__file__).parents[1] / "prompts"
 BATCH = 64  # chats whose prompts are completed together, so that their requests can run in parallel
@@ -220,6 +221,7 @@ class RewriteConfig:
     """Seconds without a byte from the server before an attempt fails."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if (self.endpoint is None) == (self.local is None):
             raise ValueError("give one of --endpoint URL and --local FOLDER")
         if self.endpoint is not None and not self.model:

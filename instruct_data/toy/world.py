@@ -25,6 +25,7 @@ from instruct_data.speech.speak import Line, speak_lines, varied
 from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, make_text, vocabulary
 from units.runtime.atomic import written_whole
 from units.runtime.command import check_range, command
+from units.runtime.settings import check_types
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
 NUM_STATEMENTS = 6240
@@ -58,6 +59,7 @@ class ToyConfig:
     """Decides the split, the sentences, and every voice's rate and pitch."""
 
     def __post_init__(self) -> None:
+        check_types(self, "toy.")
         for name in ("fact_renditions", "say_questions", "spoken_statements", "answer_voice_statements", "facts"):
             check_range(f"toy.{name}", getattr(self, name), 0)
         check_range("toy.answer_renditions", self.answer_renditions, 1)

@@ -73,8 +73,8 @@ def tokenise(source: Source, opened: Opened, cache: Path, verify: bool = True) -
     """Tokenise a source, or map it from the cache if it was tokenised before with the same settings.
 
     Args:
-        verify: compare the cache with its checksums, which reads all of it; a damaged one is made again. Processes after
-            the first need not.
+        verify: compare the cache with its checksums, which reads all of it; a damaged one is made again. Processes
+            after the first need not.
 
     Raises: FileNotFoundError if the source, or a file that it needs, does not exist; ValueError if it has no documents
         or does not fit the model.

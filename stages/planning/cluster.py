@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 
 @dataclass
@@ -19,5 +20,6 @@ class Cluster:
     """For --plan: share of the GPUs' peak that training reaches (model FLOPs utilisation)."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("gpus", self.gpus, 1)
         check_range("mfu", self.mfu, 0, 1, exclusive=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from units.runtime.command import check_range, command
+from units.runtime.settings import check_types
 
 
 @dataclass
@@ -33,6 +34,7 @@ class TinyLlama:
     """Longest sequence, in tokens."""
 
     def __post_init__(self) -> None:
+        check_types(self, "llama.")
         check_range("llama.vocab_size", self.vocab_size, 260)  # 256 bytes and the special tokens
         for name in ("width", "layers", "heads", "feed_forward", "context"):
             check_range(f"llama.{name}", getattr(self, name), 1)

@@ -9,10 +9,11 @@ import math
 import typing
 from typing import Any
 
+import numpy as np
 import pytest
 
 from eval.resynthesis import ResynthesisOptions
-from instruct_data.build.config import BuildConfig, UnitSource
+from instruct_data.build.config import BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.splits import Splits
 from instruct_data.speech.espeak import EspeakVoice
 from instruct_data.speech.flite import FliteVoice
@@ -37,6 +38,8 @@ from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, Vocos
 from units.vocoder.training.recipe import GanRecipe, VocoderRecipe
 from variants.blsp.adapter_shape import AdapterShape
 from variants.blsp.config import BlspConfig, LossWeights
+from variants.blsp.continuation import Labelling
+from variants.blsp.generate import Generation
 
 CONFIGS = (
     *(EncoderConfig, WorkConfig, QualityConfig, Share, FitRecipe, PretrainRecipe, GanRecipe, VocoderRecipe),
@@ -44,7 +47,7 @@ CONFIGS = (
     *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
     *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
     *(StageConfig, Source, Lora, Interleaving, Cluster, TinyLlama),
-    *(BlspConfig, LossWeights, AdapterShape),
+    *(BlspConfig, LossWeights, AdapterShape, Labelling, Generation),
 )
 STAGE: dict[str, Any] = {"stage": "s", "model": "m", "out": "o", "data": [], "training": {"max_steps": 3}}
 NEEDED: dict[type, dict[str, Any]] = {  # beside the field
@@ -80,12 +83,59 @@ FIELDS = [(config, name, kinds) for config in CONFIGS for name, kinds in numbers
 def test_a_number_outside_its_range_is_refused_by_name(config: type, name: str, kinds: set) -> None:
     wrong: list[float] = [-1, -(10**9)] if int in kinds else [-1.0, -1e30]
     wrong += [math.nan, math.inf, -math.inf] if float in kinds else []
-    wrong += [True] if config.__module__.startswith(("instruct_data", "stages")) else []
-    for value in wrong:
+    words = str in typing.get_args(typing.get_type_hints(config)[name])
+    for value in (*wrong, True, [1], *(() if words else ("3", "0.5"))):
         with pytest.raises(ValueError) as error:
             config(**{**NEEDED.get(config, {}), name: value})
         said = str(error.value)
         assert name in said.replace("-", "_") and str(value) in said, said
+
+
+SWITCHES = [
+    (config, name)
+    for config in CONFIGS
+    for name, hint in typing.get_type_hints(config).items()
+    if hint is bool and name in {field.name for field in dataclasses.fields(config)}
+]
+
+
+@pytest.mark.parametrize("config, name", SWITCHES, ids=lambda part: getattr(part, "__name__", str(part)))
+def test_a_switch_is_true_or_false(config: type, name: str) -> None:
+    for value in ("no", "false", "", 1, 0, None):
+        with pytest.raises(ValueError) as error:
+            config(**{**NEEDED.get(config, {}), name: value})
+        assert name in str(error.value).replace("-", "_") and repr(value) in str(error.value)
+
+
+NESTED = (
+    (Iteration, {"steps": 3}, "clusters", ({"0": [5]}, {0: ["5"]}, {0: [True]}, {0: 5})),
+    (ChainConfig, {}, "kinds", ({"speech_to_speech": "1"}, {"speech_to_speech": True})),
+    (AdapterShape, {}, "kernels", (["5", 5], [True, 5], 5)),
+    (PretrainRecipe, {}, "speed_range", (["0.9", 1.1], [True, 1.1], 1.0)),
+    (HifiGanConfig, {}, "upsample_rates", ((5, "4", 4, 2, 2), (5, 4, 4, 4, True))),
+    (GanRecipe, {}, "discriminator_divisor", (True, "1")),
+)
+
+
+@pytest.mark.parametrize("config, given, name, values", NESTED, ids=lambda part: getattr(part, "__name__", None))
+def test_numbers_in_lists_and_tables_are_numbers(config: type, given: dict, name: str, values: tuple) -> None:
+    for value in values:
+        with pytest.raises(ValueError) as error:
+            config(**given, **{name: value})
+        assert name in str(error.value).replace("-", "_")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("bf16", "no"), ("bf16", 1), ("label_smoothing_factor", "0.1"), ("seed_workers", None), ("torch_compile", "true")],
+)
+def test_any_argument_of_training_has_its_type(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=name.replace("_", "[_-]")):
+        StageConfig(**{**STAGE, "training": {**STAGE["training"], name: value}})
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert Sampling(top_k=np.int64(3), top_p=np.float32(0.5), temperature=1).top_k == 3
 
 
 def test_the_list_of_settings_is_whole() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 MOST_WORKERS = 1024  # processes or threads of one machine
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -34,6 +35,7 @@ class EncoderConfig:
     """cut audio beyond 100 seconds as fairseq's and SpeechGPT's readers do, which loses a frame per cut"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("layer", self.layer, 0)
         if self.kmeans is None and (self.layer is not None or self.backend != "torch"):
             raise ValueError("--layer and --backend need --kmeans; a unit encoder folder states its layer")
@@ -66,6 +68,7 @@ class WorkConfig:
     """how many processes share the work; from the same environment if not given"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("batch_seconds", self.batch_seconds, 0, exclusive=True)
         for name in ("shard_size", "limit", "world"):
             check_range(name, getattr(self, name), 1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class QualityConfig:
     """seconds into the wav at which the picture begins"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("pairs", self.pairs, 0)
         check_range("begin", self.begin, 0)
         check_range("seed", self.seed, 0, 2**32 - 1)

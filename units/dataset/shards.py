@@ -35,6 +35,7 @@ from units.runtime.command import check_range
 from units.runtime.progress import progress
 from units.runtime.provenance import digest
 from units.runtime.refusals import Refusal, refusal_of
+from units.runtime.settings import check_types
 
 SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # the largest window in which utterances are sorted by length
 
@@ -58,6 +59,7 @@ class Share:
     keep_silent: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("batch_seconds", self.batch_seconds, 0, exclusive=True)
         for name in ("shard_size", "world", "processes"):
             check_range(name, getattr(self, name), 1)

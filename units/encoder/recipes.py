@@ -8,6 +8,7 @@ from typing import Any
 
 from units.audio import SAMPLE_RATE
 from units.encoder.centring import CENTRINGS
+from units.runtime.settings import check_types
 
 CROP_STEP = 4000  # samples: crops come in few lengths, so that the CPU's kernels are prepared once for each
 ENDLESS = math.inf
@@ -51,6 +52,7 @@ class FitRecipe:
     """The codebook's name; made from encoder, layer and size if not given."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         counts = dict.fromkeys(("layer", "utterances", "frames"), (1, ENDLESS))
         _check_ranges(self, {**counts, "size": (1, MAX_UNITS), "seed": (0, 2**32 - 1)})
         _check_centring(self.centring)
@@ -73,6 +75,7 @@ class Iteration:
     """Mean normalisation of the features before they are clustered: utterance, frame (for a Whisper), or none."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         _check_ranges(self, {"steps": (1, ENDLESS), "peak_lr": (0, 1)})
         _check_centring(self.centring)
         if not self.sizes or min(self.sizes) < 1 or min(self.clusters) < 0:
@@ -133,6 +136,7 @@ class PretrainRecipe:
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
+        check_types(self, "recipe.")
         counts = ("width", "layers", "heads", "conv_width", "mask_span", "warmup", "save_every")
         shares = ("mask_start", "noise_probability", "room_probability", "babble_probability")
         _check_ranges(

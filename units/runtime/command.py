@@ -29,6 +29,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import numbers
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -71,6 +72,8 @@ def check_range(
     """
     if value is None:
         return
+    if not isinstance(value, numbers.Real):
+        raise ValueError(f"--{option.replace('_', '-')} is {repr(value)[:60]}; it must be a number")
     above = value > least if exclusive else value >= least
     if above and value <= most and abs(value) < math.inf and not isinstance(value, bool):
         return

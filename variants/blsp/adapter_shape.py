@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class AdapterShape:
     """Width of the bottleneck."""
 
     def __post_init__(self) -> None:
+        check_types(self, "adapter.")
         if not self.kernels or len(self.kernels) != len(self.strides):
             raise ValueError(
                 f"adapter: {len(self.kernels)} kernels and {len(self.strides)} strides; each convolution has both"

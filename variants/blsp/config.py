@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 from variants.blsp.adapter_shape import AdapterShape
 from variants.speech_in.config import ListeningConfig
 
@@ -31,6 +32,7 @@ class LossWeights:
     """Divides the logits of both, for kl."""
 
     def __post_init__(self) -> None:
+        check_types(self, "loss.")
         check_range("ce", self.ce, 0)
         check_range("kl", self.kl, 0)
         check_range("temperature", self.temperature, 0, exclusive=True)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.refusals import Reason
+from units.runtime.settings import check_types
 from variants.blsp.config import CONTINUE
 
 if TYPE_CHECKING:
@@ -82,10 +83,13 @@ class Labelling:
     """Rows of a shard."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("max_new_tokens", "longest_prompt", "batch", "shard_size"):
             check_range(name, getattr(self, name), 1)
-        if not self.behaviours or not all(weight > 0 for weight in self.behaviours.values()):
-            raise ValueError(f"behaviours are {self.behaviours}; each has a weight above 0")
+        if not self.behaviours:
+            raise ValueError(f"behaviours are {self.behaviours}; at least one is needed")
+        for behaviour, weight in self.behaviours.items():
+            check_range(f"behaviours.{behaviour}", weight, 0, exclusive=True)
         if unknown := sorted(self.behaviours.keys() - {**INSTRUCTIONS, **self.instructions}.keys()):
             raise ValueError(
                 f"behaviours: {', '.join(unknown)} has no instruction; known are {', '.join(INSTRUCTIONS)}, and "

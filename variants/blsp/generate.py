@@ -20,6 +20,7 @@ from pathlib import Path
 
 from speechgpt.sampling import Sampling
 from units.runtime.command import SOME_REFUSED, check_range, command
+from units.runtime.settings import check_types
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,19 @@ class Generation:
     """For random draws."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_range("batch", self.batch, 1)
-        check_range("max_new_tokens", self.max_new_tokens, 1)
+        _ = self._random  # also where nothing is drawn: a wrong number is not passed over
 
     @property
     def sampling(self) -> Sampling:
         """As Sampling."""
         if not self.do_sample:
             return Sampling(max_new_tokens=self.max_new_tokens)
+        return self._random
+
+    @property
+    def _random(self) -> Sampling:
         return Sampling(self.temperature, 0, self.top_p, self.max_new_tokens, self.seed)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from units.audio import HOP
+from units.runtime.settings import check_types
 from units.vocoder.errors import VocoderError, VocoderReason
 
 LARGEST = 2**32  # of a whole number: a seed may be as large
@@ -28,6 +29,14 @@ def check_least(config: Any, least: dict[str, float]) -> None:
         if not fits or not smallest <= value:
             kind = f"a whole number, at most {LARGEST}," if name in whole else "a finite number,"
             raise _invalid(f"{name} is {repr(value)[:60]}; it is {kind} {smallest} or more")
+
+
+def check_settings(config: Any) -> None:
+    """Check that numbers and switches are of the types of their fields. Raises VocoderError."""
+    try:
+        check_types(config)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
 
 
 def check_most(config: Any, name: str, largest: float) -> None:

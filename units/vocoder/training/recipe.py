@@ -17,6 +17,7 @@ from units.vocoder.heads.configs import (
     VocosConfig,
     check_least,
     check_most,
+    check_settings,
 )
 
 DIVISORS = (1, 2, 4, 8, 16)
@@ -52,6 +53,7 @@ class GanRecipe:
     """Utterances in each set of samples."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.discriminator_divisor not in DIVISORS:
             raise VocoderError(
                 VocoderReason.INVALID_SETTING,
@@ -105,6 +107,7 @@ class VocoderRecipe:
     the default for a GPU is up to 8."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         if self.multi_speaker and self.head == "mel":
             raise VocoderError(
                 VocoderReason.INVALID_SETTING,
