@@ -6,7 +6,6 @@ A dataclass takes any value. True would count as 1, and "8" would fail far from 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import numbers
 import types
 import typing
@@ -14,6 +13,7 @@ from typing import Any
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 _LISTS = (list, tuple)
+_hints: dict[type, dict[str, Any]] = {}
 
 
 def check_types(settings: Any, prefix: str = "") -> None:
