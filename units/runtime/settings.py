@@ -41,7 +41,6 @@ def check_type(name: str, value: Any, hint: Any) -> None:
         raise ValueError(f"--{name.replace('_', '-')} is {repr(value)[:60]}; it must be {_kind(hint)}")
 
 
-@functools.cache
 def type_hints(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields."""
     return typing.get_type_hints(kind)
