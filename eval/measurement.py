@@ -14,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from eval.asr import EvaluationASR
-from eval.model import NoAnswer
+from eval.model import AdaptedModel, NoAnswer
 from eval.test_set import NotMeasured, TestItem, TestSet
-from speechgpt.answers import Answer, Capability, NotSupported, SpeechModel
+from speechgpt.answers import Answer, Capability, NotSupported, ScoresSpeech, SpeechModel
 from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE
 from units.runtime.progress import progress
@@ -129,6 +129,19 @@ class Measurement:
         """Raises NotSupported if the model lacks a capability."""
         if capability not in self.model.capabilities:
             raise NotSupported(self.model, capability)
+
+    @property
+    def scorer(self) -> ScoresSpeech:
+        """The model as one that says how likely a sound is. Raises NotMeasured if it cannot."""
+        model = self.model.model if isinstance(self.model, AdaptedModel) else self.model
+        if not isinstance(model, ScoresSpeech):
+            raise NotMeasured(f"the model {self.model.name} does not say how likely a sound is (no `likelihoods`)")
+        return model
+
+    @property
+    def out(self) -> Path:
+        """The folder of the results."""
+        return self.keep.parent
 
     def require_part(self, part: str) -> None:
         """Raises NotMeasured if no answer has a part and no capability shows that the model could give it."""

@@ -2,6 +2,7 @@
 
     model = open_measured_model("runs/toy/model", "cpu")
     model = open_measured_model("my_models:baseline", "cuda")      # a function that returns a model
+    model = open_measured_model("cascade:whisper:FOLDER,LLM", "cpu")
 
 An object with answer(wav) alone becomes a SpeechModel by AdaptedModel. Nothing else in eval looks into a model.
 """
@@ -16,6 +17,13 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
+from eval.cascade import KIND as CASCADE
+from eval.cascade import open_cascade
+from eval.likelihood.submitted import KIND as SUBMITTED
+from eval.likelihood.submitted import SubmittedScores
+from eval.spelling import KIND as UNIT_LM
+from eval.spelling import Speaking
+from eval.test_set import TestSet
 from speechgpt.answers import CAPABILITIES, Answer, Capability, NotSupported, Piece, Sound, SpeechModel
 from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE
@@ -141,16 +149,33 @@ def as_speech_model(model: Any) -> SpeechModel:
     return model if isinstance(model, SpeechModel) else AdaptedModel(model)
 
 
-def open_measured_model(model: str, device: str) -> SpeechModel:
-    """Open a model folder, or call the function `module:function`, which may take `device` and returns a model.
+def open_measured_model(
+    model: str, device: str, test_set: TestSet | None = None, speaking: Speaking | None = None
+) -> SpeechModel:
+    """Open a model folder or a cascade, or call `module:function`, which may take `device` and returns a model.
 
     Results of a model without a `name` are measured again every time.
+
+    Args:
+        model: a folder, `cascade:ASR,LLM[,VOICE]` (eval/cascade.py), `lm:FOLDER` (eval/unit_lm.py), `scores:FOLDER`
+            (eval/likelihood/submitted.py), or `module:function`.
+        device: where it runs.
+        test_set: what it is measured on: the recogniser of a cascade may need its grammar or its texts.
+        speaking: how units become text, for `lm:FOLDER`.
 
     Raises:
         FileNotFoundError: no such folder.
         UnknownModel: no such function.
         ValueError: the folder holds no model that opens.
     """
+    if model.startswith(CASCADE):
+        return open_cascade(model, device, test_set)
+    if model.startswith(SUBMITTED):
+        return AdaptedModel(SubmittedScores(model.removeprefix(SUBMITTED)))
+    if model.startswith(UNIT_LM):
+        from eval.unit_lm import open_unit_lm
+
+        return AdaptedModel(open_unit_lm(model.removeprefix(UNIT_LM), speaking or Speaking(), device))
     module, colon, function = model.partition(":")
     if not colon or Path(model).exists():
         from speechgpt.open_model import open_model
@@ -159,7 +184,9 @@ def open_measured_model(model: str, device: str) -> SpeechModel:
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise UnknownModel(f"there is no {model} ({error}); a model is a folder, or module:function") from error
+        raise UnknownModel(
+            f"there is no {model} ({error}); a model is a folder, module:function, or cascade:ASR,LLM"
+        ) from error
     return as_speech_model(make(device=device) if "device" in inspect.signature(make).parameters else make())
 
 

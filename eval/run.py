@@ -5,6 +5,11 @@
     eval-run --model runs/mine/model --corpus dev.jsonl --out /tmp/dev      # a manifest: transcription and speed only
     eval-run --model runs/mine/model --corpus dev.jsonl --out /tmp/open --asr whisper:openai/whisper-small.en
     eval-run --model my_models:baseline --corpus runs/toy/corpus --out /tmp/baseline
+    eval-run --model cascade:whisper:FOLDER,LLM_FOLDER,flite:slt --corpus runs/toy/corpus --out /tmp/cascade
+    eval-run --model cascade:transcripts,LLM_FOLDER --corpus runs/toy/corpus --out /tmp/topline
+
+    eval-run --model runs/toy/model --corpus runs/eval_sets --out results --tasks swuggy,sblimp
+    eval-run --model lm:slprl/slam --units.encoder ENCODER --units.spelling '<Un{}>' --corpus runs/eval_sets --out slam
 
 A task is skipped, with the reason, if the model or the corpus lacks what it needs. A task whose results file exists,
 for the same model, corpus, device, limit and evaluation ASR, is not run again unless `--force` is given.
@@ -14,6 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from eval.spelling import Speaking
 from units.runtime.command import command
 
 
@@ -28,11 +34,15 @@ def main(
     device: str = "cpu",
     grammar: Path | None = None,
     asr: str | None = None,
+    units: Speaking = Speaking(),
 ) -> None:
     """Measure a model on a corpus.
 
     Args:
-        model: a model folder, or module:function, which returns any model with answer(wav)
+        model: a model folder; cascade:ASR,LLM[,VOICE], a recogniser (as for --asr; `transcripts` knows what is said), a
+            text LLM (a folder, a hub id or URL#MODEL) and a TTS voice; lm:FOLDER_OR_HUB_ID, any causal language model
+            over units; scores:FOLDER, a ZeroSpeech submission; or module:function, which returns any model with
+            answer(wav)
         corpus: a folder as instruct_data.toy writes it (test.jsonl is enough), or a manifest
         out: the folder for the results
         tasks: only these tasks, separated by commas
@@ -42,6 +52,7 @@ def main(
         grammar: JSGF grammar of the evaluation ASR that transcribes the model's speech; default: the corpus folder's
         asr: the evaluation ASR: whisper:FOLDER_OR_HUB_ID (an open vocabulary), or pocketsphinx, which has a grammar;
             default: pocketsphinx if there is a grammar
+        units: how units become text, for lm:FOLDER
     """
     from eval.asr import open_asr
     from eval.evaluation import evaluate, tasks_of
@@ -53,7 +64,7 @@ def main(
     tasks_of(names)  # a misspelled name is reported before the model is loaded
     test_set = TestSet(corpus, grammar, limit)
     recogniser = open_asr(asr, test_set.grammar, device)
-    measured = open_measured_model(model, device)
+    measured = open_measured_model(model, device, test_set, units)
     evaluate(Measurement(measured, test_set, recogniser, out / "answers", device), out, names, force)
 
 

@@ -83,6 +83,36 @@ class Piece:
     """The whole answer, in the last piece alone."""
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a model finds a sound."""
+
+    log_probability: float
+    """Sum of log p over its scored tokens, in nats."""
+    tokens: int
+    """How many were scored."""
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per token; 0 where none was scored."""
+        return self.log_probability / self.tokens if self.tokens else 0.0
+
+
+@runtime_checkable
+class ScoresSpeech(Protocol):
+    """A model that can say how likely a sound is: a language model over units, SpeechGPT or any other."""
+
+    def likelihoods(self, sounds: Sequence[Sound]) -> list[Likelihood]:
+        """The log-likelihood of each sound, on its own.
+
+        Args:
+            sounds: audio files or wavs (T,).
+
+        Raises:
+            ValueError: one is no audio, silent, or longer than the context.
+        """
+
+
 @runtime_checkable
 class SpeechModel(Protocol):
     """A model that takes speech or text and returns text, speech, or both.
@@ -90,8 +120,8 @@ class SpeechModel(Protocol):
     Every method that is missing from `capabilities` raises NotSupported. Bad input (not audio, silent, longer than the
     context) raises ValueError, a missing file FileNotFoundError.
 
-    A model may also have a method `preload()`, which loads what would otherwise be loaded at first use; the server
-    calls it.
+    A model may also have a method `preload()`, which loads what would otherwise be loaded at first use (the server
+    calls it), and `likelihoods` (see ScoresSpeech), which evaluation calls.
     """
 
     @property

@@ -22,11 +22,12 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.adapters import open_language_model, shape_of
-from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, NotSupported, Piece, Sound
+from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likelihood, NotSupported, Piece, Sound
 from speechgpt.checkpoint import CheckpointFacts, local_folder
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
 from speechgpt.generation.generate import context_length, draws, generate
+from speechgpt.generation.likelihood import Row, log_likelihoods
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published import TEMPLATE, PublishedDialogue
@@ -200,6 +201,16 @@ class SpeechGPT:
         """Write down what is said in several sounds at once."""
         self._require("transcribe")
         return self._written([self._prompt(asr_prompt(units)) for units in self._encoded(sounds)], sampling)
+
+    def likelihoods(self, sounds: Sequence[Sound]) -> list[Likelihood]:
+        """Log-likelihood of the units of each sound, behind `<sosp>` as stage 1 trains on them.
+
+        See speechgpt.answers.ScoresSpeech.
+        """
+        bos, vocab = self.dialogue.text.tokenizer.bos_token_id, self.dialogue.vocab
+        context = [token for token in (bos, vocab.special_id(SOSP)) if token is not None]
+        rows = [Row(context, vocab.encode(units)[1:-1]) for units in self._encoded(sounds)]
+        return log_likelihoods(self.model, rows)
 
     def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:
         """Read a text aloud."""

@@ -21,6 +21,7 @@ FIGURES: tuple[tuple[str, Figure], ...] = (
     *((task.name, figure) for task in TASKS for figure in task.figures),
     *(("resynthesis", figure) for figure in RESYNTHESIS),
 )
+OPTIONAL = {task.name for task in TASKS if task.optional}
 FAMILY_COLUMNS: tuple[tuple[str, FamilyColumn], ...] = tuple(
     (task.name, column) for task in TASKS for column in task.families
 )
@@ -83,7 +84,7 @@ def find(results: dict[str, Result], task: str, key: str = "") -> Score | None:
 
 
 def score_rows(results: dict[str, Result]) -> list[Row]:
-    """Every figure of the report, measured or not."""
+    """Every figure of the report, measured or not; those of optional tasks where they were measured."""
     return [
         Row(
             figure,
@@ -91,6 +92,7 @@ def score_rows(results: dict[str, Result]) -> list[Row]:
             find(results, figure.beside.task, figure.beside.key) if figure.beside else None,
         )
         for task, figure in FIGURES
+        if task not in OPTIONAL or find(results, task, figure.key)
     ]
 
 

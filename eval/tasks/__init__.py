@@ -5,7 +5,21 @@ To add a task, write such a file and add its TASK to TASKS. All tasks use the te
 
 from __future__ import annotations
 
-from eval.tasks import answer_speech, asr, new_voice, originals, speed, spoken_qa, text_qa, tts
+from eval.tasks import (
+    answer_speech,
+    asr,
+    new_voice,
+    originals,
+    prosaudit,
+    salmon,
+    sblimp,
+    speed,
+    spoken_qa,
+    storycloze,
+    swuggy,
+    text_qa,
+    tts,
+)
 from eval.tasks.task import Task
 
 TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the report
@@ -17,4 +31,10 @@ TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the r
     text_qa.TASK,
     tts.TASK,
     speed.TASK,
+    swuggy.TASK,
+    sblimp.TASK,
+    prosaudit.TASK,
+    storycloze.SPOKEN,
+    storycloze.TOPIC,
+    salmon.TASK,
 )

@@ -81,6 +81,7 @@ class Task:
     metric: of the main figure, such as "wer".
     version: raised when the meaning of a figure changes, so that old results are measured again.
     figures: its rows in the report. families: its columns in the report's table by family.
+    optional: whether its rows are left out of the report where it did not run.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Task:
     version: int
     figures: tuple[Figure, ...] = ()
     families: tuple[FamilyColumn, ...] = ()
+    optional: bool = False
 
 
 def detail(item: TestItem, **found: str | None) -> dict:

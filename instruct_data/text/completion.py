@@ -48,6 +48,18 @@ class TruncatedText(str):
 
 
 Completion = str | CompletionError
+Chat = tuple[dict[str, str], ...]  # messages with "role" (system, user, assistant) and "content"
+Prompt = str | Chat  # what a user says, or a whole chat
+
+
+def messages_of(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as the messages of a chat."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def _key_text(prompt: Prompt) -> str:
+    """What stands for a prompt in the key of the cache."""
+    return prompt if isinstance(prompt, str) else json.dumps(prompt)
 
 
 class CompletionModel(Protocol):
@@ -58,7 +70,7 @@ class CompletionModel(Protocol):
         """All that decides the text, such as the model and the temperature; part of the cache key."""
         ...
 
-    def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
+    def completions(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Completion]]:
         """Yield (index of the prompt, its completion) in the order in which they are done.
 
         Raises:
@@ -103,7 +115,7 @@ class EndpointModel:
         extra = f", {json.dumps(self.extra_body, sort_keys=True)}" if self.extra_body else ""
         return f"{self.model} at {self.temperature}{extra}"
 
-    def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
+    def completions(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Completion]]:
         """See CompletionModel."""
         openai = required("openai")
         key = os.environ.get(self.key_variable, "").strip() or "EMPTY"  # the client requires one, local servers do not
@@ -127,7 +139,7 @@ class EndpointModel:
                 client.close()  # requests that wait for their next attempt fail at once
                 pool.shutdown(cancel_futures=True)
 
-    def _complete(self, client: Any, prompt: str, stopped: list[EndpointUnavailable]) -> Completion:
+    def _complete(self, client: Any, prompt: Prompt, stopped: list[EndpointUnavailable]) -> Completion:
         """One request, with the client's retries; none once `stopped` holds an error."""
         import openai
 
@@ -149,12 +161,12 @@ class EndpointModel:
         except (openai.APIError, ValueError, TypeError, AttributeError, IndexError) as error:
             return CompletionError(TextReason.NO_COMPLETION, f"the server's reply is not a chat completion: {error!r}")
 
-    def _request(self, prompt: str) -> dict[str, Any]:
+    def _request(self, prompt: Prompt) -> dict[str, Any]:
         """The arguments of the client's call."""
         optional = {"temperature": self.temperature, "max_tokens": self.most_tokens}
         return {
             "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": messages_of(prompt),
             **{name: value for name, value in optional.items() if name not in self.extra_body},
             "extra_body": {name: value for name, value in self.extra_body.items() if value is not None},
         }
@@ -195,14 +207,14 @@ class LocalModel:
     def name(self) -> str:
         return self.folder
 
-    def completions(self, prompts: Sequence[str]) -> Iterator[tuple[int, Completion]]:
+    def completions(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Completion]]:
         """See CompletionModel."""
         for first in range(0, len(prompts), self.at_once):
             yield from enumerate(self._batch(prompts[first : first + self.at_once]), first)
 
-    def _batch(self, prompts: Sequence[str]) -> list[str]:
+    def _batch(self, prompts: Sequence[Prompt]) -> list[str]:
         tokenizer, model = _local_model(self.folder, self.device)
-        texts = [_chat_prompt(tokenizer, prompt) if tokenizer.chat_template else prompt for prompt in prompts]
+        texts = [_rendered(tokenizer, prompt) for prompt in prompts]
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
         batch.pop("token_type_ids", None)
         generated = model.generate(
@@ -220,8 +232,11 @@ class LocalModel:
         return [text if end else TruncatedText(text) for text, end in zip(completions, ended)]
 
 
-def _chat_prompt(tokenizer: Any, prompt: str) -> str:
-    messages = [{"role": "user", "content": prompt}]
+def _rendered(tokenizer: Any, prompt: Prompt) -> str:
+    """A prompt by the model's chat template; for a model without one, the contents alone."""
+    messages = messages_of(prompt)
+    if not tokenizer.chat_template:
+        return "\n".join(message["content"] for message in messages)
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
@@ -230,14 +245,20 @@ def _end_tokens(model: Any) -> set[int]:
     return {end for end in (ends if isinstance(ends, list) else [ends]) if end is not None}
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)  # the measured LLM, and the one that judges it
 def _local_model(folder: str, device: str) -> tuple[Any, Any]:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from units.runtime.precision import multiplies_bfloat16
 
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, AutoModelForCausalLM.from_pretrained(folder).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    if model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
+        model = model.float()
+    return tokenizer, model.to(device).eval()
 
 
 class CachedModel:
@@ -264,13 +285,14 @@ class CachedModel:
     def name(self) -> str:
         return self.model.name
 
-    def complete(self, prompts: Sequence[str]) -> list[Completion]:
+    def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
         """Complete prompts, in their order. Failed and truncated completions are not cached.
 
         Raises:
             EndpointUnavailable: if no other prompt can succeed; completions so far are in the cache.
         """
-        keys = [hashlib.sha256(f"{self.name}\0{prompt}".encode(errors="surrogatepass")).digest() for prompt in prompts]
+        named = (f"{self.name}\0{_key_text(prompt)}" for prompt in prompts)
+        keys = [hashlib.sha256(name.encode(errors="surrogatepass")).digest() for name in named]
         known: dict[bytes, Completion] = {key: text for key in keys if (text := self._cached(key)) is not None}
         new = {key: prompt for key, prompt in zip(keys, prompts) if key not in known}
         self.requested += len(new)

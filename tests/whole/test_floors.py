@@ -17,7 +17,7 @@ FLOORS = {
     "speechgpt": ("units",),
     "instruct_data": ("units", "speechgpt"),
     "stages": ("units", "speechgpt", "instruct_data.build.records"),
-    "eval": ("units", "speechgpt"),
+    "eval": ("units", "speechgpt", "instruct_data.text", "instruct_data.speech"),
     "variants": ("units", "speechgpt", "instruct_data", "stages", "eval"),
 }
 # Inside a package, from the ground up. A room may import those on the lines above its own.
@@ -27,7 +27,7 @@ ROOMS = {
     "instruct_data": ("text", "speech", "build", "describe toy released"),
     "stages": ("config", "planning system packing", "unit_system", "train"),
     "variants": ("references published_files", "encoders", "listening", "speech_in", "blsp llama_omni"),
-    "eval": ("metrics results asr test_set", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
+    "eval": ("metrics results asr test_set", "likelihood", "cascade", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
 }
 FILE_LINES = 500
 FUNCTION_LINES = 80
