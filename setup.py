@@ -53,6 +53,7 @@ COMMANDS = {
     "units-train-vocoder": "units.vocoder.train_vocoder",
     "units-adopt-vocoder": "units.vocoder.adopt",
     "instruct-toy": "instruct_data.toy.world",
+    "instruct-eval-sets": "instruct_data.toy.eval_sets",
     "instruct-sources": "instruct_data.text.sources",
     "instruct-rewrite": "instruct_data.text.rewrite",
     "instruct-speak": "instruct_data.speech.speak",
