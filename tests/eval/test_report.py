@@ -24,7 +24,7 @@ from eval.report.notes import (
     warnings,
 )
 from eval.report.page import html, verdict
-from eval.report.tables import FIGURES, NOT_RUN, family_table, score_rows, show, summary_line
+from eval.report.tables import FIGURES, NOT_RUN, OPTIONAL, family_table, score_rows, show, summary_line
 from eval.results import save_details
 from units.codebook import Codebook
 from units.runtime.provenance import fingerprint
@@ -105,7 +105,9 @@ def test_every_text_of_the_page_is_escaped(tmp_path: Path) -> None:
 def test_the_page_shows_every_figure(tmp_path: Path) -> None:
     results = {"asr": made_result(), "originals": made_result(task="originals", score=0.01)}
     page = html(gather(tmp_path, tmp_path, "mine", 2.5))
-    assert all(f"<code>{figure.name}</code>" in page for _, figure in FIGURES)
+    assert {figure.name for _, figure in FIGURES if f"<code>{figure.name}</code>" in page} == {
+        figure.name for task, figure in FIGURES if task not in OPTIONAL
+    }
     rows = {row.figure.name: row for row in score_rows(results)}
     asr = rows["asr_wer"]
     assert (asr.value, asr.value_with_error, asr.error, asr.n) == ("12.5 %", "12.5 ± 2.0 %", "± 2.0 %", "40")
@@ -113,6 +115,13 @@ def test_the_page_shows_every_figure(tmp_path: Path) -> None:
     assert (rows["spoken_qa"].better, rows["unit_rate"].better) == ("higher", "")
     assert rows["tts_wer"].value == NOT_RUN and rows["tts_wer"].n == rows["tts_wer"].error == ""
     assert show(Score(None, None, 0)) == "undefined" and show(Score(0.5, 0.01, 9), "s", error=True) == "0.50 ± 0.01 s"
+
+
+def test_an_optional_task_has_rows_where_it_was_measured() -> None:
+    shown = [
+        row.figure.name for row in score_rows({"swuggy": made_result(task="swuggy", more={"sum": Score(0.5, 0.1, 9)})})
+    ]
+    assert {"swuggy", "swuggy_sum"} <= set(shown) and not {"swuggy_oov", "sblimp"} & set(shown)
 
 
 def test_the_summary_line_is_a_format() -> None:
