@@ -27,7 +27,16 @@ ROOMS = {
     "instruct_data": ("text", "speech", "build", "describe toy released"),
     "stages": ("config", "planning system packing", "unit_system", "train"),
     "variants": ("references published_files", "encoders", "listening", "speech_in", "blsp llama_omni"),
-    "eval": ("metrics results asr test_set", "likelihood", "cascade", "model", "measurement", "tasks", "evaluation report", "run resynthesis"),
+    "eval": (
+        "metrics results asr test_set",
+        "likelihood",
+        "cascade",
+        "model",
+        "measurement",
+        "tasks",
+        "evaluation report",
+        "run resynthesis",
+    ),
 }
 FILE_LINES = 500
 FUNCTION_LINES = 80
