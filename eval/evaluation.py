@@ -81,7 +81,7 @@ def _finished(path: Path, task: Task, measurement: Measurement) -> Result | None
     test_set = measurement.test_set
     wanted = (task.version, measurement.model.name, test_set.name, measurement.device, test_set.limit)
     found = (result.version, result.model, result.corpus, result.device, result.limit)
-    if result.listener not in (THE_MODEL, NO_LISTENER, measurement.asr_name):
+    if result.listener not in (THE_MODEL, NO_LISTENER, measurement.asr_name, measurement.judge_name):
         return None
     return result if found == wanted else None
 

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from eval.asr import EvaluationASR
+from eval.judge import Judge
 from eval.model import AdaptedModel, NoAnswer
 from eval.test_set import NotMeasured, TestItem, TestSet
 from speechgpt.answers import Answer, Capability, NotSupported, ScoresSpeech, SpeechModel
@@ -56,13 +57,20 @@ class Measurement:
         asr: transcribes spoken answers; None leaves out the tasks that need it.
         keep: folder for the spoken answers that are kept as audio.
         device: where the model runs; written into the results.
+        judge: grades replies; None leaves out the task that needs it.
     """
 
     def __init__(
-        self, model: SpeechModel, test_set: TestSet, asr: EvaluationASR | None, keep: Path, device: str = "cpu"
+        self,
+        model: SpeechModel,
+        test_set: TestSet,
+        asr: EvaluationASR | None,
+        keep: Path,
+        device: str = "cpu",
+        judge: Judge | None = None,
     ) -> None:
         self.model, self.test_set, self.keep, self.device = model, test_set, keep, device
-        self._asr = asr
+        self._asr, self._judge = asr, judge
         self.refused: dict[str, Refusal] = {}  # by the utterance's id
 
     @property
@@ -74,6 +82,22 @@ class Measurement:
                 "sentence that may be said"
             )
         return self._asr
+
+    @property
+    def judge(self) -> Judge:
+        """The judge. Raises NotMeasured without one."""
+        if self._judge is None:
+            raise NotMeasured("there is no judge: give --judge URL#MODEL, or a folder of a causal LM")
+        return self._judge
+
+    @property
+    def judge_name(self) -> str | None:
+        """The judge's name; None without one."""
+        return None if self._judge is None else f"judge {self._judge.name}"
+
+    def comparable(self, texts: Sequence[str | None]) -> list[str | None] | None:
+        """Texts as the evaluation ASR compares them (Whisper's normaliser for a Whisper); None without one."""
+        return None if self._asr is None else self._asr.comparable(texts)
 
     @property
     def asr_name(self) -> str | None:

@@ -35,6 +35,8 @@ def main(
     grammar: Path | None = None,
     asr: str | None = None,
     units: Speaking = Speaking(),
+    judge: str | None = None,
+    judge_prompt: Path | None = None,
 ) -> None:
     """Measure a model on a corpus.
 
@@ -53,9 +55,13 @@ def main(
         asr: the evaluation ASR: whisper:FOLDER_OR_HUB_ID (an open vocabulary), or pocketsphinx, which has a grammar;
             default: pocketsphinx if there is a grammar
         units: how units become text, for lm:FOLDER
+        judge: a language model that grades replies: URL#MODEL of a server with OpenAI's chat completions (the key from
+            OPENAI_API_KEY), or a folder or hub id of a causal language model
+        judge_prompt: a file with the judge's prompt, with {question} and {reply}; default: eval/prompts/judge.txt
     """
     from eval.asr import open_asr
     from eval.evaluation import evaluate, tasks_of
+    from eval.judge import PROMPT, open_judge
     from eval.measurement import Measurement
     from eval.model import open_measured_model
     from eval.test_set import TestSet
@@ -64,8 +70,9 @@ def main(
     tasks_of(names)  # a misspelled name is reported before the model is loaded
     test_set = TestSet(corpus, grammar, limit)
     recogniser = open_asr(asr, test_set.grammar, device)
+    grader = open_judge(judge, out / "judge.cache", device, judge_prompt or PROMPT) if judge else None
     measured = open_measured_model(model, device, test_set, units)
-    evaluate(Measurement(measured, test_set, recogniser, out / "answers", device), out, names, force)
+    evaluate(Measurement(measured, test_set, recogniser, out / "answers", device, grader), out, names, force)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from eval.tasks import (
     answer_speech,
     asr,
+    judged,
     new_voice,
     originals,
     prosaudit,
@@ -31,6 +32,7 @@ TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the r
     text_qa.TASK,
     tts.TASK,
     speed.TASK,
+    judged.TASK,
     swuggy.TASK,
     sblimp.TASK,
     prosaudit.TASK,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eval.measurement import Measurement
-from eval.metrics import accuracy, word_error_rate, words
+from eval.metrics import accuracy, character_error_rate, word_error_rate, words
 from eval.results import save_details
 from eval.tasks.breakdown import by_family
 from eval.tasks.task import ASR_ANSWER_VOICE, FamilyColumn, Figure, Outcome, Task, detail
@@ -28,6 +28,7 @@ def run(measurement: Measurement) -> Outcome:
     meant, heard = asr.comparable(texts), asr.comparable(recognised)
     more = {
         "exact": accuracy(meant, heard, clusters),
+        "cer": character_error_rate(meant, heard, clusters),
         "first_candidate": word_error_rate(meant, asr.comparable(measurement.first_recognised), clusters),
         "gave_speech": accuracy(["yes"] * len(items), ["yes" if spoke else "no" for spoke in has_speech]),
         **by_family(word_error_rate, items, meant, heard, clusters),

@@ -19,6 +19,9 @@ def transcription(measurement: Measurement, items: list[TestItem]) -> Outcome:
     transcripts = measurement.over_wavs(measurement.transcribe, items, "transcribing")
     questions = [item.question for item in items]
     more = {"exact": accuracy(questions, transcripts), "cer": character_error_rate(questions, transcripts)}
+    said, written = measurement.comparable(questions), measurement.comparable(transcripts)
+    if said is not None and written is not None:
+        more["wer_normalised"] = word_error_rate(said, written)
     more |= by_family(word_error_rate, items, questions, transcripts)
     details = [detail(item, transcript=transcript) for item, transcript in zip(items, transcripts)]
     return Outcome(word_error_rate(questions, transcripts), details, THE_MODEL, more)

@@ -30,12 +30,12 @@ ROOMS = {
     "eval": (
         "metrics results asr test_set",
         "likelihood",
-        "cascade",
+        "cascade judge",
         "model",
         "measurement",
         "tasks",
         "evaluation report",
-        "run resynthesis",
+        "run resynthesis compare",
     ),
 }
 FILE_LINES = 500
