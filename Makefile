@@ -177,18 +177,18 @@ starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two h
 	@cp runs/starter/unit_encoder/codebook.json runs/starter/unit_encoder/centres.safetensors units/starter/
 	@echo "units/starter holds the new encoder; commit it, and delete $(RUN) to use it"
 
-# TEACHER: a transformers folder or hub id of whisper-tiny.en. LIBRISPEECH: a part of LibriSpeech to learn readers from.
+# WHISPER: a transformers folder or hub id. LIBRISPEECH: a part of LibriSpeech, for a codebook that has met readers.
 CODEC ?= runs/codec
-TEACHER ?= openai/whisper-tiny.en
-starter-codec: $(INSTALLED) $(SPEAKS) ## train encoder, codebook and vocoder of a small codec (a GPU, or DEVICE=cpu and a night; resumable)
+WHISPER ?= openai/whisper-tiny.en
+starter-codec: $(INSTALLED) $(SPEAKS) ## make the shipped codec anew: codebook and vocoder (90 minutes on one core; resumable)
 	@$(PYTHON) -m instruct_data.speech.codec_corpus --out $(CODEC)/corpus $(if $(LIBRISPEECH),--readers $(LIBRISPEECH))
-	@[ -e $(CODEC)/teacher ] || ln -s $(if $(wildcard $(TEACHER)),$(abspath $(TEACHER)),$$($(PYTHON) -c \
-	  "from huggingface_hub import snapshot_download as get; print(get('$(TEACHER)'))")) $(CODEC)/teacher
-	@$(PYTHON) -m units.encoder.pretrain --config units/configs/starter_codec.yaml $(if $(DEVICE),--device $(DEVICE)) \
-	  --manifest $(CODEC)/corpus/pretrain.jsonl --out $(CODEC)/starter
-	@$(PYTHON) -m units.dataset.extract $(CODEC)/corpus/answers.jsonl --out $(CODEC)/units --encoder $(CODEC)/starter/unit_encoder
-	@$(PYTHON) -m units.vocoder.train_vocoder --config units/configs/starter_vocoder.yaml $(if $(DEVICE),--device $(DEVICE)) \
-	  --units $(CODEC)/units --manifest $(CODEC)/corpus/answers.jsonl --out $(CODEC)/vocoder
+	@[ -e $(CODEC)/unit_encoder/codebook.json ] || $(PYTHON) -m units.encoder.fit --manifest $(CODEC)/corpus/encoder.jsonl \
+	  --out $(CODEC)/unit_encoder --encoder $(WHISPER) --layer 3 --size 500 --centring frame --utterances 2500 --frames 200000 \
+	  --name whisper-tiny.en-L3-km500
+	@$(PYTHON) -m units.dataset.extract $(CODEC)/corpus/vocoder_units.jsonl $(CODEC)/units --encoder $(CODEC)/unit_encoder
+	@$(PYTHON) -m units.vocoder.train_vocoder --config units/configs/codec_vocoder.yaml --units $(CODEC)/units \
+	  --manifest $(CODEC)/corpus/vocoder_sound.jsonl --out $(CODEC)/vocoder
+	@echo "to ship it: copy unit_encoder, and config.json, model.safetensors and log.jsonl of vocoder, from $(CODEC) to units/codec"
 
 clean: ## delete this preset's run folder
 	rm -rf -- '$(RUN)'

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.checkpoint import CheckpointError, local_folder
-from units.encoder.unit_encoder import STARTER
 from units.runtime.provenance import weights_hash
+from units.shipped import STARTER
 
 STARTER_NAME = "starter"  # names the unit encoder that comes with the package
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")

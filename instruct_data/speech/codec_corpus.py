@@ -3,9 +3,16 @@
     python -m instruct_data.speech.codec_corpus --out runs/codec/corpus --lines 300 --answers 100       # a trial
     python -m instruct_data.speech.codec_corpus --out runs/codec/corpus --readers LibriSpeech/train-clean-100
 
-Writes `answers.jsonl` (the answer voice, for the vocoder), `voices.jsonl` (all others), and `pretrain.jsonl`: both, and
-segments of the readers' recordings, each as often as makes them READERS_SHARE of the utterances. A killed run continues
-where it stopped. Two TTS voices are left out, so that what is measured on them is measured on unheard voices.
+| manifest | utterances | for |
+|---|---|---|
+| `answers.jsonl` | the answer voice | |
+| `voices.jsonl` | all other TTS voices | |
+| `encoder.jsonl` | both, and segments of the readers' recordings, repeated to READERS_SHARE | the codebook |
+| `vocoder_units.jsonl` | the answer voice, and a perturbed copy of each utterance | the vocoder's units |
+| `vocoder_sound.jsonl` | the same ids, with the sound of the originals | the vocoder's targets |
+
+A killed run continues where it stopped. Two TTS voices are left out, so that what is measured on them is measured on
+unheard voices.
 """
 
 from __future__ import annotations
@@ -16,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from instruct_data.speech.open_sentences import open_sentences
+from instruct_data.speech.perturbed_copies import perturbed_copies
 from instruct_data.speech.speak import Line, speak_lines
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
 from units.runtime.command import command
@@ -40,7 +48,7 @@ ACCENTS = (
     "gmw/en-GB-x-gbcwmd",
 )
 KAL_SHARE = 0.12  # of the lines: flite's second voice, a recorded man
-READERS_SHARE = 0.4  # of the utterances for pre-training
+READERS_SHARE = 0.4  # of the utterances for the encoder
 SEGMENT = 5.0  # seconds of a reader's recording in one utterance, about
 SHORTEST = 1.5  # seconds of the last segment
 
@@ -91,8 +99,8 @@ def repeated(readers: list[Utterance], others: int) -> list[Utterance]:
 @command("instruct-codec-corpus", positional=False)
 def main(
     out: Path,
-    lines: int = 12000,
-    answers: int = 4000,
+    lines: int = 4000,
+    answers: int = 4500,
     readers: Path | None = None,
     workers: int | None = None,
     seed: int = 0,
@@ -117,7 +125,12 @@ def main(
     utterances = [u for one in spoken for u in read_manifest(one.manifest)]
     if readers is not None:
         utterances += repeated(list(reader_segments(readers)), len(utterances))
-    print(write_manifest(out / "pretrain.jsonl", utterances))
+    write_manifest(out / "encoder.jsonl", utterances)
+    originals = list(read_manifest(spoken[0].manifest))
+    copies = perturbed_copies(originals, out / "perturbed", workers, seed)
+    targets = [dataclasses.replace(copy, audio=one.audio) for copy, one in zip(copies, originals)]
+    write_manifest(out / "vocoder_units.jsonl", originals + copies)
+    print(write_manifest(out / "vocoder_sound.jsonl", originals + targets))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class EncoderConfig:
     """The unit encoder: a unit encoder folder, or an encoder and its k-means. It decides which units are computed."""
 
     encoder: str | None = None
-    """unit encoder folder (the small one of the package if not given); with --kmeans a transformers folder, a hub id,
+    """unit encoder folder (that of the package's codec if not given); with --kmeans a transformers folder, a hub id,
     or a fairseq .pt"""
     kmeans: Path | None = None
     """centres: a joblib .bin of scikit-learn, .npy, or .safetensors"""

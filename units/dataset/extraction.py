@@ -19,7 +19,7 @@ from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.shards import Share, check_plan, extract, shard_count
 from units.dataset.unit_set import COMPLETION_FILE, REFUSED_FILE, read_unit_set
 from units.encoder.hubert import HubertFeatures
-from units.encoder.unit_encoder import STARTER, TRANSFORMERS, UnitEncoder
+from units.encoder.unit_encoder import TRANSFORMERS, UnitEncoder
 from units.notation import spell
 from units.runtime.ahead import own_cores, spare_cores
 from units.runtime.command import SOME_REFUSED
@@ -27,6 +27,7 @@ from units.runtime.pool import Workers
 from units.runtime.precision import check_device
 from units.runtime.ranks import this_rank
 from units.runtime.refusals import counted
+from units.shipped import CODEC
 
 MOST_PROCESSES = 8  # on the CPUs of one machine, if the user gives no number
 
@@ -75,7 +76,7 @@ def open_encoder(config: EncoderConfig, device: str) -> UnitEncoder:
     Raises: ValueError or FileNotFoundError if the files do not fit together or are missing.
     """
     dtype = getattr(torch, config.dtype)
-    source = STARTER if config.encoder is None else config.encoder
+    source = CODEC / "unit_encoder" if config.encoder is None else config.encoder
     if config.kmeans is not None:
         found = UnitEncoder.join(source, config.kmeans, config.layer, device, dtype, config.backend)
     else:

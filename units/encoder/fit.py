@@ -4,7 +4,8 @@
     units-fit --manifest folder/of/audio --out enc --encoder facebook/hubert-base-ls960 --layer 6 --size 500
     units-fit --manifest train.jsonl --out enc --encoder hubert_large_ll60k.pt --layer 22 --size 2000
 
-The default encoder is the small one that comes with the package.
+The default encoder is the small HuBERT that comes with the package. `--encoder codec --layer 3 --centring frame` fits
+another codebook on the encoder of the package's codec.
 """
 
 from __future__ import annotations
@@ -29,13 +30,15 @@ def main(manifest: Path, out: Path, device: str = "cpu", recipe: FitRecipe = Fit
     from units.corpus.sources import list_source
     from units.encoder import kmeans
     from units.encoder.corpus_features import corpus_features, units_per_second
-    from units.encoder.unit_encoder import MFCC, STARTER, UnitEncoder, open_features
+    from units.encoder.unit_encoder import MFCC, UnitEncoder, open_features
     from units.runtime.precision import check_device
+    from units.shipped import CODEC, STARTER
 
     check_device(device)
-    source = STARTER / "encoder" if recipe.encoder == "starter" else recipe.encoder
+    shipped = {"starter": STARTER / "encoder", "codec": CODEC / "unit_encoder" / "encoder"}
+    source = shipped.get(recipe.encoder, recipe.encoder)
     features = open_features(source, recipe.layer, device)
-    features.name = recipe.encoder if recipe.encoder in ("starter", MFCC) else features.name
+    features.name = recipe.encoder if recipe.encoder in (*shipped, MFCC) else features.name
     utterances = list_source(manifest).utterances
     random.Random(recipe.seed).shuffle(utterances)
     pieces = corpus_features(utterances[: recipe.utterances], features, recipe.centring)

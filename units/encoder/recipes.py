@@ -34,7 +34,8 @@ class FitRecipe:
     """What a codebook is fitted on, and how."""
 
     encoder: str = "starter"
-    """starter (comes with the package), mfcc, a transformers HuBERT or Whisper folder, a hub id, or a fairseq .pt"""
+    """starter or codec (they come with the package), mfcc, a transformers HuBERT or Whisper folder, a hub id, or a
+    fairseq .pt"""
     layer: int = 2
     """Transformer layer, counted from 1; mfcc has none."""
     size: int = 100

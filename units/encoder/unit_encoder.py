@@ -27,7 +27,6 @@ from units.encoder.whisper import WhisperFeatures
 from units.runtime.atomic import written_whole
 
 Backend = Literal["torch", "fairseq"]
-STARTER = Path(__file__).parents[1] / "starter"  # the unit encoder that comes with the package
 FEATURE_SECONDS = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
 TRANSFORMERS = (HubertFeatures, WhisperFeatures)  # features that a folder of transformers' holds
 MFCC = "mfcc"  # the encoder's name that stands for MfccFeatures

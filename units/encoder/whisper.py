@@ -30,6 +30,7 @@ FFT = 400  # samples of a mel window
 MEL_HOP = 160  # samples between mel frames; the second convolution halves their rate
 SILENCE = 0.3  # seconds after the utterance
 WINDOW = 20  # seconds: longer wavs are encoded in windows,
+SAME_TABLE = 1e-3  # largest difference of a table of positions that is Whisper's, rounded
 CONTEXT = 4.5  # with so many seconds on either side; together below Whisper's 30 s
 
 
@@ -64,6 +65,7 @@ class WhisperFeatures:
         model.layers = model.layers[:layer]
         model.layer_norm = nn.Identity()
         self.model = model.eval().requires_grad_(False)
+        self._set_positions()
         self._take_weights()
 
     @classmethod
@@ -90,7 +92,17 @@ class WhisperFeatures:
         missing = sorted(key for key in found["missing_keys"] if ".layers." in key or "conv" in key)
         if missing := [key for key in missing if key.removeprefix("model.").startswith("encoder.")]:
             raise ValueError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}; is it a whole checkpoint?")
+        if any(key.endswith("encoder.embed_positions.weight") for key in found["missing_keys"]):
+            table = model.encoder.embed_positions.weight
+            table.data = positions(*table.shape)
         return cls(model.encoder, layer, name or str(folder), dtype)
+
+    def _set_positions(self) -> None:
+        """Put the table of positions where it was rounded differently, or not saved: a folder need not hold it."""
+        table = self.model.embed_positions.weight
+        computed = positions(*table.shape)
+        if (table.cpu() - computed).abs().max() < SAME_TABLE:
+            table.data = computed.to(table.device)
 
     def _take_weights(self) -> None:
         from transformers.audio_utils import mel_filter_bank
@@ -123,7 +135,8 @@ class WhisperFeatures:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a transformers folder of the encoder up to this layer, without a decoder.
 
-        It is in half precision if that loses nothing, as with the published weights.
+        It is in half precision if that loses nothing, as with the published weights, and without the table of
+        positions, which from_pretrained computes.
         """
         from safetensors.torch import save_file
 
@@ -132,6 +145,9 @@ class WhisperFeatures:
         self.config.encoder_layers = self.layer
         self.config.save_pretrained(folder)
         weights = {f"model.encoder.{name}": value.cpu() for name, value in self.model.state_dict().items()}
+        table = weights["model.encoder.embed_positions.weight"]
+        if torch.equal(table, positions(*table.shape)):
+            del weights["model.encoder.embed_positions.weight"]
         halves = {name: value.half() for name, value in weights.items()}
         exact = all(bool((halves[name].float() == value).all()) for name, value in weights.items())
         chosen = halves if exact else weights
@@ -180,6 +196,17 @@ class WhisperFeatures:
         spectrum = torch.stft(wav, FFT, MEL_HOP, window=self._hann, center=False, return_complex=True)
         mel = (self._bank @ spectrum.abs().square()).clamp(min=1e-10).log10()
         return mel.maximum(mel.max() - 8) / 4 + 1
+
+
+def positions(count: int, width: int) -> Tensor:
+    """Whisper's table of positions, float32 (count, width): sines, then cosines, of ever longer waves.
+
+    It is computed in double precision, so that every machine rounds it to the same.
+    Source: openai/whisper, whisper/model.py, `sinusoids`.
+    """
+    falling = np.exp(-np.log(10_000) / (width // 2 - 1) * np.arange(width // 2))
+    angles = np.arange(count)[:, None] * falling
+    return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], 1).astype(np.float32))
 
 
 class _WhisperLayer(_Layer):

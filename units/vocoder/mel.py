@@ -21,6 +21,7 @@ EDGE = (WINDOW - MEL_HOP) // 2  # samples by which the first and the last frame 
 FFT = 1024
 FLOOR = 1e-3  # smallest mel magnitude
 SHARPEN = 1.2  # exponent on the magnitudes: the mel filters and the L1 loss blur the harmonics
+SPEECH_LEVEL = 20.0  # spectrum magnitude: sharpening around it keeps the energy of speech at the usual levels
 MOMENTUM = 0.9  # of fast Griffin-Lim
 PHASE_FRAMES = 512  # the table of starting phases repeats after this many frames
 
@@ -74,15 +75,52 @@ class MelSpectrogram(nn.Module):
 
     def _griffin_lim(self, target: Tensor, mask: Tensor) -> Tensor:
         """Magnitudes (B, F, S), zero where the mask (B, F) is False -> wav (B, F * 160)."""
-        envelope = overlap_add(mask[..., None] * self.window.square(), MEL_HOP).clamp(min=1e-8)
-        scale = mask.repeat_interleave(MEL_HOP, dim=1) / envelope
-        frames = torch.arange(target.shape[1], device=target.device) % PHASE_FRAMES
-        phase, last = self.phases[frames].expand(target.shape), torch.zeros_like(target)
+        scale = self._scale(mask)
+        phase = self._phases(0, target.shape[1]).expand(target.shape)
+        return self._refined(target, phase, scale, target.new_zeros(len(target), 0))
+
+    def block_magnitudes(self, log_mels: Tensor) -> Tensor:
+        """Log-mels (F, M) -> sharpened magnitudes (F, S), each frame for itself."""
+        plain = (log_mels.exp() @ self.inverse).clamp(min=1e-5)
+        return plain * (plain / SPEECH_LEVEL) ** (SHARPEN - 1)
+
+    def continued(self, target: Tensor, before: Tensor, fixed: int, frame: int) -> Tensor:
+        """Invert magnitudes by fast Griffin-Lim, continuing a wav.
+
+        Args:
+            target: magnitudes (F, S).
+            before: the first samples (T,), where phases start from; T is a multiple of 160, at most F * 160.
+            fixed: how many of these samples must stay as they are.
+            frame: the utterance's number of the first frame; it selects the starting phases of the others.
+
+        Returns: a wav (F * 160,).
+        """
+        target = target[None]
+        scale = self._scale(torch.ones(target.shape[:2], dtype=torch.bool, device=target.device))
+        phase = self._phases(frame, target.shape[1])
+        known = max(0, len(before) // MEL_HOP - 1)  # the window of the last frame reaches beyond the wav
+        if known:
+            found = self._analyse(before[None])[0, :known]
+            phase = torch.cat([found / (found.abs() + 1e-9), phase[known:]])
+        return self._refined(target, phase.expand(target.shape), scale, before[None, :fixed])[0]
+
+    def _refined(self, target: Tensor, phase: Tensor, scale: Tensor, fixed: Tensor) -> Tensor:
+        """Fast Griffin-Lim from given phases, complex (B, F, S). The wav (B, F * 160) begins with `fixed` (B, T)."""
+        last = torch.zeros_like(target)
         for _ in range(self.iterations):
-            found = self._analyse(self._synthesise(target * phase, scale))
+            found = self._analyse(_begun(self._synthesise(target * phase, scale), fixed))
             moved = found + MOMENTUM * (found - last)
             phase, last = moved / (moved.abs() + 1e-9), found
-        return self._synthesise(target * phase, scale)
+        return _begun(self._synthesise(target * phase, scale), fixed)
+
+    def _scale(self, mask: Tensor) -> Tensor:
+        """1 / the summed squares of the windows, (B, F * 160), of frames (B, F); zero where the mask is False."""
+        envelope = overlap_add(mask[..., None] * self.window.square(), MEL_HOP).clamp(min=1e-8)
+        return mask.repeat_interleave(MEL_HOP, dim=1) / envelope
+
+    def _phases(self, frame: int, count: int) -> Tensor:
+        """The starting phases, complex (F, S), of `count` frames from an utterance's frame on."""
+        return self.phases[torch.arange(frame, frame + count, device=self.phases.device) % PHASE_FRAMES]
 
     def _analyse(self, wav: Tensor) -> Tensor:
         """Wav (B, T) -> complex spectrum (B, T / 160, S)."""
@@ -98,6 +136,11 @@ class MelSpectrogram(nn.Module):
         """
         frames = torch.fft.irfft(spectrum, n=FFT)[..., :WINDOW] * self.window
         return overlap_add(frames, MEL_HOP) * scale
+
+
+def _begun(wav: Tensor, fixed: Tensor) -> Tensor:
+    """A wav (B, T) whose first samples are `fixed`."""
+    return torch.cat([fixed, wav[:, fixed.shape[1] :]], dim=1) if fixed.shape[1] else wav
 
 
 def overlap_add(frames: Tensor, hop: int) -> Tensor:

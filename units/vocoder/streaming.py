@@ -14,9 +14,45 @@ from torch import Tensor
 
 from units.audio import HOP
 from units.vocoder.errors import VocoderError, VocoderReason
+from units.vocoder.heads.frames import run_frames
+from units.vocoder.heads.mel_blocks import MelBlocks
+from units.vocoder.heads.mel_generator import MelNetwork
 from units.vocoder.heads.unit_network import UnitNetwork
 
+NOTHING = torch.zeros(0, dtype=torch.long)
 FADE = HOP  # samples of the cross-fade at each join of a stream with too little lookahead
+
+
+class UnitTimer:
+    """Gives each unit of an utterance its duration, as soon as the units that decide it are there."""
+
+    def __init__(self, network: UnitNetwork | MelNetwork) -> None:
+        self._network = network
+        self._units: list[int] = []  # units without durations yet, after enough earlier ones to predict the first
+        self._timed = 0  # how many of self._units are such earlier ones
+
+    def add(self, ids: Tensor, durations: Tensor | None, last: bool = False) -> tuple[Tensor, Tensor]:
+        """Add units int64 (U,), with durations in frames, or None to predict them.
+
+        Args:
+            last: whether no more will come.
+
+        Returns: the units that now have durations, and these, int64 (U,) each.
+        """
+        if durations is not None:
+            return ids, durations
+        self._units += ids.tolist()
+        context = self._network.unit_context
+        ready = len(self._units) - (0 if last else context.right)
+        if ready <= self._timed:
+            return NOTHING, NOTHING
+        row = torch.tensor([self._units], device=next(self._network.parameters()).device)
+        log_durations = self._network.log_durations(row, torch.ones_like(row, dtype=torch.bool))
+        new = slice(self._timed, ready)
+        timed = row[0, new].cpu(), self._network.whole_frames(log_durations)[0, new].cpu()
+        dropped = max(0, ready - context.left)
+        self._units, self._timed = self._units[dropped:], ready - dropped
+        return timed
 
 
 class UnitStream:
@@ -41,10 +77,7 @@ class UnitStream:
                     VocoderReason.INVALID_SETTING, f"lookahead is {lookahead}; it is a number of frames, 0 or more"
                 )
             self._right = min(lookahead, self._right)
-        self._units: list[
-            int
-        ] = []  # units without durations yet, after enough earlier ones to predict the first of them
-        self._timed = 0  # how many of self._units are such earlier ones
+        self._timer = UnitTimer(network)
         self._frames = torch.zeros(0, dtype=torch.long)  # the unit of each frame
         self._done = 0  # how many of self._frames have been returned as sound
         # an exact stream must not cross-fade: its guess of the next frame had one frame too little context
@@ -60,30 +93,16 @@ class UnitStream:
 
         Returns: the wav (T,) that can now be synthesised; T may be 0.
         """
-        self._add(ids, durations, last=False)
+        self._add(*self._timer.add(ids, durations))
         return self._synthesise(len(self._frames) - self._right)
 
     def finish(self) -> np.ndarray:
         """End the utterance; returns the rest of the wav (T,)."""
-        self._add(torch.zeros(0, dtype=torch.long), None, last=True)
+        self._add(*self._timer.add(NOTHING, None, last=True))
         return self._synthesise(len(self._frames))
 
-    def _add(self, ids: Tensor, durations: Tensor | None, last: bool) -> None:
-        if durations is not None:
-            self._frames = torch.cat([self._frames, ids.repeat_interleave(durations)])
-            return
-        self._units += ids.tolist()
-        context = self._network.unit_context
-        ready = len(self._units) - (0 if last else context.right)
-        if ready <= self._timed:
-            return
-        row = torch.tensor([self._units], device=self._network.dict.weight.device)
-        log_durations = self._network.log_durations(row, torch.ones_like(row, dtype=torch.bool))
-        predicted = self._network.whole_frames(log_durations)[0]
-        new = slice(self._timed, ready)
-        self._frames = torch.cat([self._frames, row[0, new].repeat_interleave(predicted[new]).cpu()])
-        dropped = max(0, ready - context.left)
-        self._units, self._timed = self._units[dropped:], ready - dropped
+    def _add(self, ids: Tensor, durations: Tensor) -> None:
+        self._frames = torch.cat([self._frames, ids.repeat_interleave(durations)])
 
     def _synthesise(self, ready: int) -> np.ndarray:
         """The wav of the frames up to `ready` that has not been returned yet."""
@@ -104,6 +123,22 @@ class UnitStream:
         weight = np.arange(1, count + 1, dtype=np.float32) / (count + 1)
         wav[:count] = weight * wav[:count] + (1 - weight) * self._guess[:count]
         return wav
+
+
+class MelStream:
+    """One utterance of the head "mel", synthesised block by block."""
+
+    def __init__(self, network: MelNetwork) -> None:
+        self._timer, self._blocks = UnitTimer(network), MelBlocks(network.generator, network.generator.block)
+
+    def push(self, ids: Tensor, durations: Tensor | None = None) -> np.ndarray:
+        """As UnitStream.push."""
+        return self._blocks.push(*run_frames(*self._timer.add(ids, durations))).numpy()
+
+    def finish(self) -> np.ndarray:
+        """As UnitStream.finish."""
+        rest = self._blocks.push(*run_frames(*self._timer.add(NOTHING, None, last=True)))
+        return torch.cat([rest, self._blocks.finish()]).numpy()
 
 
 class WholeStream:

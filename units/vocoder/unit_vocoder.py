@@ -27,9 +27,10 @@ from units.audio import FRAME_RATE, SAMPLE_RATE
 from units.codebook import Codebook, Units
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HeadConfig, MelGeneratorConfig
+from units.vocoder.heads.mel_generator import MelNetwork
 from units.vocoder.heads.unit_network import UnitNetwork
 from units.vocoder.published import named_settings
-from units.vocoder.streaming import UnitStream, WholeStream
+from units.vocoder.streaming import MelStream, UnitStream, WholeStream
 from units.vocoder.vocoder_folder import HEADS, read_vocoder, write_vocoder
 
 AT_ONCE = 32  # rows of a padded batch on an accelerator
@@ -213,8 +214,11 @@ class UnitVocoder(nn.Module):
         Raises: as decode; VocoderError if `lookahead` is negative.
         """
         row = self.check_speaker(speaker)
+        stream: UnitStream | MelStream | WholeStream
         if self.network.context is None:
-            stream: UnitStream | WholeStream = WholeStream(self._decode_whole)
+            stream = WholeStream(self._decode_whole)
+        elif isinstance(self.network, MelNetwork):
+            stream = MelStream(self.network)
         else:
             stream = UnitStream(self.network, row, lookahead)
         count = 0

@@ -1,5 +1,6 @@
 """The `units-vocode` command: units to wavs.
 
+    units-extract a.wav | units-vocode - a.out.wav                        # one utterance, by the package's codec
     units-vocode units.txt out --vocoder runs/toy/vocoder                 # out/ID.wav for each line
     units-vocode runs/toy/units/train out --vocoder runs/toy/vocoder      # a whole unit set
     units-vocode units.txt out --vocoder vocoder.pt --vocoder-config config.json --speaker 2     # a published vocoder
@@ -12,14 +13,16 @@ be the name of a file, such as `a/` or one of 300 letters, gets another one, whi
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -31,7 +34,12 @@ from units.runtime.file_names import FileNames
 from units.runtime.progress import progress
 from units.runtime.provenance import content_hash, fingerprint
 from units.runtime.refusals import Refusal, counted
+from units.shipped import CODEC
 from units.vocoder.vocode_lines import Line, read_lines, read_set
+
+if TYPE_CHECKING:
+    from units.dataset.unit_set import UnitSet
+    from units.vocoder.unit_vocoder import UnitVocoder
 
 PLAN, REFUSED = "vocode.json", "refused.jsonl"
 AT_ONCE = 64  # utterances passed to the vocoder, which sorts them by length
@@ -41,8 +49,8 @@ AT_ONCE = 64  # utterances passed to the vocoder, which sorts them by length
 class VocodeConfig:
     """How units are vocoded."""
 
-    vocoder: Path
-    """a vocoder folder, or a published vocoder.pt"""
+    vocoder: Path | None = None
+    """a vocoder folder, or a published vocoder.pt; that of the package's codec if not given"""
     vocoder_config: Path | None = None
     """JSON config of a published vocoder; config.json beside it if not given"""
     speaker: str = "0"
@@ -53,6 +61,11 @@ class VocodeConfig:
     """cpu, cuda, or cuda:N"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the convolutions; float32 is exact, bfloat16 is faster and is not; the head "mel" has float32 only"""
+
+    @property
+    def folder(self) -> Path:
+        """The vocoder that is used."""
+        return CODEC / "vocoder" if self.vocoder is None else self.vocoder
 
 
 @dataclass(frozen=True)
@@ -66,11 +79,11 @@ class Vocoded:
 
 @command("units-vocode", flat=True)
 def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
-    """Vocode units: write OUT/ID.wav, 16 kHz, for each utterance.
+    """Vocode units: write OUT/ID.wav, 16 kHz, for each utterance, or the one utterance to OUT if it ends in .wav.
 
     Args:
-        source: a unit set, or a text file with one utterance a line
-        out: folder for the wavs
+        source: a unit set, a text file with one utterance a line, or - for such lines on stdin
+        out: folder for the wavs, or the name of one .wav
         config: how units are vocoded
 
     Returns: SOME_REFUSED if a line could not be vocoded.
@@ -78,40 +91,72 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     Raises: FileNotFoundError or ValueError if the source, the vocoder or the device cannot be used, or if `out` was
         begun with other options.
     """
-    import torch
-
     from units.dataset.unit_set import COMPLETION_FILE, read_unit_set
     from units.runtime.precision import check_device
-    from units.vocoder.unit_vocoder import UnitVocoder
 
     check_device(config.device)
+    if str(source) == "-" or out.suffix == ".wav":
+        return _vocode_text(source, out, config)
     if not source.exists():
         raise FileNotFoundError(f"no unit set or text file at {source}")
     unit_set = read_unit_set(source) if source.is_dir() else None
     if unit_set and not config.durations:
         raise ValueError(f"--no-durations is for text files; the unit set {source} has durations")
-    # a published vocoder does not name its codebook; with a unit set, the user states that the two belong together
-    vocoder = UnitVocoder.from_pretrained(
-        config.vocoder,
-        config.device,
-        config.vocoder_config,
-        unit_set.codebook if unit_set else None,
-        getattr(torch, config.dtype),
-    )
+    vocoder, speaker = _opened(config, unit_set)
     if unit_set:
-        vocoder.codebook.check_same(unit_set.codebook, f"the vocoder {config.vocoder}", f"the unit set {source}")
-    by_number = config.speaker.isdecimal() and config.speaker not in vocoder.speakers
-    speaker = int(config.speaker) if by_number else config.speaker
-    vocoder.check_speaker(speaker)
+        vocoder.codebook.check_same(unit_set.codebook, f"the vocoder {config.folder}", f"the unit set {source}")
     contents = (source / COMPLETION_FILE if unit_set else source).read_bytes()
     old = {"vocoder": lambda: old_weights_hash(vocoder.network.state_dict())}
     check_begun(out / PLAN, _plan(contents, config, speaker), old)
     if unit_set:
         lines, total = read_set(unit_set), len(unit_set)
     else:
-        lines = read_lines(source, vocoder.codebook, config.durations)
+        lines = read_lines(io.BytesIO(contents), vocoder.codebook, config.durations)
         total = sum(1 for line in contents.split(b"\n") if line.strip())
-    done = vocode(lines, out, partial(vocoder.decode_batch, speaker=speaker), total)
+    return _report(vocode(lines, out, partial(vocoder.decode_batch, speaker=speaker), total), out)
+
+
+def _opened(config: VocodeConfig, unit_set: UnitSet | None = None) -> tuple[UnitVocoder, int | str]:
+    """The vocoder, and the speaker as its functions take it."""
+    import torch
+
+    from units.vocoder.unit_vocoder import UnitVocoder
+
+    # a published vocoder does not name its codebook; with a unit set, the user states that the two belong together
+    codebook = unit_set.codebook if unit_set else None
+    dtype = getattr(torch, config.dtype)
+    vocoder = UnitVocoder.from_pretrained(config.folder, config.device, config.vocoder_config, codebook, dtype)
+    by_number = config.speaker.isdecimal() and config.speaker not in vocoder.speakers
+    speaker = int(config.speaker) if by_number else config.speaker
+    vocoder.check_speaker(speaker)
+    return vocoder, speaker
+
+
+def _vocode_text(source: Path, out: Path, config: VocodeConfig) -> int | None:
+    """Vocode the lines of a text file or of stdin, without a plan: to OUT/ID.wav, or the only one to OUT."""
+    if source.is_dir():
+        raise ValueError(f"{source} is a unit set of many utterances; OUT is a folder, not {out}")
+    vocoder, speaker = _opened(config)
+    contents = sys.stdin.buffer if str(source) == "-" else source.open("rb")
+    with contents:
+        lines = list(read_lines(contents, vocoder.codebook, config.durations))
+    if not lines:
+        raise ValueError(f"there are no units in {'stdin' if str(source) == '-' else source}")
+    decode = partial(vocoder.decode_batch, speaker=speaker)
+    if out.suffix != ".wav":
+        return _report(vocode(lines, out, decode, len(lines)), out)
+    if len(lines) > 1:
+        raise ValueError(f"there are {len(lines)} utterances, and {out} is one wav; give a folder")
+    [line] = lines
+    if isinstance(line, Refusal):
+        raise ValueError(line.detail)
+    [wav] = decode([line.units])
+    print(f"{len(wav) / SAMPLE_RATE:.1f} s -> {save_wav(out, wav)}")
+    return None
+
+
+def _report(done: Vocoded, out: Path) -> int | None:
+    """Print what a run did; returns the exit code."""
     print(f"{done.wavs} wavs, {done.seconds:.1f} s, {counted(Counter(str(r.reason) for r in done.refused))} -> {out}")
     return SOME_REFUSED if done.refused else None
 
@@ -120,7 +165,7 @@ def _plan(contents: bytes, config: VocodeConfig, speaker: int | str) -> dict:
     """Everything that decides the wavs: a run resumes only if its plan is the same."""
     return {
         "source": hashlib.sha256(contents).hexdigest()[:16],
-        "vocoder": weights_hash(config.vocoder),
+        "vocoder": weights_hash(config.folder),
         "speaker": speaker,
         "durations": config.durations,
         "dtype": config.dtype,

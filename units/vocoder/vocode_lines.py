@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import PurePosixPath
+from typing import IO, TYPE_CHECKING
 
 from units import notation
 from units.codebook import Codebook, Units
@@ -45,32 +45,29 @@ class Line:
     units: Units
 
 
-def read_lines(path: Path, codebook: Codebook, durations: bool = True) -> Iterator[Line | Refusal]:
-    """The utterances of a text file, in order. A line without an id gets its number: `00001`, `00002`, ...
+def read_lines(file: IO[bytes], codebook: Codebook, durations: bool = True) -> Iterator[Line | Refusal]:
+    """The utterances of a text, in order. A line without an id gets its number: `00001`, `00002`, ...
 
     Args:
-        path: the text file.
+        file: the text, open for reading.
         codebook: of the units.
         durations: False if each id stands for one frame of 20 ms; True leaves the durations to the vocoder.
-
-    Raises: FileNotFoundError.
     """
     seen: set[str] = set()
-    with path.open("rb") as file:
-        for number, content in enumerate(file, 1):
-            text = content.removeprefix(BOM) if number == 1 else content
-            if not text.strip():
-                continue
-            name = f"{number:05d}"
-            try:
-                name, spelled = _split(_decoded(text), name)
-                if name in seen:
-                    raise RefusedError(VocodeReason.SAME_ID, f"the id {name!r} is used twice; ids are unique")
-                seen.add(name)
-                check_id(name)
-                yield Line(name, _read_units(spelled, codebook, durations))
-            except RefusedError as error:
-                yield refusal_of(name, error, f"line {number}: {error}")
+    for number, content in enumerate(file, 1):
+        text = content.removeprefix(BOM) if number == 1 else content
+        if not text.strip():
+            continue
+        name = f"{number:05d}"
+        try:
+            name, spelled = _split(_decoded(text), name)
+            if name in seen:
+                raise RefusedError(VocodeReason.SAME_ID, f"the id {name!r} is used twice; ids are unique")
+            seen.add(name)
+            check_id(name)
+            yield Line(name, _read_units(spelled, codebook, durations))
+        except RefusedError as error:
+            yield refusal_of(name, error, f"line {number}: {error}")
 
 
 def _decoded(content: bytes) -> str:

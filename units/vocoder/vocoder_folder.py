@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -115,6 +116,8 @@ def _read_config(path: Path) -> VocoderFiles:
     unknown = set(given) - {field.name for field in dataclasses.fields(settings)}
     if unknown:
         raise VocoderError(VocoderReason.INVALID_CONFIG, f"{path}: the head {head!r} has no settings {sorted(unknown)}")
+    if settings is MelGeneratorConfig:  # release 0.1.0 had no blocks, and its vocoders keep their sound
+        given = {"block_frames": 0, **given}
     with named_settings(path):
         return VocoderFiles(codebook, settings(**given), speakers, {}, path, path.with_name(WEIGHTS))
 
@@ -157,8 +160,14 @@ def _read_published(weights: Path, config: Path, codebook: Codebook | None) -> V
 def write_vocoder(
     folder: Path, codebook: Codebook, settings: HeadConfig, speakers: tuple[str, ...], network: nn.Module
 ) -> None:
-    """Write a vocoder folder. config.json comes last, so its presence means complete. Inverse of read_vocoder."""
+    """Write a vocoder folder. config.json comes last, so its presence means complete. Inverse of read_vocoder.
+
+    Weights are written in half precision if that loses nothing.
+    """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    if all(torch.equal(halves[name].to(tensor.dtype), tensor) for name, tensor in state.items()):
+        state = halves
     with written_whole(folder / WEIGHTS, "wb") as file:
         file.write(save(state))
     config: dict = {"codebook": dataclasses.asdict(codebook), "head": settings.head}

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperModel
 
 from units.audio import num_frames, save_wav
@@ -166,3 +167,14 @@ def test_a_short_window_keeps_the_states_of_30_seconds():
             states = model(mel, output_hidden_states=True).hidden_states[3][0]
         between = (states[: len(found)] + states[1 : len(found) + 1]) / 2  # ours lie 12.5 ms later
         assert torch.cosine_similarity(found, between).mean() > 0.9
+
+
+def test_the_table_of_positions_is_computed_and_not_saved(tmp_path: Path) -> None:
+    features = WhisperFeatures(tiny_whisper().encoder, 1, "tiny")
+    features.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert len(saved) == 19 and not [name for name in saved if "positions" in name]
+    wav = np.random.default_rng(0).standard_normal(9000).astype(np.float32) / 10
+    [opened] = WhisperFeatures.from_pretrained(tmp_path, 1)([wav])
+    [before] = features([wav])
+    assert torch.equal(opened, before)

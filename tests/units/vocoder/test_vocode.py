@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -265,3 +266,24 @@ def test_a_run_that_0_1_0_began_is_finished(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as ended:
         vocode(tmp_path / "units.txt", tmp_path / "out", vocoder)
     assert ended.value.code == WRONG_CALL
+
+
+def test_lines_of_stdin_become_one_wav_or_a_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def typed(text: str, *options: object) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        main.cli(["-", *map(str, options), "--vocoder", str(folder)])
+
+    typed("<sosp><1><2><7><eosp>\n", tmp_path / "a.wav")
+    (wav,) = spoken(tmp_path).values()
+    codebook = UnitVocoder.from_pretrained(folder).codebook
+    whole = UnitVocoder.from_pretrained(folder).decode(Units((1, 2, 7), None, codebook))
+    np.testing.assert_allclose(wav, whole, atol=1e-4)
+    typed("x|1 2\ny|3\n", tmp_path / "many")
+    assert set(spoken(tmp_path / "many")) == {"x", "y"}
+    for text, message in (("1\n2\n", "2 utterances"), ("", "no units in stdin"), ("word", "'word' are not units")):
+        with pytest.raises(SystemExit) as ended:
+            typed(text, tmp_path / "b.wav")
+        assert ended.value.code == WRONG_CALL and message in capsys.readouterr().err
+    assert not (tmp_path / "b.wav").exists()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from tiny_vocoders import CODEBOOK, HEADS, HIFIGAN, VOCOS, K, draw_units, loud_v
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
+from units.vocoder.heads.mel_blocks import BlockInverse
+from units.vocoder.mel import MelSpectrogram
 from units.vocoder.streaming import FADE
 from units.vocoder.unit_vocoder import AT_ONCE, UnitVocoder, _groups
 
@@ -130,8 +134,71 @@ def test_a_join_is_cross_faded() -> None:
     np.testing.assert_allclose(second[FADE - 1], whole[-1], atol=0.05)
 
 
-def test_the_head_mel_returns_everything_at_the_end() -> None:
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("block", [1, 3, 16])
+@pytest.mark.parametrize("sizes", [[1], [10], [100], [3, 1, 17]])
+def test_a_stream_of_the_head_mel_is_the_whole_bit_by_bit(sizes: list[int], block: int, known: bool) -> None:
+    vocoder = UnitVocoder(CODEBOOK, dataclasses.replace(MEL, block_frames=block)).eval()
+    draw = random.Random(block)
+    for longest in (1, 3, 60):
+        units = draw_units(draw, longest, known)
+        whole = vocoder.decode(units)
+        wavs = list(vocoder.stream(pieces(units, sizes)))
+        assert all(len(wav) for wav in wavs)
+        np.testing.assert_array_equal(np.concatenate(wavs), whole)
+        assert np.isfinite(whole).all() and np.abs(whole).max() <= 1
+
+
+def test_the_head_mel_streams_within_its_delay() -> None:
+    """After n frames of input it has returned at least n - delay frames of audio, in whole blocks."""
     vocoder = UnitVocoder(CODEBOOK, MEL).eval()
+    units = Units((1, 2, 3, 4, 5) * 8, (5,) * 40, CODEBOOK)
+    wait = round(vocoder.delay_ms / 20)
+    assert wait == 15 + 4 + 3  # a block but one frame, Griffin-Lim's look ahead, and the network's reach
+    pushed, returned, seen = [0], 0, []
+
+    def counted() -> Iterator[Units]:
+        for piece in pieces(units, [1]):
+            seen.append((pushed[0], returned))
+            pushed[0] += 5
+            yield piece
+
+    for wav in vocoder.stream(counted()):
+        returned += len(wav)
+    assert returned == 200 * 320
+    for frames, samples in seen:
+        assert samples % (16 * 320) == 0 and samples >= (frames - wait) * 320, (frames, samples)
+
+
+def test_a_block_continues_the_block_before() -> None:
+    """A steady tone has no step and no dip where blocks meet."""
+    spectrogram = MelSpectrogram(80, iterations=40)
+    tone = 0.3 * torch.sin(2 * math.pi * 220 * torch.arange(160 * 320) / 16_000)
+    inverse = BlockInverse(spectrogram, 32)
+    log_mels = spectrogram(tone[None])[0]
+    wav = torch.cat([*(inverse.push(part) for part in log_mels.split(7)), inverse.finish()])
+    assert len(wav) == len(tone)
+    level = wav[1600:-1600].unfold(0, 800, 160).square().mean(1).sqrt()  # 50 ms windows, 10 ms apart
+    assert level.min() > 0.8 * level.median()
+    steps = wav.diff().abs()
+    joins = torch.arange(32 * 160, len(wav) - 1600, 32 * 160) - 1
+    assert steps[joins].max() < 1.5 * steps.quantile(0.99)
+
+
+def test_a_mel_vocoder_of_an_earlier_release_keeps_its_sound(tmp_path: Path) -> None:
+    whole = UnitVocoder(CODEBOOK, dataclasses.replace(MEL, block_frames=0)).eval()
+    folder = whole.save_pretrained(tmp_path / "old")
+    config = json.loads((folder / "config.json").read_text())
+    del config["generator"]["block_frames"]
+    (folder / "config.json").write_text(json.dumps(config))
+    units = draw_units(random.Random(7), 20)
+    opened = UnitVocoder.from_pretrained(folder)
+    assert opened.delay_ms == math.inf
+    np.testing.assert_array_equal(opened.decode(units), whole.decode(units))
+
+
+def test_without_blocks_the_head_mel_returns_everything_at_the_end() -> None:
+    vocoder = UnitVocoder(CODEBOOK, dataclasses.replace(MEL, block_frames=0)).eval()
     assert vocoder.delay_ms == math.inf
     for known in (True, False):
         units = draw_units(random.Random(4), 20, known)

@@ -102,10 +102,13 @@ class MelGeneratorConfig:
     """Mel bands."""
     griffin_lim_iterations: int = 40
     """Iterations of phase reconstruction. More are clearer and slower."""
+    block_frames: int = 16
+    """Unit frames of 20 ms that are inverted together, each block continuing the sound of the one before, so that sound
+    can be streamed. 0 inverts whole utterances, as release 0.1.0 did."""
 
     def __post_init__(self) -> None:
-        least = {"width": 1, "slow_blocks": 0, "fast_blocks": 0, "kernel": 1, "expansion": 1, "mels": 1}
-        check_least(self, {**least, "griffin_lim_iterations": 0})
+        check_least(self, dict.fromkeys(("width", "kernel", "expansion", "mels"), 1))
+        check_least(self, dict.fromkeys(("slow_blocks", "fast_blocks", "griffin_lim_iterations", "block_frames"), 0))
         check_odd(self, "kernel")
 
 

@@ -33,6 +33,7 @@ class ConvNeXtDurationPredictor(nn.Module):
         self.unit = nn.Embedding(num_units, width)
         self.blocks = nn.ModuleList(ConvNeXtBlock(width, kernel, 3) for _ in range(blocks))
         self.head = nn.Linear(width, 1)
+        self.context = Context(blocks * (kernel // 2), blocks * (kernel // 2))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Units int64 (B, U) and mask bool (B, U) -> log(frames) (B, U)."""

@@ -1,4 +1,4 @@
-"""The head "mel": ConvNeXt blocks predict log-mels from units, and Griffin-Lim makes a wav of them.
+"""The head "mel": ConvNeXt blocks predict log-mels from units, and Griffin-Lim makes a wav of them, block by block.
 
 It trains in minutes on a laptop; the waveform heads sound more natural. Padding never changes a result: every block
 reads zeros beyond the end of a row, as it does when the row is alone.
@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from units.vocoder.heads.configs import MelGeneratorConfig
 from units.vocoder.heads.convnext import ConvNeXtBlock
-from units.vocoder.heads.duration_predictors import ConvNeXtDurationPredictor
-from units.vocoder.heads.frames import Frames
+from units.vocoder.heads.duration_predictors import Context, ConvNeXtDurationPredictor
+from units.vocoder.heads.frames import Frames, run_frames
+from units.vocoder.heads.mel_blocks import AHEAD, MelBlocks
 from units.vocoder.mel import MelSpectrogram
 
 
@@ -25,6 +27,9 @@ class MelGenerator(nn.Module):
     def __init__(self, num_units: int, config: MelGeneratorConfig) -> None:
         super().__init__()
         width = config.width
+        self.block = config.block_frames
+        # unit frames to each side that the log-mels of a frame depend on
+        self.reach = config.kernel // 2 * config.slow_blocks + -(-(config.kernel // 2 * config.fast_blocks) // 2)
         self.unit = nn.Embedding(num_units, width)
         self.run = nn.Linear(2, width)
         self.slow = self._blocks(config.slow_blocks, config)
@@ -58,9 +63,21 @@ class MelGenerator(nn.Module):
 
         Returns: a wav (sum(durations) * 320,) for each row.
         """
-        device = self.head.weight.device
+        if self.block:
+            return [self._in_blocks(*run_frames(*row)) for row in rows]
         # one row at a time, for the reason given in MelSpectrogram.invert; the network is a tenth of the work
-        return self.spectrogram.invert([self(Frames.lay_out([row], device))[0] for row in rows])
+        return self.spectrogram.invert([self.log_mels(*run_frames(*row)) for row in rows])
+
+    def _in_blocks(self, ids: Tensor, runs: Tensor) -> Tensor:
+        """Frames of a whole utterance to a wav, as a stream of them gives it."""
+        blocks = MelBlocks(self, self.block)
+        return torch.cat([blocks.push(ids, runs), blocks.finish()])
+
+    def log_mels(self, ids: Tensor, runs: Tensor) -> Tensor:
+        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2)."""
+        device = self.head.weight.device
+        inside = torch.ones(1, len(ids), dtype=torch.bool, device=device)
+        return self(Frames(ids[None].to(device), runs[None].to(device), inside))[0]
 
     def loss(self, frames: Frames, log_mels: Tensor) -> Tensor:
         """Mean absolute error against log-mels (B, 2 N, M), without the padding."""
@@ -72,13 +89,20 @@ class MelGenerator(nn.Module):
 class MelNetwork(nn.Module):
     """The network of a vocoder with the head "mel": generator and duration predictor, for one speaker."""
 
-    context = None  # Griffin-Lim makes every sample depend on the whole utterance, so nothing can be streamed
     has_duration_predictor = True
 
     def __init__(self, num_units: int, config: MelGeneratorConfig) -> None:
         super().__init__()
         self.generator = MelGenerator(num_units, config)
         self.durations = ConvNeXtDurationPredictor(num_units)
+        reach, block = self.generator.reach, config.block_frames
+        # None: Griffin-Lim over a whole utterance makes every sample depend on all of it, so nothing can be streamed
+        self.context = Context(block + reach, block - 1 + AHEAD // 2 + reach) if block else None
+
+    @property
+    def unit_context(self) -> Context:
+        """The neighbouring units that a unit's predicted duration depends on."""
+        return self.durations.context
 
     def log_durations(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Units int64 (B, U) and mask bool (B, U) -> log(frames) (B, U)."""

@@ -59,6 +59,9 @@ def train(
     vocoder = training.vocoder.eval()
     if training.rank == 0:
         _calibrate(vocoder, data.units)
+        if recipe.weights == "float16":
+            for weight in vocoder.network.parameters():
+                weight.data = weight.data.half().float()  # so that the folder holds them in half precision
         vocoder.save_pretrained(out)
     return vocoder
 

@@ -102,6 +102,8 @@ class VocoderRecipe:
     """Adversarial training; the head "mel" does not use it."""
     multi_speaker: bool = False
     """One row of a speaker table for each speaker of the manifest."""
+    weights: Literal["float32", "float16"] = "float32"
+    """Precision of the weights in the finished folder; float16 is half as large."""
     workers: int | None = None
     """Worker processes that make batches, for each device. 0 makes them in the training process, the default on a CPU;
     the default for a GPU is up to 8."""

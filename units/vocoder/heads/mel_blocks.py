@@ -1,0 +1,133 @@
+"""The head "mel" block by block, so that sound begins while units still arrive.
+
+An utterance is cut into blocks of fixed length. The log-mels of a block are computed from its frames and from those
+around it, as far as the network reaches. Griffin-Lim then runs on a block and AHEAD mel frames behind it: the sound
+before the block stays as it is, and the phases start from the sound that the block before expected. So each block
+continues the one before, and an utterance that arrives in pieces gives the very samples that it gives as a whole.
+
+N unit frames (50 a second), F mel frames (100 a second), M mels, S spectrum bins, T samples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from units.vocoder.mel import MEL_HOP, MelSpectrogram
+
+if TYPE_CHECKING:
+    from units.vocoder.heads.mel_generator import MelGenerator
+
+PAST = 8  # mel frames before a block whose sound is kept fixed; more than a window reaches back
+AHEAD = 8  # mel frames behind a block that are inverted with it
+FADE = 2 * MEL_HOP  # samples over which a block takes over from what the block before expected
+
+
+class MelBlocks:
+    """One utterance of the head "mel": frames in, sound out, a block at a time."""
+
+    def __init__(self, generator: MelGenerator, block: int) -> None:
+        """
+        Args:
+            generator: the network.
+            block: unit frames of a block.
+        """
+        self._generator, self._block, self._reach = generator, block, generator.reach
+        self._inverse = BlockInverse(generator.spectrogram, 2 * block)
+        self._ids = torch.zeros(0, dtype=torch.long)  # (N,) of the frames from self._first on
+        self._runs = torch.zeros(0, 2)
+        self._first = 0  # the utterance's frame that self._ids begins with
+        self._next = 0  # the first frame whose log-mels are not computed yet
+
+    def push(self, ids: Tensor, runs: Tensor) -> Tensor:
+        """Add frames: their units int64 (N,) and run features (N, 2). Returns the sound (T,) that they complete."""
+        self._ids, self._runs = torch.cat([self._ids, ids]), torch.cat([self._runs, runs])
+        sound = []
+        while self._waiting >= self._size + self._reach:
+            sound.append(self._inverse.push(self._log_mels()))
+        return torch.cat(sound) if sound else torch.zeros(0)
+
+    def finish(self) -> Tensor:
+        """End the utterance; returns the rest of its sound (T,)."""
+        sound = []
+        while self._waiting:
+            sound.append(self._inverse.push(self._log_mels()))
+        return torch.cat([*sound, self._inverse.finish()])
+
+    @property
+    def _waiting(self) -> int:
+        """Frames whose log-mels are not computed yet."""
+        return self._first + len(self._ids) - self._next
+
+    @property
+    def _size(self) -> int:
+        """Frames whose log-mels are computed next. The first are more, as the first block needs AHEAD of them."""
+        return self._block if self._next else self._block + AHEAD // 2
+
+    def _log_mels(self) -> Tensor:
+        """Log-mels (F, M) of the next frames."""
+        size = min(self._size, self._waiting)
+        start = max(self._first, self._next - self._reach)
+        window = slice(start - self._first, self._next - self._first + size + self._reach)
+        log_mels = self._generator.log_mels(self._ids[window], self._runs[window])
+        own = log_mels[2 * (self._next - start) :][: 2 * size]
+        self._next += size
+        dropped = max(0, self._next - self._reach - self._first)
+        self._ids, self._runs, self._first = self._ids[dropped:], self._runs[dropped:], self._first + dropped
+        return own
+
+
+class BlockInverse:
+    """Log-mels to sound, a block at a time."""
+
+    def __init__(self, spectrogram: MelSpectrogram, block: int) -> None:
+        """
+        Args:
+            spectrogram: the transform to invert.
+            block: mel frames of a block.
+        """
+        self._spectrogram, self._block = spectrogram, block
+        device = spectrogram.window.device
+        self._magnitudes = torch.zeros(0, spectrogram.phases.shape[1], device=device)  # PAST frames, and what waits
+        self._past = torch.zeros(0, device=device)  # the last samples that were returned
+        self._expected = torch.zeros(0, device=device)  # the samples after them, as the last block has them
+        self._done = 0  # mel frames that were returned
+
+    def push(self, log_mels: Tensor) -> Tensor:
+        """Add log-mels (F, M). Returns the sound (T,) that they complete."""
+        self._magnitudes = torch.cat([self._magnitudes, self._spectrogram.block_magnitudes(log_mels)])
+        return self._blocks(self._block + AHEAD)
+
+    def finish(self) -> Tensor:
+        """End the utterance; returns the rest of its sound (T,)."""
+        return self._blocks(1)
+
+    def _blocks(self, least: int) -> Tensor:
+        sound = []
+        while len(self._magnitudes) - len(self._past) // MEL_HOP >= least:
+            sound.append(self._sound())
+        return torch.cat(sound) if sound else torch.zeros(0)
+
+    def _sound(self) -> Tensor:
+        """The sound of the next block."""
+        kept = len(self._past) // MEL_HOP
+        target = self._magnitudes[: kept + self._block + AHEAD]
+        before = torch.cat([self._past, self._expected])
+        wav = self._spectrogram.continued(target, before, len(self._past), self._done - kept)
+        new = min(self._block, len(target) - kept) * MEL_HOP
+        sound = _faded(self._expected, wav[len(self._past) :])
+        self._expected = sound[new:]
+        self._done += new // MEL_HOP
+        returned = torch.cat([self._past, sound[:new]])
+        dropped = max(0, len(returned) // MEL_HOP - PAST)
+        self._past, self._magnitudes = returned[dropped * MEL_HOP :], self._magnitudes[dropped:]
+        return sound[:new].clamp(-1, 1).cpu()
+
+
+def _faded(expected: Tensor, wav: Tensor) -> Tensor:
+    """Cross-fade from the expected samples (T,) to the wav (T,)."""
+    count = min(FADE, len(expected), len(wav))
+    weight = torch.arange(1, count + 1, device=wav.device) / (count + 1)
+    return torch.cat([weight * wav[:count] + (1 - weight) * expected[:count], wav[count:]])
