@@ -189,6 +189,13 @@ def run(units: Path, out: Path | None, config: QualityConfig) -> None:
     if config.wav and config.picture:
         print(_draw(unit_set, config.wav, config.picture, aligned, config))
     quality = measure(unit_set, aligned, config.pairs, config.seed)
+    if config.encoder:
+        from units.dataset.perturbed_units import perturbed_distances
+        from units.encoder.unit_encoder import UnitEncoder
+
+        encoder = UnitEncoder.from_pretrained(config.encoder)
+        distances = perturbed_distances(unit_set, encoder, config.perturbed, config.seed)
+        quality = dataclasses.replace(quality, sentences=(*quality.sentences, *distances))
     print(report(quality))
     if out:
         with written_whole(out) as file:

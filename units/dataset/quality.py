@@ -2,10 +2,12 @@
 
     units-quality units/dev
     units-quality units/dev --alignments textgrids/ --out quality.json
+    units-quality units/dev --encoder runs/toy/unit_encoder
     units-quality units/dev --wav a.wav --picture a.png
 
 `--alignments` is a table of id, start, end, label, or a folder of TextGrids. Without it no purity is reported, and
-units are compared with speakers and transcripts, if the set has them. The figures are computed in
+units are compared with speakers and transcripts, if the set has them. With --encoder the recordings are encoded again,
+clean and perturbed: another vocal tract, another speed, noise, a room. The figures are computed in
 `units/dataset/measures.py`.
 """
 

@@ -21,6 +21,10 @@ class QualityConfig:
     """of each kind of pair, how many pairs of utterances are compared at most"""
     seed: int = 0
     """decides which"""
+    encoder: Path | None = None
+    """the unit encoder of the set: its recordings are encoded again, clean and perturbed"""
+    perturbed: int = 100
+    """how many recordings are perturbed, at most"""
     wav: Path | None = None
     """the audio of an utterance of the set, for a picture"""
     picture: Path | None = None
@@ -33,6 +37,7 @@ class QualityConfig:
     def __post_init__(self) -> None:
         check_types(self)
         check_range("pairs", self.pairs, 0)
+        check_range("perturbed", self.perturbed, 1)
         check_range("begin", self.begin, 0)
         check_range("seed", self.seed, 0, 2**32 - 1)
         if (self.wav is None) != (self.picture is None):

@@ -81,7 +81,7 @@ def compare_speakers(
         len(named), mutual_information(true), entropy(true.sum(1)), mutual_information(chance)
     )
     return information, tuple(
-        _distance(kind, [(ids[i], ids[j]) for i, j in found]) for kind, found in pairs.items() if found
+        mean_distance(kind, [(ids[i], ids[j]) for i, j in found]) for kind, found in pairs.items() if found
     )
 
 
@@ -109,7 +109,8 @@ def sample_pairs(
     return {kind: draw.sample(sorted(chosen), min(most, len(chosen))) for kind, chosen in found.items()}
 
 
-def _distance(kind: str, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> SentenceDistance:
+def mean_distance(kind: str, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> SentenceDistance:
+    """The mean edit distance of pairs of units, each divided by the longer length."""
     found = [
         edit_distance(one, two) / max(len(one), len(two), 1) for one, two in progress(pairs, desc=kind, unit="pairs")
     ]

@@ -79,7 +79,7 @@ class UnitVocoder(nn.Module):
 
     @property
     def delay_ms(self) -> float:
-        """Sound that an exact stream holds back, in ms: the network's right context; infinite for the head "mel"."""
+        """Sound that an exact stream holds back, in ms, at most; infinite for the head "mel" without blocks."""
         context = self.network.context
         return math.inf if context is None else context.right * 1000 / FRAME_RATE
 
@@ -200,14 +200,14 @@ class UnitVocoder(nn.Module):
         """Decode units while further ones are being generated; the joined wavs equal `decode` of all units.
 
         The last `delay_ms` of a piece wait for the next piece, and so do its last units where durations are predicted.
-        The head "mel" returns everything at the end.
+        The head "mel" returns whole blocks; of a vocoder without blocks everything comes at the end.
 
         Args:
             pieces: consecutive units of one utterance, such as 10 or 40 at a time; all with durations, or none.
             predict_durations: as in decode.
             speaker: as in decode.
-            lookahead: frames of 20 ms to wait for. Fewer than `delay_ms` return sound sooner, but not exactly; joins
-                are then cross-faded over 20 ms.
+            lookahead: of a waveform head: frames of 20 ms to wait for. Fewer than `delay_ms` return sound sooner, but
+                not exactly; joins are then cross-faded over 20 ms.
 
         Yields: wavs, float32 (T,), none of them empty.
 
