@@ -74,6 +74,6 @@ def test_another_encoder_and_a_set_without_audio_are_refused(
     with pytest.raises(CodebookMismatch):
         perturbed_distances(read_unit_set(unit_set), other)
     mute = UnitRecord("a", Units((1, 2), (1, 1), encoder.codebook), 720)
-    write_unit_set(tmp_path / "mute", encoder.codebook, [mute])
+    write_unit_set(tmp_path / "mute", [mute], encoder.codebook)
     with pytest.raises(ValueError, match="does not say where the audio of 'a' lies"):
         perturbed_distances(read_unit_set(tmp_path / "mute"), encoder)
