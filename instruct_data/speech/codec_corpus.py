@@ -8,8 +8,8 @@
 | `answers.jsonl` | the answer voice | |
 | `voices.jsonl` | all other TTS voices | |
 | `encoder.jsonl` | both, and segments of the readers' recordings, repeated to READERS_SHARE | the codebook |
-| `vocoder_units.jsonl` | the answer voice, and a perturbed copy of each utterance | the vocoder's units |
-| `vocoder_sound.jsonl` | the same ids, with the sound of the originals | the vocoder's targets |
+| `vocoder_units.jsonl` | the answer voice, and a perturbed copy of each utterance, with pauses | the vocoder's units |
+| `vocoder_sound.jsonl` | the same ids, with the sound that they should have | the vocoder's targets |
 
 A killed run continues where it stopped. Two TTS voices are left out, so that what is measured on them is measured on
 unheard voices.
@@ -127,10 +127,9 @@ def main(
         utterances += repeated(list(reader_segments(readers)), len(utterances))
     write_manifest(out / "encoder.jsonl", utterances)
     originals = list(read_manifest(spoken[0].manifest))
-    copies = perturbed_copies(originals, out / "perturbed", workers, seed)
-    targets = [dataclasses.replace(copy, audio=one.audio) for copy, one in zip(copies, originals)]
+    copies, sounds = perturbed_copies(originals, out / "perturbed", workers, seed)
     write_manifest(out / "vocoder_units.jsonl", originals + copies)
-    print(write_manifest(out / "vocoder_sound.jsonl", originals + targets))
+    print(write_manifest(out / "vocoder_sound.jsonl", originals + sounds))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from instruct_data.speech import codec_corpus
 from instruct_data.speech.codec_corpus import ANSWER_VOICE, UNHEARD, repeated, voice_lines
 from instruct_data.speech.open_sentences import ONE_LETTER, open_sentences
-from instruct_data.speech.perturbed_copies import perturbed, perturbed_copies
+from instruct_data.speech.perturbed_copies import perturbed, perturbed_copies, with_pauses
 from instruct_data.speech.speak import Line
 from units.audio import load_wav, num_frames, save_wav
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
@@ -51,17 +51,30 @@ def test_a_copy_keeps_its_frames_in_place() -> None:
 
 def test_copies_are_made_once_and_depend_on_seed_and_id(tmp_path: Path) -> None:
     clean = [Utterance(name, save_wav(tmp_path / f"{name}.wav", voice())) for name in ("a", "b")]
-    copies = perturbed_copies(clean, tmp_path / "one", workers=1, seed=1)
-    assert [copy.id for copy in copies] == ["a-p", "b-p"]
+    copies, sounds = perturbed_copies(clean, tmp_path / "one", workers=1, seed=1)
+    assert [u.id for u in copies] == [u.id for u in sounds] == ["a-p", "b-p"]
     first, second = (load_wav(copy.audio) for copy in copies)
     assert not np.array_equal(first, second)  # the same sound, perturbed otherwise
+    assert [len(load_wav(sound.audio)) for sound in sounds] == [len(first), len(second)]
     Path(copies[0].audio).unlink()
     before = Path(copies[1].audio).stat().st_mtime_ns
-    again = perturbed_copies(clean, tmp_path / "one", workers=1, seed=1)
+    again, _ = perturbed_copies(clean, tmp_path / "one", workers=1, seed=1)
     np.testing.assert_array_equal(load_wav(again[0].audio), first)
     assert Path(copies[1].audio).stat().st_mtime_ns == before
-    other = perturbed_copies(clean, tmp_path / "two", workers=1, seed=2)
+    other, _ = perturbed_copies(clean, tmp_path / "two", workers=1, seed=2)
     assert not np.array_equal(load_wav(other[0].audio), first)
+
+
+def test_pauses_are_silence_and_nothing_is_lost() -> None:
+    wav = voice()
+    lengths = set()
+    for seed in range(20):
+        longer = with_pauses(wav, np.random.default_rng(seed))
+        lengths.add(len(longer))
+        kept = longer[longer != 0]
+        np.testing.assert_array_equal(kept, wav[wav != 0])
+        assert len(wav) <= len(longer) <= len(wav) + 3 * 0.8 * 16_000
+    assert len(lengths) > 10
 
 
 def test_the_manifests_of_a_small_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,8 +96,9 @@ def test_the_manifests_of_a_small_corpus(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(encoder) == 6 + len(people) and len(people) == 4  # two segments of the recording, twice
     assert 0.3 < len(people) / len(encoder) < 0.5
     assert [u.id for u in units] == [u.id for u in sound] == ["a000000", "a000001", "a000000-p", "a000001-p"]
-    assert [u.audio for u in sound[2:]] == [u.audio for u in sound[:2]] == [u.audio for u in units[:2]]
-    assert all("perturbed" in str(u.audio) for u in units[2:])
+    assert [u.audio for u in sound[:2]] == [u.audio for u in units[:2]]
+    assert [Path(u.audio).name for u in units[2:]] == ["a000000-p.wav", "a000001-p.wav"]
+    assert [Path(u.audio).name for u in sound[2:]] == ["a000000-s.wav", "a000001-s.wav"]
 
 
 def test_unheard_voices_and_the_answer_voice_are_among_no_other_lines(monkeypatch: pytest.MonkeyPatch) -> None:
