@@ -92,7 +92,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=[f"{package}{inside}" for package in PACKAGES for inside in ("", ".*")]),
     package_data={
-        "units": ["py.typed", "runtime/page.css", "starter/**/*", "configs/*.yaml"],
+        "units": ["py.typed", "runtime/page.css", "starter/**/*", "codec/**/*", "configs/*.yaml"],
         "speechgpt": ["py.typed", "serve/page.html"],
         "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "describe/*.jinja"],
         "stages": ["py.typed", "configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
