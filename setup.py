@@ -73,6 +73,7 @@ COMMANDS = {
     "eval-resynthesis": "eval.resynthesis",
     "eval-report": "eval.report.card",
     "eval-compare": "eval.compare",
+    "eval-qa-set": "eval.qa_sets",
     "blsp-train": "variants.blsp.train",
     "blsp-continuation": "variants.blsp.continuation",
     "blsp-text-tasks": "variants.blsp.text_tasks",

@@ -21,9 +21,17 @@ from eval.asr import EvaluationASR, open_asr
 from eval.test_set import NotMeasured, TestSet
 from instruct_data.speech.tts_voice import TTSVoice
 from instruct_data.speech.voices import open_voice
-from instruct_data.text.completion import Chat, Completion, CompletionError, EndpointModel, LocalModel, TruncatedText
+from instruct_data.text.completion import (
+    Chat,
+    Completion,
+    CompletionError,
+    EndpointModel,
+    LocalModel,
+    TruncatedText,
+    local_model,
+)
 from instruct_data.text.spoken.form import speakable
-from speechgpt.answers import Answer, Capability, NotSupported, Piece, Sound
+from speechgpt.answers import Answer, Capability, Likelihood, NotSupported, Piece, Sound
 from speechgpt.dialogue import Message
 from speechgpt.sampling import Sampling
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav
@@ -126,6 +134,21 @@ class Cascade:
     def chat_batch(self, questions: Sequence[str], sampling: Sampling = Sampling()) -> list[str]:
         """As chat, for several questions."""
         return list(self._replies(questions, sampling))
+
+    def text_likelihoods(self, texts: Sequence[str], contexts: Sequence[str]) -> list[Likelihood]:
+        """Log-likelihood of plain texts under a local LLM. See speechgpt.answers.ScoresText."""
+        if isinstance(self.llm, EndpointModel):
+            raise NotMeasured(f"{self.llm.url} does not say how likely a text is; give the LLM's folder")
+        from speechgpt.generation.likelihood import Row, log_likelihoods
+
+        tokenizer, model = local_model(self.llm.folder, self.llm.device)
+        start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+        def encode(text: str) -> list[int]:
+            return tokenizer.encode(text, add_special_tokens=False)
+
+        rows = [Row(start + encode(before), encode(text)) for text, before in zip(texts, contexts)]
+        return log_likelihoods(model, rows)
 
     def _answers(self, questions: Sequence[Sound], sampling: Sampling, history: Sequence[Message] = ()) -> list[Answer]:
         transcripts = self.transcribe_batch(questions)

@@ -17,7 +17,7 @@ from eval.asr import EvaluationASR
 from eval.judge import Judge
 from eval.model import AdaptedModel, NoAnswer
 from eval.test_set import NotMeasured, TestItem, TestSet
-from speechgpt.answers import Answer, Capability, NotSupported, ScoresSpeech, SpeechModel
+from speechgpt.answers import Answer, Capability, NotSupported, ScoresSpeech, ScoresText, SpeechModel
 from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE
 from units.runtime.progress import progress
@@ -160,6 +160,14 @@ class Measurement:
         model = self.model.model if isinstance(self.model, AdaptedModel) else self.model
         if not isinstance(model, ScoresSpeech):
             raise NotMeasured(f"the model {self.model.name} does not say how likely a sound is (no `likelihoods`)")
+        return model
+
+    @property
+    def text_scorer(self) -> ScoresText:
+        """The model as one that says how likely a text is. Raises NotMeasured if it cannot."""
+        model = self.model.model if isinstance(self.model, AdaptedModel) else self.model
+        if not isinstance(model, ScoresText):
+            raise NotMeasured(f"the model {self.model.name} does not say how likely a text is (no `text_likelihoods`)")
         return model
 
     @property

@@ -31,6 +31,10 @@ FILES = (
     "chats.jsonl",
     "text.txt",
     "corpus.json",
+    "qa.jsonl",
+    "texts.txt",
+    "choices.jsonl",
+    "harmful.txt",
     GRAMMAR,
     OLD_GRAMMAR,
 )
@@ -200,6 +204,17 @@ class TestSet:
         Raises: as answers.
         """
         return self.answers.get(question) or self._answers_by_words.get(" ".join(words(question)))
+
+    @cached_property
+    def accepted(self) -> dict[str, list[str]]:
+        """Id of a question -> the answers that count as right, from qa.jsonl.
+
+        Raises:
+            NotMeasured: there is no such file.
+            FileError: a line is something else.
+        """
+        rows = json_lines(self.file("qa.jsonl"), {"id": str, "answers": list})
+        return {row["id"]: [str(answer) for answer in row["answers"]] for _, row in rows}
 
     @cached_property
     def facts(self) -> dict:

@@ -114,6 +114,18 @@ class ScoresSpeech(Protocol):
 
 
 @runtime_checkable
+class ScoresText(Protocol):
+    """A model that can say how likely a text is."""
+
+    def text_likelihoods(self, texts: Sequence[str], contexts: Sequence[str]) -> list[Likelihood]:
+        """The log-likelihood of each text behind its context ("" for none), on its own.
+
+        Raises:
+            ValueError: a text is longer than the context window.
+        """
+
+
+@runtime_checkable
 class SpeechModel(Protocol):
     """A model that takes speech or text and returns text, speech, or both.
 
@@ -121,7 +133,8 @@ class SpeechModel(Protocol):
     context) raises ValueError, a missing file FileNotFoundError.
 
     A model may also have a method `preload()`, which loads what would otherwise be loaded at first use (the server
-    calls it), and `likelihoods` (see ScoresSpeech), which evaluation calls.
+    calls it), and `likelihoods` and `text_likelihoods` (see ScoresSpeech and ScoresText), which
+    evaluation calls.
     """
 
     @property

@@ -212,6 +212,14 @@ class SpeechGPT:
         rows = [Row(context, vocab.encode(units)[1:-1]) for units in self._encoded(sounds)]
         return log_likelihoods(self.model, rows)
 
+    def text_likelihoods(self, texts: Sequence[str], contexts: Sequence[str]) -> list[Likelihood]:
+        """Log-likelihood of plain texts, outside the dialogue template. See speechgpt.answers.ScoresText."""
+        encode, bos = self.dialogue.encode_text, self.dialogue.text.tokenizer.bos_token_id
+        start = [] if bos is None else [bos]
+        return log_likelihoods(
+            self.model, [Row(start + encode(before), encode(text)) for text, before in zip(texts, contexts)]
+        )
+
     def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:
         """Read a text aloud."""
         return self.say_batch([text], sampling)[0]

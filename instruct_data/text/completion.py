@@ -213,7 +213,7 @@ class LocalModel:
             yield from enumerate(self._batch(prompts[first : first + self.at_once]), first)
 
     def _batch(self, prompts: Sequence[Prompt]) -> list[str]:
-        tokenizer, model = _local_model(self.folder, self.device)
+        tokenizer, model = local_model(self.folder, self.device)
         texts = [_rendered(tokenizer, prompt) for prompt in prompts]
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
         batch.pop("token_type_ids", None)
@@ -246,7 +246,8 @@ def _end_tokens(model: Any) -> set[int]:
 
 
 @functools.lru_cache(maxsize=2)  # the measured LLM, and the one that judges it
-def _local_model(folder: str, device: str) -> tuple[Any, Any]:
+def local_model(folder: str, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model of a folder or hub id; opened once."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

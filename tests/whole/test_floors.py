@@ -35,7 +35,7 @@ ROOMS = {
         "measurement",
         "tasks",
         "evaluation report",
-        "run resynthesis compare",
+        "run resynthesis compare qa_sets",
     ),
 }
 FILE_LINES = 500

@@ -1,0 +1,69 @@
+"""latency: questions answered one at a time as a stream; seconds until the first text and the first sound."""
+
+from __future__ import annotations
+
+import time
+
+from eval.likelihood.pairs import mean_score
+from eval.measurement import FAULTS_OF_THE_MODEL, FIRST_CANDIDATE, Measurement, refusal, resampled
+from eval.tasks.task import NO_LISTENER, Figure, Outcome, Task
+from eval.test_set import NotMeasured, TestItem, spread
+from speechgpt.answers import answer_pieces
+from units.audio import SAMPLE_RATE
+from units.runtime.progress import progress
+
+NUM_TIMED = 10  # questions
+
+
+def run(measurement: Measurement) -> Outcome:
+    """Mean seconds until the first sound; also until the first text and until the end.
+
+    Without self-verification, which hears the whole sound before any is given. The question has ended before the clock
+    starts: recording and network are not in it.
+    """
+    measurement.require("answer")
+    details: list[dict] = []
+    for item in progress(spread(measurement.test_set.test, NUM_TIMED), desc="timing streams", unit="questions"):
+        try:
+            if not details:
+                _timed(measurement, item)  # warm up
+            details.append(_timed(measurement, item))
+        except FAULTS_OF_THE_MODEL:
+            raise
+        except (ValueError, OSError) as error:
+            measurement.refused[item.id] = refusal(item, error)
+    figures = {
+        name: mean_score(row[name] for row in details if row[name] is not None)
+        for name in ("first_text", "first_sound", "whole")
+    }
+    if not figures["whole"].n:
+        raise NotMeasured("every question that was to be timed was refused")
+    return Outcome(figures.pop("first_sound"), details, NO_LISTENER, figures)
+
+
+def _timed(measurement: Measurement, item: TestItem) -> dict:
+    """Seconds from the question to each part of the answer; None for a part that did not come."""
+    wav = resampled(item.wav(), SAMPLE_RATE, measurement.model.sample_rate)
+    found: dict[str, float | None] = {"first_text": None, "first_sound": None}
+    start = time.perf_counter()
+    for piece in answer_pieces(measurement.model, wav, FIRST_CANDIDATE):
+        now = time.perf_counter() - start
+        for name, came in (("first_text", bool(piece.text)), ("first_sound", piece.wav is not None)):
+            if came and found[name] is None:
+                found[name] = now
+    return {"id": item.id, **found, "whole": time.perf_counter() - start}
+
+
+TASK = Task(
+    "latency",
+    run,
+    "first_sound_seconds",
+    higher_is_better=False,
+    version=1,
+    figures=(
+        Figure("first_sound", "seconds until the first sound of an answer", unit="s"),
+        Figure("first_text", "seconds until the first text", "first_text", unit="s"),
+        Figure("whole_answer", "seconds until the whole answer, streamed", "whole", unit="s"),
+    ),
+    optional=True,
+)
