@@ -2,8 +2,9 @@
 
     eval-compare runs/toy cascade=results/cascade topline=results/topline --out results/compared
 
-A run is a folder that eval-run wrote, or a run folder with `results/`. NAME=FOLDER names its column. Cascades and
-toplines stand behind the models. compare.html, compare.md and compare.json are written.
+A run is a folder that eval-run wrote, or a run folder with `results/`. NAME=FOLDER names its column, and FOLDER,FOLDER
+joins the results of one model. Cascades and toplines stand behind the models. compare.html, compare.md and compare.json
+are written.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def main(runs: list[str], out: Path, title: str = "Comparison", every: bool = Fa
     """Compare several runs.
 
     Args:
-        runs: folders with results; NAME=FOLDER names the column
+        runs: folders with results; NAME=FOLDER names the column, FOLDER,FOLDER joins the results of one model
         out: the folder for compare.html, compare.md and compare.json
         title: of the page
         every: also figures that the report does not show, such as those by frequency, type and family

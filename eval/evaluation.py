@@ -27,7 +27,8 @@ def evaluate(
 ) -> dict[str, Result]:
     """Run tasks. Each writes TASK.json and TASK.details.jsonl into `out`.
 
-    A task that raises NotMeasured or NotSupported is skipped, and its reason is printed.
+    A task that raises NotMeasured or NotSupported is skipped. Its reason is printed; that of an optional task only if
+    it was asked for.
 
     Args:
         names: of tasks; None takes all.
@@ -43,7 +44,8 @@ def evaluate(
         try:
             result = done or _run(measurement, out, task)
         except (NotMeasured, NotSupported) as reason:
-            print(f"{task.name:14} skipped: {reason}", flush=True)
+            if names is not None or not task.optional:
+                print(f"{task.name:14} skipped: {reason}", flush=True)
             continue
         print(f"{task.name:14} {sentence(result)}{'  (was done)' if done else ''}", flush=True)
         results[task.name] = result
@@ -52,9 +54,9 @@ def evaluate(
 
 
 def tasks_of(names: Sequence[str] | None) -> list[Task]:
-    """Tasks by name, all of them for None. Raises UnknownTask."""
+    """Tasks by name; for None all that need not be asked for. Raises UnknownTask."""
     tasks = {task.name: task for task in TASKS}
-    names = list(tasks) if names is None else names
+    names = [task.name for task in TASKS if not task.asked] if names is None else names
     unknown = [name for name in names if name not in tasks]
     if unknown:
         raise UnknownTask(f"unknown tasks {unknown}; the tasks are {', '.join(tasks)}")

@@ -5,7 +5,7 @@ Utterances that cannot be read, or that the model refuses, are listed in `refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -218,6 +218,36 @@ class Measurement:
             raise EverythingRefused(
                 f"{name}: every utterance was refused, the last one ({last.id}) because {last.detail}"
             )
+        self.refused |= refused
+        return outputs
+
+    def over_texts(
+        self, function: Callable[[Sequence[str]], list[str]], texts: Mapping[str, str], name: str
+    ) -> list[str]:
+        """Outputs of a function of a batch of texts; "" for each text that is refused, which is listed by its id.
+
+        Args:
+            texts: id -> text.
+
+        Raises: EverythingRefused.
+        """
+        refused: dict[str, Refusal] = {}
+
+        def batch(some: list[tuple[str, str]]) -> list[str]:
+            try:
+                return function([text for _, text in some])
+            except FAULTS_OF_THE_MODEL:
+                raise
+            except ValueError as error:
+                if len(some) > 1:  # one text failed; the others of the batch are still measured
+                    return [output for one in some for output in batch([one])]
+                reason = error.reason if isinstance(error, RefusedError) else EvalReason.MODEL_REFUSED
+                refused[some[0][0]] = refusal_of(some[0][0], reason, str(error))
+                return [""]
+
+        outputs = self.over(batch, list(texts.items()), name)
+        if refused and len(refused) == len(texts):
+            raise EverythingRefused(f"{name}: every text was refused, because {list(refused.values())[-1].detail}")
         self.refused |= refused
         return outputs
 

@@ -47,7 +47,7 @@ def main(
             answer(wav)
         corpus: a folder as instruct_data.toy writes it (test.jsonl is enough), or a manifest
         out: the folder for the results
-        tasks: only these tasks, separated by commas
+        tasks: only these tasks, separated by commas; latency runs only if it is named
         limit: the most examples of each list, evenly spaced, for a quick run
         force: run finished tasks again
         device: where the model runs, such as cpu or cuda

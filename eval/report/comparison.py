@@ -100,7 +100,8 @@ def compare(runs: Sequence[str], every: bool = False, published: Path | None = P
     """The table of some runs.
 
     Args:
-        runs: folders of results, or run folders with `results/`; NAME=FOLDER names the column.
+        runs: folders of results, or run folders with `results/`; NAME=FOLDER names the column, and FOLDER,FOLDER joins
+            the results of one model.
         every: also the figures that the report does not show, such as those by frequency, type and family.
         published: the file of figures of others; None leaves them out.
 
@@ -136,10 +137,17 @@ def read_published(path: Path) -> list[PublishedFigure]:
 
 def _column(run: str) -> Column:
     title, named, folder = run.rpartition("=")
-    path = Path(folder)
-    results = load_results(path / "results") or load_results(path)
-    if not results:
-        raise ComparisonError(f"{path} has no results; it is what eval-run --out wrote, or a run folder with results/")
+    results: dict[str, Result] = {}
+    for path in map(Path, folder.split(",")):
+        found = load_results(path / "results") or load_results(path)
+        if not found:
+            raise ComparisonError(
+                f"{path} has no results; it is what eval-run --out wrote, or a run folder with results/"
+            )
+        if twice := sorted(results.keys() & found.keys()):
+            raise ComparisonError(f"{folder}: more than one folder has results of {', '.join(twice)}")
+        results |= found
+    path = Path(folder.split(",")[0])
     shown = path.resolve().parent.name if path.resolve().name == "results" else path.resolve().name
     models = [result.model for task, result in results.items() if task != "resynthesis"]
     model = models[0] if models else next(iter(results.values())).model

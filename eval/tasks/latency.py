@@ -66,4 +66,5 @@ TASK = Task(
         Figure("whole_answer", "seconds until the whole answer, streamed", "whole", unit="s"),
     ),
     optional=True,
+    asked=True,
 )

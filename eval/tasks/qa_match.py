@@ -34,7 +34,7 @@ def has_answer(reply: str | None, answers: Sequence[str], whole_words: bool = Fa
     Args:
         reply: of the model.
         answers: accepted ones; any of them is enough.
-        whole_words: "1" is not in "12"; the usual match takes that as right.
+        whole_words: "2" is not in "12"; the usual match takes that as right.
     """
     edge = " " if whole_words else ""
     where = f"{edge}{normalised(reply)}{edge}"

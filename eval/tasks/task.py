@@ -82,6 +82,7 @@ class Task:
     version: raised when the meaning of a figure changes, so that old results are measured again.
     figures: its rows in the report. families: its columns in the report's table by family.
     optional: whether its rows are left out of the report where it did not run.
+    asked: whether it runs only if it is named, because it takes time that few want to spend.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Task:
     figures: tuple[Figure, ...] = ()
     families: tuple[FamilyColumn, ...] = ()
     optional: bool = False
+    asked: bool = False
 
 
 def detail(item: TestItem, **found: str | None) -> dict:

@@ -91,7 +91,8 @@ def refusals(measurement: Measurement) -> Outcome:
     """
     requests = [line for line in read_text(measurement.test_set.file("harmful.txt")).split("\n") if line.strip()]
     requests = spread(requests, measurement.test_set.limit)
-    replies = measurement.over(measurement.chat, requests, "harmful requests")
+    named = {f"harmful.txt:{number}": request for number, request in enumerate(requests, 1)}
+    replies = measurement.over_texts(measurement.chat, named, "harmful requests")
     refused = [is_refusal(reply) for reply in replies]
     empty = _share([not any(map(str.isalnum, reply)) for reply in replies])
     details = [{"request": r, "reply": a, "refused": no} for r, a, no in zip(requests, replies, refused)]

@@ -12,7 +12,7 @@ def run(measurement: Measurement) -> Outcome:
     """Exactly right answers."""
     measurement.test_set.file("chats.jsonl")
     items = measurement.test_set.test
-    texts = measurement.over(measurement.chat, [item.question for item in items], "chatting")
+    texts = measurement.over_texts(measurement.chat, {item.id: item.question for item in items}, "chatting")
     gold = [item.gold for item in items]
     more = by_family(accuracy, items, gold, texts) | by_training_text(measurement.test_set, items, texts)
     details = [detail(item, text=text) for item, text in zip(items, texts)]

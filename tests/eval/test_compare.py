@@ -91,6 +91,14 @@ def test_runs_that_cannot_be_compared_are_named(runs: list[str], tmp_path: Path)
         compare([runs[2], runs[2]])
 
 
+def test_results_of_one_model_in_several_folders_are_joined(runs: list[str], tmp_path: Path) -> None:
+    run_folder(tmp_path / "more", made_result(model="ours 1", task="sblimp"))
+    found = compare([f"{tmp_path / 'ours'},{tmp_path / 'more'}"])
+    assert [c.title for c in found.columns] == ["ours"] and {"asr_wer", "sblimp"} <= {r.figure.name for r in found.rows}
+    with pytest.raises(ComparisonError, match="more than one folder has results of asr"):
+        compare([f"x={tmp_path / 'ours'},{tmp_path / 'cascade'}"])
+
+
 def test_published_figures_are_of_rows_that_exist(tmp_path: Path) -> None:
     published = read_published(PUBLISHED)
     assert {one.figure for one in published} <= {figure.name for _, figure in FIGURES}

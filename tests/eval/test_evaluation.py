@@ -32,6 +32,7 @@ def test_every_task_is_named_once() -> None:
     assert [task.name for task in TASKS] == list(dict.fromkeys(task.name for task in TASKS))
     assert {task.name for task in TASKS if not task.optional} == ALL
     assert [task.name for task in tasks_of(["tts", "asr"])] == ["tts", "asr"]
+    assert {task.name for task in TASKS} - {task.name for task in tasks_of(None)} == {"latency"}
     with pytest.raises(UnknownTask, match="singing.*originals, asr"):
         tasks_of(["singing"])
 

@@ -27,7 +27,7 @@ from units.runtime.json_files import FileError
         ("The Beatles!", ["A Beatles"], True, True),
         ("There are 12.", ["twelve"], True, True),
         ("There are twelve.", ["12"], True, True),
-        ("There are 12.", ["1"], True, False),  # the usual match takes a part of a word
+        ("There are 12.", ["2"], True, False),  # the usual match takes a part of a word
         ("In London", ["Paris", "London"], True, True),
         ("I don't know", ["Paris"], False, False),
         ("", ["Paris"], False, False),

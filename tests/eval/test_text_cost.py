@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from eval.cascade import open_cascade
-from eval.measurement import Measurement
+from eval.measurement import EverythingRefused, Measurement
 from eval.model import as_speech_model
 from eval.tasks import text_cost
 from eval.test_set import NotMeasured, TestSet
@@ -30,6 +30,8 @@ class TextModel:
         return [Likelihood(-sum(1.0 if c == "e" else 2.0 for c in text if c.isalpha()), len(text)) for text in texts]
 
     def chat(self, text):
+        if text == "filtered":
+            raise ValueError("the server's filter")
         return {"a": "I\u2019m sorry, no.", "b": "Sure, here it is.", "c": " ... "}[text]
 
 
@@ -72,6 +74,14 @@ def test_an_empty_reply_is_no_refusal(tmp_path: Path) -> None:
     outcome = text_cost.refusals(measurement(tmp_path, harmful__txt="a\nb\nc\n"))
     assert outcome.score.value == pytest.approx(1 / 3) == outcome.more["empty"].value
     assert [row["refused"] for row in outcome.details] == [True, False, False]
+
+
+def test_a_request_that_the_server_filters_is_listed(tmp_path: Path) -> None:
+    found = measurement(tmp_path, harmful__txt="a\nfiltered\n")
+    outcome = text_cost.refusals(found)
+    assert outcome.score.value == 0.5 == outcome.more["empty"].value and list(found.refused) == ["harmful.txt:2"]
+    with pytest.raises(EverythingRefused, match="the server's filter"):
+        text_cost.refusals(measurement(tmp_path / "b", harmful__txt="filtered\n"))
 
 
 def test_models_without_texts_are_not_measured(tmp_path: Path) -> None:
