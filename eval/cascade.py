@@ -139,7 +139,7 @@ class Cascade:
         """Log-likelihood of plain texts under a local LLM. See speechgpt.answers.ScoresText."""
         if isinstance(self.llm, EndpointModel):
             raise NotMeasured(f"{self.llm.url} does not say how likely a text is; give the LLM's folder")
-        from speechgpt.generation.likelihood import Row, log_likelihoods
+        from speechgpt.generation.likelihood import log_likelihoods, text_row
 
         tokenizer, model = local_model(self.llm.folder, self.llm.device)
         start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -147,7 +147,7 @@ class Cascade:
         def encode(text: str) -> list[int]:
             return tokenizer.encode(text, add_special_tokens=False)
 
-        rows = [Row(start + encode(before), encode(text)) for text, before in zip(texts, contexts)]
+        rows = [text_row(encode, start, context, text) for text, context in zip(texts, contexts)]
         return log_likelihoods(model, rows)
 
     def _answers(self, questions: Sequence[Sound], sampling: Sampling, history: Sequence[Message] = ()) -> list[Answer]:

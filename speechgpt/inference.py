@@ -27,7 +27,7 @@ from speechgpt.checkpoint import CheckpointFacts, local_folder
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
 from speechgpt.generation.generate import context_length, draws, generate
-from speechgpt.generation.likelihood import Row, log_likelihoods
+from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published import TEMPLATE, PublishedDialogue
@@ -214,11 +214,10 @@ class SpeechGPT:
 
     def text_likelihoods(self, texts: Sequence[str], contexts: Sequence[str]) -> list[Likelihood]:
         """Log-likelihood of plain texts, outside the dialogue template. See speechgpt.answers.ScoresText."""
-        encode, bos = self.dialogue.encode_text, self.dialogue.text.tokenizer.bos_token_id
+        bos, encode = self.dialogue.text.tokenizer.bos_token_id, self.dialogue.text.encode
         start = [] if bos is None else [bos]
-        return log_likelihoods(
-            self.model, [Row(start + encode(before), encode(text)) for text, before in zip(texts, contexts)]
-        )
+        rows = [text_row(encode, start, context, text) for text, context in zip(texts, contexts)]
+        return log_likelihoods(self.model, rows)
 
     def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:
         """Read a text aloud."""

@@ -19,6 +19,7 @@ from units.runtime.provenance import digest
 from units.runtime.refusals import Reason
 
 NORMALISATIONS = ("mean", "sum")  # log p per token, and of the whole sequence
+SHORTER = "shorter"  # what "sum" would be if every unit were equally likely: the shorter sound wins
 
 
 class SuiteReason(Reason):
@@ -96,10 +97,11 @@ def suite_scores(suite: Suite, scores: Mapping[str, Likelihood]) -> dict[str, Sc
         scores: of each sound, by its name; pairs of which one has no score are left out.
 
     Returns: "mean" and "sum", the two normalisations; "BAND" and "sum/BAND" for each band; "flat" and "sum/flat", the
-        mean over pairs, as slamkit has it, where items have several pairs.
+        mean over pairs, as slamkit has it, where items have several pairs; "shorter", how often the right sound has
+        fewer units: the baseline of "sum".
     """
     figures: dict[str, Score] = {}
-    for normalisation in NORMALISATIONS:
+    for normalisation in (*NORMALISATIONS, SHORTER):
         prefix = "" if normalisation == "mean" else f"{normalisation}/"
         won: dict[Hashable, list[float]] = {}
         bands: dict[str, dict[Hashable, None]] = {}
@@ -107,18 +109,20 @@ def suite_scores(suite: Suite, scores: Mapping[str, Likelihood]) -> dict[str, Sc
             if pair.right in scores and pair.wrong in scores:
                 right, wrong = (value_of(scores[name], normalisation) for name in (pair.right, pair.wrong))
                 won.setdefault(pair.item, []).append(outcome(right, wrong))
-                for band in pair.bands:
+                for band in pair.bands if normalisation != SHORTER else ():
                     bands.setdefault(band, {})[pair.item] = None
         by_item = {item: sum(found) / len(found) for item, found in won.items()}
         figures[normalisation] = mean_score(by_item.values())
         figures |= {f"{prefix}{band}": mean_score(by_item[item] for item in items) for band, items in bands.items()}
-        if not suite.flat:
+        if not suite.flat and normalisation != SHORTER:
             figures[f"{prefix}flat"] = _flat(list(won.values()))
     return figures
 
 
 def value_of(likelihood: Likelihood, normalisation: str) -> float:
-    """Log-probability of a sound under one of NORMALISATIONS."""
+    """Log-probability of a sound under one of NORMALISATIONS; for SHORTER, -1 a unit."""
+    if normalisation == SHORTER:
+        return -float(likelihood.tokens)
     return likelihood.mean if normalisation == "mean" else likelihood.log_probability
 
 

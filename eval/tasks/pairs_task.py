@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eval.likelihood.pairs import Suite, outcome, suite_scores, value_of
+from eval.likelihood.pairs import SHORTER, Suite, outcome, suite_scores, value_of
 from eval.likelihood.scoring import scored_suite
 from eval.likelihood.submitted import SubmittedScores
 from eval.measurement import Measurement
@@ -42,8 +42,14 @@ def measured(measurement: Measurement, suite: Suite) -> Outcome:
 
 
 def both_normalisations(name: str, meaning: str) -> tuple[Figure, ...]:
-    """The rows of the report for the main figure and for the sum."""
+    """The rows of the report for the main figure, for the sum, and for its baseline."""
     return (
         Figure(name, f"{meaning}, log-likelihood per unit", higher_is_better=True),
         Figure(f"{name}_sum", "... of the whole sequence", "sum", higher_is_better=True),
+        Figure(
+            f"{name}_shorter",
+            "... if every unit were equally likely: the baseline of the sum",
+            SHORTER,
+            higher_is_better=None,
+        ),
     )

@@ -11,7 +11,7 @@ V words of the vocabulary, L tokens of the longest sequence of a batch, B sequen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,20 @@ class Row:
 
     context: list[int]
     scored: list[int]
+
+
+def text_row(encode: Callable[[str], list[int]], start: list[int], context: str, text: str) -> Row:
+    """The row of a text behind its context: the tokens of both together, split where those of the context end.
+
+    A space between them goes to the text, where tokenizers of words expect it (lm-evaluation-harness, encode_pair).
+
+    Args:
+        encode: text -> token ids.
+        start: tokens before everything, such as the tokenizer's start.
+    """
+    given = context.rstrip()
+    before, whole = encode(given), encode(context + text)
+    return Row(start + whole[: len(before)], whole[len(before) :])
 
 
 class TooLong(ValueError):

@@ -20,7 +20,7 @@ from eval.results import load_details, load_results
 from eval.spelling import Speaking
 from eval.unit_lm import SpellingError, UnitLM, open_unit_lm
 from speechgpt.answers import Likelihood, ScoresSpeech
-from speechgpt.generation.likelihood import Row, TooLong, log_likelihoods
+from speechgpt.generation.likelihood import Row, TooLong, log_likelihoods, text_row
 from speechgpt.inference import SpeechGPT
 from units.encoder.unit_encoder import UnitEncoder
 
@@ -62,6 +62,14 @@ def test_large_vocabularies_are_scored_in_slices(model: LlamaForCausalLM, monkey
     monkeypatch.setattr("speechgpt.generation.likelihood.SCORES", 200)
     sliced = log_likelihoods(model, rows(5))
     assert [a.log_probability for a in sliced] == pytest.approx([b.log_probability for b in whole], abs=1e-4)
+
+
+def test_a_space_before_a_text_is_the_texts() -> None:
+    def pieces(text: str) -> list[int]:  # a word and the space before it are one token, as in byte-level BPE
+        return [len(piece) for piece in text.replace(" ", "| ").split("|") if piece]
+
+    assert text_row(pieces, [1], "what is ", "five six") == Row([1, 4, 3], [5, 4])
+    assert text_row(pieces, [], "", "five six") == Row([], [4, 4])
 
 
 def test_too_long_is_refused(model: LlamaForCausalLM) -> None:

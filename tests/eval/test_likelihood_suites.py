@@ -67,6 +67,8 @@ def test_swuggy_averages_voices_then_ids(tmp_path: Path) -> None:
     assert figures["mean"].value == pytest.approx(((0 + 0.5) / 2 + 1) / 2)  # 0.625
     # the deviation of (0.75, 1) is 0.1768, over the root of 2
     assert figures["sum"].standard_error == pytest.approx(math.sqrt((0.125**2 * 2) / 1 / 2)) and figures["sum"].n == 2
+    # fewer units: 2 < 10; a tie; a tie
+    assert figures["shorter"].value == pytest.approx(((1 + 0.5) / 2 + 0.5) / 2) and "shorter/flat" not in figures
     assert figures["sum/flat"].value == pytest.approx(2.5 / 3) and figures["sum/flat"].n == 3  # slamkit's mean
     bands = {name: (score.value, score.n) for name, score in figures.items() if "frequency" in name or "length" in name}
     assert bands == {
