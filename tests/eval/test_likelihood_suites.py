@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,19 @@ def test_a_submission_is_read_back_and_faults_are_named(tmp_path: Path) -> None:
         with pytest.raises(SuiteError) as error:
             read_submission(path, suite)
         assert named in str(error.value)
+
+
+def test_a_random_model_scores_a_half_and_its_stated_error_is_true() -> None:
+    pairs = [Pair(f"{i}{v}r", f"{i}{v}w", i) for i in range(150) for v in "ABC"]
+    suite = Suite("made", {}, pairs)
+    names = [name for pair in pairs for name in (pair.right, pair.wrong)]
+    found = []
+    for seed in range(100):
+        draw = random.Random(seed)
+        found.append(suite_scores(suite, {name: Likelihood(-draw.random(), 1) for name in names})["mean"])
+    values = [score.value for score in found]
+    assert abs(statistics.mean(values) - 0.5) < 0.01
+    assert statistics.mean(score.standard_error for score in found) == pytest.approx(statistics.stdev(values), rel=0.25)
 
 
 def test_a_limit_keeps_whole_items(tmp_path: Path) -> None:
