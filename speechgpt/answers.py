@@ -132,9 +132,13 @@ class SpeechModel(Protocol):
     Every method that is missing from `capabilities` raises NotSupported. Bad input (not audio, silent, longer than the
     context) raises ValueError, a missing file FileNotFoundError.
 
-    A model may also have a method `preload()`, which loads what would otherwise be loaded at first use (the server
-    calls it), and `likelihoods` and `text_likelihoods` (see ScoresSpeech and ScoresText), which
-    evaluation calls.
+    A model may also have `likelihoods` and `text_likelihoods` (see ScoresSpeech and ScoresText), which evaluation
+    calls, and these methods, which the server calls:
+
+    - `preload()` loads what would otherwise be loaded at first use.
+    - `share(rows)` makes the model safe to call from several threads, whose work runs as one batch of up to `rows`
+      replies; each gets what it would get alone. A model without it answers one request at a time.
+    - `heard(sound)` gives the message of a spoken question, for the `history` of a later one.
     """
 
     @property

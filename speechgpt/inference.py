@@ -12,7 +12,7 @@ for piece in gpt.stream("question.wav", Sampling(candidates=1)):  # the same, pi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
 from speechgpt.generation.generate import context_length, draws, generate
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
+from speechgpt.generation.shared import Gatherer, share
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published import TEMPLATE, PublishedDialogue
@@ -66,6 +67,8 @@ class SpeechGPT:
         self, model: PreTrainedModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu"
     ) -> None:
         self.model, self.dialogue, self.facts, self.folder, self.device = model, dialogue, facts, folder, device
+        self._encode: Callable[[list[np.ndarray]], list[Units]] = lambda wavs: self.encoder.encode_batch(wavs)
+        self._decode: Callable[[list[Units]], list[np.ndarray]] = lambda units: self.vocoder.decode_batch(units)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str | None = None) -> SpeechGPT:
@@ -149,6 +152,24 @@ class SpeechGPT:
         for part, attribute in ((ENCODER, "encoder"), (VOCODER, "vocoder")):
             if (self.folder / part).is_dir():
                 getattr(self, attribute)
+
+    def share(self, rows: int) -> None:
+        """Let several threads ask at once: their replies are drawn as one batch, their sounds are encoded and made
+        together.
+
+        Args:
+            rows: replies that are drawn at once; others wait.
+        """
+        share(self.model, context_length(self.model), rows)
+        if (self.folder / ENCODER).is_dir():
+            self._encode = Gatherer(self.encoder.encode_batch)
+        if (self.folder / VOCODER).is_dir():
+            self._decode = Gatherer(self.vocoder.decode_batch)
+
+    def heard(self, sound: Sound) -> Message:
+        """A spoken question as a message, for the history of a later one. Raises: as `answer`."""
+        self._require("transcribe")
+        return Message("human", (self._encoded([sound])[0],))
 
     def answer(self, question: Sound, sampling: Sampling = Sampling(), history: Sequence[Message] = ()) -> Answer:
         """Answer a spoken question by the chain of modality: transcript, answer, spoken answer.
@@ -265,7 +286,7 @@ class SpeechGPT:
             if np.abs(wav).max(initial=0.0) < NO_SPEECH:
                 raise AudioError(AudioReason.SILENT, f"{name} is silent; there is nothing to answer")
             self._check_length(name, len(wav))
-        return [units.ids for units in self.encoder.encode_batch(wavs)]
+        return [units.ids for units in self._encode(wavs)]
 
     def _check_length(self, name: object, samples: int) -> None:
         """Refuse audio whose units cannot fit, before encoding it: a unit lasts at least a frame, and rarely ten."""
@@ -304,7 +325,7 @@ class SpeechGPT:
         chosen = self._verified(prompts, drawn, replies, sampling) if sampling.candidates > 1 else {}
         spoken = [chosen[i].units if i in chosen else reply.units for i, reply in enumerate(replies)]
         units = [Units(ids, None, self.codebook) for ids in spoken if ids]
-        sounds = iter(wavs or (self.vocoder.decode_batch(units) if units else []))
+        sounds = iter(wavs or (self._decode(units) if units else []))
         answers = []
         for i, (reply, ids) in enumerate(zip(replies, spoken)):
             candidate, parts = chosen.get(i), replace(reply, units=ids).parts()

@@ -9,6 +9,7 @@ most likely one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +19,8 @@ from transformers import PreTrainedModel
 from speechgpt.answers import Candidate
 from speechgpt.dialogue import Conversation, Dialogue, Message, Rendered
 from speechgpt.generation.generate import context_length, generate, left_padded
-from speechgpt.generation.grammar import Grammar
+from speechgpt.generation.grammar import grammar_of
+from speechgpt.generation.shared import shared
 from speechgpt.prompts import asr_prompt
 from speechgpt.sampling import Sampling
 
@@ -73,7 +75,13 @@ def verify(
         for units, text in zip(spoken, texts, strict=True)
     ]
     fitting = [i for i, r in enumerate(rendered) if len(r.ids) <= context_length(model)]
-    understood = dict(zip(fitting, _most_likely(model, dialogue, [rendered[i] for i in fitting])))
+    together = shared(model)
+    if together is None:
+        likeliest = _most_likely(model, dialogue, [rendered[i] for i in fitting])
+    else:  # other threads' candidates are checked in the same pass
+        work = functools.partial(_most_likely, model, dialogue)
+        likeliest = together.together(("verify", id(dialogue)), [rendered[i] for i in fitting], work)
+    understood = dict(zip(fitting, likeliest))
     return [Candidate(units, understood.get(i)) for i, units in enumerate(spoken)]
 
 
@@ -89,6 +97,6 @@ def _most_likely(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     out = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=written + 1)
     logits = out.logits[:, :-1]
-    text = Grammar(dialogue, "text", logits.shape[-1], model.device).allowed(torch.zeros_like(ids[:1, 0]))
+    text = grammar_of(dialogue, "text", logits.shape[-1], model.device).allowed(torch.zeros_like(ids[:1, 0]))
     likeliest = logits.masked_fill_(~text, float("-inf")).argmax(-1)
     return ((likeliest == ids[:, -written:]) | ~counted).all(1).tolist()

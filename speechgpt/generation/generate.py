@@ -18,7 +18,8 @@ from transformers import (
 )
 
 from speechgpt.dialogue import Dialogue
-from speechgpt.generation.grammar import Form, Grammar
+from speechgpt.generation.grammar import Form, Grammar, grammar_of
+from speechgpt.generation.shared import Draw, check_stop, shared
 from speechgpt.sampling import Sampling
 
 
@@ -43,7 +44,7 @@ def draws(
     Raises:
         ValueError: a prompt leaves no room in the model's context.
     """
-    grammar = Grammar(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
+    grammar = grammar_of(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
     yield from _draws(model, prompts, min(dialogue.ends), dialogue.ended, grammar, sampling)
 
 
@@ -100,14 +101,20 @@ def _draws(
         raise ValueError(
             f"the prompt has {longest} tokens and this model's context is {context}; give less audio or text"
         )
+    choose = _chooser(sampling, model.device)
+    room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    together = shared(model)
+    if together is not None:
+        greedy = sampling.temperature == 0
+        yield from together.draw(Draw(prompts, pad, ended, grammar, choose, greedy, room, embed, observe))
+        return
     ids, mask = left_padded(prompts, pad, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    choose, cache = _chooser(sampling, model.device), None
-    states = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
-    room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
+    states, cache = torch.zeros(len(prompts), dtype=torch.long, device=model.device), None
     replies: list[list[int]] = [[] for _ in prompts]
     given = {"input_ids": ids} if embed is None else {"inputs_embeds": embed(ids)}
     while any(room):
+        check_stop()
         out = model(
             **given,
             attention_mask=mask,

@@ -5,7 +5,8 @@ A grammar is a small automaton over classes of tokens. Each row of a batch has a
 
 from __future__ import annotations
 
-from typing import Literal
+import weakref
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +74,18 @@ class Grammar:
     def after(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The state of each row after a token: (B,), (B,) -> (B,)."""
         return self._after[states, self._class_of[tokens]]
+
+
+_MADE: weakref.WeakKeyDictionary[Any, dict[tuple, Grammar]] = weakref.WeakKeyDictionary()
+
+
+def grammar_of(dialogue: Dialogue, form: Form, rows: int, device: torch.device) -> Grammar:
+    """The grammar of a form; it is made once for each tokenizer. rows: as for Grammar."""
+    made = _MADE.setdefault(dialogue.tokenizer, {})
+    key = (type(dialogue), form, rows, device)
+    if key not in made:
+        made[key] = Grammar(dialogue, form, rows, device)
+    return made[key]
 
 
 def _token_classes(dialogue: Dialogue, rows: int) -> Tensor:
