@@ -196,7 +196,7 @@ clean: ## delete this preset's run folder
 # ---------------------------------------------------------------------------------------------------------------------
 # install
 
-EXTRAS := .[train,eval,real,docs,dev]
+EXTRAS := .[train,eval,serve,real,docs,dev]
 # $(call pip,WHAT): the lines that show progress on the screen, everything in the log. Python compiles what it imports;
 # compiling all 18,000 files beforehand would take a minute.
 # pipefail here too: the make 3.81 of macOS knows no .SHELLFLAGS.

@@ -26,6 +26,13 @@ DATA = ["num2words>=0.5.14", "py3langid>=0.3", "ijson>=3.3", "openai>=2", "espea
 REPORTS = ["jinja2>=3.1", "matplotlib>=3.8"]
 TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
 EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4"]
+SERVE = [
+    "starlette>=0.45",
+    "uvicorn>=0.34",
+    "websockets>=13,<16",  # the openai client's range
+    "python-multipart>=0.0.18",
+    "prometheus-client>=0.21",
+]
 MICROPHONE = ["sounddevice>=0.5"]
 FAIRSEQ = ["fairseq==0.12.2"]
 REAL = ["gguf>=0.17"]  # reads the weights of a small real LLM out of a Python package
@@ -105,6 +112,7 @@ setup(
         "data": DATA + REPORTS,
         "train": TRAIN + DATA + REPORTS,
         "eval": EVAL + REPORTS,
+        "serve": SERVE,
         "microphone": MICROPHONE,
         "fairseq": FAIRSEQ,
         "real": REAL,

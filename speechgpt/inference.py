@@ -26,9 +26,10 @@ from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likel
 from speechgpt.checkpoint import CheckpointFacts, local_folder
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
+from speechgpt.generation.gathering import Gatherer
 from speechgpt.generation.generate import context_length, draws, generate
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
-from speechgpt.generation.shared import Gatherer, share
+from speechgpt.generation.shared import share
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published import TEMPLATE, PublishedDialogue

@@ -18,8 +18,9 @@ from transformers import PreTrainedModel
 
 from speechgpt.answers import Candidate
 from speechgpt.dialogue import Conversation, Dialogue, Message, Rendered
-from speechgpt.generation.generate import context_length, generate, left_padded
+from speechgpt.generation.generate import context_length, generate
 from speechgpt.generation.grammar import grammar_of
+from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import shared
 from speechgpt.prompts import asr_prompt
 from speechgpt.sampling import Sampling

@@ -19,6 +19,7 @@ from transformers import (
 
 from speechgpt.dialogue import Dialogue
 from speechgpt.generation.grammar import Form, Grammar, grammar_of
+from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import Draw, check_stop, shared
 from speechgpt.sampling import Sampling
 
@@ -153,14 +154,6 @@ def generate(
             if token is not None:
                 reply.append(token)
     return replies
-
-
-def left_padded(rows: Sequence[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows of token ids that end together: ids (B, L), and the attention mask (B, L), 0 where there is only padding."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask
 
 
 def _chooser(sampling: Sampling, device: torch.device) -> Callable[[Tensor], Tensor]:

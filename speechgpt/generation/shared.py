@@ -23,9 +23,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicLayer
 
+from speechgpt.generation.gathering import Job, work_together
 from speechgpt.generation.grammar import Grammar
+from speechgpt.generation.padding import left_padded
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,7 +114,7 @@ class Batch:
     @property
     def joins(self) -> bool:
         """Whether rows may be added to it and taken from it: its cache is only keys and values."""
-        layers = getattr(self.cache, "layers", None)
+        layers = getattr(self.cache, "layers", None) or []
         return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
     def keep(self, kept: list[int]) -> None:
@@ -160,7 +162,7 @@ class SharedModel:
         self._model, self._context, self._most_rows = weakref.ref(model), context, most_rows
         self._changed = threading.Condition()
         self._waiting: list[Draw] = []
-        self._jobs: dict[object, list[_Job]] = {}
+        self._jobs: dict[object, list[Job]] = {}
         self._batches: list[Batch] = []
         self._thread: threading.Thread | None = None
 
@@ -188,7 +190,7 @@ class SharedModel:
 
         If the whole fails, each call is worked on alone, so that none fails by another one's item.
         """
-        job = _Job(list(items), work)
+        job = Job(list(items), work)
         self._submit(lambda: self._jobs.setdefault(key, []).append(job))
         return job.result()
 
@@ -205,15 +207,15 @@ class SharedModel:
             while True:
                 with self._changed:
                     while not (self._waiting or self._jobs or self._batches):
-                        if not self._changed.wait(timeout=60):
-                            if not (self._waiting or self._jobs):
-                                self._thread = None  # the next call starts another
-                                return
+                        woken = self._changed.wait(timeout=60)
+                        if not woken and not (self._waiting or self._jobs):
+                            self._thread = None  # the next call starts another
+                            return
                     jobs, self._jobs = self._jobs, {}
                     taken = self._taken()
                 for called in jobs.values():
-                    _work_together(called)
-                self._guarded(taken, lambda: self._join(taken))
+                    work_together(called)
+                self._join(taken)
                 for batch in list(self._batches):
                     draws = list({id(row.draw): row.draw for row in batch.rows}.values())
                     if not self._guarded(draws, lambda batch=batch: self._step(batch)):  # type: ignore[misc]
@@ -224,7 +226,7 @@ class SharedModel:
         """Do some work for draws; its error is theirs."""
         try:
             work()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the model raises is its callers'
             for draw in draws:
                 draw.closed = True
                 draw.steps.put(error)
@@ -250,8 +252,6 @@ class SharedModel:
             self._guarded(group, lambda group=group: self._prefill(group))  # type: ignore[misc]
 
     def _prefill(self, draws: list[Draw]) -> None:
-        from speechgpt.generation.generate import left_padded
-
         model = self._held()
         rows = [Row(draw, number) for draw in draws for number in range(len(draw.prompts))]
         ids, mask = left_padded([row.draw.prompts[row.number] for row in rows], draws[0].pad, model.device)
@@ -374,64 +374,6 @@ def _by_draw(rows: Sequence[Row]) -> list[list[int]]:
     for place, row in enumerate(rows):
         places.setdefault(id(row.draw), []).append(place)
     return list(places.values())
-
-
-class _Job:
-    """One call of `together`."""
-
-    def __init__(self, items: list[Any], work: Callable[[list[Any]], list[Any]]) -> None:
-        self.items, self.work = items, work
-        self._done: SimpleQueue = SimpleQueue()
-
-    def finish(self, found: list[Any] | Exception) -> None:
-        self._done.put(found)
-
-    def result(self) -> list[Any]:
-        found = self._done.get()
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-
-def _work_together(jobs: list[_Job]) -> None:
-    """Do the work of jobs at once; if that fails, of each alone."""
-    try:
-        found = iter(jobs[0].work([item for job in jobs for item in job.items]))
-        results: list[Any] = [[next(found) for _ in job.items] for job in jobs]
-    except Exception as error:
-        results = [error] if len(jobs) == 1 else [_alone(job) for job in jobs]
-    for job, result in zip(jobs, results):
-        job.finish(result)
-
-
-def _alone(job: _Job) -> list[Any] | Exception:
-    try:
-        return job.work(job.items)
-    except Exception as error:
-        return error
-
-
-class Gatherer:
-    """A function of lists that several threads call: while it works for one, the others' items are gathered.
-
-    work: gives a result for each item, the same as for the item alone.
-    """
-
-    def __init__(self, work: Callable[[list[Any]], list[Any]]) -> None:
-        self._work = work
-        self._busy, self._lock = threading.Lock(), threading.Lock()
-        self._waiting: list[_Job] = []
-
-    def __call__(self, items: Sequence[Any]) -> list[Any]:
-        job = _Job(list(items), self._work)
-        with self._lock:
-            self._waiting.append(job)
-        with self._busy:  # whoever comes first works for all that wait
-            with self._lock:
-                jobs, self._waiting = self._waiting, []
-            if jobs:
-                _work_together(jobs)
-        return job.result()
 
 
 _SHARED: weakref.WeakKeyDictionary[PreTrainedModel, SharedModel] = weakref.WeakKeyDictionary()

@@ -22,6 +22,7 @@ class Connection(H11Protocol):
     """An HTTP connection of the server."""
 
     _timer: asyncio.TimerHandle | None = None
+    _refused = _upgraded = False
 
     def connection_made(self, transport: Any) -> None:
         self.app_state = {**self.app_state, "transport": transport}
@@ -33,7 +34,11 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         super().data_received(data)
+        if self._upgraded:  # a WebSocket has the connection now
+            return
         if self.cycle is None or self.cycle.response_complete:
             self._wait()
         else:
@@ -41,10 +46,13 @@ class Connection(H11Protocol):
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         self._stop_waiting()
+        self._upgraded = True
         super().handle_websocket_upgrade(event)
 
     def eof_received(self) -> bool:  # type: ignore[override]
         cycle = self.cycle
+        if self._refused:
+            return False
         if cycle is None or cycle.response_complete:
             if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
                 self.send_400_response("the request ended in its headers")
@@ -73,9 +81,11 @@ class Connection(H11Protocol):
             f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        if not self.transport.is_closing():
-            self.transport.write(head.encode() + body)
-            self.transport.close()
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True  # what still comes is read for a while: the sender could not read the reason otherwise
+        self.transport.write(head.encode() + body)
+        self.loop.call_later(gate.LINGER, self.transport.close)
 
     def _wait(self) -> None:
         """Close the connection if no whole request comes."""

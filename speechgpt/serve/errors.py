@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 
@@ -41,7 +43,7 @@ class ApiError(ValueError):
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What a client is told of an error."""
+    """What a client is told of an error. An error of the server itself is written to its log."""
     from speechgpt.answers import NotSupported
     from speechgpt.serve.work import Busy, Closing
 
@@ -53,8 +55,11 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(503, "the server is stopping", "service_unavailable", headers={"Retry-After": "10"})
     if isinstance(error, NotSupported):
         return ApiError(404, str(error), "not_supported")
+    if isinstance(error, HTTPException):  # of Starlette's router
+        return ApiError(error.status_code, error.detail)
     if isinstance(error, (ValueError, OSError)):
         return ApiError(400, str(error))
+    traceback.print_exception(error)
     return ApiError(500, "the server has failed; its log says why")
 
 

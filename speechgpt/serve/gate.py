@@ -7,9 +7,10 @@ import hmac
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,8 +20,10 @@ from speechgpt.generation.shared import Stopped
 from speechgpt.serve.errors import ApiError, as_api_error, error_response
 from speechgpt.serve.metrics import Metrics
 
+T = TypeVar("T")
 MAX_BODY = 64 << 20  # bytes of a request: half an hour of sound
 CLIENT_TIMEOUT = 60.0  # seconds without a byte from the client, or without one that it takes
+LONGEST_PATH = 8192  # characters
 LINGER = 5.0  # seconds for which the rest of a refused body is read, so that its sender gets the reason
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser sends the key of a WebSocket, which has no headers there
@@ -69,11 +72,8 @@ class Gate:
         except asyncio.CancelledError:
             call.abort()
             raise
-        except Exception as error:
-            refused = as_api_error(error)
-            await call.refuse(refused, scope["path"])
-            if refused.status == 500:
-                raise
+        except Exception as error:  # noqa: BLE001 - every error is a reply
+            await call.refuse(as_api_error(error), scope["path"])
         finally:
             self.metrics.answered(scope["path"], call.status)
             _log(scope, call.status)
@@ -84,9 +84,7 @@ class Gate:
         except ApiError as error:
             await receive()
             if "websocket.http.response" in scope.get("extensions", {}):
-                await error_response(error, scope["path"])(
-                    scope, receive, lambda message: send({**message, "type": f"websocket.{message['type']}"})
-                )
+                await error_response(error, scope["path"])(scope, receive, send)
             else:
                 await send({"type": "websocket.close", "code": 1008})
             _log(scope, error.status)
@@ -98,6 +96,10 @@ class Gate:
 
     def _check(self, scope: Scope) -> None:
         """Raises ApiError for a header that has no meaning, another site, a wrong key, or a body that is too long."""
+        if scope["type"] == "http" and scope["http_version"] not in ("1.0", "1.1"):
+            raise ApiError(505, f"the request is of HTTP/{scope['http_version']}; allowed: HTTP/1.0, HTTP/1.1")
+        if len(scope["path"]) > LONGEST_PATH:
+            raise ApiError(414, f"the path has {len(scope['path'])} characters; at most {LONGEST_PATH} are allowed")
         for name, allowed in CHECKED:
             values = header_values(scope, name)
             shown = "-".join(part.capitalize() for part in name.split("-"))
@@ -105,13 +107,10 @@ class Gate:
                 raise ApiError(400, f"the request has {len(values)} headers {shown}; one is allowed")
             if values and not allowed.fullmatch(values[0].strip()):
                 raise ApiError(400, f"the header {shown} is {values[0]!r}, which is malformed")
-        if scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD"):
-            if site := self._other_site(scope):
-                raise ApiError(403, f"a page of {site} may not use this server")
+        if scope["path"] != "/health" and (site := self._other_site(scope)):
+            raise ApiError(403, f"a page of {site} may not use this server")
         if scope.get("method") != "OPTIONS":
             self._check_key(scope)
-        if scope.get("method") == "POST":
-            self._check_length(scope)
 
     def _other_site(self, scope: Scope) -> str | None:
         """The site whose page sent this request, if it is neither this server's page nor one that is allowed.
@@ -120,7 +119,8 @@ class Gate:
         to this machine, so a server that listens on this machine alone accepts only this machine's names.
         """
         origin, host = header(scope, "origin"), header(scope, "host").strip()
-        if origin and not self._allowed_origin(scope):
+        reads = scope.get("method") in ("GET", "HEAD")  # a browser shows no reply to the page of another site
+        if origin and not reads and not self._allowed_origin(scope):
             found = ORIGIN.fullmatch(origin.strip())
             if found is None or found["host"] != host:
                 return origin
@@ -145,15 +145,6 @@ class Gate:
         if not hmac.compare_digest(given.strip().encode(), self.access.key.encode()):
             what = "is wrong" if given else "is missing; send Authorization: Bearer KEY"
             raise ApiError(401, f"the API key {what}", "invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-
-    def _check_length(self, scope: Scope) -> None:
-        length = header(scope, "content-length")
-        if not length:
-            raise ApiError(411, f"a request has a body of 1 to {MAX_BODY} bytes, and a Content-Length")
-        size = int(length)
-        if not 0 < size <= MAX_BODY:
-            status = 413 if size else 400
-            raise ApiError(status, f"a request has a body of 1 to {MAX_BODY} bytes; this Content-Length is {size}")
 
     async def _preflight(self, scope: Scope, call: _Call) -> None:
         headers = {
@@ -181,6 +172,8 @@ class _Call:
         """The next message. Raises ApiError if the body does not come, ends early, or is too long."""
         if self._whole:
             return await self._receive()
+        if not self._read and self._scope["method"] == "POST":
+            self._check_length()
         try:
             message = await asyncio.wait_for(self._receive(), CLIENT_TIMEOUT)
         except asyncio.TimeoutError:
@@ -191,6 +184,15 @@ class _Call:
             if self._whole and self._read < self._size:
                 raise ApiError(400, f"the request's body ended after {self._read} of {self._size} bytes")
         return message
+
+    def _check_length(self) -> None:
+        if not header(self._scope, "content-length"):
+            raise ApiError(411, f"a request has a body of 1 to {MAX_BODY} bytes, and a Content-Length")
+        if not 0 < self._size <= MAX_BODY:
+            status = 413 if self._size else 400
+            raise ApiError(
+                status, f"a request has a body of 1 to {MAX_BODY} bytes; this Content-Length is {self._size}"
+            )
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises Gone if the client takes no byte for CLIENT_TIMEOUT."""
@@ -221,15 +223,18 @@ class _Call:
             self.abort()
             return
         response = error_response(error, path)
-        if self._scope["method"] == "HEAD":
-            response.body = b""
-        if not self._whole and (self._size > self._read or header(self._scope, "transfer-encoding")):
+        unread = not self._whole and (self._size > self._read or bool(header(self._scope, "transfer-encoding")))
+        if unread:
             response.headers["Connection"] = "close"
+        start = {"type": "http.response.start", "status": error.status, "headers": response.raw_headers}
         try:
-            await response(self._scope, self.receive, self.send)
-            if "Connection" in response.headers:
-                await asyncio.wait_for(self._drain(), LINGER)
-        except (Gone, asyncio.TimeoutError):
+            await self.send(start)
+            await self.send({"type": "http.response.body", "body": response.body, "more_body": True})
+            if unread:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._drain(), LINGER)
+            await self.send({"type": "http.response.body", "body": b""})
+        except Gone:
             self.abort()
 
     async def _drain(self) -> None:
@@ -269,6 +274,25 @@ async def client_gone(request: Request) -> None:
     """Returns when the client has gone; its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What some work gives; it is stopped when the client leaves. The request's body must have been read.
+
+    Raises:
+        Gone: the client has left.
+    """
+    working: asyncio.Future[T] = asyncio.ensure_future(work)
+    tasks: list[asyncio.Future[Any]] = [working, asyncio.ensure_future(client_gone(request))]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise Gone("the client has gone")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _log(scope: Scope, status: int) -> None:

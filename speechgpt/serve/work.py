@@ -11,13 +11,13 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from speechgpt.answers import SpeechModel
-from speechgpt.generation.shared import Stopped, stoppable
+from speechgpt.generation.shared import stoppable
 
 T = TypeVar("T")
 FIRST_GUESS = 2.0  # seconds of an answer, before any was timed
@@ -67,31 +67,14 @@ class Work:
                 turn.set_exception(Closing())
         self._turns.clear()
 
-    async def run(self, ask: Callable[[], T], gone: Callable[[], Awaitable[None]] | None = None) -> T:
-        """What `ask` returns in a thread.
-
-        Args:
-            gone: returns when the client has gone; then the work is stopped.
+    async def run(self, ask: Callable[[], T]) -> T:
+        """What `ask` returns in a thread; cancelling this stops it.
 
         Raises:
-            Busy, Closing: it was not begun. Stopped: the client has gone.
+            Busy, Closing: it was not begun.
         """
-        found: list[T] = []
         async with self.stream(lambda: iter([ask()])) as pieces:
-            reading = asyncio.ensure_future(anext(pieces, None))
-            leaving = asyncio.ensure_future(gone()) if gone is not None else None
-            try:
-                await asyncio.wait([one for one in (reading, leaving) if one], return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
-                    raise Stopped("the client has gone")
-                found.append(reading.result())
-            finally:
-                for task in (reading, leaving):
-                    if task is not None and not task.done():
-                        task.cancel()
-                        with suppress(asyncio.CancelledError, Exception):
-                            await task
-        return found[0]
+            return await anext(pieces)
 
     @asynccontextmanager
     async def stream(self, ask: Callable[[], Iterator[T]]) -> AsyncIterator[AsyncIterator[T]]:
@@ -108,25 +91,28 @@ class Work:
             with suppress(RuntimeError):  # the loop was closed
                 loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        def work() -> None:
+        def work() -> bool:
+            """Whether all pieces were given."""
             try:
                 with stoppable(stop):
                     asked = ask()
                     try:
                         for piece in asked:
-                            put(piece)
                             if stop.is_set():
-                                break
+                                return False
+                            put(piece)
                     finally:
                         close = getattr(asked, "close", None)
                         if close is not None:
                             close()
                 put(_END)
-            except BaseException as error:
+                return True
+            except BaseException as error:  # noqa: BLE001 - it is raised where the pieces are read
                 put(error)
+                return False
 
         future = loop.run_in_executor(self._threads, work)
-        future.add_done_callback(lambda _: self._leave(time.monotonic() - begun, stop.is_set()))
+        future.add_done_callback(lambda _: self._leave(time.monotonic() - begun, future.result()))
 
         async def read() -> AsyncIterator[T]:
             while (piece := await pieces.get()) is not _END:
@@ -164,8 +150,8 @@ class Work:
             if turn in self._turns:
                 self._turns.remove(turn)
 
-    def _leave(self, seconds: float, stopped: bool) -> None:
-        if not stopped or seconds > self._seconds:
+    def _leave(self, seconds: float, whole: bool) -> None:
+        if whole or seconds > self._seconds:
             self._seconds += 0.2 * (seconds - self._seconds)
         self._pass_on()
 

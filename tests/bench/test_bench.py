@@ -16,6 +16,7 @@ from tiny_parts import tiny_hubert, tones
 import bench.attention
 import bench.instruct_data
 import bench.memory
+import bench.serve
 import bench.speed
 import bench.timing.train
 import bench.timing.units
@@ -150,3 +151,13 @@ def test_options_are_checked(wrong: dict) -> None:
     name = next(iter(wrong))
     with pytest.raises(ValueError, match=f"{name} is .*allowed: "):
         VocoderOptions(**wrong)
+
+
+def test_the_server_bench_asks_both_ways(model_folder: Path, tmp_path: Path, capsys: Printed) -> None:
+    wav = save_wav(tmp_path / "q.wav", tones(0.3))
+    write_manifest(tmp_path / "questions.jsonl", [Utterance("q", wav)])
+    bench.serve.main(model_folder, tmp_path / "questions.jsonl", clients=[1, 2], asked=2)
+    printed = capsys.readouterr().out
+    assert printed.count("answers a second") == 4 and "0 of 1 questions got different answers" in printed
+    with pytest.raises(ValueError, match="rows"):
+        bench.serve.main(model_folder, tmp_path / "questions.jsonl", rows=0)

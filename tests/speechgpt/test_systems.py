@@ -6,7 +6,6 @@ import http.client
 import io
 import json
 import shutil
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.inference import SpeechGPT
 from speechgpt.open_model import UnknownSystem, open_model
 from speechgpt.sampling import Sampling
-from speechgpt.serve.server import Server
+from speechgpt.serve.application import Server, Serving
 from units.audio import SAMPLE_RATE, save_wav
 
 RELEASED = DATA / "release_0_1_0/run"
@@ -174,25 +173,19 @@ def test_the_cli_talks_with_another_system(loudness: Path, tmp_path: Path, capsy
 def test_the_server_serves_another_system(loudness: Path) -> None:
     file = io.BytesIO()
     soundfile.write(file, 0.01 * tones(0.3), SAMPLE_RATE, format="WAV")
-    with Server(open_model(loudness), Sampling(), ("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            found = {}
-            for method, path, body in (
-                ("GET", "/model", None),
-                ("POST", "/answer", file.getvalue()),
-                ("POST", "/transcribe", file.getvalue()),
-                ("POST", "/chat", b"hello"),
-                ("POST", "/say", b"hello"),
-            ):
-                connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=60)
-                connection.request(method, path, body)
-                reply = connection.getresponse()
-                found[path] = (reply.status, json.loads(reply.read()))
-        finally:
-            server.shutdown()
-            thread.join()
+    with Server(open_model(loudness), Sampling(), Serving(port=0)).background() as server:
+        found = {}
+        for method, path, body in (
+            ("GET", "/model", None),
+            ("POST", "/answer", file.getvalue()),
+            ("POST", "/transcribe", file.getvalue()),
+            ("POST", "/chat", b"hello"),
+            ("POST", "/say", b"hello"),
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", server.address[1], timeout=60)
+            connection.request(method, path, body)
+            reply = connection.getresponse()
+            found[path] = (reply.status, json.loads(reply.read()))
     assert found["/model"] == (
         200,
         {"name": "loudness model", "capabilities": ["answer", "chat", "transcribe"], "sample_rate": 16_000},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -318,3 +319,15 @@ def test_commands_are_typed_as_their_pages_say(run, tmp_path, capsys) -> None:
         with pytest.raises(SystemExit) as ended:
             command.cli(given)
         assert ended.value.code == 2 and "is needed" in capsys.readouterr().err
+
+
+def test_threads_that_share_it_get_what_each_gets_alone(run, model) -> None:
+    wavs = [run / f"wav/t{i}.wav" for i in range(5)]
+    alone = [model.answer(wav, SHORT).text for wav in wavs]
+    shared = open_model.open_model(run / "blsp", "cpu")
+    shared.share(3)
+    with ThreadPoolExecutor(5) as threads:
+        asked = [threads.submit(shared.answer, wav, SHORT) for wav in wavs * 2]
+        assert [one.result(120).text for one in asked] == alone * 2
+    history = [shared.heard(wavs[0]), Message("assistant", ("yes",))]
+    assert shared.chat("red dog", SHORT, history) == model.chat("red dog", SHORT, [model.heard(wavs[0]), history[1]])

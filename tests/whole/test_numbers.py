@@ -195,6 +195,8 @@ OPTIONS = (
     ("eval.resynthesis", RESYNTHESIS, "gate", ("nan", "inf", "-1")),
     ("speechgpt.cli", ("--model", "m"), "memory", ("-1",)),
     ("speechgpt.serve.server", ("--model", "m"), "port", ("-1", "65536")),
+    ("speechgpt.serve.server", ("--model", "m"), "rows", ("0",)),
+    ("speechgpt.serve.server", ("--model", "m"), "waiting", ("-1",)),
     ("units.encoder.adopt", ("m", "k.bin", "o"), "layer", ("0", "-1")),
     ("units.encoder.pretrain", ("--manifest", "m", "--out", "o"), "workers", ("-1",)),
     ("units.encoder.pretrain", ("--manifest", "m", "--out", "o"), "threads", ("-1",)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from speechgpt.answers import Sound
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Message, Speech
 from speechgpt.generation.generate import context_length
+from speechgpt.generation.shared import share
 from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE, SILENT, AudioError, AudioReason, check_wav, load_wav
 from units.encoder.unit_encoder import Features
@@ -99,6 +101,7 @@ class Listener:
         self.facts, self.template = facts, template
         self.ends = ends_of(model.llm, tokenizer)
         self._states: OrderedDict[Speech, Tensor] = OrderedDict()
+        self._kept, self._lock = KEPT_SOUNDS, threading.RLock()  # the encoder and the states are used by one thread
 
     @functools.cached_property
     def name(self) -> str:
@@ -124,6 +127,15 @@ class Listener:
     def preload(self) -> None:
         """Open the encoder, which would be opened at first use."""
         _ = self.encoder
+
+    def share(self, rows: int) -> None:
+        """Let several threads ask at once: their replies are drawn as one batch of up to `rows`."""
+        share(self.model.llm, context_length(self.model.llm), rows)
+        self._kept = max(KEPT_SOUNDS, 16 * rows)
+
+    def heard(self, sound: Sound) -> Message:
+        """A spoken question as a message, for the history of a later one. Raises: as `answer`."""
+        return self._asked(sound, "answer")
 
     # --- prompts and replies
 
@@ -168,15 +180,17 @@ class Listener:
                 f"{speech.audio} is {len(wav) / SAMPLE_RATE:.0f} s long and takes {places} places; the context of this "
                 f"LLM has {context} tokens. Cut it into shorter pieces."
             )
-        self._states[speech] = self.encoder([wav])[0].float()
-        self._states.move_to_end(speech)
-        while len(self._states) > KEPT_SOUNDS:
-            self._states.popitem(last=False)
+        with self._lock:
+            self._states[speech] = self.encoder([wav])[0].float()
+            self._states.move_to_end(speech)
+            while len(self._states) > self._kept:
+                self._states.popitem(last=False)
 
     def _states_of(self, speech: Speech) -> Tensor:
-        if speech not in self._states:
-            self._speech(speech)  # an earlier turn, whose states were dropped, or of another process
-        return self._states[speech]
+        with self._lock:
+            if speech not in self._states:
+                self._speech(speech)  # an earlier turn, whose states were dropped, or of another process
+            return self._states[speech]
 
     def _prompt(self, message: Message, history: Sequence[Message] = ()) -> Prompt:
         """The row after which the LLM replies to a message, and the states of the sounds in it."""

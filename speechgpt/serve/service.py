@@ -1,0 +1,30 @@
+"""What the routes of one server share."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from speechgpt.answers import SpeechModel
+from speechgpt.sampling import Sampling
+from speechgpt.serve.metrics import Metrics
+from speechgpt.serve.turns import SpokenTurns
+from speechgpt.serve.work import Work
+
+
+@dataclass
+class Service:
+    """A model, and what is known of its requests. sessions: of the realtime API, that are open."""
+
+    model: SpeechModel
+    sampling: Sampling
+    work: Work
+    metrics: Metrics
+    turns: SpokenTurns = field(default_factory=SpokenTurns)
+    sessions: int = 0
+    begun: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def model_id(self) -> str:
+        """The model's name without spaces, as clients send it back."""
+        return self.model.name.replace(" ", "-")
