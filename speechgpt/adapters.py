@@ -156,12 +156,23 @@ def shape_of(folder: str | Path) -> PreTrainedConfig:
         return shape_of(find_base(folder))
     path = Path(folder) / "config.json"
     if not path.exists():
-        return AutoConfig.from_pretrained(folder)
+        return _shape_on_hub(str(folder))
     _read(path)
     try:
         return AutoConfig.from_pretrained(folder)
     except Exception as error:  # each config class of transformers has its own errors
         raise BaseModelError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _shape_on_hub(name: str) -> PreTrainedConfig:
+    """The config of a model on the hub. Raises FileNotFoundError naming the model if the hub gives none."""
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:  # no such name, no network, not allowed, a name that none can have
+        raise FileNotFoundError(
+            f"there is no model {name}: no folder of this name holds a config.json, and the hub gave none "
+            f"({' '.join(str(error).split())[:200]}). Give a folder, or on a machine with internet: hf download {name}"
+        ) from error
 
 
 def open_language_model(

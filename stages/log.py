@@ -10,7 +10,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from units.runtime.atomic import written_whole
-from units.runtime.json_files import BOM, as_text, checked, parsed
+from units.runtime.json_files import checked, finished_lines
 
 SAMPLES = "samples.jsonl"  # replies to held-out documents, beside the log
 
@@ -65,10 +65,4 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
     Raises: FileError naming the line if the file is damaged.
     """
-    *lines, _ = path.read_bytes().removeprefix(BOM).split(b"\n")
-    records = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            where = f"{path}:{number}"
-            records.append(checked(parsed(as_text(line, where), where), where, {"step": int}))
-    return records
+    return finished_lines(path, {"step": int})

@@ -68,6 +68,29 @@ Object class = "TextGrid"
 1.5
 "AH0"
 """
+LONG_TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 1.5
+tiers? <exists>
+size = 1
+item []:
+    item [1]:
+        class = "IntervalTier"
+        name = "phones"
+        xmin = 0
+        xmax = 1.5
+        intervals: size = 2
+        intervals [1]:
+            xmin = 0
+            xmax = 0.5
+            text = "\u00e4"
+        intervals [2]:
+            xmin = 0.5
+            xmax = 1.5
+            text = "AH0"
+"""
 GIGASPEECH = {
     "audios": [
         {
@@ -184,6 +207,14 @@ TEXT_READERS = {
     "manifest as a source": Reader("a.jsonl", written("a.jsonl", MANIFEST), lambda f: list_source(f / "a.jsonl")),
     "alignment": Reader("a.tsv", written("a.tsv", ALIGNMENT), lambda f: Alignments.open(f / "a.tsv").segments("q1")),
     "textgrid": Reader("q1.TextGrid", written("q1.TextGrid", TEXTGRID), lambda f: Alignments.open(f).segments("q1")),
+    "long textgrid": Reader(
+        "q1.TextGrid", written("q1.TextGrid", LONG_TEXTGRID), lambda f: Alignments.open(f).segments("q1")
+    ),
+    "textgrid in UTF-16": Reader(
+        "q1.TextGrid",
+        written("q1.TextGrid", LONG_TEXTGRID.encode("utf-16")),
+        lambda f: Alignments.open(f).segments("q1"),
+    ),
     **{f"corpus {name}": Reader(METADATA[name][0], write_corpus(name), read_corpus(name)) for name in METADATA},
     "text set": Reader("a.jsonl", written("a.jsonl", CHATS), refusing(lambda p, r: list(read_chats(p, r)), "a.jsonl")),
     "compressed text set": Reader(

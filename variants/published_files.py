@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from units.runtime.json_files import FileError, read_json
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -84,12 +86,9 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises: FileNotFoundError; ValueError if it is damaged.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy it again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not an object")
-    return found
+        return read_json(path)
+    except FileError as error:
+        raise ValueError(f"{error}; copy it again") from error
 
 
 def write_object(path: Path, value: dict[str, Any]) -> None:

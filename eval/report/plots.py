@@ -11,7 +11,7 @@ import numpy as np
 from eval.asr import PEAK
 from units.audio import SAMPLE_RATE
 from units.runtime.atomic import written_whole
-from units.runtime.json_files import as_text, checked, parsed
+from units.runtime.json_files import finished_lines
 
 INK, FAINT, ACCENT, SECOND = "#22303c", "#d5dde4", "#1f6f8b", "#d1813a"
 WINDOW = round(0.025 * SAMPLE_RATE)  # samples of one spectrum
@@ -38,9 +38,7 @@ def read_logs(run: Path) -> dict[str, list[dict]]:
     """The log lines of every RUN/NAME/log.jsonl by NAME, in the order of training."""
     logs = {}
     for path in run.glob("*/log.jsonl"):
-        complete = path.read_bytes().split(b"\n")[:-1]  # a killed run may leave half a last line
-        numbered = ((f"{path}:{number}", line) for number, line in enumerate(complete, 1) if line.strip())
-        lines = [checked(parsed(as_text(line, where), where), where, {}) for where, line in numbered]
+        lines = finished_lines(path)
         if steps := [line for line in lines if isinstance(line.get("step"), (int, float))]:
             logs[path.parent.name] = steps
     return dict(sorted(logs.items(), key=lambda item: (_place(item[0]), item[0])))

@@ -75,7 +75,9 @@ def check_packing(model: PreTrainedModel) -> None:
 def check_attention(model: PreTrainedModel, half: bool = False) -> None:
     """Check that packed documents have the scores and gradients that they have one by one in the model's own attention.
 
-    A model that has one attention only, chosen when it was made, is compared with itself.
+    A model that has one attention only, chosen when it was made, is compared with itself. Under ZeRO-3 and FSDP scores
+    alone are compared: there a backward pass belongs to a step of the engine, which gathers and frees the weights. An
+    attention whose gradients alone are wrong is found where the same stage starts in one process.
 
     Args:
         half: training computes in half precision.

@@ -105,7 +105,7 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
     elif config.model in known:
         shape = AutoConfig.for_model(**known[config.model])
     else:
-        shape = AutoConfig.from_pretrained(config.model)
+        shape = shape_of(find_start(config, whole=False))
     if config.widen:
         book = config.at(config.widen.encoder) / "codebook.json"
         assumed = not book.exists()

@@ -22,6 +22,7 @@ from stages.train import main
 from stages.trainable import add_adapters, choose_trainable
 from stages.unit_system.start import open_start
 from stages.unit_system.system import UNIT_SYSTEM, UnitOpened
+from units.runtime.command import WRONG_CALL
 
 
 def preset(monkeypatch, name: str) -> tuple[StageConfig, Path]:
@@ -132,6 +133,16 @@ def test_the_plan_names_data_that_are_not_there_yet(run) -> None:
     assert "data" not in dict(rows(config, Cluster(1), plan))
     config.data.append(Source("data/text.jsonl.gz"))
     assert dict(rows(config, Cluster(1), plan))["data"] == f"not in {run} yet: data/text.jsonl.gz"
+
+
+@pytest.mark.parametrize("model", ["somebody/no-such-llm", "no such name", "stage1"])
+def test_a_plan_for_a_model_that_does_not_exist_names_it(run, capsys, model: str) -> None:
+    options = ["--stage", "stage2", "--model", model, "--out", "stage2", "--data", "[{path: units/train}]"]
+    with pytest.raises(SystemExit) as ended:
+        main.cli([*options, "--run", str(run), "--training", "{max_steps: 4}", "--plan"])
+    assert ended.value.code == WRONG_CALL
+    (line,) = [line for line in capsys.readouterr().err.split("\n") if line]
+    assert model in line and ("hf download" in line or f"train {model} first" in line)
 
 
 def test_a_stage_not_trained_yet_is_planned_by_its_neighbour(run, tmp_path) -> None:

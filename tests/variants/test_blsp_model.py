@@ -179,20 +179,21 @@ def test_the_command_line_and_eval_use_it(run, capsys) -> None:
 
 
 def lines_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
 def requests(run: Path, folder: Path) -> Path:
     rows = [
         {"audio": str(run / "wav/t0.wav"), "reference": "red"},
         {"audio": str(run / "wav/t1.wav"), "instruction": "one"},
-        {"instruction": "two"},
+        {"instruction": "two\u2028three"},
         {"audio": str(run / "wav/nowhere.wav")},
         {"reference": "neither", "instruction": ""},
         {"audio": str(run / "wav/t2.wav") + ":800:4800"},
     ]
     path = folder / "in.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join([*lines[:3], "\n", *lines[3:]]))  # a blank line is passed over, and counts as a line
     return path
 
 
@@ -208,14 +209,15 @@ def test_generate_writes_a_line_for_each(run, model, tmp_path, capsys) -> None:
     expected = model.respond([Request(run / "wav/t0.wav", "my cat")], Sampling(max_new_tokens=6))
     assert rows[0]["response"] == expected[0]
     refused = lines_of(tmp_path / "out.jsonl.refused.jsonl")
-    assert [row["id"] for row in refused] == [f"{source}:4", f"{source}:5"]
+    assert [row["id"] for row in refused] == [f"{source}:5", f"{source}:6"]
 
     whole = out.read_text()
     killed = tmp_path / "killed.jsonl"
-    killed.write_text("".join(whole.splitlines(keepends=True)[:4]) + '{"audio": "cut')
+    killed.write_text("\n".join(whole.split("\n")[:4]) + '\n{"audio": "cut')
     generate.main(source, killed, run / "blsp", how=how)
     assert killed.read_text() == whole
-    assert len(lines_of(tmp_path / "killed.jsonl.refused.jsonl")) == 2
+    again = lines_of(tmp_path / "killed.jsonl.refused.jsonl")
+    assert [row["id"] for row in again] == [row["id"] for row in refused]
 
 
 def test_labels_are_resumed_and_shared(run, tmp_path) -> None:

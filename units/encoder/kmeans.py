@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from units.runtime.json_files import FileError, FileReason
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -93,7 +95,20 @@ def save_centres(path: Path, centres: Tensor) -> None:
 
 
 def load_centres(path: Path) -> Tensor:
-    """Read centres (K, D) that save_centres wrote."""
+    """Read centres (K, D) that save_centres wrote.
+
+    Raises: FileError naming the file if it is damaged, or holds no centres.
+    """
     from safetensors.torch import load_file
 
-    return load_file(path)["centres"]
+    try:
+        centres = load_file(path)["centres"]
+        if centres.dim() != 2 or not centres.is_floating_point() or not bool(centres.isfinite().all()):
+            raise ValueError(f"centres are {centres.dtype} of shape {tuple(centres.shape)}, or not finite")
+    except Exception as error:  # safetensors and torch have errors of their own for a damaged header
+        if isinstance(error, OSError):
+            raise
+        raise FileError(
+            FileReason.DAMAGED, f"{path}: damaged, or no centres (K, D) ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return centres

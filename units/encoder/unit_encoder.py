@@ -25,6 +25,7 @@ from units.encoder.mfcc import MfccFeatures
 from units.encoder.published.fairseq_hubert import published_layer, read_centres
 from units.encoder.whisper import WhisperFeatures
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import FileError, FileReason
 
 Backend = Literal["torch", "fairseq"]
 FEATURE_SECONDS = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
@@ -111,7 +112,8 @@ class UnitEncoder:
     ) -> UnitEncoder:
         """Open a unit encoder folder.
 
-        Raises: FileNotFoundError with the files that are missing; CodebookMismatch if its files are of two encoders.
+        Raises: FileNotFoundError with the files that are missing; CodebookMismatch if its files are of two encoders;
+            FileError naming a file that is damaged.
         """
         folder = Path(folder)
         missing = [name for name in ("codebook.json", "centres.safetensors") if not (folder / name).exists()]
@@ -124,7 +126,7 @@ class UnitEncoder:
         if codebook.encoder == MFCC:
             features: Features = MfccFeatures()
         else:
-            features = open_transformers(folder / "encoder", codebook.layer, codebook.encoder, dtype).to(device)
+            features = _read_features(folder / "encoder", codebook, dtype).to(device)
         centres = kmeans.load_centres(folder / "centres.safetensors")
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
@@ -216,6 +218,23 @@ def open_transformers(
         if AutoConfig.from_pretrained(encoder).model_type == "whisper":
             return WhisperFeatures.from_pretrained(encoder, layer, name, dtype)
     return HubertFeatures.from_pretrained(encoder, layer, name, dtype)
+
+
+def _read_features(folder: Path, codebook: Codebook, dtype: torch.dtype) -> HubertFeatures | WhisperFeatures:
+    """The features of a unit encoder folder.
+
+    Raises: FileError if its files are damaged; ImportError and errors of memory as they are.
+    """
+    try:
+        return open_transformers(folder, codebook.layer, codebook.encoder, dtype)
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each config class of transformers, and safetensors, has its own errors
+        raise FileError(
+            FileReason.DAMAGED,
+            f"{folder}: config.json and model.safetensors do not open as {codebook.encoder}, layer {codebook.layer}: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. Copy the whole folder again",
+        ) from error
 
 
 def _fingerprint(features: Features, centres: Tensor, centring: str) -> str:

@@ -102,6 +102,16 @@ def json_lines(path: Path, fields: Mapping[str, Any] | None = None) -> Iterator[
         raise FileError(FileReason.DAMAGED, f"{path}:{number + 1}: damaged or cut short ({error})") from error
 
 
+def finished_lines(path: Path, fields: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The objects in a log of JSON lines, without a last line that a killed run did not finish.
+
+    Args and errors: as for json_lines.
+    """
+    *lines, _ = path.read_bytes().removeprefix(BOM).split(b"\n")
+    numbered = ((f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    return [checked(parsed(as_text(line, where), where), where, fields or {}) for where, line in numbered]
+
+
 def checked(value: Any, where: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """A value that is an object with these fields. Raises FileError."""
     if not isinstance(value, dict):

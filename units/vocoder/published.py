@@ -16,6 +16,7 @@ from torch import Tensor
 from units.audio import HOP, SAMPLE_RATE
 from units.runtime.atomic import written_whole
 from units.runtime.json_files import FileError, parsed, read_text
+from units.runtime.saved_states import check_checksums
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HifiGanConfig, is_count
 from units.vocoder.heads.hifigan import HifiGan
@@ -204,6 +205,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no vocoder weights at {path}")
     try:
+        check_checksums(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle fails in any way that its opcodes can fail
         raise VocoderError(

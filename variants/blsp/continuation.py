@@ -181,6 +181,7 @@ def write_shard(writer: LabelWriter, rows: Sequence[Utterance], out: Path, numbe
 def finish(out: Path, shards: int, plan: dict[str, Any]) -> int | None:
     """Write `refused.jsonl` and `labels.json`, once all shards of all ranks are there."""
     from units.runtime.atomic import written_whole
+    from units.runtime.json_files import json_lines
     from units.runtime.refusals import counted, read_refusals
     from variants.blsp.data.labels import COMPLETION_FILE
 
@@ -191,12 +192,11 @@ def finish(out: Path, shards: int, plan: dict[str, Any]) -> int | None:
     with written_whole(out / "refused.jsonl") as refused:
         for _, last in files:
             refused.write(last.read_text(encoding="utf-8"))
-    with (out / "refused.jsonl").open(encoding="utf-8") as lines:
-        reasons = Counter(reason for _, reason, _ in read_refusals(map(json.loads, lines)))
+    refusals = read_refusals(row for _, row in json_lines(out / "refused.jsonl"))
+    reasons = Counter(reason for _, reason, _ in refusals)
     behaviours: Counter[str] = Counter()
     for file, _ in files:
-        with file.open(encoding="utf-8") as lines:
-            behaviours.update(json.loads(line)["behaviour"] for line in lines)
+        behaviours.update(row["behaviour"] for _, row in json_lines(file, {"behaviour": str}))
     with written_whole(out / COMPLETION_FILE) as facts:
         json.dump({"labels": dict(sorted(behaviours.items())), "refused": dict(sorted(reasons.items())), **plan}, facts)
     print(f"{behaviours.total()} labels ({dict(behaviours)}) in {out}; {counted(reasons)}")

@@ -73,6 +73,7 @@ def main(
         how: how responses are made
     """
     from units.runtime.atomic import check_begun
+    from units.runtime.json_files import BOM
     from units.runtime.progress import progress
     from units.runtime.refusals import listed_refusals
     from variants.blsp.inference import BLSP
@@ -80,7 +81,9 @@ def main(
 
     if model is None:
         raise ValueError("--model is needed: the folder of a BLSP model")
-    lines = [line for line in input.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    # only a line feed ends a line: other separators may stand in an instruction
+    whole = enumerate(input.read_bytes().removeprefix(BOM).split(b"\n"), 1)
+    lines = [(number, line) for number, line in whole if line.strip()]
     blsp = BLSP.from_pretrained(model, device)
     output.parent.mkdir(parents=True, exist_ok=True)
     plan = {"model": blsp.name, **vars(how), "batch": None}
@@ -89,9 +92,9 @@ def main(
     done = drop_unfinished(output)
     if len(done) > len(lines):
         raise ValueError(f"{output} has {len(done)} lines, and {input} {len(lines)}; delete it to begin anew")
-    todo = list(enumerate(lines, 1))[len(done) :]
+    todo = lines[len(done) :]
     with listed_refusals(output.with_name(f"{output.name}.refused.jsonl")) as refusals:
-        for number, record in enumerate(done, 1):  # of the run that was killed
+        for (number, _), record in zip(lines, done):  # of the run that was killed
             if "refused" in record:
                 refusals.add(f"{input}:{number}", LineReason(record["refused"]), "refused by the run before this one")
         rows = iter(progress(todo, desc="responses", unit="lines"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.sampling import Sampling
+from units.runtime.json_files import finished_lines
 from units.runtime.refusals import Reason, Refusals, RefusedError
 from variants.blsp.data.labels import published_speech
 from variants.blsp.inference import BLSP, Request
@@ -22,19 +23,22 @@ class LineReason(Reason):
 
 
 def drop_unfinished(output: Path) -> list[dict[str, Any]]:
-    """The records of a file that a run began; a last line that was not finished is cut off."""
+    """The records of a file that a run began; a last line that was not finished is cut off.
+
+    Raises: FileError naming the line if the file is damaged.
+    """
     if not output.exists():
         return []
-    lines = output.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+    found = finished_lines(output)
+    content = output.read_bytes()
+    if not content.endswith(b"\n"):
         with output.open("rb+") as file:
-            file.truncate(sum(len(line.encode()) for line in lines[:-1]))
-        lines = lines[:-1]
-    return [json.loads(line) for line in lines]
+            file.truncate(content.rfind(b"\n") + 1)
+    return found
 
 
 def respond(
-    blsp: BLSP, lines: list[tuple[int, str]], source: Path, instruction: str, sampling: Sampling, refusals: Refusals
+    blsp: BLSP, lines: list[tuple[int, bytes]], source: Path, instruction: str, sampling: Sampling, refusals: Refusals
 ) -> list[dict[str, Any]]:
     """The records of some lines, in order: their fields, and `response`; null, and `refused`, where there is none.
 
@@ -59,7 +63,7 @@ def respond(
     return [{**record, "response": found.get(place)} for place, record in enumerate(records)]
 
 
-def read_record(line: str) -> dict[str, Any]:
+def read_record(line: str | bytes) -> dict[str, Any]:
     """The fields of a line.
 
     Raises: RefusedError if it is no JSON object.

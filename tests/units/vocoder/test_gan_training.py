@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from pathlib import Path
 
@@ -17,15 +18,18 @@ from transformers import TrainingArguments
 
 from units.corpus.manifest import read_manifest
 from units.dataset.unit_set import read_unit_set
+from units.runtime.command import one_line
+from units.runtime.json_files import FileError
 from units.vocoder import train_vocoder
 from units.vocoder.errors import VocoderError, VocoderReason
-from units.vocoder.heads.configs import HifiGanConfig, VocosConfig
+from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan
 from units.vocoder.mel import LogMel
 from units.vocoder.training.crops import CropDataset, TrainingData, match, wav_frames
 from units.vocoder.training.discriminators import Discriminators, discriminator_loss, feature_loss, generator_loss
 from units.vocoder.training.gan_training import GanTraining
 from units.vocoder.training.loop import train
+from units.vocoder.training.mel_training import MelTraining
 from units.vocoder.training.recipe import GanRecipe, VocoderRecipe
 from units.vocoder.unit_vocoder import UnitVocoder
 
@@ -164,6 +168,58 @@ def test_training_lowers_the_mel_loss_and_the_duration_loss(tmp_path: Path) -> N
     for name in ("mel", "duration", "discriminator"):
         first, last = (np.mean([line[name] for line in part]) for part in (log[:4], log[-4:]))
         assert last < 0.7 * first, name
+
+
+@pytest.mark.parametrize("head", ["mel", "vocos"])
+@pytest.mark.parametrize("broken", ["loss", "weight"])
+def test_a_training_that_diverges_stops_and_leaves_the_last_checkpoint(
+    head: str, broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = MelGeneratorConfig(width=8, slow_blocks=1, fast_blocks=1, kernel=3, mels=8, griffin_lim_iterations=1)
+    recipe = dataclasses.replace(RECIPE, head=head, log_every=3, generator=generator)
+    pairs, kind = make_pairs(tmp_path), MelTraining if head == "mel" else GanTraining
+    advance = kind.advance
+
+    def diverging(self, batch):
+        losses = advance(self, batch)
+        if self.step == 5 and broken == "loss":
+            losses["loss"] = losses["loss"] * float("nan")
+        if self.step == 5 and broken == "weight":
+            next(iter(self.weights())).data.fill_(float("inf"))
+        return losses
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "advance", diverging)
+        with pytest.raises(FloatingPointError, match="step [56].*training.pt.*learning_rate|peak_lr") as error:
+            train(pairs, recipe, tmp_path / "v")
+    assert one_line(error.value)
+    saved = torch.load(tmp_path / "v" / "training.pt", weights_only=True)
+    assert saved["step"] == 4 and [line["step"] for line in lines(tmp_path / "v")] == [3]
+    assert not (tmp_path / "v" / "model.safetensors").exists()
+    train(pairs, recipe, tmp_path / "v")  # from step 4, and this time without the fault
+    assert [line["step"] for line in lines(tmp_path / "v")] == [3, 6]
+
+
+def test_a_damaged_checkpoint_or_log_is_one_line_that_names_it(tmp_path: Path) -> None:
+    pairs, recipe = make_pairs(tmp_path), dataclasses.replace(RECIPE, steps=2)
+    train(pairs, recipe, tmp_path / "v")
+    checkpoint, log = tmp_path / "v" / "training.pt", tmp_path / "v" / "log.jsonl"
+    content, written = checkpoint.read_bytes(), log.read_bytes()
+    flipped = content.replace(b"discriminator", b"discriminated", 1)
+    for bad in (b"", content[:-9], content[: len(content) // 2], b"PK" + content, flipped):
+        checkpoint.write_bytes(bad)
+        with pytest.raises(FileError, match="training.pt") as error:
+            train(pairs, recipe, tmp_path / "v")
+        assert one_line(error.value)
+    state = torch.load(io.BytesIO(content), weights_only=True)
+    for name in state:
+        torch.save({part: value for part, value in state.items() if part != name}, checkpoint)
+        with pytest.raises(FileError, match="training.pt"):
+            train(pairs, recipe, tmp_path / "v")
+    checkpoint.write_bytes(content)
+    log.write_bytes(written[:-20] + b"\n")
+    with pytest.raises(FileError, match="log.jsonl:2"):
+        train(pairs, recipe, tmp_path / "v")
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from units.encoder.recipes import POSITION_GROUPS, Iteration, PretrainRecipe
 from units.runtime.atomic import written_whole
 from units.runtime.precision import autocast
 from units.runtime.progress import progress
+from units.runtime.saved_states import read_state, state_of
 
 REPORT_EVERY = 100  # steps
 
@@ -130,12 +131,13 @@ class IterationTraining:
             torch.save({**{name: part.state_dict() for name, part in state.items()}, "step": self.step}, file)
 
     def load(self, path: Path) -> None:
-        """Resume from a checkpoint."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        self.parts.load_state_dict(state["params"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.step = state["step"]
+        """Resume from a checkpoint. Raises FileError naming it if it is damaged, or of another training."""
+        state = read_state(path, self.device)
+        with state_of(path):
+            self.parts.load_state_dict(state["params"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.step = int(state["step"])
 
 
 def train_iterations(

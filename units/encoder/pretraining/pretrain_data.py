@@ -22,6 +22,7 @@ from units.encoder.recipes import PretrainRecipe
 from units.encoder.unit_encoder import Features
 from units.runtime.ahead import worked_ahead
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import read_json
 from units.runtime.progress import progress
 
 BATCH_FILES, BATCH_SECONDS = 16, 240  # features are computed for at most so many utterances at once
@@ -46,10 +47,10 @@ def measure(
         digest.update(f"{u.id} {u.audio.name} {u.start} {u.duration}\n".encode("utf-8", "surrogateescape"))
     rows, found = digest.hexdigest()[:16], dict[str, int | str]()
     if kept and kept.exists():
-        record = json.loads(kept.read_text(encoding="utf-8"))
+        record = read_json(kept, {"rows": str, "found": dict})
         if record["rows"] != rows:
             raise ValueError(f"{kept} is of other utterances than the manifest's: it changed; give another --out")
-        found = record["found"]
+        found = {id: length for id, length in record["found"].items() if _is_measure(length)}
     unknown = [u for u in utterances if u.id not in found or (isinstance(found[u.id], str) and not settled)]
     if not unknown:
         return found
@@ -59,6 +60,11 @@ def measure(
         with written_whole(kept) as file:
             json.dump({"rows": rows, "found": found}, file)
     return found
+
+
+def _is_measure(length: object) -> bool:
+    """Whether a kept value is a number of samples, or a reason; others are measured again."""
+    return isinstance(length, str) or (isinstance(length, int) and not isinstance(length, bool) and length > 0)
 
 
 def _measured(utterance: Utterance) -> int | str:

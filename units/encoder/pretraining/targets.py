@@ -16,6 +16,7 @@ from units.encoder.mfcc import MfccFeatures
 from units.encoder.pretraining.pretrain_data import Features, PretrainCorpus
 from units.encoder.recipes import Iteration
 from units.encoder.unit_encoder import open_features
+from units.runtime.json_files import FileError, FileReason
 
 FIT_UTTERANCES, FIT_FRAMES = 2000, 120_000  # utterances, and frames of them, that targets are fitted on
 
@@ -30,10 +31,16 @@ def iteration_targets(
 
     Raises: ValueError if the file labels another number of frames than the corpus has.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file, save_file
 
     if saved.exists():
-        targets = load_file(saved)["targets"]
+        try:
+            targets = load_file(saved)["targets"]
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise FileError(
+                FileReason.DAMAGED, f"{saved}: damaged, or no targets ({error!r:.200}); delete it to make them again"
+            ) from error
         if len(targets) != corpus.first_frame[-1]:
             raise ValueError(
                 f"{saved} labels {len(targets)} frames, the corpus has {corpus.first_frame[-1]}: it changed; "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from units.encoder.published.checkpoint_files import UnreadableFile, read_torch
+from units.runtime.json_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,7 +105,7 @@ def from_transformers(folder: Path, path: Path) -> Path:
     import torch
     from safetensors.torch import load_file
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder / "config.json", dict.fromkeys((*DIMS.values(), "d_model"), int))
     dims = {theirs: int(config[ours]) for theirs, ours in DIMS.items()} | {"n_text_state": int(config["d_model"])}
     weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):

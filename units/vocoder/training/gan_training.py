@@ -6,6 +6,7 @@ It runs on one device or several through accelerate. Without a launcher it is on
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,6 +118,10 @@ class GanTraining:
         optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         optimizer.step()
+
+    def weights(self) -> Iterable[Tensor]:
+        """Everything that is trained."""
+        return [*self._network.parameters(), *self._discriminators.parameters()]
 
     def state(self) -> dict:
         """The state of a checkpoint; inverse of load_state."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from units.codebook import Units
 from units.runtime.ahead import usual_loaders
 from units.runtime.atomic import written_whole
+from units.runtime.json_files import finished_lines
 from units.runtime.progress import progress
+from units.runtime.saved_states import read_state, state_of
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.training.crops import CropDataset, Pair, TrainingData
 from units.vocoder.training.gan_training import GanTraining
@@ -42,7 +46,8 @@ def train(
         device: cpu, cuda, or cuda:N.
         start: folder of another training of the same head and sizes, whose weights and optimisers it begins with.
 
-    Raises: VocoderError if the checkpoint has another recipe or codebook, or units do not fit their audio.
+    Raises: VocoderError if the checkpoint has another recipe or codebook, or units do not fit their audio; FileError if
+        the checkpoint or the log is damaged; FloatingPointError if training diverged: the last checkpoint stays.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = TrainingData.of(pairs, recipe.multi_speaker)
@@ -80,6 +85,7 @@ def _run(training: Training, crops: CropDataset, out: Path, origin: str) -> None
         lines = _lines_up_to(out / LOG, training.step)
         with written_whole(out / LOG) as log:
             log.writelines(lines)
+    recent: list[Tensor] = []  # losses of the steps since the last report or checkpoint
     bar = tqdm(disable=True)
     if first:
         bar = progress(total=recipe.steps, initial=training.step, desc="vocoder", unit="steps")
@@ -87,9 +93,14 @@ def _run(training: Training, crops: CropDataset, out: Path, origin: str) -> None
         for batch in _batches(training, crops):
             began = time.monotonic()
             losses = training.advance(batch)
+            recent.append(losses["loss"])
             training.seconds += time.monotonic() - began
             bar.update()
             last = training.step == recipe.steps
+            saving = training.step % recipe.save_every == 0 or last
+            if training.step % recipe.log_every == 0 or saving:
+                _check_finite(training, recent, out / CHECKPOINT)
+                recent = []
             if not first:
                 continue
             if training.step % recipe.log_every == 0 or last:
@@ -101,8 +112,31 @@ def _run(training: Training, crops: CropDataset, out: Path, origin: str) -> None
                     board.add_scalar(name, value, training.step)
             if board and (training.step % recipe.gan.sample_every == 0 or last):
                 write_samples(out, training.step, training.vocoder, spread(crops.pairs, recipe.gan.samples), board)
-            if training.step % recipe.save_every == 0 or last:
+            if saving:
                 _save(training, out / CHECKPOINT, origin)
+
+
+def _check_finite(training: Training, recent: list[Tensor], checkpoint: Path) -> None:
+    """Check the losses of the last steps, and the weights.
+
+    fp16 may overflow in single steps, which its scaler leaves out; only the weights tell there.
+
+    Raises: FloatingPointError if training diverged.
+    """
+    losses = torch.stack(recent).tolist()
+    scaled = isinstance(training, GanTraining) and training.accelerator.scaler is not None
+    wrong = [at for at, loss in enumerate(losses, training.step - len(losses) + 1) if not math.isfinite(loss)]
+    if wrong and (not scaled or len(wrong) == len(losses)):
+        found = f"the loss of step {wrong[0]} is {losses[wrong[0] - training.step - 1]}"
+    elif not all(bool(weight.isfinite().all()) for weight in training.weights()):
+        found = f"a weight is not finite after step {training.step}"
+    else:
+        return
+    rate = "peak_lr" if training.recipe.head == "mel" else "gan.learning_rate"
+    kept = f"{checkpoint} is from before it" if checkpoint.exists() else "there is no checkpoint from before it"
+    raise FloatingPointError(
+        f"{found}: training diverged; {kept}. Begin in another --out, with a lower --recipe.{rate}"
+    )
 
 
 def _batches(training: Training, crops: CropDataset) -> DataLoader:
@@ -136,36 +170,42 @@ def _save(training: Training, path: Path, origin: str) -> None:
 
 
 def _load(training: Training, path: Path, origin: str) -> None:
-    """Inverse of _save. Raises VocoderError if the checkpoint has another recipe or codebook."""
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["made_of"] != origin:
+    """Inverse of _save.
+
+    Raises: VocoderError if the checkpoint has another recipe or codebook; FileError if it is damaged.
+    """
+    state = read_state(path)
+    if "made_of" in state and state["made_of"] != origin:
         raise VocoderError(
             VocoderReason.OTHER_RECIPE,
             f"{path} was written with another recipe or codebook; choose another --out, or delete the folder",
         )
-    training.load_state(state)
-    training.step, training.seconds = state["step"], state["seconds"]
+    with state_of(path):
+        if state.get("made_of") != origin:
+            raise KeyError("made_of")
+        training.load_state(state)
+        training.step, training.seconds = int(state["step"]), float(state["seconds"])
 
 
 def _begin_with(training: Training, path: Path) -> None:
     """Take over the weights and the optimisers of another training's checkpoint, at step 0.
 
-    Raises: VocoderError if they are of another head, or of other sizes.
+    Raises: VocoderError if they are of another head, or of other sizes; FileError if the file is damaged.
     """
     if not path.exists():
         raise VocoderError(VocoderReason.OTHER_RECIPE, f"there is no {path}; --start is the folder of a training")
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    state = read_state(path)
     try:
         training.load_state(state)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise VocoderError(
             VocoderReason.OTHER_RECIPE, f"{path} is of another head, or of other sizes than the recipe's: {error}"
         ) from error
 
 
 def _lines_up_to(path: Path, step: int) -> list[str]:
-    """The lines of a log up to a checkpoint's step; later ones will be written again."""
+    """The lines of a log up to a checkpoint's step; later ones will be written again. Raises FileError."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [line for line in finished_lines(path, {"step": int}) if line["step"] <= step]
+    return [json.dumps(line) + "\n" for line in kept]

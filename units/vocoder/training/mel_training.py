@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,10 @@ class MelTraining:
         self._optimizer.step()
         self.step += 1
         return {"loss": (mel + duration).detach(), "mel": mel.detach(), "duration": duration.detach()}
+
+    def weights(self) -> Iterable[Tensor]:
+        """Everything that is trained."""
+        return self.vocoder.network.parameters()
 
     def state(self) -> dict:
         """The state of a checkpoint; inverse of load_state."""
