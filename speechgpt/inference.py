@@ -34,7 +34,7 @@ from speechgpt.generation.stream import ReplyStream
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
-from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav
+from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav, loudness
 from units.codebook import Codebook, Units
 from units.encoder.unit_encoder import UnitEncoder
 from units.notation import SOSP
@@ -284,7 +284,7 @@ class SpeechGPT:
         wavs = [sound if isinstance(sound, np.ndarray) else load_wav(sound) for sound in sounds]
         for sound, wav in zip(sounds, wavs):
             name = "the wav" if isinstance(sound, np.ndarray) else sound
-            if np.abs(wav).max(initial=0.0) < NO_SPEECH:
+            if loudness(wav) < NO_SPEECH:
                 raise AudioError(AudioReason.SILENT, f"{name} is silent; there is nothing to answer")
             self._check_length(name, len(wav))
         return [units.ids for units in self._encode(wavs)]

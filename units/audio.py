@@ -34,7 +34,7 @@ WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # suffixes that save_wav wri
 BLOCK = 1 << 20  # samples of each channel that are decoded at once
 INEXACT = 4 * 1152  # samples by which the count of an mp3 may be off: its encoder's delay and padding
 CANCELLED = 0.1  # energy of the channels' average, where channels that have nothing in common give 1
-SILENT = 1e-4  # a wav whose peak is below this, 3 steps of 16 bits, is silent
+SILENT = 1e-4  # a wav whose loudness is below this, 3 steps of 16 bits, is silent
 NO_SPEECH = 1e-3  # a question whose peak is below this, 33 steps of 16 bits, is the noise of a microphone
 
 
@@ -64,6 +64,7 @@ class FrameGrid:
         return max(0, (num_samples - self.receptive_field) // self.hop + 1)
 
 
+LEAST_RATE, MOST_RATE = 2000, 768_000  # Hz; another rate is a damaged header, and resampling it could take all memory
 HUBERT_GRID = FrameGrid.of([(10, 5), *4 * [(3, 2)], *2 * [(2, 2)]])
 HOP = HUBERT_GRID.hop  # 320 samples between unit frames: 20 ms
 RECEPTIVE_FIELD = HUBERT_GRID.receptive_field  # 400 samples that one frame is computed from: 25 ms
@@ -178,6 +179,8 @@ def _decoded(path: Path, descriptor: int, start: float, duration: float | None) 
     shared = os.name != "nt"  # the decoder reads by the same descriptor
     with soundfile.SoundFile(descriptor if shared else str(path), closefd=False) as file:
         rate, frames = file.samplerate, file.frames
+        if not LEAST_RATE <= rate <= MOST_RATE:
+            raise IncompleteFile(f"its header states {rate} Hz; speech has {LEAST_RATE} to {MOST_RATE} Hz")
         first, count = round(start * rate), None if duration is None else round(duration * rate)
         within = count is not None and first + count <= frames  # the rest of the file does not matter
         flac = shared and file.format == "FLAC" and first < frames < UNKNOWN_LENGTH
@@ -303,6 +306,11 @@ def check_wav(wav: np.ndarray, source: str | Path = "the wav", grid: FrameGrid =
     if not np.isfinite(wav).all():
         raise AudioError(AudioReason.NOT_FINITE, f"{source} holds NaN or infinite samples")
     return wav.astype(np.float32, copy=False)
+
+
+def loudness(wav: np.ndarray) -> float:
+    """The largest distance of a sample of wav (T,) from their mean: a constant offset is no sound."""
+    return float(np.abs(wav - wav.mean(dtype=np.float64)).max()) if wav.size else 0.0
 
 
 def resample(wav: np.ndarray, rate: float) -> np.ndarray:

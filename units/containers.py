@@ -5,14 +5,16 @@
 
 Three kinds of file hold more than their header states: several files joined end to end (`cat a.mp3 b.mp3`, chained Ogg
 streams), an mp3 of variable bitrate without the frame that counts its frames, and one whose count is wrong. A file that
-was cut holds less. Only headers are read here: chunks of a wav, pages of Ogg, frames of mp3.
+was cut holds less. Only headers are read here: chunks of a wav, pages of Ogg, frames of mp3, and the lengths in the
+headers of AIFF, AU, CAF, W64, RF64, NIST and VOC. Of other kinds no length is known here, and they are refused.
 
-Sources: Microsoft's RIFF and RFC 3533 (Ogg), RFC 9639 (FLAC), ISO 11172-3 and 13818-3 (mp3), and for the counting frame
-LAME's VbrTag.c.
+Sources: Microsoft's RIFF and RFC 3533 (Ogg), RFC 9639 (FLAC), ISO 11172-3 and 13818-3 (mp3), for the counting frame
+LAME's VbrTag.c, EBU Tech 3306 (RF64), Apple's AIFF and CAF specifications, and the headers that libsndfile writes.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -62,6 +64,10 @@ def sound_parts(file: int, kind: str, frames: int) -> tuple[Part, ...]:
     """
     if kind in ("WAV", "WAVEX"):
         check_wav_length(file)
+    elif kind in ENDS:
+        _check_end(file, kind)
+    elif kind not in READERS:
+        raise IncompleteFile(f"whether a file of the kind {kind} is whole is not known here; convert it to wav or flac")
     if kind not in READERS:
         return ()
     with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as data:
@@ -111,6 +117,88 @@ def _bytes_at(file: int, offset: int, count: int) -> bytes:
     found = os.read(file, count)
     os.lseek(file, position, os.SEEK_SET)
     return found
+
+
+# --- AIFF, AU, CAF, W64, RF64, NIST, VOC: where the header says that the file, or its audio, ends
+
+
+def _check_end(file: int, kind: str) -> None:
+    """Raise IncompleteFile if a file is shorter than its header announces, or unknown bytes follow."""
+    size = os.fstat(file).st_size
+    try:
+        end = ENDS[kind](file, size)
+    except (struct.error, ValueError, IndexError) as error:
+        raise IncompleteFile(f"its header is damaged ({error})") from error
+    if end is None:
+        return
+    if end > size + SLOPPY:
+        raise IncompleteFile(f"its header announces {end - size} bytes more than the file has; it was cut")
+    if size - end > TAIL and _bytes_at(file, end, size - end).strip(b"\0"):
+        raise IncompleteFile(f"{size - end} bytes follow the audio that its header announces")
+
+
+def _aiff_end(file: int, size: int) -> int | None:
+    return 8 + struct.unpack(">I", _bytes_at(file, 4, 4))[0]
+
+
+def _au_end(file: int, size: int) -> int | None:
+    order = ">" if _bytes_at(file, 0, 4) == b".snd" else "<"
+    begin, length = struct.unpack(f"{order}II", _bytes_at(file, 4, 8))
+    return None if length == 0xFFFFFFFF else begin + length
+
+
+def _caf_end(file: int, size: int) -> int | None:
+    at = 8
+    while at + 12 <= size:
+        name, length = struct.unpack(">4sq", _bytes_at(file, at, 12))
+        if not all(32 <= byte < 127 for byte in name):
+            return at
+        if length < 0:
+            return None  # the audio goes on to the end of the file
+        at += 12 + length
+    return at
+
+
+def _w64_end(file: int, size: int) -> int | None:
+    return struct.unpack("<Q", _bytes_at(file, 16, 8))[0]
+
+
+def _rf64_end(file: int, size: int) -> int | None:
+    if _bytes_at(file, 12, 4) != b"ds64":
+        raise ValueError("no ds64 chunk")
+    return 8 + struct.unpack("<Q", _bytes_at(file, 20, 8))[0]
+
+
+def _nist_end(file: int, size: int) -> int | None:
+    begin = int(_bytes_at(file, 8, 8))
+    fields = {}
+    for line in _bytes_at(file, 16, max(0, begin - 16)).decode("latin-1").split("\n"):
+        name, _, value = line.partition(" -i ")
+        if value:
+            fields[name.strip()] = int(value)
+    counted = [fields.get(name) for name in ("sample_count", "channel_count", "sample_n_bytes")]
+    if None in counted:
+        raise ValueError("it lacks sample_count, channel_count or sample_n_bytes")
+    return begin + math.prod(count for count in counted if count is not None)
+
+
+def _voc_end(file: int, size: int) -> int | None:
+    at = struct.unpack("<H", _bytes_at(file, 20, 2))[0]
+    while at < size and _bytes_at(file, at, 1) != b"\0":
+        at += 4 + int.from_bytes(_bytes_at(file, at + 1, 3), "little")
+    return at + 1
+
+
+ENDS: dict[str, Callable[[int, int], int | None]] = {
+    "AIFF": _aiff_end,
+    "SVX": _aiff_end,
+    "AU": _au_end,
+    "CAF": _caf_end,
+    "W64": _w64_end,
+    "RF64": _rf64_end,
+    "NIST": _nist_end,
+    "VOC": _voc_end,
+}
 
 
 # --- FLAC

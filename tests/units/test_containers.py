@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refused import refused
 
-from units.audio import SAMPLE_RATE, AudioError, AudioReason, load_wav
+from units.audio import SAMPLE_RATE, SILENT, AudioError, AudioReason, load_wav, loudness
 from units.containers import LENGTHS, _tag_offset
 
 FORMATS = {
@@ -45,6 +45,60 @@ def test_joined_wavs_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "a.wav", tone(220, 1.0))
     path.write_bytes(2 * path.read_bytes())
     with refused(AudioReason.UNREADABLE, path, error=AudioError):
+        load_wav(path)
+
+
+OTHERS = {
+    "aiff": ("AIFF", "PCM_16"),
+    "aifc": ("AIFF", "FLOAT"),
+    "au": ("AU", "PCM_16"),
+    "mulaw.au": ("AU", "ULAW"),
+    "caf": ("CAF", "PCM_16"),
+    "w64": ("W64", "PCM_16"),
+    "rf64": ("RF64", "PCM_16"),
+    "sph": ("NIST", "PCM_16"),
+    "voc": ("VOC", "PCM_16"),
+}
+
+
+@pytest.mark.parametrize("suffix", OTHERS)
+def test_other_containers_are_read_whole_or_refused(tmp_path: Path, suffix: str) -> None:
+    path, (kind, subtype) = tmp_path / f"a.{suffix}", OTHERS[suffix]
+    soundfile.write(path, tone(220, 1.0), SAMPLE_RATE, format=kind, subtype=subtype)
+    whole = path.read_bytes()
+    assert len(load_wav(path)) == SAMPLE_RATE and len(load_wav(path, 0.25, 0.5)) == SAMPLE_RATE // 2
+    for bad in (whole[: int(0.6 * len(whole))], 2 * whole, whole + whole[len(whole) // 2 :]):
+        path.write_bytes(bad)
+        with pytest.raises(AudioError) as error:
+            load_wav(path)
+        assert error.value.reason in (AudioReason.INCOMPLETE, AudioReason.UNREADABLE)
+        assert str(path) in str(error.value)
+    path.write_bytes(whole + bytes(300))  # padding, as some writers leave it; some decoders take it for silence
+    assert 0 <= len(load_wav(path)) - SAMPLE_RATE <= 300
+
+
+def test_a_container_whose_end_is_not_known_is_refused(tmp_path: Path) -> None:
+    soundfile.write(path := tmp_path / "a.mat", tone(220, 1.0), SAMPLE_RATE, format="MAT5", subtype="PCM_16")
+    with refused(AudioReason.INCOMPLETE, path, "MAT5", error=AudioError):
+        load_wav(path)
+
+
+def test_an_au_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    soundfile.write(path := tmp_path / "a.au", tone(220, 1.0), SAMPLE_RATE, format="AU", subtype="PCM_16")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8] + b"\xff" * 4 + whole[12:])
+    assert len(load_wav(path)) == SAMPLE_RATE
+
+
+def test_a_constant_offset_is_no_sound() -> None:
+    assert loudness(np.full(500, 0.5, np.float32)) < SILENT < loudness(0.5 + 0.001 * tone(220, 0.1))
+    assert loudness(np.empty(0, np.float32)) == 0
+
+
+@pytest.mark.parametrize("rate", [1, 100, 2_000_000])
+def test_a_sample_rate_that_speech_cannot_have_is_refused(tmp_path: Path, rate: int) -> None:
+    soundfile.write(path := tmp_path / "a.wav", tone(220, 1.0), rate)
+    with refused(AudioReason.INCOMPLETE, path, str(rate), error=AudioError):
         load_wav(path)
 
 

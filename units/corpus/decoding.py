@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from units.audio import SILENT, AudioError, AudioReason, FrameGrid, load_wav
+from units.audio import SILENT, AudioError, AudioReason, FrameGrid, load_wav, loudness
 from units.corpus.manifest import Utterance
 from units.runtime.ahead import worked_ahead
 from units.runtime.refusals import Refusal, refusal_of
@@ -32,8 +32,7 @@ def decoded(
 def _read(utterance: Utterance, grid: FrameGrid, keep_silent: bool) -> np.ndarray | Refusal:
     try:
         wav = load_wav(utterance.audio, utterance.start, utterance.duration, grid)
-        peak = max(wav.max(), -wav.min())
-        if peak < SILENT and not keep_silent:
+        if not keep_silent and (peak := loudness(wav)) < SILENT:
             raise AudioError(AudioReason.SILENT, f"{utterance.audio} is silent: its peak is {peak:.1e}")
         return wav
     except AudioError as error:

@@ -25,7 +25,7 @@ from speechgpt.dialogue import Message, Speech
 from speechgpt.generation.generate import context_length
 from speechgpt.generation.shared import share
 from speechgpt.sampling import Sampling
-from units.audio import SAMPLE_RATE, SILENT, AudioError, AudioReason, check_wav, load_wav
+from units.audio import SAMPLE_RATE, SILENT, AudioError, AudioReason, check_wav, load_wav, loudness
 from units.encoder.unit_encoder import Features
 from units.runtime.precision import check_device, multiplies_bfloat16
 from units.runtime.provenance import digest
@@ -171,7 +171,7 @@ class Listener:
         return speech
 
     def _keep(self, speech: Speech, wav: np.ndarray) -> None:
-        if np.abs(wav).max(initial=0.0) < SILENT:
+        if loudness(wav) < SILENT:
             raise AudioError(AudioReason.SILENT, f"{speech.audio} is silent; there is nothing to answer")
         places = self.facts.shape.embeddings(self.encoder.grid.num_frames(len(wav)))
         context = context_length(self.model.llm)
