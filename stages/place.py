@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,17 @@ def is_finished(config: StageConfig, system: System) -> bool:
     before = read_resolved(out)
     if finished and before.get("model", config.model) != config.model:
         print(f"{out} was trained from {before['model']}, not from {config.model}; name another out to train again")
+    elif finished and (changed := _changed(config, before)):
+        print(f"{out} was trained with other {', '.join(changed)}; name another out to train again")
     return finished
+
+
+def _changed(config: StageConfig, before: dict[str, Any]) -> list[str]:
+    """Fields of the config that differ from those that a stage was trained with; a field that only one of two releases
+    has is no change, nor is another place of the run folder."""
+    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    then = json.loads(json.dumps(before, default=str))
+    return sorted(name for name in (now.keys() & then.keys()) - {"run"} if now[name] != then[name])
 
 
 def _check_apart(config: StageConfig, out: Path) -> None:
