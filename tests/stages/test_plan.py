@@ -135,9 +135,9 @@ def test_the_plan_names_data_that_are_not_there_yet(run) -> None:
     assert dict(rows(config, Cluster(1), plan))["data"] == f"not in {run} yet: data/text.jsonl.gz"
 
 
-@pytest.mark.parametrize("model", ["somebody/no-such-llm", "no such name", "stage1"])
+@pytest.mark.parametrize("model", ["somebody/no-such-llm", "no such name", "stage2"])
 def test_a_plan_for_a_model_that_does_not_exist_names_it(run, capsys, model: str) -> None:
-    options = ["--stage", "stage2", "--model", model, "--out", "stage2", "--data", "[{path: units/train}]"]
+    options = ["--stage", "stage2", "--model", model, "--out", "s", "--data", "[{path: units/train}]"]
     with pytest.raises(SystemExit) as ended:
         main.cli([*options, "--run", str(run), "--training", "{max_steps: 4}", "--plan"])
     assert ended.value.code == WRONG_CALL

@@ -103,9 +103,11 @@ class HubertFeatures:
             raise ValueError(f"{folder} lacks {len(missing)} weights, such as {missing[0]}; is it a whole checkpoint?")
         try:
             normalise = bool(AutoFeatureExtractor.from_pretrained(folder).do_normalize)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if (settings := Path(folder) / "preprocessor_config.json").exists():
                 raise ValueError(f"{settings} is damaged ({error!r:.200}); copy it again") from error
+            if isinstance(error, ValueError):
+                raise
             normalise = False
         return cls(model, layer, name or str(folder), normalise, dtype)
 

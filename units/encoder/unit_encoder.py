@@ -131,7 +131,8 @@ class UnitEncoder:
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
             raise CodebookMismatch(
-                f"the weights in {folder} do not have the fingerprint in its codebook.json ({codebook.fingerprint}); "
+                f"the weights in {folder} (centres.safetensors, encoder/model.safetensors, and their manner in "
+                f"preprocessor_config.json) do not have the fingerprint in its codebook.json ({codebook.fingerprint}); "
                 "files of two encoders were mixed. Fit the codebook again, or copy the whole folder again."
             )
         return encoder
@@ -232,7 +233,8 @@ def _read_features(folder: Path, codebook: Codebook, dtype: torch.dtype) -> Hube
     except Exception as error:  # each config class of transformers, and safetensors, has its own errors
         raise FileError(
             FileReason.DAMAGED,
-            f"{folder}: config.json and model.safetensors do not open as {codebook.encoder}, layer {codebook.layer}: "
+            f"{folder}: config.json, preprocessor_config.json and model.safetensors do not open as "
+            f"{codebook.encoder}, layer {codebook.layer}: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. Copy the whole folder again",
         ) from error
 
