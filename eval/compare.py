@@ -15,7 +15,13 @@ from units.runtime.command import command
 
 
 @command("eval-compare")
-def main(runs: list[str], out: Path, title: str = "Comparison", every: bool = False, published: bool = True) -> None:
+def main(
+    runs: list[str],
+    out: Path = Path("compared"),
+    title: str = "Comparison",
+    every: bool = False,
+    published: bool = True,
+) -> None:
     """Compare several runs.
 
     Args:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eval.metrics import words
 from units.corpus.manifest import Utterance, read_manifest
 from units.runtime.json_files import FileError, FileReason, json_lines, read_json, read_text
-from units.runtime.provenance import content_hash
+from units.runtime.provenance import content_hash, digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,9 @@ FILES = (
     GRAMMAR,
     OLD_GRAMMAR,
 )
+# Where the tables, or else the wavs, of suites of pairs may lie (eval/likelihood/folders.py).
+SUITE_FOLDERS = ("", "*/", "*/*/", "*/*/*/")
+FLAT_FOLDERS = ("sStoryCloze", "sSC", "tStoryCloze", "tSC", "salmon_benchmark/*", "salmon/*")
 
 
 class NotMeasured(ValueError):
@@ -157,8 +160,19 @@ class TestSet:
 
     @cached_property
     def name(self) -> str:
-        """The path's name and a hash of manifests, texts and grammar. Audio files are not read for it."""
-        return f"{self.path.stem} {content_hash(self._files)}"
+        """The path's name and a hash of manifests, texts, grammar, and tables of suites of pairs.
+
+        Audio files are not read for it; those of suites without a table are hashed by their names.
+        """
+        tables = {
+            str(table.relative_to(self.path)): table
+            for folder in SUITE_FOLDERS
+            for table in sorted(self.path.glob(f"{folder}gold.csv"))
+        }
+        found = content_hash(self._files | tables)
+        wavs = [wav.relative_to(self.path) for folder in FLAT_FOLDERS for wav in self.path.glob(f"{folder}/*.wav")]
+        listed = [found, *(f"\n{wav}" for wav in sorted(wavs))]
+        return f"{self.path.stem} {digest(listed) if wavs else found}"
 
     def has(self, name: str) -> bool:
         """Whether one of FILES exists."""

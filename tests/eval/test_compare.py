@@ -83,6 +83,15 @@ def test_the_pages_hold_the_same_figures_and_escape_all(runs: list[str], tmp_pat
     assert record["rows"][0]["floor"]["value"] == 0.01 and record["rows"][1]["published"][0]["source"]
 
 
+def test_the_command_takes_any_number_of_runs(runs: list[str], tmp_path: Path) -> None:
+    command.main.cli([*runs, "--out", str(tmp_path / "out"), "--every"])
+    record = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert [column["title"] for column in record["columns"]] == ["ours", "cascade", "text"] and len(record["rows"]) > 5
+    command.main.cli([runs[0], f"--out={tmp_path / 'one'}"])
+    with pytest.raises(SystemExit):
+        command.main.cli(["--out", str(tmp_path / "none")])
+
+
 def test_runs_that_cannot_be_compared_are_named(runs: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ComparisonError, match="empty has no results"):

@@ -14,7 +14,7 @@ from eval.likelihood.folders import folder_of, split_of
 from eval.likelihood.pairs import Pair, Suite, SuiteError, SuiteReason, outcome, suite_scores
 from eval.likelihood.submitted import SubmittedScores
 from eval.likelihood.zerospeech import lexical, prosody, read_submission, syntactic, write_submission
-from eval.test_set import NotMeasured
+from eval.test_set import NotMeasured, TestSet
 from speechgpt.answers import Likelihood
 
 # filename, id, voice, frequency, word, phones, length, correct, and log p: two words, the first in two voices
@@ -236,6 +236,19 @@ def test_pairs_without_a_score_are_left_out() -> None:
     figures = suite_scores(suite, scores(a=(-1, 1), b=(-2, 1), c=(-1, 1)))
     assert (figures["mean"].value, figures["mean"].n, figures["mean"].standard_error) == (1.0, 1, None)
     assert suite_scores(suite, {})["mean"].value is None
+
+
+def test_a_test_sets_name_changes_with_its_suites(tmp_path: Path) -> None:
+    names = [TestSet(tmp_path).name]
+    dev = suite_folder(tmp_path / "lexical" / "dev", LEXICAL)
+    names.append(TestSet(tmp_path).name)
+    (dev / "gold.csv").write_text(LEXICAL.replace("cat", "cot"))
+    names.append(TestSet(tmp_path).name)
+    for name in ("0_a", "0_b"):
+        (tmp_path / "sSC").mkdir(exist_ok=True)
+        (tmp_path / "sSC" / f"{name}.wav").write_bytes(b"")
+        names.append(TestSet(tmp_path).name)
+    assert len(set(names)) == 5 == len(names) and TestSet(tmp_path).name == names[-1]
 
 
 def test_suites_are_found_by_their_folders(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, cast, get_type_hints
+from typing import Any, NoReturn, Protocol, cast, get_args, get_origin, get_type_hints
 
 SOME_REFUSED = 3  # exit code: the work is done, except for the inputs that were refused and listed
 WRONG_CALL = 2  # exit code
@@ -166,6 +166,10 @@ def _call(
     parser.add_function_arguments(
         function, as_positional=positional, skip=set(flat_names), as_group=False, sub_configs=True
     )
+    for action in parser._actions:  # a positional list takes every value up to the first option
+        kind = getattr(parameters.get(action.dest), "annotation", None)
+        if not action.option_strings and get_origin(kind) is list:
+            action.nargs, action.metavar, action._typehint = "+", action.dest, get_args(kind)[0]
     for parameter in flat_names:
         parser.add_class_arguments(parameters[parameter].annotation, as_group=False)
     given = parser.instantiate(parser.parse_args(_spelled(args, parser)))
