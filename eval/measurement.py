@@ -58,6 +58,7 @@ class Measurement:
         keep: folder for the spoken answers that are kept as audio.
         device: where the model runs; written into the results.
         judge: grades replies; None leaves out the task that needs it.
+        kept: how many spoken answers are kept as audio.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Measurement:
         keep: Path,
         device: str = "cpu",
         judge: Judge | None = None,
+        kept: int = 5,
     ) -> None:
         self.model, self.test_set, self.keep, self.device = model, test_set, keep, device
-        self._asr, self._judge = asr, judge
+        self._asr, self._judge, self.kept = asr, judge, kept
         self.refused: dict[str, Refusal] = {}  # by the utterance's id
 
     @property

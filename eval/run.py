@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eval.spelling import Speaking
-from units.runtime.command import command
+from units.runtime.command import check_range, command
 
 
 @command("eval-run", positional=False)
@@ -37,6 +37,7 @@ def main(
     units: Speaking = Speaking(),
     judge: str | None = None,
     judge_prompt: Path | None = None,
+    keep: int = 5,
 ) -> None:
     """Measure a model on a corpus.
 
@@ -57,6 +58,7 @@ def main(
         units: how units become text, for lm:FOLDER
         judge: a language model that grades replies: URL#MODEL of a server with OpenAI's chat completions (the key from
             OPENAI_API_KEY), or a folder or hub id of a causal language model
+        keep: how many spoken answers are kept as audio in OUT/answers, with the lists wav.scp and text for VERSA
         judge_prompt: a file with the judge's prompt, with {question} and {reply}; default: eval/prompts/judge.txt
     """
     from eval.asr import open_asr
@@ -66,13 +68,14 @@ def main(
     from eval.model import open_measured_model
     from eval.test_set import TestSet
 
+    check_range("keep", keep, 0)
     names = [name.strip() for name in tasks.split(",")] if tasks else None
     tasks_of(names)  # a misspelled name is reported before the model is loaded
     test_set = TestSet(corpus, grammar, limit)
     recogniser = open_asr(asr, test_set.grammar, device)
     grader = open_judge(judge, out / "judge.cache", device, judge_prompt or PROMPT) if judge else None
     measured = open_measured_model(model, device, test_set, units)
-    evaluate(Measurement(measured, test_set, recogniser, out / "answers", device, grader), out, names, force)
+    evaluate(Measurement(measured, test_set, recogniser, out / "answers", device, grader, keep), out, names, force)
 
 
 if __name__ == "__main__":

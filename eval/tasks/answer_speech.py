@@ -10,9 +10,9 @@ from eval.results import save_details
 from eval.tasks.breakdown import by_family
 from eval.tasks.task import ASR_ANSWER_VOICE, FamilyColumn, Figure, Outcome, Task, detail
 from units.audio import RECEPTIVE_FIELD, save_wav
+from units.runtime.atomic import written_whole
 from units.runtime.file_names import FileNames
 
-NUM_KEPT = 5  # answers that are kept as audio
 KEPT = "answers.jsonl"  # lists them, with the names of their wavs
 
 
@@ -44,7 +44,10 @@ def run(measurement: Measurement) -> Outcome:
 
 
 def _keep_answers(measurement: Measurement) -> None:
-    """Keep the first question of each of five families with its answer, right or wrong: wavs and transcripts."""
+    """Keep questions with their answers, right or wrong: wavs and transcripts; of each family the first, then others.
+
+    Beside them `wav.scp` and `text`, Kaldi's lists, by which VERSA and other programs score the answers' sound.
+    """
     items = measurement.test_set.test
     first: dict[str, int] = {}
     for i, item in enumerate(items):
@@ -52,7 +55,7 @@ def _keep_answers(measurement: Measurement) -> None:
     rest = [i for i in range(len(items)) if i not in first.values()]
     names = FileNames(measurement.keep, [".question.wav", ".answer.wav"], [KEPT], slash="_")
     records = []
-    for i in sorted([*first.values(), *rest][:NUM_KEPT]):
+    for i in sorted([*first.values(), *rest][: measurement.kept]):
         item, answer = items[i], measurement.answers[i]
         question_wav = answer_wav = None
         if item.id not in measurement.refused:
@@ -62,6 +65,18 @@ def _keep_answers(measurement: Measurement) -> None:
         kept = detail(item, transcript=answer.transcript, text=answer.text, heard=measurement.recognised[i])
         records.append({**kept, "question_wav": _below(names, question_wav), "answer_wav": _below(names, answer_wav)})
     save_details(measurement.keep / KEPT, records)
+    _save_kaldi(measurement.keep, [record for record in records if record["answer_wav"]])
+
+
+def _save_kaldi(folder: Path, records: list[dict]) -> None:
+    """Write wav.scp (absolute paths) and text, a line for each spoken answer; ids without spaces."""
+    for name, field in (("wav.scp", "answer_wav"), ("text", "text")):
+        with written_whole(folder / name) as file:
+            for record in records:
+                value = (
+                    (folder / record[field]).resolve() if name == "wav.scp" else " ".join((record[field] or "").split())
+                )
+                file.write(f"{'_'.join(record['id'].split())} {value}\n")
 
 
 def _below(names: FileNames, path: Path | None) -> str | None:

@@ -64,6 +64,14 @@ def test_a_whole_evaluation(measurement: Measurement, tmp_path: Path) -> None:
     assert len(list((out / "answers").glob("*.answer.wav"))) == 4  # the first sum is not spoken
     assert all((out / "answers" / record["question_wav"]).is_file() for record in kept)
     assert [record["answer_wav"] is None for record in kept] == [record["family"] == "sum" for record in kept]
+    lists = [
+        dict(line.split(" ", 1) for line in (out / "answers" / n).read_text().splitlines()) for n in ("wav.scp", "text")
+    ]
+    spoken_ids = [record["id"] for record in kept if record["answer_wav"]]
+    assert [list(one) for one in lists] == [spoken_ids, spoken_ids] and all(
+        Path(path).is_file() for path in lists[0].values()
+    )
+    assert list(lists[1].values()) == [record["text"] for record in kept if record["answer_wav"]]
     assert not (out / "refused.jsonl").exists()
 
 
