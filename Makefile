@@ -25,6 +25,8 @@ DEEPSPEED    = $(dir $(PYTHON))deepspeed --hostfile $(HOSTFILE) --no_local_rank 
 LAUNCH      ?= $(if $(HOSTFILE),$(DEEPSPEED),$(if $(NPROC),$(TORCHRUN),$(PYTHON) -m))
 # Further options for the stages and for make plan: make stage1 PRESET=7b ARGS="--training.deepspeed zero3"
 ARGS ?=
+# For make plan, chat and page: which system: speechgpt, blsp or llama-omni.
+SYSTEM ?= speechgpt
 # For make plan: how many GPUs, of which kind.
 GPUS ?= 8
 GPU  ?= A100-80G
@@ -68,6 +70,19 @@ UNIT_SETS := $(RUN)/units/train/unit_set.json
 GATE      := $(RUN)/results/resynthesis.json
 REPORT    := $(RUN)/report/summary.txt
 CONFIGS   := stages/configs/$(PRESET)
+# Of the system of SYSTEM: its trainer, its configs, and its finished model.
+TRAINER_speechgpt := stages.train
+TRAINER_blsp := variants.blsp.train
+TRAINER_llama-omni := variants.llama_omni.train
+CONFIGS_speechgpt := $(CONFIGS)
+CONFIGS_blsp := variants/blsp/configs/$(PRESET)
+CONFIGS_llama-omni := variants/llama_omni/configs/$(PRESET)
+MODEL_speechgpt := $(RUN)/model
+MODEL_blsp := $(RUN)/blsp
+MODEL_llama-omni := $(RUN)/omni
+ifeq ($(TRAINER_$(SYSTEM)),)
+$(error SYSTEM='$(SYSTEM)': it is speechgpt, blsp or llama-omni)
+endif
 
 # Where `make install` unpacks flite for a user who may not install system packages.
 ifndef FLITE_LIB
@@ -78,7 +93,7 @@ export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
 endif
 endif
 
-.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval blsp page chat starter-encoder starter-codec \
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval blsp llama-omni page chat starter-encoder starter-codec \
         eval-sets real-models test test-all check docs bench clean
 
 ##@ Start here
@@ -107,8 +122,10 @@ units: $(UNIT_SETS) ## unit encoder, unit sets
 vocoder: $(GATE) ## unit vocoder, and its gate: its word error rate on true units
 text-llm: $(RUN)/text_llm/config.json ## the small text LLM that stage 1 widens
 stage1 stage2 stage3: stage%: $(RUN)/stage%/speechgpt.json ## one stage of training (and what it needs)
-plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G); trains nothing
-	@for n in 1 2 3; do $(PYTHON) -m stages.train $(CONFIGS)/stage$$n.yaml --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU) $(ARGS); done
+plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G SYSTEM=speechgpt); trains nothing
+	@[ -d $(CONFIGS_$(SYSTEM)) ] || { echo "$(SYSTEM) has no preset $(PRESET); it has: $$(ls $(dir $(CONFIGS_$(SYSTEM))) | tr '\n' ' ')"; exit 2; }
+	@for stage in $(sort $(wildcard $(CONFIGS_$(SYSTEM))/stage*.yaml)); do \
+	  $(PYTHON) -m $(TRAINER_$(SYSTEM)) $$stage --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU) $(ARGS); done
 model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
 ifeq ($(PRESET),toy)
 eval: $(REPORT) ## measure the model, draw the report (other presets: CORPUS=test.jsonl)
@@ -132,11 +149,20 @@ blsp:
 	@echo "make blsp runs the toy preset only; for others docs/systems/blsp.md has the commands"; exit 2
 endif
 
+ifeq ($(PRESET),toy)
+llama-omni: $(RUN)/omni_results/done ## LLaMA-Omni (docs/systems/llama-omni.md) on the demo's corpus, units and vocoder: two stages, figures, latency
+	@printf '\nAll is done in %s; talk to it with: make chat SYSTEM=llama-omni\n' '$(RUN)/omni'
+	@cat $<
+else
+llama-omni:
+	@echo "make llama-omni runs the toy preset only; for others docs/systems/llama-omni.md has the commands"; exit 2
+endif
+
 ##@ Use it
-page: $(RUN)/model/speechgpt.json ## talk to the model in the browser
-	@$(PYTHON) -m speechgpt.serve.server --model $(RUN)/model $(ARGS)
-chat: $(RUN)/model/speechgpt.json ## talk to the model
-	@$(PYTHON) -m speechgpt.cli --model $(RUN)/model --folder $(RUN)/answers $(ARGS)
+page: $(MODEL_$(SYSTEM))/speechgpt.json ## talk to the model in the browser (SYSTEM=speechgpt)
+	@$(PYTHON) -m speechgpt.serve.server --model $(MODEL_$(SYSTEM)) $(ARGS)
+chat: $(MODEL_$(SYSTEM))/speechgpt.json ## talk to the model (SYSTEM=speechgpt)
+	@$(PYTHON) -m speechgpt.cli --model $(MODEL_$(SYSTEM)) --folder $(RUN)/answers $(ARGS)
 
 bench: $(RUN)/model/speechgpt.json ## speed of the encoder, the LLM and the vocoder on this machine
 	@$(ASKED)
@@ -328,6 +354,29 @@ $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
 	@echo "[5/5] blsp: questions never heard in training"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/corpus --out $(@D) | tee $@.part
+	@mv $@.part $@
+
+# LLaMA-Omni: the text LLM learns to answer spoken questions, and then a decoder to speak its states, with the demo's units
+# and vocoder.
+$(RUN)/omni_data/build.json: | $(RUN)/units/train/unit_set.json
+	@echo "[1/4] llama-omni: conversations with recordings"
+	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
+	  --least_of_a_family 200 --most_of_a_family 300 --splits.named false --speech audio \
+	  --instructions instruct_data/instructions/toy --out $(@D)
+
+$(RUN)/omni_llm/speechgpt.json: | $(RUN)/text_llm/config.json $(RUN)/omni_data/build.json
+	@echo "[2/4] llama-omni: stage 1, the LLM learns to listen"
+	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/toy/stage1.yaml --run $(RUN)
+
+$(RUN)/omni/speechgpt.json: | $(RUN)/omni_llm/speechgpt.json $(GATE)
+	@echo "[3/4] llama-omni: stage 2, the speech decoder"
+	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/toy/stage2.yaml --run $(RUN)
+
+$(RUN)/omni_results/done: $(RUN)/omni/speechgpt.json
+	@echo "[4/4] llama-omni: questions never heard in training, and how soon it speaks"
+	@mkdir -p $(@D)
+	@$(PYTHON) -m eval.run --model $(RUN)/omni --corpus $(RUN)/corpus --out $(@D) | tee $@.part
+	@$(PYTHON) -m variants.llama_omni.latency --model $(RUN)/omni --corpus $(RUN)/corpus --out $(@D) | tee -a $@.part
 	@mv $@.part $@
 
 else

@@ -86,6 +86,9 @@ COMMANDS = {
     "blsp-text-tasks": "variants.blsp.text_tasks",
     "blsp-generate": "variants.blsp.generate",
     "blsp-upstream": "variants.blsp.upstream",
+    "llama-omni-train": "variants.llama_omni.train",
+    "llama-omni-generate": "variants.llama_omni.generate",
+    "llama-omni-latency": "variants.llama_omni.latency",
     "llama-omni-upstream": "variants.llama_omni.upstream",
 }
 
@@ -121,6 +124,10 @@ setup(
     },
     entry_points={
         "console_scripts": [f"{command}={module}:main.cli" for command, module in COMMANDS.items()],
-        "speechgpt.systems": ["speechgpt=speechgpt.inference:SpeechGPT", "blsp=variants.blsp.inference:BLSP"],
+        "speechgpt.systems": [
+            "speechgpt=speechgpt.inference:SpeechGPT",
+            "blsp=variants.blsp.inference:BLSP",
+            "llama-omni=variants.llama_omni.inference:LlamaOmni",
+        ],
     },
 )

@@ -30,10 +30,10 @@ MANY_VOCOS = VocosConfig(width=16, blocks=1, kernel=5, num_speakers=3, **SMALL)
 HEADS = {"hifigan": HIFIGAN, "odd_hifigan": ODD_HIFIGAN, "vocos": VOCOS, "many_vocos": MANY_VOCOS}
 
 
-def loud_vocoder(settings: UnitNetworkConfig, seed: int = 0) -> UnitVocoder:
+def loud_vocoder(settings: UnitNetworkConfig, seed: int = 0, codebook: Codebook = CODEBOOK) -> UnitVocoder:
     """A random vocoder whose output is neither near silence nor clipped."""
     torch.manual_seed(seed)
-    vocoder = UnitVocoder(CODEBOOK, settings).eval()
+    vocoder = UnitVocoder(codebook, settings).eval()
     with torch.no_grad():
         for name, weight in vocoder.network.named_parameters():
             if weight.dim() > 1 and "dur_predictor" not in name:

@@ -126,7 +126,7 @@ def _draws(
             **({"output_hidden_states": True} if observe else {}),
         )
         if observe:
-            observe(out.hidden_states[-1][:, -1])
+            observe(out.hidden_states[-1][:, -1].clone())
         cache, scores = out.past_key_values, out.logits[:, -1].float()
         chosen = choose(scores.masked_fill(~grammar.allowed(states), float("-inf")) if grammar else scores)
         states = grammar.after(states, chosen) if grammar else states

@@ -213,6 +213,19 @@ class UnitVocoder(nn.Module):
 
         Raises: as decode; VocoderError if `lookahead` is negative.
         """
+        stream = self.open_stream(predict_durations, speaker, lookahead)
+        for piece in pieces:
+            wav = stream.push(piece)
+            if len(wav):
+                yield wav
+        wav = stream.finish()
+        if len(wav):
+            yield wav
+
+    def open_stream(
+        self, predict_durations: bool = False, speaker: int | str = 0, lookahead: int | None = None
+    ) -> VocoderStream:
+        """`stream` for a caller that pushes units when it has some; arguments and errors as there."""
         row = self.check_speaker(speaker)
         stream: UnitStream | MelStream | WholeStream
         if self.network.context is None:
@@ -221,20 +234,7 @@ class UnitVocoder(nn.Module):
             stream = MelStream(self.network)
         else:
             stream = UnitStream(self.network, row, lookahead)
-        count = 0
-        for piece in pieces:
-            if piece.ids:
-                self._check(piece)
-                count += len(piece.ids)
-                known = piece.durations is not None and not predict_durations
-                wav = stream.push(torch.tensor(piece.ids), torch.tensor(piece.durations) if known else None)
-                if len(wav):
-                    yield wav
-        if not count:
-            raise _no_units()
-        wav = stream.finish()
-        if len(wav):
-            yield wav
+        return VocoderStream(self, stream, predict_durations)
 
     def _decode_whole(self, ids: Tensor, durations: Tensor | None) -> np.ndarray:
         known = None if durations is None else tuple(durations.tolist())
@@ -308,6 +308,36 @@ class UnitVocoder(nn.Module):
             mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
             found.append(self.network.log_durations(ids.to(self.device), mask.to(self.device)).cpu()[mask])
         return torch.cat(found)
+
+
+class VocoderStream:
+    """One utterance of a vocoder, synthesised while its units come."""
+
+    def __init__(
+        self, vocoder: UnitVocoder, stream: UnitStream | MelStream | WholeStream, predict_durations: bool
+    ) -> None:
+        self._vocoder, self._stream, self._predict = vocoder, stream, predict_durations
+        self._count = 0
+
+    @torch.inference_mode()
+    def push(self, units: Units) -> np.ndarray:
+        """Add units, all with durations or none; returns the wav (T,) that can now be synthesised; T may be 0."""
+        if not units.ids:
+            return np.zeros(0, np.float32)
+        self._vocoder._check(units)
+        self._count += len(units.ids)
+        known = units.durations is not None and not self._predict
+        return self._stream.push(torch.tensor(units.ids), torch.tensor(units.durations) if known else None)
+
+    @torch.inference_mode()
+    def finish(self) -> np.ndarray:
+        """End the utterance; returns the rest of the wav.
+
+        Raises: VocoderError if there were no units.
+        """
+        if not self._count:
+            raise _no_units()
+        return self._stream.finish()
 
 
 def _no_units() -> VocoderError:

@@ -77,7 +77,8 @@ def main(
     from units.runtime.progress import progress
     from units.runtime.refusals import listed_refusals
     from variants.blsp.inference import BLSP
-    from variants.blsp.responses import LineReason, drop_unfinished, respond
+    from variants.blsp.responses import LineReason, respond
+    from variants.speech_in.lines import drop_unfinished
 
     if model is None:
         raise ValueError("--model is needed: the folder of a BLSP model")

@@ -105,10 +105,9 @@ class BLSP(Listener):
             if token is None:
                 continue
             ids.append(token)
-            text = self._decode(ids, last=False)
-            if text.startswith(shown) and len(text) > len(shown):
-                yield Piece(text=text[len(shown) :])
-                shown = text
+            if added := self._added(ids, shown):
+                yield Piece(text=added)
+                shown += added
         answer = self._answered(asked, ids)
         whole = answer.text or ""
         yield Piece(text=whole[len(shown) :] if whole.startswith(shown) else "", answer=answer)

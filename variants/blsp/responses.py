@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.sampling import Sampling
-from units.runtime.json_files import finished_lines
 from units.runtime.refusals import Reason, Refusals, RefusedError
 from variants.blsp.data.labels import published_speech
 from variants.blsp.inference import BLSP, Request
@@ -20,21 +19,6 @@ class LineReason(Reason):
     """it is not JSON, or has neither audio nor an instruction"""
     UNUSABLE_AUDIO = "unusable_audio"
     """its recording cannot be read, is silent, or does not fit the context"""
-
-
-def drop_unfinished(output: Path) -> list[dict[str, Any]]:
-    """The records of a file that a run began; a last line that was not finished is cut off.
-
-    Raises: FileError naming the line if the file is damaged.
-    """
-    if not output.exists():
-        return []
-    found = finished_lines(output)
-    content = output.read_bytes()
-    if not content.endswith(b"\n"):
-        with output.open("rb+") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-    return found
 
 
 def respond(

@@ -36,6 +36,12 @@ class OmniConfig(ListeningConfig):
     that knows no turns."""
     instructions: dict[str, str] = field(default_factory=lambda: dict(INSTRUCTIONS))
     """What stands beside speech or text, by what the model is asked for: answer, transcribe, say."""
+    questions: Literal["spoken", "written"] = "spoken"
+    """For kind speaking: written replaces spoken questions by their transcripts, where these are known. The decoder
+    then learns from answers to text, and no recording has to be encoded."""
+    transcripts: bool = False
+    """Also learn to write down spoken questions, where their transcripts are known: an answer names few of the words
+    that were heard, so a small model learns to listen several times faster."""
     llm_lora: Lora | None = None
     """For kind listening: train low-rank adapters of the LLM, with trainable: [adaptor, lora]; they are merged into the
     LLM at the end."""
@@ -55,6 +61,8 @@ class OmniConfig(ListeningConfig):
             raise ValueError("lora trains no adaptor: set llm_lora, and trainable: [adaptor, lora]")
         if self.widen is not None:
             raise ValueError("LLaMA-Omni has no units in its vocabulary: leave widen out")
+        if self.questions == "written" and self.kind == "listening":
+            raise ValueError("questions: written teaches nobody to listen; it is for kind: speaking")
         learns_lora = isinstance(self.trainable, list) and "lora" in self.trainable
         if bool(self.llm_lora) != learns_lora:
             raise ValueError("llm_lora and trainable: [adaptor, lora] belong together")

@@ -60,6 +60,13 @@ class SpeechDecoder(nn.Module):
         """Whether it also reads the embedding of the token that a state predicts."""
         return self.shape.input == "state_and_word"
 
+    def with_weights_in(self, dtype: torch.dtype) -> SpeechDecoder:
+        """Convert the weights; rotary frequencies stay in full precision, or late frames would be misplaced."""
+        for name, part in self.named_children():
+            if name != "rotary":
+                part.to(dtype)
+        return self
+
     @torch.no_grad()
     def take_scale(self, words: Tensor) -> None:
         """Learn how loud word embeddings (V, H) are, so that they start as loud as states.

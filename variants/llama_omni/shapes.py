@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 DecoderInput = Literal["state", "state_and_word"]
 
@@ -21,6 +22,7 @@ class AdaptorShape:
     """Width of the hidden layer."""
 
     def __post_init__(self) -> None:
+        check_types(self, "adaptor.")
         check_range("rate", self.rate, 1)
         check_range("inner", self.inner, 1)
 
@@ -48,6 +50,7 @@ class DecoderShape:
     which makes the decoder learn several times faster."""
 
     def __post_init__(self) -> None:
+        check_types(self, "decoder.")
         for name in ("layers", "width", "heads", "inner", "upsample"):
             check_range(name, getattr(self, name), 1)
         if self.width % self.heads or self.width // self.heads % 2:

@@ -59,6 +59,7 @@ class Writer:
             live: keep where recordings lie, instead of their encoder states.
         """
         self.template, self.encoder, self.shape, self.pad, self.live = template, encoder, shape, pad, live
+        self._encoded: dict[Speech, np.ndarray] = {}
 
     def documents(self, examples: Iterable[Example], refusals: Refusals) -> Iterator[Documents]:
         """One document for each example whose recordings can be read."""
@@ -71,6 +72,7 @@ class Writer:
         utterances = [Utterance(one.audio, Path(one.audio), one.start, one.duration) for one in sounds]
         workers = min(MOST_THREADS, os.cpu_count() or 1)
         wavs = dict(zip(sounds, decoded(utterances, workers, self.encoder.grid)))
+        self._encoded = {}
         kept: list[Example] = []
         for example in examples:
             lost = next((found for one in example.sounds if isinstance(found := wavs[one], Refusal)), None)
@@ -97,10 +99,17 @@ class Writer:
             columns["audio"] = column_of(np.frombuffer(paths, np.uint8), False)
             columns["span"] = column_of(spans(example.sounds), False)
         else:
-            columns["states"] = column_of(stored(self.encoder, wavs), False)
+            columns["states"] = column_of(self._states(example.sounds, wavs), False)
         columns |= self.columns(example, pieces, made)
         ids, train = np.array(made.ids, np.int32), np.array(made.train, bool)
         return Documents(example.task, ids, train, np.array([len(ids)]), columns)
+
+    def _states(self, sounds: Sequence[Speech], wavs: list[np.ndarray]) -> np.ndarray:
+        """Encoder states of some sounds; those of neighbouring examples with the same recording are computed once."""
+        for sound, wav in zip(sounds, wavs):
+            if sound not in self._encoded:
+                self._encoded[sound] = stored(self.encoder, [wav])
+        return np.concatenate([stored(self.encoder, []), *(self._encoded[sound] for sound in sounds)])
 
     def columns(self, example: Example, pieces: Sequence[Piece], made: Row) -> dict[str, Column]:
         """Further side columns of an example; a system may have some.

@@ -209,6 +209,11 @@ class Listener:
         states = [one for _, sounds in prompts for one in sounds]
         return replies(self.model, [made for made, _ in prompts], states, self.ends, sampling)
 
+    def _added(self, ids: Sequence[int], shown: str) -> str:
+        """What the text of a growing reply has gained over what was shown of it."""
+        text = self._decode(ids, last=False)
+        return text[len(shown) :] if text.startswith(shown) else ""
+
     def _decode(self, ids: Sequence[int], last: bool = True) -> str:
         """Text of a reply, without space around it; a letter whose last bytes are still to come is held back, unless
         this is the whole reply."""

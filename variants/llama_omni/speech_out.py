@@ -1,0 +1,132 @@
+"""An answer's sound, while its text is written: states -> frames -> units -> chunks of at least omega units -> wav.
+
+Whatever omega is, all units together are those of the whole answer, and the joined sound is that of all units, as long
+as chunks are joined exactly. `islands` decodes each chunk alone, as the published code does, for comparison only.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from units.codebook import Codebook, Units
+from units.vocoder.unit_vocoder import UnitVocoder
+from variants.llama_omni.ctc import CtcStream
+from variants.llama_omni.decoder import SpeechDecoder
+from variants.llama_omni.windows import WindowStream
+
+Join = Literal["exact", "islands"]
+SILENCE = np.zeros(0, np.float32)
+
+
+class SoundStream(Protocol):
+    """Units to sound, some at a time."""
+
+    def push(self, units: Units) -> np.ndarray: ...
+    def finish(self) -> np.ndarray: ...
+
+
+class IslandStream:
+    """Each chunk is decoded alone."""
+
+    def __init__(self, vocoder: UnitVocoder) -> None:
+        self._vocoder = vocoder
+
+    def push(self, units: Units) -> np.ndarray:
+        return self._vocoder.decode(units) if units.ids else SILENCE
+
+    def finish(self) -> np.ndarray:
+        return SILENCE
+
+
+def sound_stream(vocoder: UnitVocoder, join: Join = "exact") -> SoundStream:
+    """A stream of a vocoder: exact where its head can be streamed, else by windows."""
+    if join == "islands":
+        return IslandStream(vocoder)
+    return WindowStream(vocoder) if vocoder.network.context is None else vocoder.open_stream()
+
+
+def decoded(vocoder: UnitVocoder, units: list[Units]) -> list[np.ndarray]:
+    """The sound of whole answers: equal to what a stream of each gives."""
+    if vocoder.network.context is not None:
+        return vocoder.decode_batch(units)
+    found = []
+    for one in units:
+        stream = WindowStream(vocoder)
+        found.append(np.concatenate([stream.push(one), stream.finish()]))
+    return found
+
+
+class AnswerSpeech:
+    """The speech of one answer.
+
+    units: all so far. seconds: spent in the decoder and in the vocoder.
+    """
+
+    def __init__(
+        self, decoder: SpeechDecoder, codebook: Codebook, vocoder: UnitVocoder | None, omega: int, join: Join = "exact"
+    ) -> None:
+        """
+        Args:
+            vocoder: None gives units alone.
+            omega: units that the vocoder gets at a time, at least.
+        """
+        self._stream, self._ctc, self._codebook, self._omega = (
+            decoder.stream(),
+            CtcStream(decoder.blank),
+            codebook,
+            omega,
+        )
+        self._sound = None if vocoder is None else sound_stream(vocoder, join)
+        self._waiting: list[int] = []
+        self.units: list[int] = []
+        self.seconds = {"decoder": 0.0, "vocoder": 0.0}
+
+    def push(self, state: Tensor, word: Tensor | None) -> np.ndarray:
+        """Add the next token; returns the wav (T,) that can now be made; T may be 0.
+
+        Args:
+            state: (H,), which predicts the token. word: (H,), its embedding.
+        """
+        began = time.perf_counter()
+        new = self._ctc.push(self._stream.push(state, word).argmax(-1).tolist())
+        self.seconds["decoder"] += time.perf_counter() - began
+        self.units += new
+        self._waiting += new
+        return self._spoken() if len(self._waiting) >= self._omega else SILENCE
+
+    def finish(self) -> np.ndarray:
+        """End the answer; returns the rest of the wav."""
+        rest = self._spoken()
+        if self._sound is None or not self.units:
+            return rest
+        began = time.perf_counter()
+        last = self._sound.finish()
+        self.seconds["vocoder"] += time.perf_counter() - began
+        return np.concatenate([rest, last])
+
+    def _spoken(self) -> np.ndarray:
+        """Give the vocoder all units that wait."""
+        units, self._waiting = self._waiting, []
+        if self._sound is None or not units:
+            return SILENCE
+        began = time.perf_counter()
+        wav = self._sound.push(Units(tuple(units), None, self._codebook))
+        self.seconds["vocoder"] += time.perf_counter() - began
+        return wav
+
+
+def most_likely(decoder: SpeechDecoder, tokens: Tensor, lengths: list[int]) -> list[list[int]]:
+    """The most likely symbol of each frame of some whole answers.
+
+    Args:
+        tokens: (sum of lengths, D), from `decoder.tokens`. lengths: tokens of each answer.
+    """
+    frames = [length * decoder.shape.upsample for length in lengths]
+    with torch.inference_mode():
+        symbols = decoder(tokens, lengths, frames).argmax(-1).cpu()
+    return [row[:count].tolist() for row, count in zip(symbols, frames)]
