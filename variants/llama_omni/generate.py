@@ -17,15 +17,10 @@ import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from speechgpt.sampling import Sampling
 from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.settings import check_types
-
-if TYPE_CHECKING:
-    from units.runtime.refusals import Refusals
-    from variants.llama_omni.inference import LlamaOmni
 
 
 @dataclass(frozen=True)
@@ -78,6 +73,7 @@ def main(
     from units.runtime.refusals import listed_refusals
     from variants.llama_omni.data.published import QuestionReason, read_records
     from variants.llama_omni.inference import LlamaOmni
+    from variants.llama_omni.replies import answer
     from variants.speech_in.lines import drop_unfinished
 
     if model is None:
@@ -108,57 +104,6 @@ def main(
     begun.unlink()
     print(f"{len(records)} answers in {output}; {refusals}")
     return SOME_REFUSED if refusals.counts else None
-
-
-def answer(
-    omni: LlamaOmni,
-    records: list[tuple[int, Any]],
-    source: Path,
-    wavs: Path | None,
-    sampling: Sampling,
-    refusals: Refusals,
-) -> list[dict[str, Any]]:
-    """The lines of some questions, in order.
-
-    Args:
-        records: with their numbers, from 0. source: the file that they are from. wavs: a folder for sound, if any.
-    """
-    from speechgpt.dialogue import Message
-    from units.runtime.refusals import Reason, RefusedError
-    from variants.llama_omni.data.published import Question, QuestionReason, read_question
-
-    found: list[dict[str, Any]] = []
-    asked: dict[int, tuple[Question, Message]] = {}
-    for place, (number, record) in enumerate(records):
-        line: dict[str, Any] = {"question_id": number, "prediction": None, "prediction_units": None, "answer": None}
-        try:
-            question = read_question(record, number, source.parent)
-            line |= {"question_id": question.id, "answer": question.answer}
-            message = omni.prepared(question.parts)
-            asked[place] = question, message
-        except ValueError as error:
-            reason: Reason = QuestionReason.UNUSABLE_AUDIO
-            if isinstance(error, RefusedError) and isinstance(error.reason, QuestionReason):
-                reason = error.reason
-            refusals.add(f"{source}:{number + 1}", reason, str(error))
-            line["refused"] = reason.value
-        found.append(line)
-    answers = omni.reply_batch([message for _, message in asked.values()], sampling)
-    for place, made in zip(asked, answers, strict=True):
-        found[place]["prediction"] = made.text or ""
-        found[place]["prediction_units"] = " ".join(map(str, made.units or ()))
-        if wavs is not None and made.wav is not None:
-            found[place]["wav"] = _write(wavs, records[place][0], made.wav)
-    return found
-
-
-def _write(wavs: Path, number: int, wav: Any) -> str:
-    """Write an answer's sound; returns its name."""
-    from units.audio import save_wav
-
-    path = wavs / f"{number:05d}.wav"
-    save_wav(path, wav)
-    return path.name
 
 
 if __name__ == "__main__":

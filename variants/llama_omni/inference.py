@@ -114,13 +114,8 @@ class LlamaOmni(Listener):
         return WRITING | {"say"} if self.speaks else WRITING
 
     @property
-    def codebook(self) -> Codebook:
-        """The codebook of the units that the model gives.
-
-        Raises: ValueError if it gives none.
-        """
-        if self.facts.codebook is None:
-            raise ValueError(f"{self.folder} answers in text alone: it has no units")
+    def codebook(self) -> Codebook | None:
+        """The codebook of the units that the model gives; None for a model that answers in text."""
         return self.facts.codebook
 
     @functools.cached_property
@@ -133,7 +128,7 @@ class LlamaOmni(Listener):
             return None
         found = self.facts.vocoder.find(self.folder)
         vocoder = UnitVocoder.from_pretrained(found, self.device)
-        self.codebook.check_same(vocoder.codebook, f"the model in {self.folder}", f"its vocoder {found}")
+        self._codebook.check_same(vocoder.codebook, f"the model in {self.folder}", f"its vocoder {found}")
         return vocoder
 
     def preload(self) -> None:
@@ -247,11 +242,16 @@ class LlamaOmni(Listener):
 
     # --- from states to sound
 
+    @property
+    def _codebook(self) -> Codebook:
+        assert self.facts.codebook is not None  # a folder with a decoder has one
+        return self.facts.codebook
+
     def open_speech(self) -> AnswerSpeech | None:
         """The speech of the next answer; None for a model without a decoder."""
         if self.model.decoder is None:
             return None
-        return AnswerSpeech(self.model.decoder, self.codebook, self.vocoder, self.omega, self.join)
+        return AnswerSpeech(self.model.decoder, self._codebook, self.vocoder, self.omega, self.join)
 
     def _asked(self, sound: Sound, task: str) -> Message:
         return with_instruction(Message("human", (self._speech(sound),)), self.facts.instructions.get(task, ""))
@@ -290,7 +290,7 @@ class LlamaOmni(Listener):
         """Replies as answers, with their sound."""
         units = self._units(drawn)
         vocoder = self.vocoder
-        spoken = [Units(tuple(one), None, self.codebook) for one in units if one and vocoder]
+        spoken = [Units(tuple(one), None, self._codebook) for one in units if one and vocoder]
         sounds = iter(decoded(vocoder, spoken) if vocoder and spoken else [])
         return [
             self._answered_with(message, ids, one, next(sounds) if one and vocoder else None)
