@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from importlib.metadata import EntryPoint
@@ -21,15 +22,13 @@ from speechgpt.dialogue import Message
 from speechgpt.sampling import Sampling
 from stages.train import train
 from units.audio import AudioError, load_wav, save_wav
-from units.codebook import CodebookMismatch, Units
+from units.codebook import CodebookMismatch
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.llama_omni import generate, latency
 from variants.llama_omni.inference import LlamaOmni
-from variants.llama_omni.records import DECODER_FILE, OmniFacts
-from variants.llama_omni.speech_out import decoded
+from variants.llama_omni.records import DECODER_FILE
 from variants.llama_omni.system import OMNI_SYSTEM
 from variants.llama_omni.upstream import export
-from variants.llama_omni.windows import WindowStream
 from variants.references import PartError
 
 SHORT = Sampling(max_new_tokens=12)
@@ -118,19 +117,14 @@ def test_islands_are_for_comparison(run, model, monkeypatch) -> None:
     assert not np.array_equal(islands.wav, exact.wav[: len(islands.wav)])
 
 
-def test_a_head_that_cannot_be_streamed_is_heard_by_windows(run) -> None:
-    vocoder = UnitVocoder(OmniFacts.load(run / "omni").codebook).eval()  # the head "mel"
-    ids = tuple(np.random.default_rng(0).integers(0, 10, 57).tolist())
-    whole = decoded(vocoder, [Units(ids, None, vocoder.codebook)])[0]
-    for size in (1, 4, 10, 33):
-        stream, parts = WindowStream(vocoder), []
-        for start in range(0, len(ids), size):
-            parts.append(stream.push(Units(ids[start : start + size], None, vocoder.codebook)))
-        parts.append(stream.finish())
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-        assert size > 10 or any(len(part) for part in parts[:-1])
-    offline = vocoder.decode(Units(ids, None, vocoder.codebook))
-    assert abs(len(whole) - len(offline)) < 0.2 * len(offline)
+def test_the_demo_s_head_is_heard_before_the_answer_ends(run, model, monkeypatch) -> None:
+    vocoder = UnitVocoder(model.codebook).eval()  # the head "mel"
+    monkeypatch.setattr(model, "vocoder", vocoder)
+    monkeypatch.setattr(model, "omega", 3)
+    pieces = list(model.stream(question(run, 1), Sampling(max_new_tokens=40)))
+    whole = model.answer(question(run, 1), Sampling(max_new_tokens=40))
+    joined = np.concatenate([piece.wav for piece in pieces if piece.wav is not None])
+    np.testing.assert_allclose(joined, whole.wav, atol=1e-4)
 
 
 def test_it_reads_aloud(model) -> None:
@@ -140,6 +134,19 @@ def test_it_reads_aloud(model) -> None:
     assert alone.units == other.units
     with pytest.raises(ValueError, match="empty"):
         model.say(" ")
+
+
+def test_it_may_answer_what_it_wrote_down(run, model, monkeypatch) -> None:
+    monkeypatch.setattr(model, "facts", dataclasses.replace(model.facts, through_text=True))
+    wavs = [question(run, i) for i in range(3)]
+    answers = model.answer_batch(wavs, SHORT)
+    for wav, answer in zip(wavs, answers, strict=True):
+        text = model.transcribe(wav, SHORT)
+        assert answer.transcript == text and answer.text == model.chat(text, SHORT)
+        assert answer.turn[0].parts == (text,)
+        pieces = list(model.stream(wav, SHORT))
+        assert "".join(piece.transcript for piece in pieces) == text and pieces[-1].answer is not None
+        assert (pieces[-1].answer.text, pieces[-1].answer.units) == (answer.text, answer.units)
 
 
 def test_several_turns(run, model) -> None:

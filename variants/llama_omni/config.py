@@ -42,6 +42,10 @@ class OmniConfig(ListeningConfig):
     transcripts: bool = False
     """Also learn to write down spoken questions, where their transcripts are known: an answer names few of the words
     that were heard, so a small model learns to listen several times faster."""
+    through_text: bool = False
+    """The finished model answers what it wrote down of a spoken question, instead of the recording: it transcribes, and
+    then answers as if that had been written. The first sound comes some tokens later. For a small LLM that knows facts
+    of written questions and cannot yet recall them by ear; needs transcripts: true, or a model that can transcribe."""
     llm_lora: Lora | None = None
     """For kind listening: train low-rank adapters of the LLM, with trainable: [adaptor, lora]; they are merged into the
     LLM at the end."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from variants.llama_omni.data.examples import with_instruction
 from variants.llama_omni.decoder import SpeechDecoder
 from variants.llama_omni.model import OmniLLM
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts, read_part
-from variants.llama_omni.speech_out import SILENCE, AnswerSpeech, Join, decoded, most_likely
+from variants.llama_omni.speech_out import SILENCE, AnswerSpeech, Join, most_likely
 from variants.llama_omni.template import open_template
 from variants.speech_in.listener import Listener, Prompt, open_llm, text_message
 
@@ -153,13 +154,16 @@ class LlamaOmni(Listener):
             *_, last = self.stream(question, sampling, history)
             assert last.answer is not None
             return last.answer
-        asked = self._asked(question, "answer")
-        return self._spoken([asked], self._drawn([self._prompt(asked, history)], sampling))[0]
+        heard, asked = self._questions([question], sampling)
+        return self._heard(heard, self._spoken(asked, self._drawn([self._prompt(asked[0], history)], sampling)))[0]
 
     def answer_batch(self, questions: Sequence[Sound], sampling: Sampling = Sampling()) -> list[Answer]:
         """Answer several spoken questions at once."""
-        asked, prompts = self._all_asked(questions, "answer")
-        return self._spoken(asked, self._drawn(prompts, sampling))
+        if not self.facts.through_text:
+            asked, prompts = self._all_asked(questions, "answer")
+            return self._spoken(asked, self._drawn(prompts, sampling))
+        heard, asked = self._questions(questions, sampling)
+        return self._heard(heard, self._spoken(asked, self._drawn([self._prompt(one) for one in asked], sampling)))
 
     def prepared(self, parts: Sequence[Part]) -> Message:
         """A message of recordings and text, with the instruction that goes with recordings if it has no text.
@@ -183,7 +187,9 @@ class LlamaOmni(Listener):
         The joined pieces equal what `answer` returns, whatever omega is.
         """
         speech = self.open_speech()  # a vocoder of another codebook fails here, before anything is drawn
-        asked = self._asked(question, "answer")
+        (heard,), (asked,) = self._questions([question], sampling)
+        if heard is not None:
+            yield Piece(transcript=heard)
         row, sounds = self._prompt(asked, history)
         states: list[Tensor] = []
         ids: list[int] = []
@@ -206,6 +212,7 @@ class LlamaOmni(Listener):
         answer = self._answered_with(
             asked, ids, [] if speech is None else speech.units, np.concatenate(wavs) if wavs else None
         )
+        (answer,) = self._heard([heard], [answer])
         text = whole[len(shown) :] if whole.startswith(shown) else ""
         yield Piece(text=text, wav=rest if len(rest) else None, answer=answer)
 
@@ -256,6 +263,22 @@ class LlamaOmni(Listener):
     def _asked(self, sound: Sound, task: str) -> Message:
         return with_instruction(Message("human", (self._speech(sound),)), self.facts.instructions.get(task, ""))
 
+    def _questions(self, sounds: Sequence[Sound], sampling: Sampling) -> tuple[list[str | None], list[Message]]:
+        """What was heard of some questions, where the model answers through text, and the messages to be answered."""
+        if not self.facts.through_text:
+            return [None] * len(sounds), [self._asked(sound, "answer") for sound in sounds]
+        heard: list[str | None] = []
+        asked: list[Message] = []
+        for sound, text in zip(sounds, self.transcribe_batch(sounds, sampling)):
+            heard.append(text or None)
+            asked.append(Message("human", (text,)) if text else self._asked(sound, "answer"))
+        return heard, asked
+
+    @staticmethod
+    def _heard(heard: Sequence[str | None], answers: Sequence[Answer]) -> list[Answer]:
+        """Answers with what was heard of their questions."""
+        return [replace(answer, transcript=text) for text, answer in zip(heard, answers, strict=True)]
+
     def _words(self, ids: Sequence[int]) -> Tensor:
         """Embeddings of tokens, (n, H)."""
         with torch.inference_mode():
@@ -291,7 +314,7 @@ class LlamaOmni(Listener):
         units = self._units(drawn)
         vocoder = self.vocoder
         spoken = [Units(tuple(one), None, self._codebook) for one in units if one and vocoder]
-        sounds = iter(decoded(vocoder, spoken) if vocoder and spoken else [])
+        sounds = iter(vocoder.decode_batch(spoken) if vocoder and spoken else [])
         return [
             self._answered_with(message, ids, one, next(sounds) if one and vocoder else None)
             for message, (ids, _), one in zip(asked, drawn, units)

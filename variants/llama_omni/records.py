@@ -30,7 +30,8 @@ class OmniFacts:
     llm, encoder: the frozen parts. layer: of the encoder, counted from 1. width: of its states, D. shape: of the
     adaptor. window: of a Whisper (variants/encoders.py). instructions: what stands beside speech, by what the model is
     asked for. decoder, speaking: of the speech decoder; None for a model of stage 1, which answers in text.
-    vocoder: of the decoder's units; None if there is none yet. codebook: of the units.
+    vocoder: of the decoder's units; None if there is none yet. through_text: whether it answers what it wrote down of
+    a question, instead of the recording. codebook: of the units.
     """
 
     llm: Reference
@@ -44,6 +45,7 @@ class OmniFacts:
     decoder: DecoderShape | None = None
     speaking: Speaking | None = None
     vocoder: Reference | None = None
+    through_text: bool = False
     codebook: Codebook | None = None
 
     def json(self) -> dict[str, Any]:
@@ -79,6 +81,7 @@ class OmniFacts:
                 None if extra["decoder"] is None else DecoderShape(**extra["decoder"]),
                 None if extra["speaking"] is None else Speaking(**extra["speaking"]),
                 None if extra["vocoder"] is None else Reference.read(extra, "vocoder"),
+                bool(extra.get("through_text", False)),
                 facts.codebook,
             )
         except (KeyError, TypeError, AttributeError) as error:

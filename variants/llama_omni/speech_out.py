@@ -17,7 +17,6 @@ from units.codebook import Codebook, Units
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.llama_omni.ctc import CtcStream
 from variants.llama_omni.decoder import SpeechDecoder
-from variants.llama_omni.windows import WindowStream
 
 Join = Literal["exact", "islands"]
 SILENCE = np.zeros(0, np.float32)
@@ -44,21 +43,8 @@ class IslandStream:
 
 
 def sound_stream(vocoder: UnitVocoder, join: Join = "exact") -> SoundStream:
-    """A stream of a vocoder: exact where its head can be streamed, else by windows."""
-    if join == "islands":
-        return IslandStream(vocoder)
-    return WindowStream(vocoder) if vocoder.network.context is None else vocoder.open_stream()
-
-
-def decoded(vocoder: UnitVocoder, units: list[Units]) -> list[np.ndarray]:
-    """The sound of whole answers: equal to what a stream of each gives."""
-    if vocoder.network.context is not None:
-        return vocoder.decode_batch(units)
-    found = []
-    for one in units:
-        stream = WindowStream(vocoder)
-        found.append(np.concatenate([stream.push(one), stream.finish()]))
-    return found
+    """A stream of a vocoder."""
+    return IslandStream(vocoder) if join == "islands" else vocoder.open_stream()
 
 
 class AnswerSpeech:

@@ -179,6 +179,7 @@ class OmniOpened(ListeningOpened):
             decoder=None if decoder is None else decoder.shape,
             speaking=None if decoder is None else decoder.made_for,
             vocoder=vocoder,
+            through_text=config.through_text,
         )
         return self.checkpoint_facts(SYSTEM, facts.json(), self.codebook)
 
