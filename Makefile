@@ -140,13 +140,14 @@ ASKED = [ -e $(CORPUS) ] || { echo "there is no $(CORPUS); say what to ask: CORP
   exit 2; }
 
 ##@ Other systems on the same parts
-ifeq ($(PRESET),toy)
-blsp: $(RUN)/blsp_results/done ## BLSP (docs/systems/blsp.md) on the demo's corpus: stage 1, labels, stage 2, figures
+ifneq ($(filter toy smol,$(PRESET)),)
+blsp: ## BLSP (docs/systems/blsp.md): on the demo's corpus; PRESET=smol on a real small LLM and a real Whisper
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(RUN)/blsp_results/done
 	@printf '\nAll is done in %s; talk to it with: .venv/bin/speechgpt-cli --model %s\n' '$(RUN)/blsp' '$(RUN)/blsp'
-	@cat $<
+	@cat $(RUN)/blsp_results/done
 else
 blsp:
-	@echo "make blsp runs the toy preset only; for others docs/systems/blsp.md has the commands"; exit 2
+	@echo "make blsp runs the presets toy and smol; for others docs/systems/blsp.md has the commands"; exit 2
 endif
 
 ifeq ($(PRESET),toy)
@@ -330,28 +331,26 @@ $(REPORT): $(RUN)/results/done $(GATE)
 	@$(PYTHON) -m eval.report.card --run $(RUN) --out $(@D) --name $(PRESET) >$@.part
 	@mv $@.part $@
 
-# BLSP: the text LLM learns to repeat and to answer in BLSP's template, responds to the transcripts, and an adapter learns
-# from the recordings to give it what it needs for the same responses.
+# BLSP: the text LLM learns to repeat and to answer in BLSP's template, and responds to the transcripts. Beside that the
+# recordings are encoded, and an adapter learns to hear words; then it learns what the LLM needs for the same responses.
+BLSP_CORPUS := $(RUN)/corpus/train.jsonl
+BLSP_LLM    := $(RUN)/blsp_llm
+BLSP_STATES := --encoder starter
+BLSP_LABELS := --batch 64 --max_new_tokens 32 --behaviours '{"repeat": 2, "answer": 1}' --instructions '{"repeat": "please say"}'
+
 $(RUN)/blsp_repeat.jsonl: | $(RUN)/corpus/corpus.json
-	@echo "[1/5] blsp: texts to repeat"
+	@echo "[1/6] blsp: texts to repeat"
 	@$(PYTHON) -m variants.blsp.text_tasks $(RUN)/corpus/train.jsonl $@ --instruction "please say"
 
 $(RUN)/blsp_llm/config.json: | $(RUN)/text_llm/config.json $(RUN)/blsp_repeat.jsonl
-	@echo "[2/5] blsp: stage 1, the text LLM learns to repeat and to answer"
+	@echo "[2/6] blsp: stage 1, the text LLM learns to repeat and to answer"
 	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage1.yaml --run $(RUN)
 
-# Exit code 3: some transcripts got no label, and are listed.
-$(RUN)/blsp_labels/labels.json: | $(RUN)/blsp_llm/config.json
-	@echo "[3/5] blsp: labels, by the LLM itself"
-	@$(PYTHON) -m variants.blsp.continuation $(RUN)/corpus/train.jsonl $(@D) --llm $(RUN)/blsp_llm --finished --batch 64 \
-	  --max_new_tokens 32 --behaviours '{"repeat": 2, "answer": 1}' --instructions '{"repeat": "please say"}' || [ $$? = 3 ]
-
-$(RUN)/blsp/speechgpt.json: | $(RUN)/blsp_labels/labels.json
-	@echo "[4/5] blsp: stage 2, the adapter"
-	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage2.yaml --run $(RUN)
+$(RUN)/blsp_features/feature_set.json: | $(RUN)/corpus/corpus.json
+$(RUN)/blsp_labels/labels.json $(RUN)/blsp_heard/speechgpt.json: | $(RUN)/blsp_llm/config.json
 
 $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
-	@echo "[5/5] blsp: questions never heard in training"
+	@echo "[6/6] blsp: questions never heard in training"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/corpus --out $(@D) | tee $@.part
 	@mv $@.part $@
@@ -386,6 +385,51 @@ $(UNIT_SETS) $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json $(RUN)/v
 	  echo "docs/your-own-audio.md"; exit 2
 
 endif
+
+ifeq ($(PRESET),smol)
+
+# BLSP on SmolLM2-135M-Instruct and whisper-tiny.en: open English in many TTS voices; measured on two others.
+BLSP_CORPUS := $(RUN)/corpus/train.jsonl
+BLSP_LLM    := runs/real/smollm2-135m-instruct
+BLSP_STATES := --encoder runs/real/whisper-tiny.en --window utterance
+BLSP_LABELS := --template chat --batch 16 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
+
+REAL := runs/real/whisper-tiny.en/config.json
+$(REAL):
+	@$(MAKE) --no-print-directory -s real-models
+
+$(RUN)/corpus/train.jsonl: | $(INSTALLED) $(SPEAKS)
+	@echo "[1/6] blsp: open English, spoken by local engines"
+	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) || [ $$? = 3 ]
+
+$(RUN)/blsp_features/feature_set.json: | $(RUN)/corpus/train.jsonl $(REAL)
+$(RUN)/blsp_labels/labels.json: | $(RUN)/corpus/train.jsonl $(REAL)
+
+$(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
+	@echo "[6/6] blsp: sentences never heard, in voices never heard"
+	@mkdir -p $(@D)
+	@{ $(PYTHON) -m variants.blsp.hear $(RUN)/blsp_heard $(RUN)/corpus/test.jsonl $(@D)/heard.jsonl; \
+	  $(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/corpus/test.jsonl --out $(@D); } | tee $@.part
+	@mv $@.part $@
+
+endif
+
+# BLSP, every preset that make blsp runs. Exit code 3: some inputs were left out, and are listed.
+$(RUN)/blsp_features/feature_set.json:
+	@echo "[3/6] blsp: states of the encoder"
+	@$(PYTHON) -m units.dataset.extract $(BLSP_CORPUS) $(@D) --features $(BLSP_STATES) --processes 1 || [ $$? = 3 ]
+
+$(RUN)/blsp_heard/speechgpt.json: | $(RUN)/blsp_features/feature_set.json
+	@echo "[4/6] blsp: the adapter learns to hear words"
+	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/$(PRESET)/hear.yaml --run $(RUN)
+
+$(RUN)/blsp_labels/labels.json:
+	@echo "[4/6] blsp: labels, by the LLM itself"
+	@$(SHARED) $(PYTHON) -m variants.blsp.continuation $(BLSP_CORPUS) $(@D) --llm $(BLSP_LLM) --finished $(BLSP_LABELS) || [ $$? = 3 ]
+
+$(RUN)/blsp/speechgpt.json: | $(RUN)/blsp_labels/labels.json $(RUN)/blsp_heard/speechgpt.json
+	@echo "[5/6] blsp: stage 2, the adapter learns what the LLM needs"
+	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/$(PRESET)/stage2.yaml --run $(RUN)
 
 # Every preset: a stage needs the stage before it, and its own yaml file says the rest.
 $(RUN)/stage2/speechgpt.json: | $(RUN)/stage1/speechgpt.json

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,21 +179,3 @@ def _shortened(value: object) -> str:
     """A value as an error shows it: one line, not a long one."""
     text = ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def local_folder(folder: str | Path) -> Path:
-    """The folder itself if it exists; otherwise a local copy of the hub's model of that name.
-
-    Raises:
-        FileNotFoundError: neither exists.
-    """
-    if Path(folder).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        return Path(folder)
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(folder)))
-    except (OSError, ValueError) as error:  # huggingface_hub raises both: no such name, no network, not allowed
-        raise FileNotFoundError(
-            f"there is no folder {folder}, and the hub has no model of that name ({error})"
-        ) from error

@@ -23,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.adapters import open_language_model, shape_of
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likelihood, NotSupported, Piece, Sound
-from speechgpt.checkpoint import CheckpointFacts, local_folder
+from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
 from speechgpt.generation.gathering import Gatherer
@@ -38,6 +38,7 @@ from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wa
 from units.codebook import Codebook, Units
 from units.encoder.unit_encoder import UnitEncoder
 from units.notation import SOSP
+from units.runtime.hub import local_folder
 from units.runtime.precision import check_device, multiplies_bfloat16
 from units.runtime.provenance import fingerprint
 from units.vocoder.unit_vocoder import UnitVocoder

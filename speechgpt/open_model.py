@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.answers import SpeechModel
-from speechgpt.checkpoint import CheckpointFacts, local_folder
+from speechgpt.checkpoint import CheckpointFacts
+from units.runtime.hub import local_folder
 
 GROUP = "speechgpt.systems"
 BUILT_IN = {

@@ -52,6 +52,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     blocks, held_out = _prepare(opened, arguments, checkpoint)
     model = choose_trainable(opened.model, config, opened.parts)
     keeper = Checkpoints()
+    checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
     trainer = StageTrainer(
         model,
         arguments,
@@ -59,7 +60,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
         train_dataset=blocks,
         eval_dataset=held_out,
         data_collator=opened.collator(),
-        callbacks=[PackingCheck(config.attention, _inner(opened, model)), keeper, Log(out / "log.jsonl")],
+        callbacks=[*checks, keeper, Log(out / "log.jsonl")],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.stopped:
@@ -81,6 +82,8 @@ def _open(config: StageConfig, system: System, arguments: TrainingArguments) -> 
     loading = loading_arguments(config, arguments)
     preferred = loading.pop("attn_implementation", None) if config.attention == "auto" else None
     opened = system.open(config, **loading)
+    if opened.language_model is None:
+        return opened
     check_block(config, positions_of(opened.language_model.config), config.model)
     if preferred:
         set_attention(opened.language_model, preferred)

@@ -75,7 +75,8 @@ class Opened(ABC):
 
     @property
     def language_model(self) -> Any:
-        """The causal LLM in the model. It must keep packed documents apart: the trainer checks that."""
+        """The causal LLM in the model. It must keep packed documents apart: the trainer checks that. None if the stage
+        runs no LLM."""
         return self.model
 
     # --- documents

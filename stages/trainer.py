@@ -118,7 +118,7 @@ class StageTrainer(Trainer):
         if step > self._clock_step:
             seconds = (now - self._clock) / (step - self._clock_step)
             found["tokens_per_second"] = round(positions * self._fill / seconds, 1)
-            if peak := self._peak_flops():
+            if self.opened.language_model is not None and (peak := self._peak_flops()):
                 shape = self.opened.language_model.config.get_text_config()
                 each = train_flops(
                     multiplying_parameters(self.model),

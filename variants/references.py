@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechgpt.checkpoint import CheckpointError, local_folder
-from units.runtime.provenance import weights_hash
+from speechgpt.checkpoint import CheckpointError
+from units.encoder.states import STARTER_NAME, fingerprint
+from units.runtime.hub import local_folder
 from units.shipped import STARTER
-
-STARTER_NAME = "starter"  # names the unit encoder that comes with the package
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
 class PartError(ValueError):
@@ -92,14 +90,3 @@ def located(part: str) -> Path:
     if not found.exists():
         raise FileNotFoundError(f"there is no {part}")
     return found
-
-
-def fingerprint(part: Path) -> str:
-    """Hash of the weight files of a part: their names, sizes, first and last megabyte. Checkpoints below do not count.
-
-    Raises: FileNotFoundError if it holds no weights.
-    """
-    files = [part] if part.is_file() else next((found for kind in WEIGHTS if (found := sorted(part.glob(kind)))), [])
-    if not files:
-        raise FileNotFoundError(f"{part} holds no weights ({', '.join(WEIGHTS)})")
-    return weights_hash({path.name: path for path in files})

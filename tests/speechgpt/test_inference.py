@@ -10,13 +10,13 @@ import pytest
 import torch
 from tiny_parts import talkative, tiny_vocoder, tones
 
-from speechgpt import checkpoint
 from speechgpt.answers import Answer, Candidate, Piece
 from speechgpt.dialogue import Message
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.inference import SpeechGPT
 from speechgpt.sampling import Sampling
 from units.audio import HOP
+from units.runtime.hub import local_folder
 from units.vocoder.heads.configs import VocosConfig
 from units.vocoder.unit_vocoder import UnitVocoder
 
@@ -191,8 +191,8 @@ def test_a_model_is_fetched_from_the_hub(model_folder: Path, monkeypatch: pytest
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", unknown)
     with pytest.raises(FileNotFoundError, match="anna/sings.* hub .*no such repository"):
-        checkpoint.local_folder("anna/sings")
-    assert checkpoint.local_folder("/nowhere/anna/sings") == Path("/nowhere/anna/sings")  # no hub name
+        local_folder("anna/sings")
+    assert local_folder("/nowhere/anna/sings") == Path("/nowhere/anna/sings")  # no hub name
 
 
 def test_a_vocoder_of_another_codebook_is_refused_before_anything_is_drawn(

@@ -10,7 +10,7 @@ import numpy as np
 from units.audio import SAMPLE_RATE
 from units.corpus.decoding import decoded
 from units.corpus.sources import Listing
-from units.encoder.unit_encoder import UnitEncoder
+from units.dataset.content import Content
 from units.runtime.refusals import Refusal
 
 SAMPLE_FILES = 64  # decoded to estimate the length of the corpus
@@ -25,7 +25,7 @@ class Estimate:
     hours: of audio in the whole corpus. speed: seconds of audio encoded per second; 0 if nothing could be read.
     """
 
-    codebook: str
+    content: str
     utterances: int
     refused: int
     sample: int
@@ -40,17 +40,17 @@ class Estimate:
         return (
             f"{self.utterances} utterances, about {self.hours:.2f} hours of audio ({self.unreadable} of a sample of "
             f"{self.sample} cannot be read, {self.refused} refused by name); {shards} shards, {missing} to do\n"
-            f"units of {self.codebook} at about {self.speed:.0f} times real time on this machine: "
+            f"{self.content} at about {self.speed:.0f} times real time on this machine: "
             f"{self.hours * missing / max(1, shards) / self.speed:.2f} hours"
         )
 
 
-def estimate(listing: Listing, encoder: UnitEncoder, workers: int, processes: int) -> Estimate:
+def estimate(listing: Listing, content: Content, workers: int, processes: int) -> Estimate:
     """Decode a sample of a listing and encode a minute of it.
 
     Args:
         listing: the corpus.
-        encoder: the unit encoder, on its device.
+        content: what would be extracted, on its device.
         workers: threads that decode.
         processes: that would share the work.
     """
@@ -58,27 +58,27 @@ def estimate(listing: Listing, encoder: UnitEncoder, workers: int, processes: in
     sample = [rows[int(i)] for i in np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE_FILES))] if rows else []
     wavs: list[np.ndarray] = []
     seconds, read = 0.0, 0
-    for wav in decoded(sample, workers, encoder.features.grid):
+    for wav in decoded(sample, workers, content.grid):
         if not isinstance(wav, Refusal):
             if seconds < SAMPLE_SECONDS:
                 wavs.append(wav[: round(SAMPLE_SECONDS * SAMPLE_RATE)])
             seconds += len(wav) / SAMPLE_RATE
             read += 1
     return Estimate(
-        encoder.codebook.name,
+        content.name,
         len(rows),
         len(listing.refused),
         len(sample),
         len(sample) - read,
         hours=seconds * len(rows) / max(1, len(sample)) / 3600,
-        speed=_speed(encoder, wavs, processes) if wavs else 0.0,
+        speed=_speed(content, wavs, processes) if wavs else 0.0,
     )
 
 
-def _speed(encoder: UnitEncoder, wavs: list[np.ndarray], processes: int) -> float:
+def _speed(content: Content, wavs: list[np.ndarray], processes: int) -> float:
     """Seconds of audio encoded per second."""
-    encoder.encode_batch(wavs[:1])  # the first call warms up
+    content.encode(wavs[:1])  # the first call warms up
     began = time.monotonic()
-    encoder.encode_batch(wavs)
+    content.encode(wavs)
     speed = sum(map(len, wavs)) / SAMPLE_RATE / (time.monotonic() - began)
-    return speed * (processes if encoder.features.device.type == "cuda" else 1)  # on a CPU, one call uses all cores
+    return speed * (processes if content.device.type == "cuda" else 1)  # on a CPU, one call uses all cores

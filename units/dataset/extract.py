@@ -5,6 +5,7 @@
     units-extract train.jsonl units/train --device cuda --encoder hubert_base_ls960.pt \\
         --kmeans hubert_base_ls960_L9_km500.bin
     find . -name '*.flac' | units-extract - units/all
+    units-extract train.jsonl features/train --features --encoder openai/whisper-small   # states: a feature set
     torchrun --nproc_per_node 8 -m units.dataset.extract train.jsonl units/train --device cuda
 
 A killed run continues at the first missing shard. Exit codes: 0 if everything is in the set, or other ranks are still

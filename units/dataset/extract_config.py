@@ -31,12 +31,22 @@ class EncoderConfig:
     """fairseq runs fairseq's own code, if it is installed"""
     compile: bool = False
     """torch.compile the layers; pays on long runs"""
+    features: bool = False
+    """write the encoder's states instead of units, in half precision: a feature set. --encoder is then `starter`, a
+    transformers folder, a hub id, or a fairseq .pt, and --layer counts from 1; without it the last layer is taken"""
+    window: Literal["full", "utterance", "padded"] = "full"
+    """for the features of a Whisper: full pads each recording to 30 s; utterance reads it alone, in a fraction of the
+    time; padded is full with the states of the padding"""
     upstream_cut: bool = False
     """cut audio beyond 100 seconds as fairseq's and SpeechGPT's readers do, which loses a frame per cut"""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_range("layer", self.layer, 0)
+        if self.features:
+            if self.kmeans is not None or self.backend != "torch":
+                raise ValueError("--features writes states, not units; leave --kmeans and --backend out")
+            return
         if self.kmeans is None and (self.layer is not None or self.backend != "torch"):
             raise ValueError("--layer and --backend need --kmeans; a unit encoder folder states its layer")
 

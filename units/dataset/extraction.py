@@ -14,10 +14,11 @@ import torch
 
 from units.audio import load_wav
 from units.corpus.sources import STANDARD_INPUT, Listing, list_source
+from units.dataset.content import Content, UnitContent
 from units.dataset.estimate import estimate
 from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.shards import Share, check_plan, extract, shard_count
-from units.dataset.unit_set import COMPLETION_FILE, REFUSED_FILE, read_unit_set
+from units.dataset.unit_set import REFUSED_FILE
 from units.encoder.hubert import HubertFeatures
 from units.encoder.unit_encoder import TRANSFORMERS, UnitEncoder
 from units.notation import spell
@@ -26,7 +27,6 @@ from units.runtime.command import SOME_REFUSED
 from units.runtime.pool import Workers
 from units.runtime.precision import check_device
 from units.runtime.ranks import this_rank
-from units.runtime.refusals import counted
 from units.shipped import CODEC
 
 MOST_PROCESSES = 8  # on the CPUs of one machine, if the user gives no number
@@ -46,7 +46,7 @@ def run(source: str | Path, out: Path, config: EncoderConfig, work: WorkConfig) 
     ranks = this_rank(work.rank, work.world)
     device = ranks.device(work.device)
     check_device(device)
-    encoder = open_encoder(config, device)
+    encoder = open_content(config, device)
     found = list_source(source)
     listing = Listing(found.utterances[: work.limit], found.refused)
     shards = shard_count(len(listing.utterances), work.shard_size)
@@ -60,6 +60,7 @@ def run(source: str | Path, out: Path, config: EncoderConfig, work: WorkConfig) 
         print(estimate(listing, encoder, workers, processes).report(shards, missing))
         return 0
     check_plan(out, listing.utterances, encoder, share)
+    kind = type(encoder)
     if processes == 1:
         extract(listing.utterances, out, encoder, share, listing.refused)
     else:
@@ -67,7 +68,24 @@ def run(source: str | Path, out: Path, config: EncoderConfig, work: WorkConfig) 
         job = functools.partial(_extract_share, listing, out, config)
         with Workers(processes) as pool:
             list(pool.run(job, dealt(share, processes, device)))
-    return _report(out, len(listing.utterances), share)
+    return _report(out, len(listing.utterances), share, kind)
+
+
+def open_content(config: EncoderConfig, device: str) -> Content:
+    """What a config asks for: units, or states.
+
+    Raises: ValueError or FileNotFoundError if the files do not fit together or are missing.
+    """
+    if not config.features:
+        return UnitContent(open_encoder(config, device))
+    from units.dataset.feature_set import StateContent
+    from units.encoder.states import STARTER_NAME, encoder_folder, fingerprint, open_states
+
+    name = config.encoder or STARTER_NAME
+    features = open_states(name, config.layer or 0, device, config.window, getattr(torch, config.dtype))
+    if config.compile and isinstance(features, TRANSFORMERS):
+        features.compile()
+    return StateContent(features, fingerprint(encoder_folder(name)), config.window)
 
 
 def open_encoder(config: EncoderConfig, device: str) -> UnitEncoder:
@@ -108,19 +126,19 @@ def _extract_share(listing: Listing, out: Path, config: EncoderConfig, job: tupl
     """The job of one of several processes. One core for each is faster than a share of all cores for every product."""
     device, share = job
     torch.set_num_threads(1)
-    extract(listing.utterances, out, open_encoder(config, device), share, listing.refused)
+    extract(listing.utterances, out, open_content(config, device), share, listing.refused)
 
 
-def _report(out: Path, utterances: int, share: Share) -> int:
+def _report(out: Path, utterances: int, share: Share, content: type[Content]) -> int:
     """Print what the set holds, or what it lacks while other ranks are still working; returns the exit code."""
-    if not (out / COMPLETION_FILE).exists():
+    if not (out / content.completion_file).exists():
         left = len(dataclasses.replace(share, rank=0, world=1).missing(out, utterances))
         print(
             f"rank {share.rank} of {share.world} is done; {left} shards are left to the other ranks. {out} is complete "
-            f"when it holds {COMPLETION_FILE}"
+            f"when it holds {content.completion_file}"
         )
         return 0
-    made = read_unit_set(out)
-    refused = f"{counted(made.refused_by_reason())}, listed in {out / REFUSED_FILE}" if made.refused else "none refused"
-    print(f"{len(made)} utterances, {made.seconds / 3600:.2f} hours, {refused} -> {out}")
-    return SOME_REFUSED if made.refused else 0
+    count, seconds, refused, reasons = content.report(out)
+    told = f"{reasons}, listed in {out / REFUSED_FILE}" if refused else "none refused"
+    print(f"{count} utterances, {seconds / 3600:.2f} hours, {told} -> {out}")
+    return SOME_REFUSED if refused else 0

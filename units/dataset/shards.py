@@ -1,4 +1,4 @@
-"""The shards of a unit set: decode audio, encode it in batches, write shards, resume.
+"""The shards of a set: decode audio, encode it in batches, write shards, resume.
 
 A shard covers a fixed range of the source's utterances and appears whole or not at all. So a killed run continues at
 the first missing shard, and rank r of W writes shards r, r + W, ... of a shared folder.
@@ -18,23 +18,15 @@ from tqdm import tqdm
 from units.audio import SAMPLE_RATE, FrameGrid
 from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
-from units.dataset.unit_set import (
-    COMPLETION_FILE,
-    LONGEST_RUN,
-    UnitRecord,
-    UnitSetReason,
-    join_shards,
-    refusals_path,
-    shard_path,
-    write_shard,
-)
+from units.dataset.content import Content, Row, content_of
+from units.dataset.unit_set import refusals_path, shard_path
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.ahead import one_ahead
 from units.runtime.atomic import check_begun, written_whole
 from units.runtime.command import check_range
 from units.runtime.progress import progress
 from units.runtime.provenance import digest
-from units.runtime.refusals import Refusal, refusal_of
+from units.runtime.refusals import Refusal, RefusedError, refusal_of
 from units.runtime.settings import check_types
 
 SORTED_FILES, SORTED_SECONDS = 256, 1800.0  # the largest window in which utterances are sorted by length
@@ -86,12 +78,11 @@ def shard_count(utterances: int, shard_size: int) -> int:
     return -(-utterances // shard_size)
 
 
-def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, share: Share) -> None:
-    """Raise ValueError if `out` was begun with another codebook, other utterances or other settings."""
+def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder | Content, share: Share) -> None:
+    """Raise ValueError if `out` was begun with another encoder, other utterances or other settings."""
     rows = (f"{u.id} {u.start} {u.duration} {u.text} {u.speaker} {u.lang}\n" for u in utterances)
     plan = {
-        "codebook": encoder.codebook.fingerprint,
-        "manner": encoder.features.manner,
+        **content_of(encoder).plan(),
         "shard_size": share.shard_size,
         "utterances": len(utterances),
         "rows": digest(rows, length=16),
@@ -104,33 +95,36 @@ def check_plan(out: Path, utterances: list[Utterance], encoder: UnitEncoder, sha
 def extract(
     utterances: list[Utterance],
     out: Path,
-    encoder: UnitEncoder,
+    encoder: UnitEncoder | Content,
     share: Share = Share(),
     listed: list[Refusal] | None = None,
 ) -> None:
-    """Write one share of a unit set. The process that finds all shards written also writes `unit_set.json`.
+    """Write one share of a set. The process that finds all shards written also writes its completion file.
 
     Args:
         utterances: of the whole set.
         out: the set's folder.
-        encoder: the unit encoder.
+        encoder: the unit encoder, or other content.
         share: the part that this process does.
         listed: what the listing of the source refused.
 
-    Raises: ValueError if `out` was begun with another codebook, other utterances or another shard size.
+    Raises: ValueError if `out` was begun with another encoder, other utterances or another shard size.
     """
-    check_plan(out, utterances, encoder, share)
+    content = content_of(encoder)
+    check_plan(out, utterances, content, share)
     todo = share.missing(out, len(utterances))
     if todo:
-        (out / COMPLETION_FILE).unlink(missing_ok=True)  # a shard was deleted, so the set is not complete any more
+        (out / content.completion_file).unlink(
+            missing_ok=True
+        )  # a shard was deleted, so the set is not complete any more
     total = sum(len(share.rows(utterances, index)) for index in todo)
-    with progress(total=total, desc=f"units of {out.name}", unit="files") as bar:
-        writer = _ShardWriter(utterances, out, encoder, share, bar)
-        for window in windows(utterances, todo, share, encoder.features.grid):
+    with progress(total=total, desc=f"{content.noun} of {out.name}", unit="files") as bar:
+        writer = _ShardWriter(utterances, out, content, share, bar)
+        for window in windows(utterances, todo, share, content.grid):
             writer.add(window)
     count = shard_count(len(utterances), share.shard_size)
     if all(shard_path(out, i).exists() for i in range(count)):
-        join_shards(out, count, encoder.codebook, [one.line() for one in listed or []])
+        content.join(out, count, [one.line() for one in listed or []])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,9 +143,9 @@ class Window:
 class _ShardWriter:
     """Encodes windows, and writes a shard when its last window is encoded."""
 
-    def __init__(self, utterances: list[Utterance], out: Path, encoder: UnitEncoder, share: Share, bar: tqdm) -> None:
-        self.utterances, self.out, self.encoder, self.share, self.bar = utterances, out, encoder, share, bar
-        self.records: dict[int, UnitRecord] = {}
+    def __init__(self, utterances: list[Utterance], out: Path, content: Content, share: Share, bar: tqdm) -> None:
+        self.utterances, self.out, self.content, self.share, self.bar = utterances, out, content, share, bar
+        self.made: dict[int, Row] = {}
         self.refused: dict[int, Refusal] = {}
         self.began, self.seconds = time.monotonic(), 0.0
 
@@ -160,15 +154,12 @@ class _ShardWriter:
         self.refused |= window.refused
         self.bar.update(len(window.refused))
         for batch in _by_length(window.wavs, self.share.batch_seconds):
-            for (row, wav), units in zip(batch, self.encoder.encode_batch([wav for _, wav in batch])):
-                u = rows[row]
-                if units.durations and max(units.durations) > LONGEST_RUN:
-                    detail = f"one unit lasts for {max(units.durations)} frames; the recording may be silent"
-                    self.refused[row] = refusal_of(u.id, UnitSetReason.LONG_RUN, detail, audio=u.audio)
-                else:
-                    self.records[row] = UnitRecord(
-                        u.id, units, len(wav), u.text, u.speaker, u.lang, u.audio, u.start, u.duration
-                    )
+            for (row, wav), made in zip(batch, self.content.encode([wav for _, wav in batch])):
+                try:
+                    self.content.check(made)
+                    self.made[row] = (rows[row], len(wav), made)
+                except RefusedError as error:
+                    self.refused[row] = refusal_of(rows[row].id, error, audio=rows[row].audio)
                 self.seconds += len(wav) / SAMPLE_RATE
             self.bar.update(len(batch))
             rate = self.seconds / (time.monotonic() - self.began)
@@ -179,9 +170,8 @@ class _ShardWriter:
     def _write(self, shard: int) -> None:
         with written_whole(refusals_path(self.out, shard)) as file:
             file.writelines(self.refused[row].line() for row in sorted(self.refused))
-        records = [self.records[row] for row in sorted(self.records)]
-        write_shard(shard_path(self.out, shard), records, self.encoder.codebook)
-        self.records, self.refused = {}, {}
+        self.content.write(shard_path(self.out, shard), [self.made[row] for row in sorted(self.made)])
+        self.made, self.refused = {}, {}
 
 
 def windows(utterances: list[Utterance], todo: list[int], share: Share, grid: FrameGrid) -> Iterator[Window]:

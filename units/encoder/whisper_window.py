@@ -1,7 +1,7 @@
 """Whisper's encoder as a recogniser uses it: the last layer with its norm, in a full window of padding.
 
-The published speech LLMs on Whisper (BLSP, LLaMA-Omni) read these states. WhisperFeatures (whisper.py) reads the
-utterance alone, which is faster, and at the layers that are best for units.
+The published speech LLMs on Whisper (BLSP, LLaMA-Omni) read these states. UtteranceFeatures reads the utterance alone,
+which takes a fraction of the time; WhisperFeatures (whisper.py) is that for units, without a norm.
 
 Frame i is computed around sample 320 i. A wav of T samples has ceil(T / 320) frames; the padding's are cut. A wav that
 is longer than the window is read by windows end to end, and nothing is lost.
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,30 +25,42 @@ from units.encoder.whisper import FFT, MEL_HOP, WhisperFeatures
 CONVOLVED = 2  # mel frames of an encoder frame
 
 
-class FullWindowFeatures(WhisperFeatures):
-    """States of one layer of a transformers Whisper encoder; those of the last one after its norm."""
-
-    grid = FrameGrid(CONVOLVED * MEL_HOP, 1)
+class UtteranceFeatures(WhisperFeatures):
+    """WhisperFeatures as a system listens with: the states of the last layer come after its norm."""
 
     def __init__(self, model: nn.Module, layer: int, name: str, dtype: torch.dtype = torch.float32) -> None:
         """Take over an encoder; arguments as for WhisperFeatures."""
         norm = model.layer_norm if layer == len(model.layers) else nn.Identity()
         super().__init__(model, layer, name, dtype)
         self.model.layer_norm = norm.requires_grad_(False)
-        self.window = self.config.max_source_positions * CONVOLVED * MEL_HOP  # samples: 30 s
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, layer: int, name: str | None = None, dtype: torch.dtype = torch.float32
-    ) -> FullWindowFeatures:
+    ) -> Self:
         """Open a transformers Whisper folder or hub id. Raises: as WhisperFeatures.from_pretrained."""
         from transformers import WhisperConfig
 
         made = super().from_pretrained(folder, layer, name, dtype)
-        assert isinstance(made, FullWindowFeatures)
+        assert isinstance(made, cls)
         if layer < WhisperConfig.from_pretrained(folder).encoder_layers:  # only the layers up to it were loaded
             made.model.layer_norm = nn.Identity()
         return made
+
+    @torch.inference_mode()
+    def _batch(self, wavs: list[np.ndarray]) -> list[Tensor]:
+        return [self.model.layer_norm(one) for one in super()._batch(wavs)]
+
+
+class FullWindowFeatures(UtteranceFeatures):
+    """States of one layer of a transformers Whisper encoder; those of the last one after its norm."""
+
+    grid = FrameGrid(CONVOLVED * MEL_HOP, 1)
+
+    def __init__(self, model: nn.Module, layer: int, name: str, dtype: torch.dtype = torch.float32) -> None:
+        """Take over an encoder; arguments as for WhisperFeatures."""
+        super().__init__(model, layer, name, dtype)
+        self.window = self.config.max_source_positions * CONVOLVED * MEL_HOP  # samples: 30 s
 
     def _set_positions(self) -> None:
         """Keep the published table, to the last digit."""
@@ -60,10 +73,6 @@ class FullWindowFeatures(WhisperFeatures):
         """Features of a wav of any length, a window at a time, in order: together (N, D)."""
         for start in range(0, len(wav), self.window):
             yield self._batch([wav[start : start + self.window]])[0]
-
-    @torch.inference_mode()
-    def _batch(self, wavs: list[np.ndarray]) -> list[Tensor]:
-        return [self.model.layer_norm(one) for one in super()._batch(wavs)]
 
     def _embedded(self, wav: np.ndarray) -> Tensor:
         """What the first layer reads, (positions, D)."""

@@ -11,7 +11,7 @@ from units.runtime.settings import check_types
 from variants.blsp.adapter_shape import AdapterShape
 from variants.speech_in.config import ListeningConfig
 
-KINDS = ("text", "speech")
+KINDS = ("text", "ctc", "speech")
 CONTINUE = "Continue the following text in a coherent and engaging style with less than 40 words."  # the published one
 INSTRUCTIONS: Mapping[str, str] = {
     "continue": CONTINUE,
@@ -42,10 +42,11 @@ class LossWeights:
 
 @dataclass
 class BlspConfig(ListeningConfig):
-    """One stage of BLSP: kind text tunes the LLM on text instructions, kind speech the adapter on recordings."""
+    """One stage of BLSP: kind text tunes the LLM on text instructions, ctc teaches the adapter to hear words, without
+    the LLM, and speech teaches it what the LLM needs to respond."""
 
     kind: str = "speech"
-    """text, or speech."""
+    """text, ctc, or speech."""
     adapter: AdapterShape = field(default_factory=AdapterShape)
     """Shape of the adapter."""
     norm_gain: float | None = None
@@ -60,15 +61,22 @@ class BlspConfig(ListeningConfig):
     """What stands before speech, by what the model is asked for: answer, transcribe. `continue` is for labels that name
     no instruction."""
     loss: LossWeights = field(default_factory=LossWeights)
-    """Parts of the loss."""
+    """Parts of the loss, for kind speech."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind not in KINDS:
-            raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of BLSP is text or speech")
+            raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of BLSP is text, ctc or speech")
         check_range("norm_gain", self.norm_gain, 0, exclusive=True)
-        if self.kind == "speech" and self.lora:
-            raise ValueError("lora is for kind: text; kind speech trains parts, such as trainable: [adapter]")
+        if self.kind != "text" and self.lora:
+            raise ValueError(f"lora is for kind: text; kind {self.kind} trains parts, such as trainable: [adapter]")
+        if self.kind == "ctc" and self.trainable != ["adapter"]:
+            raise ValueError(f"trainable is {self.trainable}; kind ctc runs no LLM, so it is [adapter]")
         if self.widen is not None:
             raise ValueError("BLSP has no units: leave widen out")
         self.instructions = {**INSTRUCTIONS, **self.instructions}
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether documents also hold their transcripts, for the loss kl."""
+        return self.kind == "speech" and self.loss.kl > 0

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.answers import Answer, Capability, NotSupported, Piece, Sound
-from speechgpt.checkpoint import local_folder
 from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
 from variants.blsp.adapter import SpeechAdapter

@@ -31,7 +31,8 @@ from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig
 from variants.blsp.data.batch import collate
 from variants.blsp.data.documents import DOCUMENTS_VERSION, Writer
-from variants.blsp.data.examples import example_files, form_of, read_examples
+from variants.blsp.data.examples import form_of, read_examples
+from variants.blsp.data.labels import label_files
 from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts, read_adapter
 from variants.blsp.template import TEMPLATE_VERSION, open_template
 from variants.encoders import width_of
@@ -55,17 +56,20 @@ class BlspOpened(ListeningOpened):
     # --- documents
 
     def documents(self, source: Source, path: Path) -> Iterator[Documents]:
-        config, refusals = self.config, Refusals()
-        pad = self.tokenizer.eos_token_id or 0
-        writer = Writer(self.template, self.encoder, config.adapter, pad, config.features == "live", config.loss.kl > 0)
-        examples = read_examples(path, config.instructions["continue"])
+        refusals = Refusals()
+        examples = read_examples(path, self.config.instructions["continue"])
         chosen = (one for one in examples if source.tasks is None or one.task in source.tasks)
-        yield from writer.documents(chosen, refusals)
+        yield from self.writer(Writer).documents(chosen, refusals)
         if refusals.counts:
             print(f"{source.path}: {refusals}", flush=True)
 
+    def writer(self, kind: type[Writer]) -> Writer:
+        """What turns examples into documents."""
+        config, pad = self.config, self.tokenizer.eos_token_id or 0
+        return kind(self.template, self.listens, config.adapter, pad, config.features == "live", config.has_teacher)
+
     def files(self, source: Source, path: Path) -> list[Path]:
-        return example_files(path, self.config.instructions["continue"])
+        return self.files_of(label_files(path), read_examples(path, self.config.instructions["continue"]))
 
     def cache_key(self, source: Source) -> list[Any]:
         config = self.config
@@ -78,20 +82,24 @@ class BlspOpened(ListeningOpened):
             config.instructions["continue"],
             [config.adapter.kernels, config.adapter.strides],
             [fingerprint(located(self.source)), config.encoder_layer, config.window, config.features],
-            config.loss.kl > 0,
+            config.has_teacher,
         ]
 
     # --- batches and loss
 
     def collator(self) -> Collator:
         return functools.partial(
-            collate, one_row=self.one_row, with_bounds=takes_bounds(self.model.llm), grid=self.encoder.grid
+            collate,
+            one_row=self.one_row,
+            with_bounds=takes_bounds(self.model.llm),
+            grid=self.listens.grid,
+            features=self.feature_set,
         )
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
         """Cross-entropy with the labels, and divergence from the LLM that reads the transcript, by their weights."""
         weights = self.config.loss
-        logits, labels = counted_logits(model, self.inputs(batch), batch["labels"])
+        logits, labels = counted_logits(model, self.inputs(batch, model.training), batch["labels"])
         total = logits.new_zeros(())
         if weights.ce:
             total = total + weights.ce * functional.cross_entropy(logits, labels, reduction="sum")
@@ -149,8 +157,8 @@ class BlspOpened(ListeningOpened):
         facts = BlspFacts(
             llm=self.llm_reference(),
             encoder=Reference.of(self.source, out),
-            layer=self.encoder.layer,
-            width=self.encoder.dim,
+            layer=self.listens.layer,
+            width=self.listens.dim,
             shape=config.adapter,
             template=config.template,
             instructions=config.instructions,
@@ -225,7 +233,12 @@ class BlspSystem:
         llm = AutoModelForCausalLM.from_pretrained(start, **loading)
         if config.kind == "text":
             return TextOpened(config, llm, tokenizer)
-        return BlspOpened(config, self._joined(config, llm, found, begun), tokenizer, start)
+        model = self._joined(config, llm, found, begun)
+        if config.kind == "ctc":
+            from variants.blsp.ctc_stage import CtcOpened, listener  # which is written on this file
+
+            return CtcOpened(config, listener(config, llm, tokenizer, model.adapter, model.config), tokenizer, start)
+        return BlspOpened(config, model, tokenizer, start)
 
     @staticmethod
     def _joined(config: BlspConfig, llm: Any, found: Path, begun: BlspFacts | None) -> SpeechLLM:
@@ -252,7 +265,12 @@ class BlspSystem:
             if config.kind == "text":
                 return count(llm, shape, config, TextOpened.parts)
             hidden = shape.get_text_config().hidden_size
-            model = SpeechLLM(llm, SpeechAdapter(width_of(config.part(config.encoder)), hidden, config.adapter))
+            adapter = SpeechAdapter(width_of(config.part(config.encoder)), hidden, config.adapter)
+            if config.kind == "ctc":
+                from variants.blsp.ctc_stage import ctc_size
+
+                return ctc_size(config, adapter, shape)
+            model = SpeechLLM(llm, adapter)
         return count(model, shape, config, BlspOpened.parts, ("the encoder is not counted: it is frozen",))
 
 

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from stages.config import StageConfig
 from units.runtime.command import check_range
+
+
+@dataclass
+class Disturbance:
+    """Changes of the encoder's states in training, drawn anew each time, so that an adapter does not depend on single
+    frames and channels, nor on a voice."""
+
+    noise: float = 0.0
+    """Deviation of the noise that is added, relative to that of the states."""
+    time: float = 0.0
+    """Share of the frames that are set to 0, in spans of 0.2 s."""
+    channels: float = 0.0
+    """Share of the channels that are set to 0 all through a recording."""
+
+    def __post_init__(self) -> None:
+        check_range("noise", self.noise, 0)
+        check_range("time", self.time, 0, 1)
+        check_range("channels", self.channels, 0, 1)
+
+    def __bool__(self) -> bool:
+        return bool(self.noise or self.time or self.channels)
 
 
 @dataclass
@@ -22,9 +43,12 @@ class ListeningConfig(StageConfig):
     window: Literal["full", "utterance", "padded"] = "full"
     """For Whisper: full pads each recording to 30 s, as the published models do; utterance does not, and takes a
     fraction of the time; padded is full with the states of the padding, as the published LLaMA-Omni reads them."""
-    features: Literal["cached", "live"] = "cached"
+    features: str = "cached"
     """cached encodes each recording once and keeps its states beside the tokens, in half precision; live encodes it in
-    each step. Both train the same."""
+    each step; a feature set (units-extract --features), relative to the run folder, has them already, for all stages.
+    All train the same."""
+    disturbance: Disturbance = field(default_factory=Disturbance)
+    """Changes of the encoder's states in training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

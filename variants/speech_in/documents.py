@@ -5,6 +5,7 @@
 | `places` | M of all its sounds | where each embedding stands in the document |
 | `frames` | one a sound | frames N of its encoder states |
 | `states` | N of all its sounds | encoder states, float16 (D,), for features: cached |
+| `rows` | one a sound | where its states lie in a feature set: shard and first row, for features: FOLDER |
 | `audio` | bytes | paths of its recordings, joined by NUL, for features: live |
 | `span` | one a sound | start and duration in seconds, -1 for all, for features: live |
 """
@@ -23,6 +24,7 @@ from speechgpt.dialogue import Speech
 from stages.system import Column, Documents
 from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
+from units.dataset.feature_set import FeatureSet, halves
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, Refusal, Refusals, RefusedError
 from variants.listening import Piece, Row, row
@@ -52,9 +54,12 @@ class AdapterShape(Protocol):
 class Writer:
     """Turns examples into documents."""
 
-    def __init__(self, template: Template, encoder: Features, shape: AdapterShape, pad: int, live: bool) -> None:
+    def __init__(
+        self, template: Template, encoder: Features | FeatureSet, shape: AdapterShape, pad: int, live: bool
+    ) -> None:
         """
         Args:
+            encoder: the encoder, or its states of all recordings.
             pad: the token at places for speech.
             live: keep where recordings lie, instead of their encoder states.
         """
@@ -68,6 +73,9 @@ class Writer:
             yield from self._written(some, refusals)
 
     def _written(self, examples: list[Example], refusals: Refusals) -> Iterator[Documents]:
+        if isinstance(self.encoder, FeatureSet):
+            yield from self._found(examples, self.encoder, refusals)
+            return
         sounds = [sound for example in examples for sound in example.sounds]
         utterances = [Utterance(one.audio, Path(one.audio), one.start, one.duration) for one in sounds]
         workers = min(MOST_THREADS, os.cpu_count() or 1)
@@ -81,31 +89,53 @@ class Writer:
             else:
                 kept.append(example)
         for example in kept:
+            chosen = [np.asarray(wavs[one]) for one in example.sounds]
+            frames = [self.encoder.grid.num_frames(len(wav)) for wav in chosen]
             try:
-                yield self._document(example, [np.asarray(wavs[one]) for one in example.sounds])
+                yield self._document(example, frames, self._heard(example, chosen))
             except RefusedError as error:
                 refusals.add(example.sounds[0].audio if example.sounds else example.task, error)
 
-    def _document(self, example: Example, wavs: list[np.ndarray]) -> Documents:
-        frames = [self.encoder.grid.num_frames(len(wav)) for wav in wavs]
-        pieces = self.template.document(example.messages)
+    def _found(self, examples: list[Example], states: FeatureSet, refusals: Refusals) -> Iterator[Documents]:
+        """Documents of recordings whose states are in a feature set."""
+        for example in examples:
+            try:
+                found = [states.find(one.audio, one.start, one.duration) for one in example.sounds]
+                rows = np.array([(one.shard, one.start) for one in found], np.int64).reshape(-1, 2)
+                yield self._document(example, [one.frames for one in found], {"rows": column_of(rows, False)})
+            except RefusedError as error:
+                refusals.add(example.sounds[0].audio if example.sounds else example.task, error)
+
+    def _heard(self, example: Example, wavs: list[np.ndarray]) -> dict[str, Column]:
+        """What is heard in an example's recordings: their states, or where they lie."""
+        if not self.live:
+            return {"states": column_of(self._states(example.sounds, wavs), False)}
+        paths = "\0".join(os.fspath(one.audio) for one in example.sounds).encode("utf-8", "surrogateescape")
+        return {
+            "audio": column_of(np.frombuffer(paths, np.uint8), False),
+            "span": column_of(spans(example.sounds), False),
+        }
+
+    def _document(self, example: Example, frames: Sequence[int], states: dict[str, Column]) -> Documents:
+        """A document. states: the side columns that say what is heard at its places."""
+        pieces = self.pieces(example)
         made = row(pieces, [self.shape.embeddings(count) for count in frames], self.pad)
         columns = {
             "places": column_of(np.array(made.places, np.int64)),
             "frames": column_of(np.array(frames, np.int64)),
+            **states,
+            **self.columns(example, pieces, made),
         }
-        if self.live:
-            paths = "\0".join(os.fspath(one.audio) for one in example.sounds).encode("utf-8", "surrogateescape")
-            columns["audio"] = column_of(np.frombuffer(paths, np.uint8), False)
-            columns["span"] = column_of(spans(example.sounds), False)
-        else:
-            columns["states"] = column_of(self._states(example.sounds, wavs), False)
-        columns |= self.columns(example, pieces, made)
         ids, train = np.array(made.ids, np.int32), np.array(made.train, bool)
         return Documents(example.task, ids, train, np.array([len(ids)]), columns)
 
+    def pieces(self, example: Example) -> list[Piece]:
+        """The pieces of an example's token row."""
+        return self.template.document(example.messages)
+
     def _states(self, sounds: Sequence[Speech], wavs: list[np.ndarray]) -> np.ndarray:
         """Encoder states of some sounds; those of neighbouring examples with the same recording are computed once."""
+        assert not isinstance(self.encoder, FeatureSet)
         for sound, wav in zip(sounds, wavs):
             if sound not in self._encoded:
                 self._encoded[sound] = stored(self.encoder, [wav])
@@ -123,7 +153,7 @@ def stored(encoder: Features, wavs: list[np.ndarray]) -> np.ndarray:
     """Encoder states as training reads them: float16 (sum of N, D)."""
     if not wavs:
         return np.empty((0, encoder.dim), np.float16)
-    return np.concatenate([one.half().cpu().numpy() for one in encoder(wavs)])
+    return np.concatenate([halves(one) for one in encoder(wavs)])
 
 
 def spans(sounds: Sequence[Speech]) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,20 @@ from stages.packing.attention import BY_DOCUMENT, takes_bounds
 from stages.packing.blocks import IGNORED, PackedBlocks
 from stages.system import Opened
 from units.codebook import Codebook
+from units.dataset.feature_set import COMPLETION_FILE, FeatureSet, read_feature_set
+from units.encoder.states import depth
 from units.encoder.unit_encoder import Features
 from variants.encoders import open_encoder
 from variants.listening import Row, SpeechLLM, ends_of, padded, replies
-from variants.references import Reference
+from variants.references import Reference, fingerprint, located
 from variants.speech_in.batch import COMMON, Block
-from variants.speech_in.config import ListeningConfig
+from variants.speech_in.config import Disturbance, ListeningConfig
 from variants.speech_in.documents import stored
+from variants.speech_in.examples import Example
 
 LLM_FOLDER = "llm"  # in a finished folder, where the LLM learned
 SAMPLING = Sampling(max_new_tokens=64)
+SPAN = 0.2  # seconds of a span that a disturbance sets to 0
 
 
 class ListeningOpened(Opened):
@@ -54,6 +58,38 @@ class ListeningOpened(Opened):
         """The encoder, on the device of the model."""
         return open_encoder(self.source, self.config.encoder_layer, str(self.model.device), self.config.window)
 
+    @functools.cached_property
+    def feature_set(self) -> FeatureSet | None:
+        """The states of all recordings, for features: FOLDER.
+
+        Raises: FileNotFoundError if it is not complete; ValueError if it is of another encoder, layer or window.
+        """
+        config = self.config
+        if config.features in ("cached", "live"):
+            return None
+        found = read_feature_set(config.at(config.features))
+        listens = located(self.source)
+        asked = (fingerprint(listens), config.encoder_layer or depth(listens), config.window)
+        if (found.fingerprint, found.layer, found.window) != asked:
+            raise ValueError(
+                f"{found.folder} holds states of {found.encoder}, layer {found.layer}, window {found.window} "
+                f"({found.fingerprint}); the config asks for {config.encoder}, layer {asked[1]}, window {asked[2]} "
+                f"({asked[0]}). Extract again, or change the config"
+            )
+        return found
+
+    @property
+    def listens(self) -> Features | FeatureSet:
+        """What has the encoder's grid, layer and width: a feature set saves opening the encoder."""
+        return self.feature_set or self.encoder
+
+    def files_of(self, sources: Sequence[Path], examples: Iterable[Example]) -> list[Path]:
+        """All files that decide documents: their source's, and the recordings, or the feature set that has them."""
+        if self.feature_set:
+            folder = self.feature_set.folder
+            return [*sources, folder / COMPLETION_FILE, *sorted(folder.glob("shard-*.parquet"))]
+        return [*sources, *sorted({Path(one.audio) for example in examples for one in example.sounds})]
+
     @property
     def language_model(self) -> Any:
         return self.model.llm
@@ -65,13 +101,16 @@ class ListeningOpened(Opened):
         """Whether a batch is one row of all blocks, as attention by document and flash-attention take them."""
         return takes_bounds(self.model.llm) or self.model.llm.config._attn_implementation == BY_DOCUMENT
 
-    def inputs(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What the model takes of a batch; wavs are encoded."""
+    def inputs(self, batch: dict[str, Any], learning: bool = False) -> dict[str, Any]:
+        """What the model takes of a batch; wavs are encoded. learning: the states are disturbed, as the config says."""
         left_out = ("labels", "wavs")
         found = {name: part for name, part in batch.items() if name not in left_out and not name.startswith("teacher_")}
         if "wavs" in batch:
             states = torch.from_numpy(stored(self.encoder, [wav.cpu().numpy() for wav in batch["wavs"]]))
             found["states"] = padded(states.float().split(batch["frames"].tolist()))[0].to(batch["frames"].device)
+        if learning and self.config.disturbance and "states" in found:
+            span = max(1, round(SPAN * self.listens.grid.rate))
+            found["states"] = disturbed(found["states"], found["frames"], self.config.disturbance, span)
         return found | {"use_cache": False}
 
     # --- evaluation
@@ -154,6 +193,29 @@ def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tup
     logits = model(**inputs, logits_to_keep=keep).logits
     counted = chosen != IGNORED
     return logits[counted].float(), chosen[counted]
+
+
+def disturbed(states: Tensor, frames: Tensor, how: Disturbance, span: int) -> Tensor:
+    """States with noise, and with spans of frames and with channels set to 0, of other random numbers at each call.
+
+    Args:
+        states: (S, N, D), padded at the end. frames: int64 (S,).
+        span: frames of a span.
+    """
+    sounds, longest, width = states.shape
+    inside = torch.arange(longest, device=states.device) < frames[:, None]
+    if how.noise:
+        deviation = states[inside].std()
+        states = states + how.noise * deviation * torch.randn_like(states) * inside[..., None]
+    if how.time:
+        begun = torch.rand(sounds, longest, device=states.device) < how.time / span
+        kept = torch.ones(sounds, longest, device=states.device)
+        for shift in range(span):
+            kept[:, shift:] *= ~begun[:, : max(0, longest - shift)]
+        states = states * kept[..., None]
+    if how.channels:
+        states = states * (torch.rand(sounds, 1, width, device=states.device) >= how.channels)
+    return states
 
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 | column | rows of a document | what |
 |---|---|---|
 | `teacher`, `teacher_train` | tokens | the document with transcripts in place of speech, for the loss kl |
+| `said` | tokens | the transcript of its one sound, for kind ctc |
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import numpy as np
 
 from speechgpt.dialogue import Speech
 from stages.system import Column
+from units.dataset.feature_set import FeatureSet
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, RefusedError
 from variants.blsp.adapter_shape import AdapterShape
+from variants.blsp.ctc import places_needed
 from variants.blsp.template import Template
 from variants.listening import Piece, Row, Tokens, row
 from variants.speech_in import documents
@@ -32,14 +35,28 @@ class TeacherReason(Reason):
     """the loss kl needs the transcript of a recording, and it is not known"""
 
 
+class HearingReason(Reason):
+    """Why a recording has no document for kind ctc."""
+
+    TOO_SHORT = "too_short"
+    """it has fewer places than its transcript needs"""
+
+
 class Writer(documents.Writer):
     """Turns examples into documents."""
 
     def __init__(
-        self, template: Template, encoder: Features, shape: AdapterShape, pad: int, live: bool, teacher: bool
+        self,
+        template: Template,
+        encoder: Features | FeatureSet,
+        shape: AdapterShape,
+        pad: int,
+        live: bool,
+        teacher: bool = False,
     ) -> None:
         """
         Args:
+            encoder: the encoder, or its states of all recordings.
             pad: the token at places for speech.
             live: keep where recordings lie, instead of their encoder states.
             teacher: also write each document with transcripts in place of speech.
@@ -64,3 +81,18 @@ class Writer(documents.Writer):
             "teacher": column_of(np.array(made.ids, np.int32)),
             "teacher_train": column_of(np.array(made.train, bool)),
         }
+
+
+class TranscriptWriter(Writer):
+    """Turns recordings with transcripts into documents of places alone, for kind ctc."""
+
+    def pieces(self, example: Example) -> list[Piece]:
+        return list(example.sounds)
+
+    def columns(self, example: Example, pieces: Sequence[Piece], made: Row) -> dict[str, Column]:
+        (sound,) = example.sounds
+        said = self.template.text(example.transcripts[sound])
+        if len(made.places) < (needed := places_needed(said)):
+            detail = f"{len(made.places)} places, and its transcript of {len(said)} tokens needs {needed}"
+            raise RefusedError(HearingReason.TOO_SHORT, detail)
+        return {"said": column_of(np.array(said, np.int32))}

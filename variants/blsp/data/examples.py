@@ -15,15 +15,16 @@ from typing import Literal
 
 from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import read_chats
-from speechgpt.dialogue import Speech
+from speechgpt.dialogue import Message, Speech
 from units.corpus.manifest import Utterance
 from units.corpus.sources import list_source
 from units.runtime.gzipped import opened
 from units.runtime.refusals import Refusals
-from variants.blsp.data.labels import Label, label_files, read_labels
+from variants.blsp.data.labels import Label, read_labels
 from variants.speech_in.examples import Example, of_chat, of_conversation
 
 Form = Literal["labels", "conversations", "chats"]
+TRANSCRIPT = "transcript"  # task of the examples of kind ctc
 
 
 def form_of(path: Path) -> Form:
@@ -33,13 +34,7 @@ def form_of(path: Path) -> Form:
     """
     if path.is_dir():
         return "labels"
-    with opened(path) as lines:
-        first = next((line for line in lines if line.strip()), "")
-    try:
-        record = json.loads(first.lstrip("\ufeff"))
-        fields = set(record) if isinstance(record, dict) else set()
-    except ValueError:
-        fields = set()
+    fields = _first_fields(path)
     if "format" in fields:
         return "conversations"
     if "audio" in fields:
@@ -50,6 +45,17 @@ def form_of(path: Path) -> Form:
         f"{path}: its first line is neither a label (audio, response), nor the header of a conversation set, nor a "
         "chat (question, answer)"
     )
+
+
+def _first_fields(path: Path) -> set[str]:
+    """The fields of a file's first record; none if it is no JSON object."""
+    with opened(path) as lines:
+        first = next((line for line in lines if line.strip()), "")
+    try:
+        record = json.loads(first.lstrip("\ufeff"))
+        return set(record) if isinstance(record, dict) else set()
+    except ValueError:
+        return set()
 
 
 def read_examples(path: Path, instruction: str) -> Iterator[Example]:
@@ -73,13 +79,25 @@ def read_examples(path: Path, instruction: str) -> Iterator[Example]:
             print(f"{path}: {refusals}", flush=True)
 
 
-def example_files(path: Path, instruction: str) -> list[Path]:
-    """All files that decide a source's examples, recordings included."""
-    files = label_files(path)
-    return [
-        *files,
-        *sorted({Path(one.audio) for example in read_examples(path, instruction) for one in example.sounds}),
-    ]
+def read_transcripts(path: Path) -> Iterator[Example]:
+    """Recordings with their transcripts, each once: what is said in them is to be heard.
+
+    Args:
+        path: labels with transcripts, or any source of `utterances_of`. Recordings without a transcript are left out.
+    """
+    seen: set[Speech] = set()
+    for sound, text in _transcripts(path):
+        if text and text.strip() and sound not in seen:
+            seen.add(sound)
+            yield Example(TRANSCRIPT, (Message("human", (sound,)),), {sound: text.strip()})
+
+
+def _transcripts(path: Path) -> Iterator[tuple[Speech, str | None]]:
+    if path.is_dir() or "response" in _first_fields(path):
+        yield from ((label.speech, label.transcript) for label in read_labels(path))
+        return
+    for one in utterances_of(path):
+        yield Speech(str(one.audio), one.start, one.duration), one.text
 
 
 def utterances_of(path: Path) -> list[Utterance]:

@@ -1,0 +1,55 @@
+"""Speak a corpus for a system that listens: open English in many TTS voices to train on, and in two others to measure.
+
+    python -m instruct_data.speech.open_corpus --out runs/smol/corpus --lines 8000
+
+Writes `train.jsonl` and `test.jsonl`: manifests with texts and speakers. Sentences and voices are those of
+instruct_data/speech/codec_corpus.py; no sentence and no voice of the test is in the training. A killed run continues
+where it stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from instruct_data.speech.codec_corpus import UNHEARD, voice_lines
+from instruct_data.speech.open_sentences import open_sentences
+from instruct_data.speech.speak import Line, speak_lines
+from units.runtime.command import SOME_REFUSED, check_range, command
+
+TEST_SEED = 1000  # of its sentences, beside the seed of the corpus
+
+
+def test_lines(count: int, unlike: set[str], seed: int = 0) -> list[Line]:
+    """`count` lines in unheard voices, in turn.
+
+    Args:
+        unlike: sentences that none of them may be.
+    """
+    chosen = [text for text in open_sentences(2 * count, seed + TEST_SEED) if text not in unlike][:count]
+    return [Line(f"t{i:06d}", text, UNHEARD[i % len(UNHEARD)]) for i, text in enumerate(chosen)]
+
+
+@command("instruct-open-corpus", positional=False)
+def main(out: Path, lines: int = 8000, test: int = 200, workers: int | None = None, seed: int = 0) -> int | None:
+    """Speak a corpus for a system that listens.
+
+    Args:
+        out: folder for the wavs and the manifests
+        lines: utterances to train on, 3 to 4 seconds each
+        test: utterances to measure on, in unheard voices
+        workers: processes; one for each core if not given
+        seed: draws sentences and voices
+    """
+    check_range("lines", lines, 1)
+    check_range("test", test, 1)
+    train = voice_lines(lines, seed)
+    spoken = [
+        speak_lines(test_lines(test, {line.text for line in train}, seed), out, "test", workers),
+        speak_lines(train, out, "train", workers),
+    ]
+    print(" and ".join(str(one.manifest) for one in spoken))
+    return SOME_REFUSED if any(one.refused for one in spoken) else None
+
+
+if __name__ == "__main__":
+    main.cli()
