@@ -18,6 +18,7 @@ from typing import Any
 from speechgpt.answers import Answer, Capability, NotSupported, Piece, Sound
 from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
+from units.runtime.hub import local_folder
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.records import BlspFacts, read_adapter
 from variants.blsp.template import Template, open_template

@@ -21,7 +21,7 @@ from units.codebook import CodebookMismatch
 from units.corpus import decoding
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
 from units.corpus.sources import list_source
-from units.dataset import extraction, shards
+from units.dataset import content, extraction, shards
 from units.dataset.extract import main
 from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.shards import Share, extract
@@ -99,8 +99,8 @@ def test_a_killed_run_goes_on_at_the_missing_shard(
         (out / path.name).write_bytes(path.read_bytes())
     shard_path(out, 1).unlink()  # and the marker stays: a set that lacks a shard must not look complete
     written = []
-    original = shards.write_shard
-    monkeypatch.setattr(shards, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest)))
+    original = content.write_shard
+    monkeypatch.setattr(content, "write_shard", lambda path, *rest: (written.append(path), original(path, *rest)))
     with monkeypatch.context() as killed:
         killed.setattr(UnitEncoder, "encode_batch", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -166,7 +166,7 @@ def test_the_next_shard_is_decoded_while_one_is_written(
         write(path, *rest)
 
     monkeypatch.setattr(decoding, "load_wav", loading)
-    monkeypatch.setattr(shards, "write_shard", writing)
+    monkeypatch.setattr(content, "write_shard", writing)
     extract(read_manifest(corpus), tmp_path / "train", mfcc_encoder, replace(SHARE, workers=1))
     assert contents(tmp_path / "train") == contents(whole)
 
