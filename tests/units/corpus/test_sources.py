@@ -17,7 +17,7 @@ from units.audio import SAMPLE_RATE, AudioError, AudioReason, save_wav
 from units.corpus import layouts
 from units.corpus.manifest import CorpusReason, ManifestError
 from units.corpus.sources import list_source
-from units.dataset import shards
+from units.dataset import content
 from units.dataset.extract import main
 from units.dataset.extract_config import EncoderConfig, WorkConfig
 from units.dataset.shards import Share, extract
@@ -210,7 +210,7 @@ def test_a_limit_takes_the_first(mfcc_encoder: UnitEncoder, tmp_path: Path) -> N
 
 
 def test_an_hour_of_silence_is_refused_by_its_run(mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(shards, "LONGEST_RUN", 30)
+    monkeypatch.setattr(content, "LONGEST_RUN", 30)
     save_wav(tmp_path / "in" / "speech.wav", tones(0.8))
     save_wav(tmp_path / "in" / "silence.wav", np.zeros(SAMPLE_RATE, np.float32))
     listing = list_source(tmp_path / "in")

@@ -154,7 +154,7 @@ def test_the_next_shard_is_decoded_while_one_is_written(
     corpus: Path, whole: Path, mfcc_encoder: UnitEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = [threading.Event() for _ in range(COUNT)]
-    load, write = decoding.load_wav, shards.write_shard
+    load, write = decoding.load_wav, content.write_shard
 
     def loading(path: Path, *rest: object):
         opened[int(path.stem[1:])].set()
