@@ -29,6 +29,7 @@ from stages.unit_system.start import model_shape
 from units.runtime.refusals import Refusals
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig
+from variants.blsp.data.asked import Asked
 from variants.blsp.data.batch import collate
 from variants.blsp.data.documents import DOCUMENTS_VERSION, Writer
 from variants.blsp.data.examples import form_of, read_examples
@@ -58,10 +59,13 @@ class BlspOpened(ListeningOpened):
     def documents(self, source: Source, path: Path) -> Iterator[Documents]:
         refusals = Refusals()
         examples = read_examples(path, self.config.instructions["continue"])
-        chosen = (one for one in examples if source.tasks is None or one.task in source.tasks)
+        asked = Asked(self.config.instructions)
+        chosen = (asked.noted(one) for one in examples if source.tasks is None or one.task in source.tasks)
         yield from self.writer(Writer).documents(chosen, refusals)
         if refusals.counts:
             print(f"{source.path}: {refusals}", flush=True)
+        for line in asked.other():
+            print(f"{source.path}: {line}", flush=True)
 
     def writer(self, kind: type[Writer]) -> Writer:
         """What turns examples into documents."""

@@ -60,6 +60,8 @@ class OmniConfig(ListeningConfig):
         super().__post_init__()
         if self.kind not in KINDS:
             raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of LLaMA-Omni is listening or speaking")
+        if self.features not in ("cached", "live"):
+            raise ValueError(f"features is {self.features!r}; a stage of LLaMA-Omni takes cached or live")
         check_range("adaptor_scale", self.adaptor_scale, 0, exclusive=True)
         if self.lora:
             raise ValueError("lora trains no adaptor: set llm_lora, and trainable: [adaptor, lora]")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from speechgpt.answers import Answer, Capability, NotSupported, Piece, Sound
-from speechgpt.checkpoint import local_folder
+from units.runtime.hub import local_folder
 from speechgpt.dialogue import Message, Part, Speech
 from speechgpt.sampling import Sampling
 from units.codebook import Codebook, Units

@@ -22,6 +22,7 @@ import numpy as np
 
 from speechgpt.dialogue import Speech
 from stages.system import Column, Documents
+from units.audio import AudioReason
 from units.corpus.decoding import decoded
 from units.corpus.manifest import Utterance
 from units.dataset.feature_set import FeatureSet, halves
@@ -42,6 +43,8 @@ class ExampleReason(Reason):
 
     UNREADABLE = "unreadable_audio"
     """a recording of it cannot be read"""
+    SILENT = "silent_audio"
+    """a recording of it is silent"""
 
 
 class AdapterShape(Protocol):
@@ -79,13 +82,15 @@ class Writer:
         sounds = [sound for example in examples for sound in example.sounds]
         utterances = [Utterance(one.audio, Path(one.audio), one.start, one.duration) for one in sounds]
         workers = min(MOST_THREADS, os.cpu_count() or 1)
-        wavs = dict(zip(sounds, decoded(utterances, workers, self.encoder.grid)))
+        wavs = dict(zip(sounds, decoded(utterances, workers, self.encoder.grid, keep_silent=False)))
         self._encoded = {}
         kept: list[Example] = []
         for example in examples:
             lost = next((found for one in example.sounds if isinstance(found := wavs[one], Refusal)), None)
             if lost is not None:
-                refusals.add(lost.id, ExampleReason.UNREADABLE, lost.detail, lost.audio)
+                silent = lost.reason == AudioReason.SILENT
+                reason = ExampleReason.SILENT if silent else ExampleReason.UNREADABLE
+                refusals.add(lost.id, reason, lost.detail, lost.audio)
             else:
                 kept.append(example)
         for example in kept:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from speechgpt.dialogue import Message, NoUnitsError, Reply, Speech
 from speechgpt.typed_text import TextEncoder
 from speechgpt.vocab import UnitVocab
+from units.runtime.refusals import Reason, RefusedError
 from variants.listening import Piece, Tokens
 
 
@@ -115,12 +116,19 @@ def checked(part: Any) -> str | Speech:
     )
 
 
+class ReplyReason(Reason):
+    """Why a reply cannot be learned."""
+
+    NO_TEXT = "no_reply_text"
+    """it is empty, or of units alone"""
+
+
 def reply_text(message: Message) -> str:
     """The text of a reply.
 
-    Raises: ValueError if it has none.
+    Raises: RefusedError if it has none.
     """
     text = Reply.from_parts(message.parts).text
     if not text:
-        raise ValueError("a reply has no text, and this system answers in text")
+        raise RefusedError(ReplyReason.NO_TEXT, "a reply has no text, and this system answers in text")
     return text
