@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
+from tiny_blsp import blsp_config, make_blsp_run
 from tiny_parts import tiny_hubert, tones
 
 import bench.attention
 import bench.instruct_data
+import bench.listening
 import bench.memory
 import bench.serve
 import bench.speed
@@ -43,6 +47,17 @@ def test_attention(capsys: Printed) -> None:
     bench.attention.main(block=32, batch=1, rounds=2)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["sdpa", "eager", "by_document"]
+
+
+def test_listening(capsys: Printed, tmp_path: Path) -> None:
+    run = make_blsp_run(tmp_path / "run")
+    fields = {**dataclasses.asdict(blsp_config(run)), "run": str(run)}
+    (tmp_path / "stage.yaml").write_text(yaml.safe_dump(fields))
+    bench.listening.main(tmp_path / "stage.yaml", run, steps=5, out=tmp_path / "figures.json")
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(figures[name] > 0 for name in ("tokens a second, ours", "tokens a second, upstream's way"))
+    assert figures["tokens a second, recordings encoded live"] > 0 and 0 < figures["share"] < 1
+    assert "times" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_labels_that_ask_in_other_words_than_the_config_are_told(run, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("missing", "template", "told"), [("eos_token", "blsp", "eos_token"), ("chat_template", "chat", "template: blsp")]
+    ("missing", "template", "told"), [("eos_token", "blsp", "eos_token"), ("chat_template", "chat", "another template")]
 )
 def test_tokenizers_that_lack_what_a_template_needs(run, missing: str, template: str, told: str) -> None:
     opened = BLSP_SYSTEM.open(blsp_config(run))

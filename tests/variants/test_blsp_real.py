@@ -37,9 +37,7 @@ def test_thirty_steps_of_each_stage(tmp_path) -> None:
     rows = [{"id": f"z{i}", "audio": str(wav), "text": "zero"} for i, wav in enumerate(WAVS)]
     (tmp_path / "asr.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = [str(tmp_path / "asr.jsonl"), str(tmp_path / "features"), "--features", "--processes", "1"]
-    with pytest.raises(SystemExit) as ended:
-        extract.main.cli([*argv, "--encoder", str(REAL / "whisper-tiny.en"), "--window", "utterance"])
-    assert not ended.value.code
+    extract.main.cli([*argv, "--encoder", str(REAL / "whisper-tiny.en"), "--window", "utterance"])
     fields = {
         "run": tmp_path,
         "encoder": str(REAL / "whisper-tiny.en"),

@@ -76,6 +76,12 @@ class Listener(PreTrainedModel):
         super().__init__(config)
         self.adapter, self.head = adapter, head
 
+    def get_input_embeddings(self) -> Any:
+        """None: it reads no tokens."""
+
+    def get_output_embeddings(self) -> Any:
+        """None: its rows are a part of the head that does not learn."""
+
     def forward(self, states: Tensor, frames: Tensor, **_: Any) -> Tensor:
         """Scores (sum of M, 1 + C) of sounds: states (S, N, D) and frames (S,), as the adapter takes them."""
         return self.head(self.adapter(states, frames))

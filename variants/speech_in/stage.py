@@ -88,7 +88,8 @@ class ListeningOpened(Opened):
         if self.feature_set:
             folder = self.feature_set.folder
             return [*sources, folder / COMPLETION_FILE, *sorted(folder.glob("shard-*.parquet"))]
-        return [*sources, *sorted({Path(one.audio) for example in examples for one in example.sounds})]
+        recordings = {Path(one.audio) for example in examples for one in example.sounds}
+        return [*sources, *sorted(path for path in recordings if path.is_file())]  # others will be refused
 
     @property
     def language_model(self) -> Any:
