@@ -8,6 +8,7 @@ from typing import Literal
 
 from stages.config import StageConfig
 from units.runtime.command import check_range
+from units.runtime.settings import check_types
 
 
 @dataclass
@@ -23,6 +24,7 @@ class Disturbance:
     """Share of the channels that are set to 0 all through a recording."""
 
     def __post_init__(self) -> None:
+        check_types(self, "disturbance.")
         check_range("noise", self.noise, 0)
         check_range("time", self.time, 0, 1)
         check_range("channels", self.channels, 0, 1)
