@@ -178,7 +178,8 @@ def compare(path: Path, run: Path, steps: int, live: bool, device: str) -> dict[
             lively, packed_steps(lively, wavs, each, device), device
         )
     learning = sum(weight.numel() for weight in opened.model.parameters() if weight.requires_grad)
-    whole = opened.model.num_parameters() + sum(weight.numel() for weight in opened.encoder.model.parameters())
+    heard: nn.Module = getattr(opened.encoder, "model")  # noqa: B009  # of a transformers encoder
+    whole = opened.model.num_parameters() + sum(weight.numel() for weight in heard.parameters())
     return found | {
         "checkpoint, MB": learning * 4 / 1e6,
         "upstream's checkpoint, MB": whole * 4 / 1e6,
