@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from speechgpt.answers import Answer, Capability, NotSupported, Piece, Sound
-from units.runtime.hub import local_folder
 from speechgpt.dialogue import Message, Part, Speech
 from speechgpt.sampling import Sampling
 from units.codebook import Codebook, Units
+from units.runtime.hub import local_folder
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.listening import draws
 from variants.llama_omni.adaptor import SpeechAdaptor
