@@ -13,6 +13,7 @@ from tiny_vocoders import VOCOS, loud_vocoder
 
 from instruct_data.build.records import write_conversations
 from speechgpt.dialogue import Conversation, Message, Speech
+from speechgpt.prompts import tts_prompt
 from stages.config import Source
 from units.audio import save_wav
 from units.vocoder.unit_vocoder import UnitVocoder
@@ -50,7 +51,7 @@ def make_omni_run(run: Path, count: int = 30) -> Path:
         read.append(
             Conversation(
                 (
-                    Message("human", ("Read this. This is input:", f"{word} cat")),
+                    tts_prompt(f"{word} cat"),  # as instruct-build writes it
                     Message("assistant", (spoken(f"{word} cat"),)),
                 ),
                 "tts",

@@ -18,7 +18,7 @@ from typing import Literal
 
 from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import read_chats
-from speechgpt.dialogue import Conversation, Message, Reply, Speech
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply, Speech
 from units.codebook import Codebook
 from units.runtime.gzipped import opened
 from units.runtime.refusals import Refusals
@@ -158,8 +158,8 @@ def with_instruction(message: Message, instruction: str) -> Message:
 
 
 def _read_aloud(message: Message) -> str:
-    """The text that a human asks to be read: the last one."""
+    """The text that a human asks to be read: what follows the task description, or the last text part."""
     texts = [part for part in message.parts if isinstance(part, str)]
     if not texts:
         raise ValueError("a conversation of the task tts has no text to read")
-    return texts[-1]
+    return texts[-1].partition(INPUT_FOLLOWS)[2].strip() or texts[-1]
