@@ -88,8 +88,7 @@ def _save_adapters(trainer: StageTrainer, plain: Any, part: Path, config: StageC
     rows = {name: weight for name, weight in plain.named_parameters() if id(weight) in widened and name not in learned}
     with gathered([*learned.values(), *rows.values()]):
         if trainer.is_fsdp_enabled:
-            learned = {name: weight.full_tensor() for name, weight in learned.items()}
-            rows = {name: weight.full_tensor() for name, weight in rows.items()}
+            learned, rows = ({name: _whole(weight) for name, weight in some.items()} for some in (learned, rows))
         rows = {_name_in_base(name): weight.detach().cpu().clone() for name, weight in rows.items()}
         if trainer.is_world_process_zero():
             plain.save_pretrained(adapter, state_dict=learned, save_embedding_layers=False)
@@ -105,6 +104,11 @@ def _save_adapters(trainer: StageTrainer, plain: Any, part: Path, config: StageC
         start.tokenizer.save_pretrained(part / BASE)
     final = config.at(config.out)
     set_base(adapter, base, final / ADAPTER if config.lora.merge else final)
+
+
+def _whole(weight: Any) -> Tensor:
+    """A weight that FSDP may have sharded; those of the outermost module stay whole after a forward pass."""
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
 def _name_in_base(name: str) -> str:
