@@ -129,7 +129,7 @@ class MelStream:
     """One utterance of the head "mel", synthesised block by block."""
 
     def __init__(self, network: MelNetwork) -> None:
-        self._timer, self._blocks = UnitTimer(network), MelBlocks(network.generator, network.generator.block)
+        self._timer, self._blocks = UnitTimer(network), MelBlocks(network.generator)
 
     def push(self, ids: Tensor, durations: Tensor | None = None) -> np.ndarray:
         """As UnitStream.push."""

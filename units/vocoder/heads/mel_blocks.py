@@ -10,32 +10,39 @@ N unit frames (50 a second), F mel frames (100 a second), M mels, S spectrum bin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from units.vocoder.mel import MEL_HOP, MelSpectrogram
 
-if TYPE_CHECKING:
-    from units.vocoder.heads.mel_generator import MelGenerator
-
 PAST = 8  # mel frames before a block whose sound is kept fixed; more than a window reaches back
 AHEAD = 8  # mel frames behind a block that are inverted with it
 FADE = 2 * MEL_HOP  # samples over which a block takes over from what the block before expected
 
 
+class BlockNetwork(Protocol):
+    """What predicts log-mels.
+
+    block: unit frames of a block. reach: unit frames to each side that a frame's log-mels depend on.
+    """
+
+    block: int
+    reach: int
+    spectrogram: MelSpectrogram
+
+    def log_mels(self, ids: Tensor, runs: Tensor) -> Tensor:
+        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2)."""
+
+
 class MelBlocks:
     """One utterance of the head "mel": frames in, sound out, a block at a time."""
 
-    def __init__(self, generator: MelGenerator, block: int) -> None:
-        """
-        Args:
-            generator: the network.
-            block: unit frames of a block.
-        """
-        self._generator, self._block, self._reach = generator, block, generator.reach
-        self._inverse = BlockInverse(generator.spectrogram, 2 * block)
+    def __init__(self, network: BlockNetwork) -> None:
+        """network: predicts the log-mels."""
+        self._network, self._block, self._reach = network, network.block, network.reach
+        self._inverse = BlockInverse(network.spectrogram, 2 * network.block)
         self._ids = torch.zeros(0, dtype=torch.long)  # (N,) of the frames from self._first on
         self._runs = torch.zeros(0, 2)
         self._first = 0  # the utterance's frame that self._ids begins with
@@ -71,7 +78,7 @@ class MelBlocks:
         size = min(self._size, self._waiting)
         start = max(self._first, self._next - self._reach)
         window = slice(start - self._first, self._next - self._first + size + self._reach)
-        log_mels = self._generator.log_mels(self._ids[window], self._runs[window])
+        log_mels = self._network.log_mels(self._ids[window], self._runs[window])
         own = log_mels[2 * (self._next - start) :][: 2 * size]
         self._next += size
         dropped = max(0, self._next - self._reach - self._first)

@@ -70,7 +70,7 @@ class MelGenerator(nn.Module):
 
     def _in_blocks(self, ids: Tensor, runs: Tensor) -> Tensor:
         """Frames of a whole utterance to a wav, as a stream of them gives it."""
-        blocks = MelBlocks(self, self.block)
+        blocks = MelBlocks(self)
         return torch.cat([blocks.push(ids, runs), blocks.finish()])
 
     def log_mels(self, ids: Tensor, runs: Tensor) -> Tensor:
