@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from units.audio import SAMPLE_RATE, save_wav
-from units.codebook import Units
+from units.codebook import Codebook, Units
 from units.runtime.atomic import check_begun, written_whole
 from units.runtime.command import SOME_REFUSED, command
 from units.runtime.file_names import FileNames
@@ -36,10 +36,6 @@ from units.runtime.provenance import content_hash, fingerprint
 from units.runtime.refusals import Refusal, counted
 from units.shipped import CODEC
 from units.vocoder.vocode_lines import Line, read_lines, read_set
-
-if TYPE_CHECKING:
-    from units.dataset.unit_set import UnitSet
-    from units.vocoder.unit_vocoder import UnitVocoder
 
 PLAN, REFUSED = "vocode.json", "refused.jsonl"
 AT_ONCE = 64  # utterances passed to the vocoder, which sorts them by length
@@ -102,7 +98,7 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     unit_set = read_unit_set(source) if source.is_dir() else None
     if unit_set and not config.durations:
         raise ValueError(f"--no-durations is for text files; the unit set {source} has durations")
-    vocoder, speaker = _opened(config, unit_set)
+    vocoder, speaker = _opened(config, unit_set.codebook if unit_set else None)
     if unit_set:
         vocoder.codebook.check_same(unit_set.codebook, f"the vocoder {config.folder}", f"the unit set {source}")
     contents = (source / COMPLETION_FILE if unit_set else source).read_bytes()
@@ -116,14 +112,15 @@ def main(source: Path, out: Path, config: VocodeConfig) -> int | None:
     return _report(vocode(lines, out, partial(vocoder.decode_batch, speaker=speaker), total), out)
 
 
-def _opened(config: VocodeConfig, unit_set: UnitSet | None = None) -> tuple[UnitVocoder, int | str]:
-    """The vocoder, and the speaker as its functions take it."""
+def _opened(config: VocodeConfig, codebook: Codebook | None = None) -> tuple[Any, int | str]:
+    """The UnitVocoder, and the speaker as its functions take it.
+
+    codebook: of the units; a published vocoder does not name its own, so the user states that the two belong together.
+    """
     import torch
 
     from units.vocoder.unit_vocoder import UnitVocoder
 
-    # a published vocoder does not name its codebook; with a unit set, the user states that the two belong together
-    codebook = unit_set.codebook if unit_set else None
     dtype = getattr(torch, config.dtype)
     vocoder = UnitVocoder.from_pretrained(config.folder, config.device, config.vocoder_config, codebook, dtype)
     by_number = config.speaker.isdecimal() and config.speaker not in vocoder.speakers
