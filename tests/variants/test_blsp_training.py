@@ -32,8 +32,9 @@ from variants.blsp.config import BlspConfig, LossWeights
 from variants.blsp.data.examples import read_examples
 from variants.blsp.data.labels import Label, write_labels
 from variants.blsp.inference import BLSP
+from variants.blsp.opened import BlspOpened, divergence
 from variants.blsp.records import ADAPTER_FILE, BlspFacts
-from variants.blsp.system import BLSP_SYSTEM, BlspOpened, divergence
+from variants.blsp.system import BLSP_SYSTEM
 from variants.blsp.upstream import adopt
 from variants.listening import row
 from variants.references import PartError

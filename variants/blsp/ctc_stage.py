@@ -31,8 +31,8 @@ from variants.blsp.data.batch import collate
 from variants.blsp.data.documents import TranscriptWriter
 from variants.blsp.data.examples import read_transcripts
 from variants.blsp.data.labels import label_files
+from variants.blsp.opened import BlspOpened
 from variants.blsp.records import read_adapter
-from variants.blsp.system import BlspOpened
 from variants.encoders import width_of
 from variants.listening import SpeechLLMConfig
 from variants.speech_in.stage import on_device
