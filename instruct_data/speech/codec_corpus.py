@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from instruct_data.speech.open_sentences import open_sentences
-from instruct_data.speech.perturbed_copies import perturbed_copies
 from instruct_data.speech.speak import Line, speak_lines
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
 from units.runtime.command import command
@@ -115,6 +114,8 @@ def main(
         workers: processes; one for each core if not given
         seed: draws sentences and voices
     """
+    from instruct_data.speech.perturbed_copies import perturbed_copies
+
     for name, count in (("lines", lines), ("answers", answers)):
         if count < 1:
             raise ValueError(f"--{name} is {count}; it must be 1 or more")

@@ -128,6 +128,12 @@ class UnitEncoder:
         else:
             features = _read_features(folder / "encoder", codebook, dtype).to(device)
         centres = kmeans.load_centres(folder / "centres.safetensors")
+        if centres.shape != (codebook.size, features.dim):
+            raise CodebookMismatch(
+                f"{folder}: centres.safetensors holds centres {tuple(centres.shape)}; codebook.json and the encoder "
+                f"{codebook.encoder!r} say {(codebook.size, features.dim)}. Files of two encoders were mixed, or one "
+                "is damaged; copy the whole folder again"
+            )
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
             raise CodebookMismatch(
@@ -233,8 +239,8 @@ def _read_features(folder: Path, codebook: Codebook, dtype: torch.dtype) -> Hube
     except Exception as error:  # each config class of transformers, and safetensors, has its own errors
         raise FileError(
             FileReason.DAMAGED,
-            f"{folder}: config.json, preprocessor_config.json and model.safetensors do not open as "
-            f"{codebook.encoder}, layer {codebook.layer}: "
+            f"{folder}: config.json, preprocessor_config.json and model.safetensors do not open as the "
+            f"{codebook.encoder}, layer {codebook.layer}, of codebook.json: "
             f"{type(error).__name__}: {' '.join(str(error).split())[:300]}. Copy the whole folder again",
         ) from error
 
