@@ -63,6 +63,7 @@ class Reply:
         self.id, self._item = new_id("resp"), new_id("item")
         self._text = ""
         self._reason = ""
+        self._began = False
         self._task: asyncio.Task[None] | None = None
         self._place = {"response_id": self.id, "item_id": self._item, "output_index": 0, "content_index": 0}
 
@@ -78,6 +79,10 @@ class Reply:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([self._task])
         self._session.left(self)
+        if not self._began:  # asyncio cancels such a task without running any of it
+            with suppress(Gone):
+                await self._open()
+                await self._close("cancelled", {"type": "cancelled", "reason": reason})
 
     def _pieces(self) -> Iterator[Piece]:
         """The answer, piece by piece. Runs in a thread."""
@@ -94,6 +99,7 @@ class Reply:
         yield Piece(wav=wav, answer=Answer(None, text, None, wav, finished=finished, turn=turn))
 
     async def _run(self) -> None:
+        self._began = True
         answer: Answer | None = None
         status, details = "completed", None
         try:

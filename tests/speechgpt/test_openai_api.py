@@ -21,6 +21,7 @@ from tiny_parts import talkative, tones
 from speechgpt.dialogue import Message
 from speechgpt.inference import SpeechGPT
 from speechgpt.serve.application import Server, Serving
+from speechgpt.serve.reply import Reply
 from speechgpt.serve.sounds import OPENAI_RATE, SampleStream, resampled
 from speechgpt.serve.voice_activity import Turns, VoiceActivity
 from units.audio import SAMPLE_RATE
@@ -443,3 +444,28 @@ def test_voice_activity_does_not_depend_on_the_pieces() -> None:
     activity = VoiceActivity(Turns())
     pieces = [found for start in range(0, len(noise), 313) for found in activity.push(noise[start : start + 313])]
     assert pieces == whole
+
+
+def test_a_response_that_is_cancelled_before_it_runs_is_ended_too() -> None:
+    """asyncio does not enter a task that is cancelled at once; the client still gets the response's last event."""
+    sent: list[tuple[str, dict]] = []
+
+    class Session:
+        conversation = "conv_1"
+
+        async def send(self, kind: str, **content: object) -> None:
+            sent.append((kind, content))
+
+        def left(self, reply: Reply) -> None:
+            sent.append(("left", {}))
+
+    async def work() -> None:
+        reply = Reply(Session(), "item_1", "what is two", False)  # type: ignore[arg-type]
+        reply.begin()
+        await reply.cancel("client_cancelled")
+
+    asyncio.run(work())
+    kinds = [kind for kind, _ in sent]
+    assert kinds[0] == "left" and kinds[1] == "response.created" and kinds[-1] == "response.done"
+    response = sent[-1][1]["response"]
+    assert response["status"] == "cancelled" and response["status_details"]["reason"] == "client_cancelled"
