@@ -132,7 +132,7 @@ class UnitEncoder:
             raise CodebookMismatch(
                 f"{folder}: centres.safetensors holds centres {tuple(centres.shape)}; codebook.json and the encoder "
                 f"{codebook.encoder!r} say {(codebook.size, features.dim)}. Files of two encoders were mixed, or one "
-                "is damaged; copy the whole folder again"
+                "is damaged. Fit the centres on this encoder, or copy the whole folder again"
             )
         encoder = cls(features, centres, codebook)
         if _fingerprint(features, centres, codebook.centring) != codebook.fingerprint:
