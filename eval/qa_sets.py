@@ -11,8 +11,8 @@
 | `web` | a JSON file, or a folder of them: a list of objects with qId, qText, answers | a TTS voice |
 | `trivia` | TriviaQA's JSON: Data, a list of QuestionId, Question, Answer (Value, Aliases) | a TTS voice |
 
-`test.jsonl` and `qa.jsonl` (accepted answers by id) are written. WebQuestions and TriviaQA are texts: whoever reports a
-figure on them has to state the voice, which `qa_set.json` keeps.
+`test.jsonl` and `qa.jsonl` (accepted answers by id) are written. WebQuestions and TriviaQA are texts, so a
+figure on them is reported together with the TTS voice, which `qa_set.json` keeps.
 """
 
 from __future__ import annotations

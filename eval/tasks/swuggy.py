@@ -23,9 +23,9 @@ TASK = Task(
     figures=(
         *both_normalisations("swuggy", "a word is more likely than a non-word"),
         Figure(
-            "swuggy_in_vocabulary", "... words that LibriSpeech has", "frequency/in_vocabulary", higher_is_better=True
+            "swuggy_in_vocabulary", "... words in LibriSpeech", "frequency/in_vocabulary", higher_is_better=True
         ),
-        Figure("swuggy_oov", "... words that it has not", "frequency/oov", higher_is_better=True),
+        Figure("swuggy_oov", "... words outside LibriSpeech", "frequency/oov", higher_is_better=True),
     ),
     optional=True,
 )

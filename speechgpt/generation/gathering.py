@@ -58,7 +58,7 @@ class Gatherer:
         job = Job(list(items), self._work)
         with self._lock:
             self._waiting.append(job)
-        with self._busy:  # whoever comes first works for all that wait
+        with self._busy:  # the first thread computes the jobs of all waiting threads
             with self._lock:
                 jobs, self._waiting = self._waiting, []
             if jobs:

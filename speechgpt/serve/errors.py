@@ -43,7 +43,7 @@ class ApiError(ValueError):
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """What a client is told of an error. An error of the server itself is written to its log."""
+    """The error that a client receives. An error of the server itself is also written to its log."""
     from speechgpt.answers import NotSupported
     from speechgpt.serve.work import Busy, Closing
 

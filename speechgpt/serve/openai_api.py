@@ -278,7 +278,7 @@ async def _events(asked: ChatRequest, pieces: Pieces[Piece], timer: Any) -> Asyn
             if piece.wav is not None and asked.aloud:
                 for data in _cut(stream.push(piece.wav)):
                     yield _event(asked.chunk({"audio": {"id": audio_id, "data": data}}))
-    except Exception as error:  # noqa: BLE001 - the client is told
+    except Exception as error:  # noqa: BLE001 - the client receives the error
         yield _event(as_api_error(error).body())
         return
     timer.ended()

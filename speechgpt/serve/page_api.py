@@ -52,7 +52,7 @@ async def answer(request: Request) -> Response:
                 timer.gained(bool(piece.text or piece.transcript), 0 if piece.wav is None else len(piece.wav) / rate)
                 yield _line(_as_json(piece))
             timer.ended()
-        except Exception as error:  # noqa: BLE001 - the client is told
+        except Exception as error:  # noqa: BLE001 - the client receives the error
             yield _line({"error": str(as_api_error(error))})
 
     return Streamed(pieces, lines(), "application/x-ndjson")

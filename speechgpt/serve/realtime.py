@@ -92,7 +92,7 @@ class Session:
                 await self._handle(event)
             except (WebSocketDisconnect, gate.Gone):
                 raise
-            except Exception as error:  # noqa: BLE001 - the client is told, and the session goes on
+            except Exception as error:  # noqa: BLE001 - the client receives the error, and the session goes on
                 await self.send_error(error, event_id)
 
     async def send(self, kind: str, **content: Any) -> None:

@@ -113,7 +113,7 @@ class Reply:
         except Gone:
             self._session.replied(None)
             return
-        except Exception as error:  # noqa: BLE001 - the client is told, and the session goes on
+        except Exception as error:  # noqa: BLE001 - the client receives the error, and the session goes on
             told = as_api_error(error)
             status, details = "failed", {"type": "failed", "error": {"type": told.kind, "code": told.code or "error"}}
             with suppress(Gone):

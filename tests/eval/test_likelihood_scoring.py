@@ -96,7 +96,7 @@ def _wav(path: Path) -> np.ndarray:
 
 
 class Loudness:
-    """Scores a sound by its name; fails when it is told to."""
+    """Scores a sound by its name; fails where the test asks for it."""
 
     name = "loudness"
 

@@ -3,7 +3,7 @@
     python -m variants.blsp.hear runs/smol/blsp_heard test.jsonl heard.jsonl
 
 The source is a manifest, or any other that units-extract takes. A line out has `id`, `audio`, `response`, and where the
-text is known `reference`; with texts, the word error rate is told. Recordings that cannot be used are listed in
+text is known `reference`; with texts, the word error rate is printed. Recordings that cannot be used are listed in
 OUT.refused.jsonl, and the exit code is 3.
 """
 
