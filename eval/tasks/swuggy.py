@@ -22,9 +22,7 @@ TASK = Task(
     version=1,
     figures=(
         *both_normalisations("swuggy", "a word is more likely than a non-word"),
-        Figure(
-            "swuggy_in_vocabulary", "... words in LibriSpeech", "frequency/in_vocabulary", higher_is_better=True
-        ),
+        Figure("swuggy_in_vocabulary", "... words in LibriSpeech", "frequency/in_vocabulary", higher_is_better=True),
         Figure("swuggy_oov", "... words outside LibriSpeech", "frequency/oov", higher_is_better=True),
     ),
     optional=True,
