@@ -17,12 +17,12 @@ from typing import Any, NoReturn, cast
 
 import numpy as np
 
-from eval.cascade import KIND as CASCADE
-from eval.cascade import open_cascade
 from eval.likelihood.submitted import KIND as SUBMITTED
 from eval.likelihood.submitted import SubmittedScores
-from eval.spelling import KIND as UNIT_LM
-from eval.spelling import Speaking
+from eval.models.cascade import KIND as CASCADE
+from eval.models.cascade import open_cascade
+from eval.models.spelling import KIND as UNIT_LM
+from eval.models.spelling import Speaking
 from eval.test_set import TestSet
 from speechgpt.answers import CAPABILITIES, Answer, Capability, NotSupported, Piece, Sound, SpeechModel
 from speechgpt.sampling import Sampling
@@ -157,8 +157,8 @@ def open_measured_model(
     Results of a model without a `name` are measured again every time.
 
     Args:
-        model: a folder, `cascade:ASR,LLM[,VOICE]` (eval/cascade.py), `lm:FOLDER` (eval/unit_lm.py), `scores:FOLDER`
-            (eval/likelihood/submitted.py), or `module:function`.
+        model: a folder, `cascade:ASR,LLM[,VOICE]` (eval/models/cascade.py), `lm:FOLDER` (eval/models/unit_lm.py),
+            `scores:FOLDER` (eval/likelihood/submitted.py), or `module:function`.
         device: where it runs.
         test_set: what it is measured on: the recogniser of a cascade may need its grammar or its texts.
         speaking: how units become text, for `lm:FOLDER`.
@@ -173,7 +173,7 @@ def open_measured_model(
     if model.startswith(SUBMITTED):
         return AdaptedModel(SubmittedScores(model.removeprefix(SUBMITTED)))
     if model.startswith(UNIT_LM):
-        from eval.unit_lm import open_unit_lm
+        from eval.models.unit_lm import open_unit_lm
 
         return AdaptedModel(open_unit_lm(model.removeprefix(UNIT_LM), speaking or Speaking(), device))
     module, colon, function = model.partition(":")

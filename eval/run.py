@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.spelling import Speaking
+from eval.models.spelling import Speaking
 from units.runtime.command import check_range, command
 
 

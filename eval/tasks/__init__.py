@@ -12,19 +12,15 @@ from eval.tasks import (
     latency,
     new_voice,
     originals,
-    prosaudit,
     qa_match,
-    salmon,
-    sblimp,
     speed,
     spoken_qa,
-    storycloze,
-    swuggy,
     text_cost,
     text_qa,
     tts,
     voicebench,
 )
+from eval.tasks.likelihood import prosaudit, salmon, sblimp, storycloze, swuggy
 from eval.tasks.task import Task
 
 TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the report

@@ -12,8 +12,8 @@ from chat_server import ChatServer, chat_server
 from spoken_test_set import ANSWERS, CHATS, QUESTIONS
 
 from eval import run
-from eval.cascade import Cascade, CascadeError, TrueTranscripts, open_cascade
 from eval.model import open_measured_model
+from eval.models.cascade import Cascade, CascadeError, TrueTranscripts, open_cascade
 from eval.results import load_results
 from eval.test_set import NotMeasured, TestSet
 from instruct_data.text.completion import CompletionError, EndpointModel, _rendered, messages_of

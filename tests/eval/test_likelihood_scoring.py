@@ -16,9 +16,9 @@ from eval.likelihood.scoring import NothingScored, scored_suite
 from eval.likelihood.zerospeech import lexical
 from eval.metrics import Score
 from eval.model import open_measured_model
+from eval.models.spelling import Speaking
+from eval.models.unit_lm import SpellingError, UnitLM, open_unit_lm
 from eval.results import load_details, load_results
-from eval.spelling import Speaking
-from eval.unit_lm import SpellingError, UnitLM, open_unit_lm
 from speechgpt.answers import Likelihood, ScoresSpeech
 from speechgpt.generation.likelihood import Row, TooLong, log_likelihoods, text_row
 from speechgpt.inference import SpeechGPT

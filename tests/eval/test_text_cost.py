@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from eval.cascade import open_cascade
 from eval.measurement import EverythingRefused, Measurement
 from eval.model import as_speech_model
+from eval.models.cascade import open_cascade
 from eval.tasks import text_cost
 from eval.test_set import NotMeasured, TestSet
 from speechgpt.answers import Likelihood, ScoresText

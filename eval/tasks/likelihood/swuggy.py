@@ -5,7 +5,7 @@ from __future__ import annotations
 from eval.likelihood.folders import split_of
 from eval.likelihood.zerospeech import lexical
 from eval.measurement import Measurement
-from eval.tasks.pairs_task import METRIC, both_normalisations, measured
+from eval.tasks.likelihood.pairs_task import METRIC, both_normalisations, measured
 from eval.tasks.task import Figure, Outcome, Task
 
 

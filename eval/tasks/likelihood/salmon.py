@@ -8,7 +8,7 @@ from __future__ import annotations
 from eval.likelihood.flat_folders import SALMON_PARTS, salmon
 from eval.likelihood.folders import folder_of
 from eval.measurement import Measurement
-from eval.tasks.pairs_task import METRIC, both_normalisations, measured
+from eval.tasks.likelihood.pairs_task import METRIC, both_normalisations, measured
 from eval.tasks.task import Figure, Outcome, Task
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from eval.likelihood.flat_folders import stories
 from eval.likelihood.folders import folder_of
 from eval.measurement import Measurement
-from eval.tasks.pairs_task import METRIC, both_normalisations, measured
+from eval.tasks.likelihood.pairs_task import METRIC, both_normalisations, measured
 from eval.tasks.task import Outcome, Task
 
 FOLDERS = {"sstorycloze": ("sStoryCloze", "sSC"), "tstorycloze": ("tStoryCloze", "tSC")}

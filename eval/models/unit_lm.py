@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval.spelling import Speaking
+from eval.models.spelling import Speaking
 from speechgpt.answers import Likelihood, Sound
 from units.audio import SAMPLE_RATE, load_wav
 from units.codebook import Codebook, Units
