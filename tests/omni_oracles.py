@@ -20,9 +20,10 @@ from variants.listening import Row, row
 from variants.llama_omni.adaptor import SpeechAdaptor
 from variants.llama_omni.decoder import SpeechDecoder
 from variants.llama_omni.model import OmniLLM
-from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts, read_part
+from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
 from variants.llama_omni.template import Llama3Template
 from variants.llama_omni.upstream import adopt
+from variants.speech_in.facts import read_part
 
 FOLDER = Path(__file__).parent / "data/llama_omni"
 WAVS = Path(__file__).parent / "data/wav"

@@ -33,9 +33,10 @@ from variants.llama_omni.ctc import collapse
 from variants.llama_omni.data.examples import with_instruction
 from variants.llama_omni.decoder import SpeechDecoder
 from variants.llama_omni.model import OmniLLM
-from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts, read_part
+from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
 from variants.llama_omni.speech_out import SILENCE, AnswerSpeech, Join, most_likely
 from variants.llama_omni.template import open_template
+from variants.speech_in.facts import read_part
 from variants.speech_in.listener import Listener, Prompt, open_llm, text_message
 
 OMEGA = 10  # units that the vocoder gets at a time: joins are exact, so waiting longer gains nothing

@@ -6,18 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from speechgpt.checkpoint import CheckpointError, CheckpointFacts
+from speechgpt.checkpoint import CheckpointFacts
 from units.codebook import Codebook
 from variants.encoders import Window
 from variants.llama_omni.config import INSTRUCTIONS
 from variants.llama_omni.shapes import AdaptorShape, DecoderShape, Speaking
 from variants.llama_omni.template import TemplateName
 from variants.references import Reference
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from variants.speech_in.facts import listening_fields, listening_json, read_facts
 
 SYSTEM = "llama-omni"
 ADAPTOR_FILE, DECODER_FILE = "adaptor.safetensors", "decoder.safetensors"
@@ -50,60 +48,26 @@ class OmniFacts:
 
     def json(self) -> dict[str, Any]:
         """As `extra` holds it; the codebook has a place of its own."""
-        found = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
-        found |= {"llm": self.llm.json(), "encoder": self.encoder.json(), "shape": dataclasses.asdict(self.shape)}
+        found = listening_json(self)
         for name in ("decoder", "speaking"):
             found[name] = None if found[name] is None else dataclasses.asdict(found[name])
         found["vocoder"] = None if self.vocoder is None else self.vocoder.json()
         del found["codebook"]
-        return found | {"instructions": dict(self.instructions)}
+        return found
 
     @classmethod
     def load(cls, folder: Path) -> OmniFacts:
-        """Read a model folder's facts.
+        """Read a model folder's facts. Raises: as read_facts."""
+        return read_facts(folder, SYSTEM, cls._read)
 
-        Raises: FileNotFoundError; CheckpointError if they are of another system, or damaged.
-        """
-        facts = CheckpointFacts.load(folder)
-        if facts.system != SYSTEM:
-            raise CheckpointError(f"{folder} is of the system {facts.system!r}, not {SYSTEM!r}")
+    @classmethod
+    def _read(cls, facts: CheckpointFacts) -> OmniFacts:
         extra = facts.extra
-        try:
-            return cls(
-                Reference.read(extra, "llm"),
-                Reference.read(extra, "encoder"),
-                int(extra["layer"]),
-                int(extra["width"]),
-                AdaptorShape(**extra["shape"]),
-                extra["template"],
-                {str(name): str(text) for name, text in extra["instructions"].items()},
-                extra["window"],
-                None if extra["decoder"] is None else DecoderShape(**extra["decoder"]),
-                None if extra["speaking"] is None else Speaking(**extra["speaking"]),
-                None if extra["vocoder"] is None else Reference.read(extra, "vocoder"),
-                bool(extra.get("through_text", False)),
-                facts.codebook,
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{folder}/speechgpt.json lacks or garbles a field of {SYSTEM}: {error}") from error
-
-
-def read_part(folder: Path, file: str, prefix: str) -> dict[str, Tensor]:
-    """Weights of a part of a model folder, by their names in the part.
-
-    Args:
-        file: ADAPTOR_FILE or DECODER_FILE. prefix: of the names in the file.
-
-    Raises: FileNotFoundError; ValueError if the file is damaged.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = folder / file
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} has no {file}")
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); copy it again") from error
-    return {name.removeprefix(prefix): weight for name, weight in weights.items()}
+        return cls(
+            **listening_fields(extra, AdaptorShape),
+            decoder=None if extra["decoder"] is None else DecoderShape(**extra["decoder"]),
+            speaking=None if extra["speaking"] is None else Speaking(**extra["speaking"]),
+            vocoder=None if extra["vocoder"] is None else Reference.read(extra, "vocoder"),
+            through_text=bool(extra.get("through_text", False)),
+            codebook=facts.codebook,
+        )

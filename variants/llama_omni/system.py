@@ -44,13 +44,14 @@ from variants.llama_omni.data.examples import Reading, codebook_of, example_file
 from variants.llama_omni.decoder import SpeechDecoder
 from variants.llama_omni.lora import lora_names, with_lora, without_lora
 from variants.llama_omni.model import Answers, OmniLLM
-from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, SYSTEM, OmniFacts, read_part
+from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, SYSTEM, OmniFacts
 from variants.llama_omni.shapes import Speaking
 from variants.llama_omni.template import TEMPLATE_VERSION, open_template
 from variants.llama_omni.units_report import units_report
 from variants.references import Reference, fingerprint, located
 from variants.speech_in import batch as speech_batch
 from variants.speech_in.batch import Block
+from variants.speech_in.facts import read_part
 from variants.speech_in.stage import LLM_FOLDER, ListeningOpened, counted_logits, on_device
 
 PARTS: dict[str, tuple[str, ...]] = {"adaptor": ("adapter.",), "llm": ("llm.",), "decoder": ("decoder.",)}

@@ -125,7 +125,8 @@ def export(source: Path, out: Path) -> Path:
     from safetensors.torch import save_file
 
     from units.encoder.published.openai_whisper import from_transformers, openai_name
-    from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts, read_part
+    from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
+    from variants.speech_in.facts import read_part
 
     facts = OmniFacts.load(source)
     llm, encoder = facts.llm.find(source), facts.encoder.find(source)
