@@ -17,9 +17,9 @@ from units.audio import load_wav
 from units.encoder.unit_encoder import Features
 from variants.encoders import open_encoder
 from variants.listening import Row, row
-from variants.llama_omni.adaptor import SpeechAdaptor
-from variants.llama_omni.decoder import SpeechDecoder
-from variants.llama_omni.model import OmniLLM
+from variants.llama_omni.network.adaptor import SpeechAdaptor
+from variants.llama_omni.network.decoder import SpeechDecoder
+from variants.llama_omni.network.model import OmniLLM
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
 from variants.llama_omni.template import Llama3Template
 from variants.llama_omni.upstream import adopt

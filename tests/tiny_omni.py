@@ -18,7 +18,7 @@ from stages.config import Source
 from units.audio import save_wav
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.llama_omni.config import OmniConfig
-from variants.llama_omni.shapes import AdaptorShape, DecoderShape
+from variants.llama_omni.network.shapes import AdaptorShape, DecoderShape
 
 ADAPTOR = AdaptorShape(5, 16)
 DECODER = DecoderShape(2, 32, 2, 48, 6, "state_and_word")

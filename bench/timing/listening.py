@@ -22,8 +22,8 @@ from stages.packing.blocks import IGNORED, PackedBlocks, load_blocks
 from stages.trainable import choose_trainable
 from units.runtime.provenance import commit, machine
 from variants.blsp.config import BlspConfig
-from variants.blsp.opened import BlspOpened
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.opened import BlspOpened
+from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.listening import padded
 from variants.speech_in.stage import on_device
 

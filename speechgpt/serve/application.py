@@ -21,12 +21,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from speechgpt.answers import SpeechModel
 from speechgpt.sampling import Sampling
-from speechgpt.serve import openai_api, page_api
+from speechgpt.serve import page_api
 from speechgpt.serve.connection import Connection
 from speechgpt.serve.errors import ApiError
 from speechgpt.serve.gate import LOCAL_NAMES, MAX_BODY, Access, Gate
 from speechgpt.serve.metrics import Metrics
-from speechgpt.serve.realtime import realtime
+from speechgpt.serve.openai import api as openai_api
+from speechgpt.serve.openai.realtime import realtime
 from speechgpt.serve.service import Service
 from speechgpt.serve.work import Work
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from speechgpt.answers import SpeechModel
 from speechgpt.sampling import Sampling
 from speechgpt.serve.metrics import Metrics
-from speechgpt.serve.turns import SpokenTurns
+from speechgpt.serve.openai.turns import SpokenTurns
 from speechgpt.serve.work import Work
 
 

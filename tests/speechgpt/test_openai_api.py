@@ -21,9 +21,9 @@ from tiny_parts import talkative, tones
 from speechgpt.dialogue import Message
 from speechgpt.inference import SpeechGPT
 from speechgpt.serve.application import Server, Serving
-from speechgpt.serve.reply import Reply
+from speechgpt.serve.openai.reply import Reply
+from speechgpt.serve.openai.voice_activity import Turns, VoiceActivity
 from speechgpt.serve.sounds import OPENAI_RATE, SampleStream, resampled
-from speechgpt.serve.voice_activity import Turns, VoiceActivity
 from units.audio import SAMPLE_RATE
 
 KEY = "secret"

@@ -15,7 +15,7 @@ from stages.train import train
 from units.audio import SAMPLE_RATE, save_wav
 from variants.blsp.data.labels import Label, write_labels
 from variants.blsp.inference import BLSP
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.system import BLSP_SYSTEM
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,10 @@ from stages.planning.plan import make_plan
 from stages.train import train
 from units.dataset import extract
 from variants.blsp import hear
-from variants.blsp.ctc import HEAD_FILE, TokenHead, ctc_loss, heard, places_needed
 from variants.blsp.inference import BLSP
 from variants.blsp.records import ADAPTER_FILE, read_adapter
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.ctc import HEAD_FILE, TokenHead, ctc_loss, heard, places_needed
+from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.speech_in.config import Disturbance
 from variants.speech_in.stage import disturbed
 

@@ -28,7 +28,7 @@ from variants.blsp.continuation import Labelling
 from variants.blsp.data.examples import utterances_of
 from variants.blsp.data.labels import read_labels
 from variants.blsp.inference import BLSP, Request
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.blsp.template import ChatTemplate
 from variants.listening import Tokens, row
 from variants.references import PartError

@@ -15,7 +15,7 @@ from speechgpt.sampling import Sampling
 from units.encoder.published.checkpoint_files import read_torch
 from variants.blsp import generate
 from variants.blsp.inference import BLSP, Request
-from variants.blsp.opened import divergence
+from variants.blsp.stages.opened import divergence
 from variants.blsp.upstream import export
 from variants.listening import Row, Tokens, ends_of, padded, replies, row
 from variants.speech_in.stage import counted_logits

@@ -17,7 +17,7 @@ from tiny_blsp import blsp_config, make_blsp_run
 from stages.config import Source
 from stages.train import train
 from variants.blsp.records import ADAPTER_FILE
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.system import BLSP_SYSTEM
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,7 +17,7 @@ from variants.blsp.continuation import Labelling, LabelWriter
 from variants.blsp.data.examples import utterances_of
 from variants.blsp.data.labels import write_labels
 from variants.blsp.inference import BLSP, Request
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.system import BLSP_SYSTEM
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT / "runs/real"

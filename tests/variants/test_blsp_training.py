@@ -32,9 +32,9 @@ from variants.blsp.config import BlspConfig, LossWeights
 from variants.blsp.data.examples import read_examples
 from variants.blsp.data.labels import Label, write_labels
 from variants.blsp.inference import BLSP
-from variants.blsp.opened import BlspOpened, divergence
 from variants.blsp.records import ADAPTER_FILE, BlspFacts
-from variants.blsp.system import BLSP_SYSTEM
+from variants.blsp.stages.opened import BlspOpened, divergence
+from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.blsp.upstream import adopt
 from variants.listening import row
 from variants.references import PartError
@@ -329,7 +329,7 @@ CONFIGS = Path(config.__file__).parent / "configs"
 
 @pytest.mark.parametrize("name", ["toy/stage1", "toy/stage2", "7b/stage1", "7b/stage2"])
 def test_the_presets_are_planned(name: str, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("variants.blsp.system.model_shape", lambda config, file: (LLAMA_2, False))
+    monkeypatch.setattr("variants.blsp.stages.system.model_shape", lambda config, file: (LLAMA_2, False))
     command.main([str(CONFIGS / f"{name}.yaml"), "--run", str(tmp_path), "--plan", "--gpus", "8", "--gpu", "A100-80G"])
     printed = capsys.readouterr().out
     assert "all trained" in printed if name.endswith("1") else "trained" in printed

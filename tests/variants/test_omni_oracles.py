@@ -15,9 +15,9 @@ from speechgpt.sampling import Sampling
 from units.audio import load_wav
 from units.encoder.published.checkpoint_files import read_torch
 from variants.listening import Row, draws, ends_of
-from variants.llama_omni.ctc import CtcStream, collapse, ctc_loss, frames_of, spread
-from variants.llama_omni.model import Answers
-from variants.llama_omni.shapes import DecoderShape
+from variants.llama_omni.network.ctc import CtcStream, collapse, ctc_loss, frames_of, spread
+from variants.llama_omni.network.model import Answers
+from variants.llama_omni.network.shapes import DecoderShape
 from variants.llama_omni.upstream import export
 from variants.published_files import read_object
 

@@ -27,8 +27,8 @@ from units.codebook import CodebookMismatch
 from variants.llama_omni import config as config_module
 from variants.llama_omni import train as command
 from variants.llama_omni.config import OmniConfig
+from variants.llama_omni.network.shapes import AdaptorShape, DecoderShape
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
-from variants.llama_omni.shapes import AdaptorShape, DecoderShape
 from variants.llama_omni.system import OMNI_SYSTEM, OmniOpened, SpeakingOpened
 
 CPU = {"attn_implementation": "by_document"}

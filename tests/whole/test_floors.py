@@ -30,7 +30,7 @@ ROOMS = {
     "eval": (
         "metrics results asr test_set",
         "likelihood",
-        "cascade judge",
+        "models judge",
         "model",
         "measurement",
         "tasks",
@@ -120,6 +120,13 @@ def house_arrows() -> dict[str, set[str]]:
         targets = (name if name in modules else name.rpartition(".")[0] for name in found)
         arrows[module] = {target for target in targets if target in modules and target != module}
     return arrows
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_the_rooms_named_here_exist(package: str) -> None:
+    rooms = [room for line in ROOMS[package] for room in line.split()]
+    missing = [room for room in rooms if not any((ROOT / package / name).exists() for name in (room, f"{room}.py"))]
+    assert missing == [] and len(rooms) == len(set(rooms))
 
 
 def room_of(module: str) -> str:

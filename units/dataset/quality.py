@@ -8,7 +8,7 @@
 `--alignments` is a table of id, start, end, label, or a folder of TextGrids. Without it no purity is reported, and
 units are compared with speakers and transcripts, if the set has them. With --encoder the recordings are encoded again,
 clean and perturbed: another vocal tract, another speed, noise, a room. The figures are computed in
-`units/dataset/measures.py`.
+`units/dataset/measures/figures.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(units: Path, out: Path | None = None, config: QualityConfig = QualityCo
         out: a .json to write the figures to
         config: what is measured
     """
-    from units.dataset import measures
+    from units.dataset.measures import figures as measures
 
     measures.run(units, out, config)
 

@@ -75,8 +75,8 @@ class Hearer:
 
         from units.runtime.precision import check_device
         from variants.blsp.adapter import SpeechAdapter
-        from variants.blsp.ctc import embedding_rows, read_head
         from variants.blsp.records import BlspFacts, read_adapter
+        from variants.blsp.stages.ctc import embedding_rows, read_head
         from variants.encoders import open_encoder
 
         check_device(device)
@@ -95,7 +95,7 @@ class Hearer:
         """What is said in wavs (T,), as text."""
         import torch
 
-        from variants.blsp.ctc import heard
+        from variants.blsp.stages.ctc import heard
         from variants.listening import padded
 
         if not wavs:

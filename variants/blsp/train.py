@@ -22,7 +22,7 @@ NAME = "blsp-train"
 
 
 def _blsp() -> System:
-    from variants.blsp.system import BLSP_SYSTEM
+    from variants.blsp.stages.system import BLSP_SYSTEM
 
     return BLSP_SYSTEM
 

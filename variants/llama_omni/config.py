@@ -8,7 +8,7 @@ from typing import Literal
 
 from stages.config import Lora
 from units.runtime.command import check_range
-from variants.llama_omni.shapes import AdaptorShape, DecoderShape
+from variants.llama_omni.network.shapes import AdaptorShape, DecoderShape
 from variants.speech_in.config import ListeningConfig
 
 KINDS = ("listening", "speaking")

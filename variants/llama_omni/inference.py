@@ -28,11 +28,11 @@ from units.codebook import Codebook, Units
 from units.runtime.hub import local_folder
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.listening import draws
-from variants.llama_omni.adaptor import SpeechAdaptor
-from variants.llama_omni.ctc import collapse
 from variants.llama_omni.data.examples import with_instruction
-from variants.llama_omni.decoder import SpeechDecoder
-from variants.llama_omni.model import OmniLLM
+from variants.llama_omni.network.adaptor import SpeechAdaptor
+from variants.llama_omni.network.ctc import collapse
+from variants.llama_omni.network.decoder import SpeechDecoder
+from variants.llama_omni.network.model import OmniLLM
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
 from variants.llama_omni.speech_out import SILENCE, AnswerSpeech, Join, most_likely
 from variants.llama_omni.template import open_template

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from eval.asr import EvaluationASR
-    from variants.llama_omni.decoder import SpeechDecoder
     from variants.llama_omni.inference import LlamaOmni
+    from variants.llama_omni.network.decoder import SpeechDecoder
 
 TOKENS = 100  # of the decoding-time table
 FILE = "latency.json"

@@ -12,7 +12,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from units.codebook import Codebook
 from variants.encoders import Window
 from variants.llama_omni.config import INSTRUCTIONS
-from variants.llama_omni.shapes import AdaptorShape, DecoderShape, Speaking
+from variants.llama_omni.network.shapes import AdaptorShape, DecoderShape, Speaking
 from variants.llama_omni.template import TemplateName
 from variants.references import Reference
 from variants.speech_in.facts import listening_fields, listening_json, read_facts

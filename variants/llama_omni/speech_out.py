@@ -15,8 +15,8 @@ from torch import Tensor
 
 from units.codebook import Codebook, Units
 from units.vocoder.unit_vocoder import UnitVocoder
-from variants.llama_omni.ctc import CtcStream
-from variants.llama_omni.decoder import SpeechDecoder
+from variants.llama_omni.network.ctc import CtcStream
+from variants.llama_omni.network.decoder import SpeechDecoder
 
 Join = Literal["exact", "islands"]
 SILENCE = np.zeros(0, np.float32)

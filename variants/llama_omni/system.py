@@ -31,21 +31,21 @@ from stages.system import Collator, Documents
 from stages.unit_system.start import model_shape
 from units.audio import save_wav
 from units.codebook import Codebook, Units
-from units.dataset.information import edit_distance
+from units.dataset.measures.information import edit_distance
 from units.runtime.refusals import Refusals
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.encoders import width_of
-from variants.llama_omni.adaptor import SpeechAdaptor
 from variants.llama_omni.config import OmniConfig
-from variants.llama_omni.ctc import collapse, ctc_loss
 from variants.llama_omni.data.batch import collate
 from variants.llama_omni.data.documents import DOCUMENTS_VERSION, Writer
 from variants.llama_omni.data.examples import Reading, codebook_of, example_files, read_examples
-from variants.llama_omni.decoder import SpeechDecoder
 from variants.llama_omni.lora import lora_names, with_lora, without_lora
-from variants.llama_omni.model import Answers, OmniLLM
+from variants.llama_omni.network.adaptor import SpeechAdaptor
+from variants.llama_omni.network.ctc import collapse, ctc_loss
+from variants.llama_omni.network.decoder import SpeechDecoder
+from variants.llama_omni.network.model import Answers, OmniLLM
+from variants.llama_omni.network.shapes import Speaking
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, SYSTEM, OmniFacts
-from variants.llama_omni.shapes import Speaking
 from variants.llama_omni.template import TEMPLATE_VERSION, open_template
 from variants.llama_omni.units_report import units_report
 from variants.references import Reference, fingerprint, located

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from stages.packing.blocks import PackedBlocks
-from units.dataset.information import edit_distance
-from variants.llama_omni.ctc import collapse, ctc_loss, frames_needed
+from units.dataset.measures.information import edit_distance
+from variants.llama_omni.network.ctc import collapse, ctc_loss, frames_needed
 
 
 @torch.no_grad()

@@ -73,8 +73,8 @@ def adopt(source: Path, out: Path, vocoder: Path | None = None) -> Path:
     from speechgpt.checkpoint import CheckpointFacts
     from units.encoder.published.openai_whisper import to_transformers
     from variants.llama_omni.config import INSTRUCTIONS
+    from variants.llama_omni.network.shapes import AdaptorShape
     from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, SYSTEM, OmniFacts
-    from variants.llama_omni.shapes import AdaptorShape
     from variants.references import Reference
 
     config = _config(source)
@@ -212,7 +212,7 @@ def _check_tokenizer(out: Path) -> None:
 def _check_adaptor(weights: dict[str, Tensor], shape: Any, config: dict[str, Any], source: Path) -> None:
     import torch
 
-    from variants.llama_omni.adaptor import SpeechAdaptor
+    from variants.llama_omni.network.adaptor import SpeechAdaptor
 
     with torch.device("meta"):
         adaptor = SpeechAdaptor(int(config["speech_encoder_hidden_size"]), int(config["hidden_size"]), shape)
@@ -226,8 +226,8 @@ def _decoder(
     import torch
     from transformers import LlamaConfig
 
-    from variants.llama_omni.decoder import SpeechDecoder
-    from variants.llama_omni.shapes import DecoderShape, Speaking
+    from variants.llama_omni.network.decoder import SpeechDecoder
+    from variants.llama_omni.network.shapes import DecoderShape, Speaking
 
     if not weights:
         return None, None

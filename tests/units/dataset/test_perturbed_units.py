@@ -14,7 +14,7 @@ from units.audio import save_wav
 from units.codebook import CodebookMismatch, Units
 from units.corpus.manifest import Utterance
 from units.dataset import quality
-from units.dataset.perturbed_units import PERTURBATIONS, perturbed_distances
+from units.dataset.measures.perturbed_units import PERTURBATIONS, perturbed_distances
 from units.dataset.shards import extract
 from units.dataset.unit_set import UnitRecord, read_unit_set, write_unit_set
 from units.encoder.mfcc import MfccFeatures
@@ -41,7 +41,7 @@ def test_distances_of_known_perturbations(
     encoder: UnitEncoder, unit_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "units.dataset.perturbed_units.PERTURBATIONS",
+        "units.dataset.measures.perturbed_units.PERTURBATIONS",
         {
             "nothing": lambda wav, draw: wav,
             "a little": lambda wav, draw: over_noise(wav, 40.0, draw),

@@ -21,10 +21,10 @@ from units.audio import num_frames, save_wav
 from units.codebook import Units
 from units.corpus.alignments import Alignments, Segment
 from units.dataset import quality
-from units.dataset.information import edit_distance, entropy, mutual_information, purities
-from units.dataset.measures import LabelAgreement, Quality, find_record, measure
-from units.dataset.picture import draw_units, unit_spans
-from units.dataset.speakers import sample_pairs
+from units.dataset.measures.figures import LabelAgreement, Quality, find_record, measure
+from units.dataset.measures.information import edit_distance, entropy, mutual_information, purities
+from units.dataset.measures.picture import draw_units, unit_spans
+from units.dataset.measures.speakers import sample_pairs
 from units.dataset.unit_set import read_unit_set
 
 K = 6

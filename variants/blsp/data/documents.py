@@ -18,7 +18,7 @@ from units.dataset.feature_set import FeatureSet
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, RefusedError
 from variants.blsp.adapter_shape import AdapterShape
-from variants.blsp.ctc import places_needed
+from variants.blsp.stages.ctc import places_needed
 from variants.blsp.template import Template
 from variants.listening import Piece, Row, Tokens, row
 from variants.speech_in import documents

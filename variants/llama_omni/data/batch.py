@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from units.audio import FrameGrid
-from variants.llama_omni.ctc import frames_of
+from variants.llama_omni.network.ctc import frames_of
 from variants.speech_in import batch
 from variants.speech_in.batch import Block, lengths_of
 

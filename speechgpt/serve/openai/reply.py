@@ -14,15 +14,15 @@ from speechgpt.answers import Answer, Piece, answer_pieces
 from speechgpt.dialogue import Message
 from speechgpt.serve.errors import as_api_error
 from speechgpt.serve.gate import Gone
+from speechgpt.serve.openai.turns import new_id
 from speechgpt.serve.service import Service
 from speechgpt.serve.sounds import OPENAI_RATE, SampleStream
-from speechgpt.serve.turns import new_id
 
 BYTES_AT_ONCE = 24_000  # of sound in one event: half a second
 
 
 class Session(Protocol):
-    """What a response needs of its session (speechgpt/serve/realtime.py).
+    """What a response needs of its session (speechgpt/serve/openai/realtime.py).
 
     history: the turns before. transcribes: settings of the question's transcript; None if it is not wanted.
     """

@@ -13,8 +13,8 @@ import numpy as np
 
 from speechgpt.answers import SpeechModel
 from speechgpt.dialogue import Message
-from speechgpt.serve.asked import shown
 from speechgpt.serve.errors import ApiError
+from speechgpt.serve.openai.asked import shown
 from speechgpt.serve.sounds import check_kind, decoded, read_samples, read_sound
 
 KEPT_TURNS, KEPT_SECONDS = 1000, 3600  # spoken answers that later requests may name by their audio id

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from units.dataset.information import edit_distance, entropy, mutual_information
+from units.dataset.measures.information import edit_distance, entropy, mutual_information
 from units.dataset.unit_set import UnitRecord, UnitSet
 from units.runtime.progress import progress
 

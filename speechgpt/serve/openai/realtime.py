@@ -19,13 +19,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from speechgpt.answers import Answer, NotSupported
 from speechgpt.dialogue import Message
 from speechgpt.serve import gate
-from speechgpt.serve.asked import json_object, shown
 from speechgpt.serve.errors import ApiError, as_api_error
-from speechgpt.serve.reply import Reply
+from speechgpt.serve.openai.asked import json_object, shown
+from speechgpt.serve.openai.reply import Reply
+from speechgpt.serve.openai.turns import new_id
+from speechgpt.serve.openai.voice_activity import Turns, VoiceActivity
 from speechgpt.serve.service import Service
 from speechgpt.serve.sounds import OPENAI_RATE, decoded, resampled
-from speechgpt.serve.turns import new_id
-from speechgpt.serve.voice_activity import Turns, VoiceActivity
 
 LONGEST_QUESTION = 120  # seconds of sound that a session keeps
 MOST_SESSIONS = 256

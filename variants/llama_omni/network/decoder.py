@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from variants.llama_omni.ctc import spread
-from variants.llama_omni.shapes import DecoderShape, Speaking
+from variants.llama_omni.network.ctc import spread
+from variants.llama_omni.network.shapes import DecoderShape, Speaking
 
 
 class SpeechDecoder(nn.Module):

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from variants.listening import SpeechLLM
-from variants.llama_omni.adaptor import SpeechAdaptor
-from variants.llama_omni.decoder import SpeechDecoder
+from variants.llama_omni.network.adaptor import SpeechAdaptor
+from variants.llama_omni.network.decoder import SpeechDecoder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from variants.llama_omni.shapes import AdaptorShape
+from variants.llama_omni.network.shapes import AdaptorShape
 
 
 class SpeechAdaptor(nn.Module):

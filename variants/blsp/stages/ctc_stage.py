@@ -26,13 +26,13 @@ from stages.system import Collator, Documents
 from units.runtime.refusals import Refusals
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig
-from variants.blsp.ctc import HEAD_FILE, Listener, TokenHead, ctc_loss, embedding_rows, heard, read_head
 from variants.blsp.data.batch import collate
 from variants.blsp.data.documents import TranscriptWriter
 from variants.blsp.data.examples import read_transcripts
 from variants.blsp.data.labels import label_files
-from variants.blsp.opened import BlspOpened
 from variants.blsp.records import read_adapter
+from variants.blsp.stages.ctc import HEAD_FILE, Listener, TokenHead, ctc_loss, embedding_rows, heard, read_head
+from variants.blsp.stages.opened import BlspOpened
 from variants.encoders import width_of
 from variants.listening import SpeechLLMConfig
 from variants.speech_in.stage import on_device

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from units.audio import SAMPLE_RATE, load_wav, resample
-from units.dataset.speakers import SentenceDistance, mean_distance
+from units.dataset.measures.speakers import SentenceDistance, mean_distance
 from units.dataset.unit_set import UnitRecord, UnitSet
 from units.encoder.pretraining.perturb import echoed, other_tract, over_noise
 from units.encoder.unit_encoder import UnitEncoder

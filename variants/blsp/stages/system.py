@@ -18,9 +18,9 @@ from stages.system import Opened
 from stages.unit_system.start import model_shape
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig
-from variants.blsp.ctc_stage import CtcOpened, ctc_size, listener
-from variants.blsp.opened import BlspOpened, TextOpened
 from variants.blsp.records import SYSTEM, BlspFacts, read_adapter
+from variants.blsp.stages.ctc_stage import CtcOpened, ctc_size, listener
+from variants.blsp.stages.opened import BlspOpened, TextOpened
 from variants.encoders import width_of
 from variants.listening import SpeechLLM
 from variants.references import fingerprint, located

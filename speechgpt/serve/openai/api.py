@@ -19,13 +19,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from speechgpt.answers import Answer, NotSupported, Piece, answer_pieces
 from speechgpt.dialogue import Message
 from speechgpt.sampling import Sampling
-from speechgpt.serve.asked import flag, json_object, refuse_fields, sampling_of, shown, text_field
 from speechgpt.serve.errors import ApiError, as_api_error
 from speechgpt.serve.gate import body_of, header, unless_gone
+from speechgpt.serve.openai.asked import flag, json_object, refuse_fields, sampling_of, shown, text_field
+from speechgpt.serve.openai.turns import Asked, new_id, question_and_history, with_sounds
 from speechgpt.serve.service import Service
 from speechgpt.serve.sounds import RAW, SampleStream, check_kind, read_sound, written
 from speechgpt.serve.streamed import Pieces, Streamed
-from speechgpt.serve.turns import Asked, new_id, question_and_history, with_sounds
 
 TEXT_FORMATS = ("json", "text", "verbose_json")
 NO_CHAT_OPTION: Mapping[str, tuple[Any, ...]] = {

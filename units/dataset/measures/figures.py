@@ -1,6 +1,6 @@
 """The measures of unit quality: what units cost, what they say about phones, and what they reveal of the speaker.
 
-The command is `units/dataset/quality.py`; the formulae are in `units/dataset/information.py`.
+The command is `units/dataset/quality.py`; the formulae are in `units/dataset/measures/information.py`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,16 @@ import numpy as np
 
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.alignments import Alignments
-from units.dataset.information import entropy, mutual_information, purities
-from units.dataset.picture import draw_units
+from units.dataset.measures.information import entropy, mutual_information, purities
+from units.dataset.measures.picture import draw_units
+from units.dataset.measures.speakers import (
+    SentenceDistance,
+    SpeakerInformation,
+    compare_speakers,
+    frames_by_unit,
+    sentence_of,
+)
 from units.dataset.quality_config import QualityConfig
-from units.dataset.speakers import SentenceDistance, SpeakerInformation, compare_speakers, frames_by_unit, sentence_of
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set
 from units.runtime.atomic import written_whole
 from units.runtime.progress import progress
@@ -190,7 +196,7 @@ def run(units: Path, out: Path | None, config: QualityConfig) -> None:
         print(_draw(unit_set, config.wav, config.picture, aligned, config))
     quality = measure(unit_set, aligned, config.pairs, config.seed)
     if config.encoder:
-        from units.dataset.perturbed_units import perturbed_distances
+        from units.dataset.measures.perturbed_units import perturbed_distances
         from units.encoder.unit_encoder import UnitEncoder
 
         encoder = UnitEncoder.from_pretrained(config.encoder)

@@ -1,0 +1,1 @@
+"""OpenAI's API: requests for transcriptions, speech and chat, and realtime sessions."""

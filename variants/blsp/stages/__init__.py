@@ -1,0 +1,1 @@
+"""The stages of BLSP as the trainer sees them."""
