@@ -39,7 +39,7 @@ def main(
     import json
 
     from bench.timing.listening import compare
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
 
     figures = compare(config, run, steps, live, device)
     for name, value in figures.items():

@@ -28,7 +28,7 @@ def main(options: TrainOptions = TrainOptions()) -> None:
     import json
 
     from bench.timing.train import compare
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
 
     figures = compare(options)
     for name, value in figures.items():

@@ -25,7 +25,7 @@ def main(options: VocoderOptions = VocoderOptions()) -> None:
     import json
 
     from bench.timing.vocoder import compare
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
     from units.runtime.provenance import commit, machine
 
     figures = compare(options)

@@ -35,7 +35,7 @@ def main(
 
     from eval.report.compare_page import comparison_html, comparison_markdown
     from eval.report.comparison import PUBLISHED, as_record, compare
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
 
     found = compare(runs, every, PUBLISHED if published else None)
     text = comparison_markdown(found, title)

@@ -12,7 +12,7 @@ from eval.tasks import TASKS
 from eval.tasks.task import NO_LISTENER, THE_MODEL, Task
 from eval.test_set import NotMeasured
 from speechgpt.answers import NotSupported
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from units.runtime.provenance import commit, machine
 
 REFUSED = "refused.jsonl"

@@ -24,7 +24,7 @@ from instruct_data.text.completion import (
     LocalModel,
     TruncatedText,
 )
-from units.runtime.json_files import read_text
+from units.runtime.files.json_files import read_text
 from units.runtime.provenance import digest
 
 PROMPT = Path(__file__).parent / "prompts" / "judge.txt"

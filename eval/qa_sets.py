@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from units.runtime.atomic import written_whole
 from units.runtime.command import SOME_REFUSED, check_range, command
-from units.runtime.json_files import FileError, FileReason, checked, parsed, read_json, read_text
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, FileReason, checked, parsed, read_json, read_text
 
 Layout = Literal["llama", "web", "trivia"]
 LLAMA_TABLE = "llama_questions_300"

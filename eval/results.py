@@ -17,8 +17,8 @@ from typing import Any
 
 from eval.metrics import Score
 from units.corpus.manifest import is_plain_text
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, json_lines, parsed, read_text
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, json_lines, parsed, read_text
 
 
 class ResultError(ValueError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.metrics import words
 from units.corpus.manifest import Utterance, read_manifest
-from units.runtime.json_files import FileError, FileReason, json_lines, read_json, read_text
+from units.runtime.files.json_files import FileError, FileReason, json_lines, read_json, read_text
 from units.runtime.provenance import content_hash, digest
 
 if TYPE_CHECKING:

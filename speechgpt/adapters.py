@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, read_json
 from units.runtime.provenance import fingerprint
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -302,7 +302,7 @@ def _tensors(found: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    from units.runtime.json_files import FileError, read_json
+    from units.runtime.files.json_files import FileError, read_json
 
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}; copy the whole published folder")

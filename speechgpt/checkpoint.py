@@ -12,7 +12,7 @@ from typing import Any
 from speechgpt.typed_text import TextError, check_unicode
 from speechgpt.vocab import UnitVocab
 from units.codebook import Codebook
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 
 FILE = "speechgpt.json"
 SPEECHGPT = (

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, FileReason, read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, FileReason, read_json
 
 COMPLETE = "complete.json"  # written after all processes have written: files, sizes, checksums, number of processes
 EDGE = 1 << 20  # bytes at either end of a file that its checksum covers; truncated and zero-filled files differ there

@@ -9,8 +9,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import checked, finished_lines
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import checked, finished_lines
 
 SAMPLES = "samples.jsonl"  # replies to held-out documents, beside the log
 

@@ -11,8 +11,8 @@ from speechgpt.checkpoint import FILE, CheckpointFacts
 from stages.checkpoints import checkpoints
 from stages.config import StageConfig
 from stages.system import System
-from units.runtime.json_files import FileError
-from units.runtime.yaml_files import read_yaml
+from units.runtime.files.json_files import FileError
+from units.runtime.files.yaml_files import read_yaml
 
 RESOLVED = "stage.yaml"  # the resolved config of a stage, beside its checkpoints
 

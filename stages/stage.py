@@ -26,7 +26,7 @@ from stages.start import loading_arguments
 from stages.system import Opened, System
 from stages.trainable import choose_trainable
 from stages.trainer import StageTrainer
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 
 PREPARATION = 86400.0  # seconds that processes wait while the first one prepares data: a day
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from stages.config import StageConfig, unknown_names
 from stages.planning.cluster import Cluster
 from units.runtime.command import WRONG_CALL, check_range, one_line, run
-from units.runtime.yaml_files import read_yaml
+from units.runtime.files.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from stages.system import System

@@ -25,7 +25,7 @@ from stages.planning.plan import sharding
 from stages.system import Documents
 from stages.train import _wrong_names
 from units.codebook import Codebook
-from units.runtime.yaml_files import read_yaml
+from units.runtime.files.yaml_files import read_yaml
 
 CODEBOOK = Codebook("tiny", "mfcc", 0, 10, 50.0, "utterance", "0123abcd")
 STAGE = {"stage": "s", "model": "m", "out": "o", "data": [{"path": "u"}], "training": {"max_steps": 3}}

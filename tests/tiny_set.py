@@ -8,7 +8,7 @@ from pathlib import Path
 
 from units.codebook import Codebook, Units
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 
 
 def tiny_codebook(size: int) -> Codebook:

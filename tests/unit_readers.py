@@ -18,7 +18,7 @@ from units.encoder.pretraining.masked_prediction import IterationTraining
 from units.encoder.pretraining.pretrain_data import measure
 from units.encoder.recipes import Iteration, PretrainRecipe
 from units.encoder.unit_encoder import UnitEncoder
-from units.runtime.saved_states import read_state
+from units.runtime.files.saved_states import read_state
 from units.vocoder.heads.configs import MelGeneratorConfig
 from units.vocoder.training.loop import _begin_with, _lines_up_to, _load, _save
 from units.vocoder.training.mel_training import MelTraining

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from units.containers import IncompleteFile, Part, reads_to_the_end, sound_parts
-from units.runtime.atomic import path_written_whole
+from units.runtime.files.atomic import path_written_whole
 from units.runtime.refusals import Reason, RefusedError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from units.runtime.json_files import FileError, FileReason, checked, parsed, read_text
+from units.runtime.files.json_files import FileError, FileReason, checked, parsed, read_text
 
 
 class CodebookMismatch(ValueError):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from units.runtime.json_files import FileError, read_json
+from units.runtime.files.json_files import FileError, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

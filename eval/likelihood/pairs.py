@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eval.metrics import Score, ratio
 from speechgpt.answers import Likelihood
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 from units.runtime.provenance import digest
 from units.runtime.refusals import Reason
 

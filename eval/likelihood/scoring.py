@@ -14,7 +14,7 @@ from eval.likelihood.pairs import NORMALISATIONS, Suite
 from eval.likelihood.zerospeech import write_submission
 from eval.results import load_details
 from speechgpt.answers import Likelihood, NotSupported, ScoresSpeech
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from units.runtime.progress import progress
 from units.runtime.provenance import digest
 from units.runtime.refusals import CommonReason, Refusal, RefusedError, refusal_of

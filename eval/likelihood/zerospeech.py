@@ -18,8 +18,8 @@ from pathlib import Path
 
 from eval.likelihood.pairs import Pair, Suite, SuiteError, SuiteReason, check_files, value_of
 from speechgpt.answers import Likelihood
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import read_text
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import read_text
 
 GOLD = "gold.csv"
 COLUMNS = {

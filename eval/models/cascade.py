@@ -35,7 +35,7 @@ from speechgpt.answers import Answer, Capability, Likelihood, NotSupported, Piec
 from speechgpt.dialogue import Message
 from speechgpt.sampling import Sampling
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav
-from units.runtime.json_files import read_text
+from units.runtime.files.json_files import read_text
 from units.runtime.provenance import digest, fingerprint
 
 KIND = "cascade:"

@@ -28,7 +28,7 @@ def main(run: Path, out: Path, minutes_since: Path | None = None, name: str | No
     from eval.report.page import html
     from eval.report.tables import summary_line
     from eval.results import load_results
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
 
     name = name or run.resolve().name
     minutes = minutes_taken(run, minutes_since or run / "started")

@@ -12,7 +12,7 @@ from eval.metrics import Score
 from eval.report.tables import FIGURES, SHARE, find, show
 from eval.results import Result, load_results
 from eval.tasks.task import Figure
-from units.runtime.json_files import FileError, FileReason, checked, parsed, read_text
+from units.runtime.files.json_files import FileError, FileReason, checked, parsed, read_text
 
 Kind = Literal["model", "cascade", "topline"]
 PUBLISHED = Path(__file__).with_name("published.json")

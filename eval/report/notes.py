@@ -7,7 +7,7 @@ from pathlib import Path
 from eval.report.tables import find
 from eval.results import Result
 from units.codebook import Codebook
-from units.runtime.json_files import read_json
+from units.runtime.files.json_files import read_json
 from units.runtime.provenance import fingerprint
 
 STANDARD_ERRORS = (

@@ -10,8 +10,8 @@ import numpy as np
 
 from eval.asr import PEAK
 from units.audio import SAMPLE_RATE
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import finished_lines
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import finished_lines
 
 INK, FAINT, ACCENT, SECOND = "#22303c", "#d5dde4", "#1f6f8b", "#d1813a"
 WINDOW = round(0.025 * SAMPLE_RATE)  # samples of one spectrum

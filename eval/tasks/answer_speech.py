@@ -10,8 +10,8 @@ from eval.results import save_details
 from eval.tasks.breakdown import by_family
 from eval.tasks.task import ASR_ANSWER_VOICE, FamilyColumn, Figure, Outcome, Task, detail
 from units.audio import RECEPTIVE_FIELD, save_wav
-from units.runtime.atomic import written_whole
-from units.runtime.file_names import FileNames
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.file_names import FileNames
 
 KEPT = "answers.jsonl"  # lists them, with the names of their wavs
 

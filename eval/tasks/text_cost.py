@@ -15,7 +15,7 @@ from eval.metrics import Score, accuracy, ratio
 from eval.tasks.task import NO_LISTENER, Figure, Outcome, Task
 from eval.test_set import NotMeasured, spread
 from speechgpt.answers import Likelihood
-from units.runtime.json_files import FileError, FileReason, json_lines, read_text
+from units.runtime.files.json_files import FileError, FileReason, json_lines, read_text
 from units.runtime.refusals import CommonReason, refusal_of
 
 AT_ONCE = 16  # texts of one call

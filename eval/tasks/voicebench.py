@@ -24,8 +24,8 @@ from eval.tasks.task import THE_MODEL, Figure, Outcome, Task
 from eval.tasks.text_cost import is_refusal
 from eval.test_set import NotMeasured, TestItem, spread
 from units.corpus.manifest import Utterance
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, FileReason, json_lines, read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, FileReason, json_lines, read_json
 
 FIVE_POINT = ("alpacaeval", "commoneval", "wildvoice")  # graded from 1 to 5
 PERCENT = ("sd-qa", "mmsu", "openbookqa", "bbh", "ifeval", "advbench")

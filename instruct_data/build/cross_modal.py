@@ -19,7 +19,7 @@ from instruct_data.build.spoken import SpeechWriter, SpokenText
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.corpus.manifest import has_word
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
-from units.runtime.json_files import FileError, FileReason, read_text
+from units.runtime.files.json_files import FileError, FileReason, read_text
 from units.runtime.refusals import Refusals, RefusedError
 
 

@@ -21,9 +21,9 @@ from typing import Protocol
 from instruct_data.build.records import conversation_line, header_line
 from speechgpt.dialogue import Conversation
 from units.codebook import Codebook
-from units.runtime.atomic import written_whole
-from units.runtime.gzipped import compressed
-from units.runtime.json_files import read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.gzipped import compressed
+from units.runtime.files.json_files import read_json
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.provenance import file_stamp

@@ -29,7 +29,7 @@ from typing import Any
 
 from speechgpt.dialogue import Conversation, Message, Part, Speech
 from units.codebook import Codebook
-from units.runtime.gzipped import opened, opened_to_write
+from units.runtime.files.gzipped import opened, opened_to_write
 
 FORMAT = "conversations/2"
 READABLE_FORMATS = ("conversations/1", FORMAT)

@@ -16,7 +16,7 @@ from instruct_data.build.spoken import SetSplits, SpeechWriter, index_questions,
 from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
 from units.codebook import Codebook
 from units.dataset.unit_set import COMPLETION_FILE, UnitSet, read_unit_set
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from units.runtime.pool import Workers
 
 

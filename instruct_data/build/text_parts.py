@@ -15,7 +15,7 @@ from instruct_data.build.cross_modal import read_instructions
 from instruct_data.build.splits import Splits, copies
 from instruct_data.text.chats import TextChat, TextPair, numbered_chats
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
-from units.runtime.gzipped import opened
+from units.runtime.files.gzipped import opened
 from units.runtime.refusals import Refusals
 
 PART_LINES = 10_000

@@ -23,7 +23,7 @@ from speechgpt.dialogue import Conversation, Part, Speech
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook
 from units.dataset.unit_set import UnitSet
-from units.runtime.json_files import checked, read_json
+from units.runtime.files.json_files import checked, read_json
 from units.runtime.progress import progress
 
 MEASURES = ("tokens", "seconds", "units", "words")  # of a conversation

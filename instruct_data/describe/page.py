@@ -15,8 +15,8 @@ from instruct_data.describe.description import Description, Leak, TaskLengths, l
 from speechgpt.dialogue import Speech, part_kind
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook, Units
-from units.runtime.atomic import written_whole
 from units.runtime.extras import required
+from units.runtime.files.atomic import written_whole
 from units.runtime.pages import environment
 
 if TYPE_CHECKING:

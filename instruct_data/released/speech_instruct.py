@@ -34,7 +34,7 @@ from units.codebook import Codebook
 from units.corpus.manifest import has_word
 from units.notation import EOSP, SOSP
 from units.runtime.command import SOME_REFUSED, command
-from units.runtime.gzipped import opened_to_write
+from units.runtime.files.gzipped import opened_to_write
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
 

@@ -18,7 +18,7 @@ from instruct_data.released.spelled_units import read_units
 from units import notation
 from units.codebook import Codebook, Units
 from units.runtime.command import SOME_REFUSED, command
-from units.runtime.gzipped import opened_to_write
+from units.runtime.files.gzipped import opened_to_write
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals, numbered_lines
 

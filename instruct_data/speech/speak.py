@@ -19,7 +19,7 @@ from instruct_data.speech.voices import VoiceError, open_voice, processes
 from instruct_data.text.chats import TextChat, read_chats
 from units.corpus.manifest import Utterance, write_manifest
 from units.runtime.command import SOME_REFUSED, check_range, command
-from units.runtime.file_names import plain_name
+from units.runtime.files.file_names import plain_name
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.refusals import RefusedError, listed_refusals

@@ -16,7 +16,7 @@ from speechgpt.prompts import tts_prompt
 from speechgpt.sampling import Sampling
 from units.codebook import Units
 from units.dataset.unit_set import UnitRecord, refusals_path, shard_path, write_shard
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from units.runtime.refusals import Refusals
 
 EXCERPT = 60  # characters of a text that a refusal shows

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from instruct_data.text.chats import TextChat, read_chats, text_key
 from speechgpt.sampling import Sampling
 from units.runtime.ahead import own_cores
-from units.runtime.atomic import check_begun
 from units.runtime.command import SOME_REFUSED, check_range, command
+from units.runtime.files.atomic import check_begun
 from units.runtime.pool import Workers
 from units.runtime.progress import progress
 from units.runtime.ranks import Ranks, this_rank

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from instruct_data.text.reasons import TextReason
 from units.corpus.manifest import has_word
-from units.runtime.gzipped import opened, opened_to_write
+from units.runtime.files.gzipped import opened, opened_to_write
 from units.runtime.refusals import Refusals, RefusedError
 
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from instruct_data.text.reasons import TextReason
 from units.runtime.command import check_range
 from units.runtime.extras import required
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.json_files import FileError, FileReason
 from units.runtime.refusals import RefusedError
 from units.runtime.settings import check_types
 

@@ -35,7 +35,7 @@ from instruct_data.text.filters import Filters, kept_chats
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code, read_source
 from units.runtime.command import check_range, command
-from units.runtime.json_files import read_text
+from units.runtime.files.json_files import read_text
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
 from units.runtime.settings import check_types

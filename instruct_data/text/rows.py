@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from instruct_data.text.reasons import TextReason
-from units.runtime.gzipped import opened
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.gzipped import opened
+from units.runtime.files.json_files import FileError, FileReason
 from units.runtime.refusals import CommonReason, Refusals, numbered_lines
 
 Row = dict[str, Any]

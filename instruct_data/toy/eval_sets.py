@@ -37,8 +37,8 @@ from instruct_data.toy.grammar import (
     facts,
     vocabulary,
 )
-from units.runtime.atomic import written_whole
 from units.runtime.command import check_range, command
+from units.runtime.files.atomic import written_whole
 
 VOICES = ("flite:awb", "espeak:en-us", "flite:slt")
 VOWELS, CONSONANTS = "aeiou", "bdfgklmnprstvz"

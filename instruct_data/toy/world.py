@@ -23,8 +23,8 @@ from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines, varied
 from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, make_text, vocabulary
-from units.runtime.atomic import written_whole
 from units.runtime.command import check_range, command
+from units.runtime.files.atomic import written_whole
 from units.runtime.settings import check_types
 
 SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.config import Source
 from stages.system import Column, Documents, Opened
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import read_json
 from units.runtime.progress import progress
 
 FACTS = "facts.json"  # completion file of a cache folder

@@ -16,7 +16,7 @@ from stages.config import StageConfig
 from stages.planning.cluster import Cluster
 from stages.planning.hardware import find_gpu, train_flops
 from stages.planning.size import Size
-from units.runtime.json_files import FileError, FileReason, checked, read_json
+from units.runtime.files.json_files import FileError, FileReason, checked, read_json
 
 DEEPSPEED = Path(__file__).parents[1] / "configs" / "deepspeed"
 SHARDINGS = (None, "zero2", "zero3", "zero3_offload")  # each needs less memory than the one before it

@@ -204,7 +204,7 @@ def write_whisper(inside: Path, folder: Path) -> None:
 
 
 def _complete(model: RealModel, folder: Path, came_from: str) -> None:
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
 
     facts = {"model": model.hub, "licence": model.licence, "source": came_from}
     with written_whole(folder / COMPLETION_FILE) as file:

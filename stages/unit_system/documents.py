@@ -21,7 +21,7 @@ from units.corpus.alignments import Alignments
 from units.dataset.unit_set import UnitSet, read_unit_set
 from units.notation import EOSP, SOSP
 from units.runtime.ahead import worked_ahead
-from units.runtime.json_files import BOM, as_text
+from units.runtime.files.json_files import BOM, as_text
 
 DOCUMENTS_VERSION = 1  # for caches of tokens: raise it when speechgpt.dialogue, or this file, gives other tokens
 MOST_THREADS = 8  # that read shards ahead

@@ -19,8 +19,8 @@ from stages.config import StageConfig, Widening
 from stages.start import check_positions, find_start
 from units.codebook import Codebook
 from units.encoder.kmeans import load_centres
-from units.runtime.json_files import checked
-from units.runtime.yaml_files import read_yaml
+from units.runtime.files.json_files import checked
+from units.runtime.files.yaml_files import read_yaml
 
 KINDS = ("text", "units", "cross_modal", "chain")
 SHAPES = Path(__file__).parents[1] / "configs" / "shapes.json"  # configs of the presets' models: no download for a plan

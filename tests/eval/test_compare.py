@@ -14,7 +14,7 @@ from eval.report.compare_page import comparison_html, comparison_markdown
 from eval.report.comparison import PUBLISHED, ComparisonError, as_record, compare, read_published
 from eval.report.tables import FIGURES
 from eval.results import Result, save_result
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 
 CASCADE = "cascade whisper tiny (38 M, en), smollm abc up to 64 tokens, flite:slt"
 TOPLINE = "cascade the true transcripts, smollm abc up to 64 tokens"

@@ -17,7 +17,7 @@ from eval.tasks import qa_match
 from eval.tasks.qa_match import has_answer, normalised
 from eval.test_set import NotMeasured, TestSet
 from units.audio import save_wav
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from made_results import made_result
 
 from eval.report.tables import score_rows
 from eval.results import ResultError, load_details, load_result, load_results, save_details, save_result
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 from units.runtime.provenance import fingerprint, machine
 
 DATA = Path(__file__).parents[1] / "data" / "results_0_1_0"

@@ -11,7 +11,7 @@ from spoken_test_set import CHATS
 
 from eval.test_set import MissingAnswer, NotMeasured, TestSet, spread
 from units.corpus.manifest import Utterance, write_manifest
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.json_files import FileError, FileReason
 
 
 def test_spread_keeps_every_part() -> None:

@@ -16,7 +16,7 @@ from eval.tasks import text_cost
 from eval.test_set import NotMeasured, TestSet
 from speechgpt.answers import Likelihood, ScoresText
 from speechgpt.inference import SpeechGPT
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 
 
 class TextModel:

@@ -17,7 +17,7 @@ from eval.test_set import NotMeasured, TestSet
 from speechgpt.answers import NotSupported
 from units.audio import save_wav
 from units.corpus.manifest import Utterance, write_manifest
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 
 
 def test_the_overall_figure_is_that_of_the_published_row() -> None:

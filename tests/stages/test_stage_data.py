@@ -22,7 +22,7 @@ from stages.packing.tokens import tokenise
 from stages.unit_system.documents import _lines
 from units.codebook import CodebookMismatch
 from units.dataset.unit_set import read_unit_set
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ from stages.packing.blocks import IGNORED, load_blocks
 from stages.planning.page import kept_checkpoints
 from stages.train import cli, main, train
 from stages.unit_system.system import UnitOpened, UnitSystem
+from units.runtime.files.yaml_files import read_yaml
 from units.runtime.precision import autocast
-from units.runtime.yaml_files import read_yaml
 
 PRESETS = sorted(CONFIGS.glob("*/*.yaml"))
 

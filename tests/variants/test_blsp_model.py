@@ -22,7 +22,7 @@ from speechgpt.dialogue import Conversation, Message, NoUnitsError, Speech
 from speechgpt.sampling import Sampling
 from stages.train import train
 from units.audio import AudioError, save_wav
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from variants.blsp import continuation, generate
 from variants.blsp.continuation import Labelling
 from variants.blsp.data.examples import utterances_of

@@ -35,11 +35,11 @@ from eval.test_set import TestSet
 from units import notation
 from units.codebook import Codebook
 from units.dataset.unit_set import UnitRecord, read_unit_set
-from units.runtime.atomic import check_begun
 from units.runtime.command import one_line
-from units.runtime.file_names import LIST, FileNames, read_list
+from units.runtime.files.atomic import check_begun
+from units.runtime.files.file_names import LIST, FileNames, read_list
+from units.runtime.files.saved_states import read_state
 from units.runtime.refusals import RefusedError
-from units.runtime.saved_states import read_state
 from units.vocoder.unit_vocoder import UnitVocoder
 from units.vocoder.vocode_lines import read_lines
 

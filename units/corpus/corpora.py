@@ -20,8 +20,8 @@ from pathlib import Path
 
 from units.corpus import layouts
 from units.corpus.manifest import CorpusReason, ManifestError, Utterance, is_plain_text, write_manifest
-from units.runtime.atomic import written_whole
 from units.runtime.command import SOME_REFUSED, command
+from units.runtime.files.atomic import written_whole
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, counted
 

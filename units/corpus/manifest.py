@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from units.runtime.refusals import Reason, RefusedError
 
 

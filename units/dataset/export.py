@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from units.notation import spell
-from units.runtime.atomic import written_whole
 from units.runtime.command import command
+from units.runtime.files.atomic import written_whole
 from units.runtime.progress import progress
 
 if TYPE_CHECKING:

@@ -30,8 +30,8 @@ from units.corpus.manifest import is_plain_text, path_from
 from units.dataset.content import Content, Row
 from units.dataset.unit_set import REFUSED_FILE, refusals_path, shard_path
 from units.encoder.unit_encoder import Features
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import as_text, json_lines, read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import as_text, json_lines, read_json
 from units.runtime.refusals import Reason, RefusedError, counted, read_refusals
 
 COMPLETION_FILE = "feature_set.json"
@@ -268,7 +268,7 @@ def read_feature_set(folder: str | Path) -> FeatureSet:
 
     Raises:
         FileNotFoundError: `feature_set.json` is missing, which means that extraction has not finished.
-        units.runtime.json_files.FileError: it is damaged.
+        units.runtime.files.json_files.FileError: it is damaged.
     """
     folder = Path(folder)
     path = folder / COMPLETION_FILE

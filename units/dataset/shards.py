@@ -22,8 +22,8 @@ from units.dataset.content import Content, Row, content_of
 from units.dataset.unit_set import refusals_path, shard_path
 from units.encoder.unit_encoder import UnitEncoder
 from units.runtime.ahead import one_ahead
-from units.runtime.atomic import check_begun, written_whole
 from units.runtime.command import check_range
+from units.runtime.files.atomic import check_begun, written_whole
 from units.runtime.progress import progress
 from units.runtime.provenance import digest
 from units.runtime.refusals import Refusal, RefusedError, refusal_of

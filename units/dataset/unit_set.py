@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from units.audio import SAMPLE_RATE
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.corpus.manifest import is_plain_text, path_from
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, FileReason, as_text, json_lines, read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, FileReason, as_text, json_lines, read_json
 from units.runtime.refusals import Reason, RefusedError, read_refusals
 
 SCHEMA = pa.schema(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.json_files import FileError, FileReason
 
 
 @dataclass(frozen=True)

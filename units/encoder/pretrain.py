@@ -62,7 +62,7 @@ def main(
     from units.encoder.pretraining.pretrain_data import PretrainCorpus
     from units.encoder.unit_encoder import UnitEncoder
     from units.runtime.ahead import usual_loaders
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
     from units.runtime.precision import check_device
 
     check_device(device)

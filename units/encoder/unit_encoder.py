@@ -24,8 +24,8 @@ from units.encoder.hubert import HubertFeatures
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.published.fairseq_hubert import published_layer, read_centres
 from units.encoder.whisper import WhisperFeatures
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, FileReason
 
 Backend = Literal["torch", "fairseq"]
 FEATURE_SECONDS = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768

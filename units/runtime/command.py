@@ -187,7 +187,7 @@ def _check_config_files(args: Sequence[str]) -> None:
         name, equals, value = option.partition("=")
         path = Path(value if equals else following)
         if name == "--config" and path.is_file():
-            from units.runtime.yaml_files import read_yaml
+            from units.runtime.files.yaml_files import read_yaml
 
             read_yaml(path)
 

@@ -22,8 +22,8 @@ from enum import Enum
 from pathlib import Path
 from typing import IO
 
-from units.runtime.atomic import written_whole
-from units.runtime.gzipped import opened
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.gzipped import opened
 
 LONGEST_DETAIL = 500  # characters of a detail that are listed
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from units.audio import HOP, SAMPLE_RATE
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import FileError, parsed, read_text
-from units.runtime.saved_states import check_checksums
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import FileError, parsed, read_text
+from units.runtime.files.saved_states import check_checksums
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HifiGanConfig, is_count
 from units.vocoder.heads.hifigan import HifiGan

@@ -28,9 +28,9 @@ import numpy as np
 
 from units.audio import SAMPLE_RATE, save_wav
 from units.codebook import Codebook, Units
-from units.runtime.atomic import check_begun, written_whole
 from units.runtime.command import SOME_REFUSED, command
-from units.runtime.file_names import FileNames
+from units.runtime.files.atomic import check_begun, written_whole
+from units.runtime.files.file_names import FileNames
 from units.runtime.progress import progress
 from units.runtime.provenance import content_hash, fingerprint
 from units.runtime.refusals import Refusal, counted

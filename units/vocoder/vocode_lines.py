@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from units import notation
 from units.codebook import Codebook, Units
-from units.runtime.json_files import BOM
+from units.runtime.files.json_files import BOM
 from units.runtime.refusals import Reason, Refusal, RefusedError, refusal_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class VocodeReason(Reason):
 
 @dataclass(frozen=True)
 class Line:
-    """One utterance. id: as the text file or the unit set has it; units.runtime.file_names names its wav."""
+    """One utterance. id: as the text file or the unit set has it; units.runtime.files.file_names names its wav."""
 
     id: str
     units: Units

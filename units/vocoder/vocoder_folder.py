@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from units.audio import FRAME_RATE
 from units.codebook import Codebook
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import checked, read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import checked, read_json
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HeadConfig, HifiGanConfig, MelGeneratorConfig, VocosConfig
 from units.vocoder.heads.hifigan import HifiGan

@@ -133,7 +133,7 @@ def main(
         world: number of processes
         how: how labels are written
     """
-    from units.runtime.atomic import check_begun
+    from units.runtime.files.atomic import check_begun
     from units.runtime.progress import progress
     from units.runtime.ranks import this_rank
     from variants.blsp.data.examples import utterances_of
@@ -168,7 +168,7 @@ def shard_files(out: Path, number: int) -> tuple[Path, Path]:
 
 def write_shard(writer: LabelWriter, rows: Sequence[Utterance], out: Path, number: int) -> None:
     """Write the labels of some utterances, then what was left out."""
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
     from variants.blsp.data.labels import write_labels
 
     labels, refused = writer.labels(rows)
@@ -180,8 +180,8 @@ def write_shard(writer: LabelWriter, rows: Sequence[Utterance], out: Path, numbe
 
 def finish(out: Path, shards: int, plan: dict[str, Any]) -> int | None:
     """Write `refused.jsonl` and `labels.json`, once all shards of all ranks are there."""
-    from units.runtime.atomic import written_whole
-    from units.runtime.json_files import json_lines
+    from units.runtime.files.atomic import written_whole
+    from units.runtime.files.json_files import json_lines
     from units.runtime.refusals import counted, read_refusals
     from variants.blsp.data.labels import COMPLETION_FILE
 

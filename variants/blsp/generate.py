@@ -72,8 +72,8 @@ def main(
         device: cpu, cuda, or cuda:N
         how: how responses are made
     """
-    from units.runtime.atomic import check_begun
-    from units.runtime.json_files import BOM
+    from units.runtime.files.atomic import check_begun
+    from units.runtime.files.json_files import BOM
     from units.runtime.progress import progress
     from units.runtime.refusals import listed_refusals
     from variants.blsp.inference import BLSP

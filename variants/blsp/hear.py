@@ -34,7 +34,7 @@ def main(model: Path, source: Path, out: Path, device: str = "cpu", batch: int =
     """
     from eval.metrics import word_error_rate
     from units.corpus.decoding import decoded
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
     from units.runtime.progress import progress
     from units.runtime.refusals import Refusal, listed_refusals
     from variants.blsp.data.examples import utterances_of

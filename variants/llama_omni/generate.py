@@ -68,7 +68,7 @@ def main(
         device: cpu, cuda, or cuda:N
         how: how answers are made
     """
-    from units.runtime.atomic import check_begun
+    from units.runtime.files.atomic import check_begun
     from units.runtime.progress import progress
     from units.runtime.refusals import listed_refusals
     from variants.llama_omni.data.published import QuestionReason, read_records

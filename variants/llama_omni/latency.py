@@ -53,7 +53,7 @@ def main(
     """
     from eval.asr import open_asr
     from eval.test_set import TestSet
-    from units.runtime.atomic import written_whole
+    from units.runtime.files.atomic import written_whole
     from variants.llama_omni.inference import LlamaOmni
 
     sizes = [int(part) for part in omegas.split(",")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from units.runtime.json_files import finished_lines
+from units.runtime.files.json_files import finished_lines
 
 
 def drop_unfinished(output: Path) -> list[dict[str, Any]]:

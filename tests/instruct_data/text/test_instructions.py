@@ -10,7 +10,7 @@ from refused import refused
 
 from instruct_data.build.cross_modal import read_instructions
 from speechgpt.prompts import ASR_TASK, TTS_TASK
-from units.runtime.json_files import FileReason
+from units.runtime.files.json_files import FileReason
 
 FOLDER = Path(__file__).parents[3] / "instruct_data" / "instructions"
 FILES = sorted(FOLDER.glob("*.txt"))

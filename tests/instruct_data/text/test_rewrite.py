@@ -31,7 +31,7 @@ from instruct_data.text.reasons import TextReason
 from instruct_data.text.rewrite import PROMPTS, Prompts, RewriteConfig, read_field
 from instruct_data.text.sources import NothingKept
 from units.runtime.command import SOME_REFUSED
-from units.runtime.json_files import FileReason
+from units.runtime.files.json_files import FileReason
 
 
 class Server:

@@ -18,7 +18,7 @@ from instruct_data.text.reasons import FILTERED, TextReason
 from instruct_data.text.sources import NothingKept, exit_code, read_source
 from instruct_data.text.speakability import is_unspeakable, word_count
 from units.runtime.command import SOME_REFUSED
-from units.runtime.json_files import FileReason
+from units.runtime.files.json_files import FileReason
 from units.runtime.refusals import CommonReason, Refusals
 
 RAW = Filters(1000, 1000, False, False, False, False, False, None, False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from units.runtime.atomic import check_begun, path_written_whole, written_whole
+from units.runtime.files.atomic import check_begun, path_written_whole, written_whole
 
 
 @pytest.mark.parametrize(("mode", "content"), [("w", "caf\u00e9\n"), ("wb", b"\0\xff")])

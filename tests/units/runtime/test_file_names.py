@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from units.runtime.file_names import LIST, FileNames, is_plain, plain_name, read_list
+from units.runtime.files.file_names import LIST, FileNames, is_plain, plain_name, read_list
 
 PLAIN = ["q1", "speaker/q1", "LJ001-0001", "84-121123-0000", "a b", "a.b", "v1.2/x", ".hidden", "你好", "naïve", "x~2"]
 ODD = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from units.runtime.gzipped import opened, opened_to_write
+from units.runtime.files.gzipped import opened, opened_to_write
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])

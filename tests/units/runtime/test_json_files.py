@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from units.runtime.json_files import FileError, FileReason, json_lines, read_json, read_text
+from units.runtime.files.json_files import FileError, FileReason, json_lines, read_json, read_text
 
 ROWS = [{"q": "eins\u2028zwei"}, {"q": "\x85"}, {"q": "ü", "n": 1.5}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()

@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 from units.corpus.manifest import read_manifest
 from units.dataset.unit_set import read_unit_set
 from units.runtime.command import one_line
-from units.runtime.json_files import FileError
+from units.runtime.files.json_files import FileError
 from units.vocoder import train_vocoder
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.heads.configs import HifiGanConfig, MelGeneratorConfig, VocosConfig

@@ -18,7 +18,7 @@ from units.audio import save_wav
 from units.codebook import Codebook, Units
 from units.dataset.unit_set import UnitRecord, read_unit_set
 from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL
-from units.runtime.file_names import read_list
+from units.runtime.files.file_names import read_list
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.published import config_of, write_weights
 from units.vocoder.unit_vocoder import UnitVocoder

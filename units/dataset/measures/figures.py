@@ -28,7 +28,7 @@ from units.dataset.measures.speakers import (
 )
 from units.dataset.quality_config import QualityConfig
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 from units.runtime.progress import progress
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from units.audio import SAMPLE_RATE
 from units.codebook import Units
 from units.corpus.alignments import Segment
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 
 SHOWN = 5.0  # seconds: the width of a screen
 INCHES = 5.0  # per second: a unit of one frame (20 ms) is as wide as its number is high

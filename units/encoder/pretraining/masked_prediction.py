@@ -18,10 +18,10 @@ from units.audio import SAMPLE_RATE
 from units.encoder.pretraining.pretrain_data import PretrainCorpus, Steps
 from units.encoder.pretraining.targets import iteration_targets
 from units.encoder.recipes import POSITION_GROUPS, Iteration, PretrainRecipe
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.saved_states import read_state, state_of
 from units.runtime.precision import autocast
 from units.runtime.progress import progress
-from units.runtime.saved_states import read_state, state_of
 
 REPORT_EVERY = 100  # steps
 

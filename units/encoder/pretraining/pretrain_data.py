@@ -21,8 +21,8 @@ from units.encoder.pretraining.perturb import echoed, other_tract, over_babble, 
 from units.encoder.recipes import PretrainRecipe
 from units.encoder.unit_encoder import Features
 from units.runtime.ahead import worked_ahead
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import read_json
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import read_json
 from units.runtime.progress import progress
 
 BATCH_FILES, BATCH_SECONDS = 16, 240  # features are computed for at most so many utterances at once

@@ -16,7 +16,7 @@ from units.encoder.mfcc import MfccFeatures
 from units.encoder.pretraining.pretrain_data import Features, PretrainCorpus
 from units.encoder.recipes import Iteration
 from units.encoder.unit_encoder import open_features
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.json_files import FileError, FileReason
 
 FIT_UTTERANCES, FIT_FRAMES = 2000, 120_000  # utterances, and frames of them, that targets are fitted on
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from units.encoder.published.checkpoint_files import UnreadableFile, read_torch
-from units.runtime.json_files import read_json
+from units.runtime.files.json_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor

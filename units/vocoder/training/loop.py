@@ -16,10 +16,10 @@ from tqdm import tqdm
 
 from units.codebook import Units
 from units.runtime.ahead import usual_loaders
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import finished_lines
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import finished_lines
+from units.runtime.files.saved_states import read_state, state_of
 from units.runtime.progress import progress
-from units.runtime.saved_states import read_state, state_of
 from units.vocoder.errors import VocoderError, VocoderReason
 from units.vocoder.training.crops import CropDataset, Pair, TrainingData
 from units.vocoder.training.gan_training import GanTraining

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from units.audio import SAMPLE_RATE, load_wav, save_wav
-from units.runtime.atomic import written_whole
-from units.runtime.file_names import FileNames
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.file_names import FileNames
 from units.vocoder.mel import LogMel
 from units.vocoder.training.crops import Pair
 from units.vocoder.unit_vocoder import UnitVocoder

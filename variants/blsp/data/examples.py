@@ -18,7 +18,7 @@ from instruct_data.text.chats import read_chats
 from speechgpt.dialogue import Message, Speech
 from units.corpus.manifest import Utterance
 from units.corpus.sources import list_source
-from units.runtime.gzipped import opened
+from units.runtime.files.gzipped import opened
 from units.runtime.refusals import Refusals
 from variants.blsp.data.labels import Label, read_labels
 from variants.speech_in.examples import Example, of_chat, of_conversation

@@ -18,7 +18,7 @@ from typing import Any
 
 from speechgpt.dialogue import Message, Speech
 from units.corpus.manifest import path_from
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 
 COMPLETION_FILE = "labels.json"  # of a folder of shards: written last
 SPAN = re.compile(r"(.*):(\d+):(\d+)")

@@ -20,7 +20,7 @@ from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import read_chats
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply, Speech
 from units.codebook import Codebook
-from units.runtime.gzipped import opened
+from units.runtime.files.gzipped import opened
 from units.runtime.refusals import Refusals
 from variants.llama_omni.data.published import published_conversations
 from variants.speech_in.examples import Example, of_chat, of_conversation

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from units.runtime.gzipped import opened
+from units.runtime.files.gzipped import opened
 from units.runtime.refusals import Reason, RefusedError
 
 BOM = b"\xef\xbb\xbf"

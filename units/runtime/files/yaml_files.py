@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from units.runtime.json_files import FileError, FileReason, read_text
+from units.runtime.files.json_files import FileError, FileReason, read_text
 
 MERGE = "tag:yaml.org,2002:merge"  # of `<<`, which may stand in a mapping twice
 

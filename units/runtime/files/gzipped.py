@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from units.runtime.atomic import written_whole
+from units.runtime.files.atomic import written_whole
 
 
 def opened(path: Path, mode: str = "rt") -> IO:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from units.runtime.json_files import FileError, FileReason
+from units.runtime.files.json_files import FileError, FileReason
 
 REMEDY = "delete it, and the training begins again; or copy it again from where it is whole"
 

@@ -19,8 +19,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from units.runtime.atomic import written_whole
-from units.runtime.json_files import json_lines
+from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import json_lines
 
 LIST = "file_names.jsonl"  # the ids whose files have other names
 LONGEST = 255 - len("..0123456789ab.part")  # bytes: file systems take 255, and a file begins as .NAME.HEX.part
