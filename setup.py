@@ -25,7 +25,9 @@ CORE = [
 DATA = ["num2words>=0.5.14", "py3langid>=0.3", "ijson>=3.3", "openai>=2", "espeakng-loader>=0.2.4"]
 REPORTS = ["jinja2>=3.1", "matplotlib>=3.8"]
 TRAIN = ["accelerate>=1.1", "deepspeed>=0.19.8", "peft>=0.18", "datasets>=3", "tensorboard>=2.18"]
-EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4"]
+EVAL = ["pocketsphinx>=5.0.3", "jiwer>=4", "sacrebleu>=2.4"]
+FASTER_WHISPER = ["faster-whisper>=1.1"]  # another library for --asr, beside transformers
+SIGNAL = ["speechmos>=0.0.1", "onnxruntime>=1.17"]  # DNSMOS and PLCMOS, with their weights
 SERVE = [
     "starlette>=0.45",
     "uvicorn>=0.34",
@@ -117,6 +119,8 @@ setup(
         "data": DATA + REPORTS,
         "train": TRAIN + DATA + REPORTS,
         "eval": EVAL + REPORTS,
+        "faster-whisper": FASTER_WHISPER,
+        "signal": SIGNAL,
         "serve": SERVE,
         "microphone": MICROPHONE,
         "fairseq": FAIRSEQ,

@@ -8,7 +8,8 @@ grammar is open to its whole word class, so a wrong number is recognised as that
 cannot be recognised. Its word error rates are therefore those of a closed vocabulary. Its own error on the original
 recordings is the lowest rate that any model could reach, and is always reported beside the model's.
 
-For everything but the toy, use an open vocabulary: `--asr whisper:FOLDER_OR_HUB_ID` (eval/whisper.py).
+For everything but the toy, use an open vocabulary: `--asr whisper:FOLDER_OR_HUB_ID` (eval/whisper.py), or
+`faster-whisper:FOLDER_OR_NAME` (eval/faster_whisper.py).
 """
 
 from __future__ import annotations
@@ -61,27 +62,31 @@ def open_asr(asr: str | None, grammar: str | Path | None = None, device: str = "
     """An evaluation ASR.
 
     Args:
-        asr: `whisper:FOLDER_OR_HUB_ID`, with `#LANGUAGE` behind it for one that knows several, or `pocketsphinx`. None
-            takes pocketsphinx if there is a grammar.
+        asr: `whisper:FOLDER_OR_HUB_ID` or `faster-whisper:FOLDER_OR_NAME`, with `#LANGUAGE` behind it for one that
+            knows several, or `pocketsphinx`. None takes pocketsphinx if there is a grammar.
         grammar: for pocketsphinx.
         device: where a Whisper runs.
 
     Returns: None without either.
-    Raises: ValueError for another name; as GrammarASR and WhisperASR.
+    Raises: ValueError for another name; as GrammarASR, WhisperASR and FasterWhisperASR.
     """
     if asr is None:
         return None if grammar is None else GrammarASR(grammar)
     kind, _, model = asr.partition(":")
-    if kind == "whisper" and model:
+    folder, _, language = model.partition("#")
+    if kind == "whisper" and folder:
         from eval.whisper import WhisperASR
 
-        folder, _, language = model.partition("#")
         return WhisperASR(folder, language or None, device)
+    if kind == "faster-whisper" and folder:
+        from eval.faster_whisper import FasterWhisperASR
+
+        return FasterWhisperASR(folder, language or None, device)
     if asr == "pocketsphinx" and grammar is not None:
         return GrammarASR(grammar)
     raise ValueError(
-        f"asr is {asr!r}; allowed: whisper:FOLDER_OR_HUB_ID, whisper:FOLDER_OR_HUB_ID#LANGUAGE, or pocketsphinx with a "
-        "grammar"
+        f"asr is {asr!r}; allowed: whisper:FOLDER_OR_HUB_ID, faster-whisper:FOLDER_OR_NAME, either with #LANGUAGE, or "
+        "pocketsphinx with a grammar"
     )
 
 

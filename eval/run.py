@@ -53,8 +53,8 @@ def main(
         force: run finished tasks again
         device: where the model runs, such as cpu or cuda
         grammar: JSGF grammar of the evaluation ASR that transcribes the model's speech; default: the corpus folder's
-        asr: the evaluation ASR: whisper:FOLDER_OR_HUB_ID (an open vocabulary), or pocketsphinx, which has a grammar;
-            default: pocketsphinx if there is a grammar
+        asr: the evaluation ASR: whisper:FOLDER_OR_HUB_ID or faster-whisper:FOLDER_OR_NAME (an open vocabulary), or
+            pocketsphinx, which has a grammar; default: pocketsphinx if there is a grammar
         units: how units become text, for lm:FOLDER
         judge: a language model that grades replies: URL#MODEL of a server with OpenAI's chat completions (the key from
             OPENAI_API_KEY), or a folder or hub id of a causal language model

@@ -10,7 +10,8 @@ after Whisper's own normaliser (Radford et al. 2022, arXiv 2212.04356, appendix 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,42 @@ QUIET = round(0.2 * SAMPLE_RATE)  # samples over which loudness is compared
 MOST_TOKENS = 224  # of a window; half of Whisper's context, as in openai's own decoder
 
 
-class WhisperASR:
+class WindowedASR(ABC):
+    """An open-vocabulary recogniser that reads 30 s at once: what a Whisper of any library shares.
+
+    language: ISO 639-1, or None where the model detects it.
+    """
+
+    language: str | None
+    _normalise: Callable[[str], str]
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As EvaluationASR.name."""
+
+    @abstractmethod
+    def _window(self, wav: np.ndarray) -> str:
+        """The words of a wav (T,) of at most 30 s."""
+
+    def transcribe(self, wav: np.ndarray | None) -> str:
+        """The words of a wav (T,) at 16 kHz; "" for None and for silence."""
+        if wav is None or not len(wav) or np.abs(wav).max() < SILENT:
+            return ""
+        return " ".join(filter(None, map(self._window, windows(wav))))
+
+    def transcribe_all(self, wavs: Sequence[np.ndarray | None]) -> list[str]:
+        """As transcribe, for many wavs, in order."""
+        from units.runtime.progress import progress
+
+        return [self.transcribe(wav) for wav in progress(wavs, desc="transcribing", unit="wavs")]
+
+    def comparable(self, texts: Sequence[str | None]) -> list[str | None]:
+        """Texts after Whisper's normaliser."""
+        return [None if text is None else self._normalise(text) for text in texts]
+
+
+class WhisperASR(WindowedASR):
     """A transformers Whisper of any size.
 
     Args:
@@ -55,10 +91,9 @@ class WhisperASR:
         self._features = WhisperFeatureExtractor.from_pretrained(self.folder)
         self._tokenizer = AutoTokenizer.from_pretrained(self.folder)
         self.multilingual = bool(self._model.generation_config.is_multilingual)
-        if not self.multilingual and language not in (None, "en"):
-            raise ValueError(f"{self.folder} is an English Whisper; it cannot transcribe {language!r}")
-        self.language = language or (None if self.multilingual else "en")
-        self._normalise = self._normaliser()
+        self.language = spoken_language(self.folder, self.multilingual, language)
+        spelling = getattr(self._tokenizer, "english_spelling_normalizer", None)  # British to American
+        self._normalise = normaliser(self.language, spelling)
 
     @property
     def name(self) -> str:
@@ -66,22 +101,6 @@ class WhisperASR:
         millions = round(sum(weight.numel() for weight in self._model.parameters()) / 1e6)
         spoken = f", {self.language}" if self.language else ""
         return f"whisper {Path(self.folder).name} ({millions} M{spoken})"
-
-    def transcribe(self, wav: np.ndarray | None) -> str:
-        """The words of a wav (T,) at 16 kHz; "" for None and for silence."""
-        if wav is None or not len(wav) or np.abs(wav).max() < SILENT:
-            return ""
-        return " ".join(filter(None, map(self._window, windows(wav))))
-
-    def transcribe_all(self, wavs: Sequence[np.ndarray | None]) -> list[str]:
-        """As transcribe, for many wavs, in order."""
-        from units.runtime.progress import progress
-
-        return [self.transcribe(wav) for wav in progress(wavs, desc="transcribing", unit="wavs")]
-
-    def comparable(self, texts: Sequence[str | None]) -> list[str | None]:
-        """Texts after Whisper's normaliser."""
-        return [None if text is None else self._normalise(text) for text in texts]
 
     def _window(self, wav: np.ndarray) -> str:
         import torch
@@ -99,13 +118,28 @@ class WhisperASR:
             )
         return self._tokenizer.decode(ids[0], skip_special_tokens=True).strip()
 
-    def _normaliser(self) -> Callable[[str], str]:
-        from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
-        if self.language != "en":
-            return BasicTextNormalizer()
-        spelling = getattr(self._tokenizer, "english_spelling_normalizer", None)  # British to American
-        return EnglishTextNormalizer(spelling or {})
+def spoken_language(model: str, multilingual: bool, language: str | None) -> str | None:
+    """The language that a Whisper transcribes; None where it detects it.
+
+    Raises:
+        ValueError: an English Whisper is given another language.
+    """
+    if not multilingual and language not in (None, "en"):
+        raise ValueError(f"{model} is an English Whisper; it cannot transcribe {language!r}")
+    return language or (None if multilingual else "en")
+
+
+def normaliser(language: str | None, spelling: Mapping[str, str] | None = None) -> Callable[[str], str]:
+    """Whisper's normaliser: the English one for English, else the basic one.
+
+    Args:
+        language: ISO 639-1.
+        spelling: British spelling -> American one, from the model's normalizer.json.
+    """
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    return EnglishTextNormalizer(dict(spelling or {})) if language == "en" else BasicTextNormalizer()
 
 
 def windows(wav: np.ndarray) -> list[np.ndarray]:

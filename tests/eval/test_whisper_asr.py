@@ -34,7 +34,7 @@ def test_a_long_wav_is_cut_where_it_is_quiet_and_nothing_is_lost() -> None:
 
 
 def test_wrong_names_and_models_are_refused(tmp_path: Path) -> None:
-    for wrong in ("whisper", "whisper:", "vosk:model", "pocketsphinx"):
+    for wrong in ("whisper", "whisper:", "whisper:#en", "faster-whisper:", "vosk:model", "pocketsphinx"):
         with pytest.raises(ValueError, match=r"allowed: whisper:FOLDER_OR_HUB_ID"):
             open_asr(wrong)
     with pytest.raises(FileNotFoundError, match="there is no Whisper in .*none"):

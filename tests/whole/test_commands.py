@@ -23,6 +23,9 @@ HEAVY = (
     "matplotlib",
     "pocketsphinx",
     "deepspeed",
+    "faster_whisper",
+    "onnxruntime",
+    "sacrebleu",
 )
 # Each command in a process of its own, forked from one that has imported what all of them need.
 PROGRAM = f"""
