@@ -206,9 +206,10 @@ class StageConfig:
     """Held-out documents that the model continues at each evaluation, written to samples.jsonl."""
     prefix: str = ""
     """System text at the start of every conversation."""
-    threads: int = 0
-    """CPU threads of each training process; 0 leaves the number to torch. For a small model on a CPU one thread is
-    nearly as fast as two, and much faster beside other work (docs/decisions/threads.md)."""
+    threads: int | Literal["auto"] = 0
+    """CPU threads of each training process; 0 leaves the number to torch. auto times a few steps on one thread and on
+    all, and goes on with the faster number, again every hundred steps: for a small model, beside other work
+    (docs/decisions/threads.md)."""
     seed: int = 0
     """Seed of the order of documents and of new weights."""
     training: dict[str, Any] = field(default_factory=dict)
@@ -224,7 +225,8 @@ class StageConfig:
         self._check_trainable()
 
     def _check_numbers(self) -> None:
-        check_number("threads", self.threads, 0, MOST_THREADS, whole=True)
+        if self.threads != "auto":
+            check_number("threads", self.threads, 0, MOST_THREADS, whole=True)
         check_number("seed", self.seed, 0, MOST_SEED, whole=True)
         check_number("block_size", self.block_size, 2, whole=True)  # a block of 1 token has no next one
         for name in ("dev_documents", "samples", "embeddings_steps"):

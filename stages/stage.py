@@ -24,6 +24,7 @@ from stages.place import RESOLVED, is_finished, read_resolved
 from stages.planning.size import check_block, positions_of
 from stages.start import loading_arguments
 from stages.system import Opened, System
+from stages.threads import FastestThreads
 from stages.trainable import choose_trainable
 from stages.trainer import StageTrainer
 from units.runtime.files.atomic import written_whole
@@ -45,7 +46,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     arguments = training_arguments(config)  # before the model: DeepSpeed ZeRO-3 then loads it sharded
     check_shared(out, arguments)
     checkpoint = common_checkpoint(out, arguments)
-    if config.threads and arguments.use_cpu:
+    if isinstance(config.threads, int) and config.threads and arguments.use_cpu:
         torch.set_num_threads(config.threads)
     set_seed(config.seed)
     opened = _open(config, system, arguments)
@@ -53,6 +54,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     model = choose_trainable(opened.model, config, opened.parts)
     keeper = Checkpoints()
     checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
+    threads = [FastestThreads()] if config.threads == "auto" and arguments.use_cpu else []
     trainer = StageTrainer(
         model,
         arguments,
@@ -60,7 +62,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
         train_dataset=blocks,
         eval_dataset=held_out,
         data_collator=opened.collator(),
-        callbacks=[*checks, keeper, Log(out / "log.jsonl")],
+        callbacks=[*checks, *threads, keeper, Log(out / "log.jsonl")],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.stopped:

@@ -18,23 +18,26 @@ from bench.timing.attention import step
 from bench.timing.train import SHAPES, conversations
 from stages.packing.attention import BY_DOCUMENT
 from stages.packing.blocks import PackedBlocks
+from stages.threads import FastestThreads
 from units.runtime.provenance import commit, machine
 
 ROOT = Path(__file__).parents[2]
 COUNTS = "while True: pass"  # a process that is always busy
-WARM_UP = 5  # steps that are not timed
+WARM_UP = 10  # steps that are not timed; the first trial of auto is among them
+AUTO = "auto"
 
 
 def compare(threads: list[int], seconds: float, block: int, batch: int) -> None:
-    """Train with each number of threads, alone and beside a busy process, and print tokens a second."""
+    """Train with each number of threads and with `auto`, alone and beside a busy process; print tokens a second."""
     print(f"toy, {batch} blocks of {block}, {machine('cpu')}, commit {commit()}")
-    idle = {count: speed(count, seconds, block, batch) for count in threads}
+    numbers = [*map(str, threads), AUTO]
+    idle = {count: speed(count, seconds, block, batch) for count in numbers}
     with busy():
-        beside = {count: speed(count, seconds, block, batch) for count in threads}
+        beside = {count: speed(count, seconds, block, batch) for count in numbers}
     best = max(idle.values())
-    for count in threads:
+    for count in numbers:
         print(
-            f"{count:3} threads  {idle[count]:8,.0f} tokens a second idle ({idle[count] / best:4.0%} of the best)"
+            f"{count:>4} threads  {idle[count]:8,.0f} tokens a second idle ({idle[count] / best:4.0%} of the best)"
             f"  {beside[count]:8,.0f} beside a busy process ({beside[count] / idle[count]:4.0%} is left)"
         )
 
@@ -50,17 +53,19 @@ def busy() -> Iterator[None]:
         process.wait()
 
 
-def speed(threads: int, seconds: float, block: int, batch: int) -> float:
+def speed(threads: str, seconds: float, block: int, batch: int) -> float:
     """Tokens a second of a training in a process of its own, whose OpenMP is fresh."""
-    arguments = [sys.executable, "-m", "bench.timing.neighbour", *map(str, (threads, seconds, block, batch))]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    arguments = [sys.executable, "-m", "bench.timing.neighbour", threads, *map(str, (seconds, block, batch))]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(os.cpu_count()) if threads == AUTO else threads}
     done = subprocess.run(arguments, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])
 
 
-def train(threads: int, seconds: float, block: int, batch: int) -> float:
+def train(threads: str, seconds: float, block: int, batch: int) -> float:
     """Train the toy's model for some seconds: tokens a second without padding."""
-    torch.set_num_threads(threads)
+    chooser = FastestThreads()  # of all threads that OMP_NUM_THREADS allows
+    if threads == AUTO:
+        chooser.on_train_begin(None, None, None)
     torch.manual_seed(0)
     documents = conversations(1000, block, 0)
     model = LlamaForCausalLM(LlamaConfig(**SHAPES["toy"], max_position_embeddings=4096))
@@ -70,7 +75,11 @@ def train(threads: int, seconds: float, block: int, batch: int) -> float:
     steps, tokens, began = 0, 0, 0.0
     while not began or time.perf_counter() - began < seconds:
         items = [blocks[(steps * batch + i) % len(blocks)] for i in range(batch)]
+        if threads == AUTO:
+            chooser.on_step_begin(None, None, None)
         step(model, optimizer, {name: torch.stack([item[name] for item in items]) for name in items[0]}, model.device)
+        if threads == AUTO:
+            chooser.on_step_end(None, None, None)
         steps += 1
         if steps == WARM_UP:
             began = time.perf_counter()
@@ -80,4 +89,4 @@ def train(threads: int, seconds: float, block: int, batch: int) -> float:
 
 
 if __name__ == "__main__":
-    print(train(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))
+    print(train(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])))

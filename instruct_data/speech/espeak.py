@@ -18,6 +18,7 @@ from units.runtime.settings import check_types
 
 # speak_lib.h: AUDIO_OUTPUT_SYNCHRONOUS, espeakCHARS_UTF8, espeakRATE, espeakPITCH
 _SYNCHRONOUS, _UTF8, _RATE, _PITCH = 2, 1, 1, 3
+_IPA = 2  # phonememode of espeak_TextToPhonemes
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -49,9 +50,7 @@ class EspeakVoice:
     def speak(self, text: str) -> np.ndarray:
         """See TTSVoice."""
         library, rate, chunks = _open()
-        if library.espeak_SetVoiceByName(self.voice.encode()) != 0:
-            message = f"espeak-ng has no voice {self.voice!r}; try 'en-us', or a variant such as 'en-us+f2'"
-            raise VoiceError(TextReason.UNKNOWN_VOICE, message)
+        _set_voice(library, self.voice)
         library.espeak_SetParameter(_RATE, round(self.speed / self.warp), 0)
         library.espeak_SetParameter(_PITCH, round(self.pitch), 0)
         chunks.clear()
@@ -64,11 +63,32 @@ class EspeakVoice:
         return check_wav(resample(samples, rate * self.warp), f"{self.name} speaking {text!r}")
 
 
+def phonemes(text: str, voice: str) -> str:
+    """The phonemes of a text in the International Phonetic Alphabet, without pauses.
+
+    Raises: VoiceError if espeak-ng has no such voice.
+    """
+    library, _, _ = _open()
+    _set_voice(library, voice)
+    position = ctypes.c_char_p(plain_bytes(text))
+    found = []
+    while position.value:  # a clause at a time; the library moves the position, to nothing at the end
+        found.append(library.espeak_TextToPhonemes(ctypes.byref(position), _UTF8, _IPA).decode())
+    return " ".join(filter(None, (clause.strip() for clause in found)))
+
+
+def _set_voice(library: Any, voice: str) -> None:
+    if library.espeak_SetVoiceByName(voice.encode()) != 0:
+        message = f"espeak-ng has no voice {voice!r}; try 'en-us', or a variant such as 'en-us+f2'"
+        raise VoiceError(TextReason.UNKNOWN_VOICE, message)
+
+
 @functools.cache
 def _open() -> tuple[Any, int, list[np.ndarray]]:
     """The library, its sample rate, and the list that receives the chunks of audio."""
     loader = required("espeakng_loader")
     library: Any = ctypes.CDLL(loader.get_library_path())
+    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
     chunks: list[np.ndarray] = []
 
     def collect(samples: Any, count: int, _events: Any) -> int:

@@ -373,6 +373,14 @@ def test_a_stage_trains_on_as_many_threads_as_its_config_has(run, monkeypatch) -
     assert chosen == []
     train(stage_config(run, out="three", threads=3))
     assert chosen == [3]
+    chosen.clear()
+    train(stage_config(run, out="timed", threads="auto"))
+    assert chosen[0] == 1 and chosen[-1] == torch.get_num_threads()
+
+
+def test_threads_are_a_number_or_auto(run) -> None:
+    with pytest.raises(ValueError, match="threads is 'all'; it must be a whole number or auto"):
+        stage_config(run, threads="all")
 
 
 def test_a_finished_stage_is_not_run_again(run, capsys, monkeypatch) -> None:
