@@ -35,6 +35,7 @@ SERVE = [
     "python-multipart>=0.0.18",
     "prometheus-client>=0.21",
 ]
+PIPER = ["onnxruntime>=1.17", "espeakng-loader>=0.2.4"]  # runs voices of Piper, which read espeak-ng's phonemes
 MICROPHONE = ["sounddevice>=0.5"]
 FAIRSEQ = ["fairseq==0.12.2"]
 REAL = ["gguf>=0.17"]  # reads the weights of a small real LLM out of a Python package
@@ -117,6 +118,7 @@ setup(
     install_requires=CORE,
     extras_require={
         "data": DATA + REPORTS,
+        "piper": PIPER,
         "train": TRAIN + DATA + REPORTS,
         "eval": EVAL + REPORTS,
         "faster-whisper": FASTER_WHISPER,

@@ -109,7 +109,7 @@ def _open(folder: str) -> tuple[Any, dict[str, Any]]:
     checked(facts["audio"], f"{path}, audio", {"sample_rate": int})
     checked(facts["espeak"], f"{path}, espeak", {"voice": str})
     checked(facts["phoneme_id_map"], f"{path}, phoneme_id_map", dict.fromkeys((_PAD, _START, _END), list))
-    onnxruntime = required("onnxruntime")
+    onnxruntime = required("onnxruntime", "piper")
     options = onnxruntime.SessionOptions()
     if multiprocessing.parent_process() is not None:  # a worker: the others have the other cores
         options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -19,7 +19,7 @@ A voice is specified as `kind:name`:
 - `transformers:facebook/mms-tts-eng` is a text-to-speech model of transformers. SPEAKER is a number, for models with
   several speakers.
 - A voice of Piper (https://github.com/OHF-Voice/piper1-gpl) is a folder with NAME.onnx and NAME.onnx.json. It needs
-  onnxruntime and espeakng-loader (extra `data`).
+  onnxruntime and espeakng-loader (extra `piper`).
 
 `stretch` above 1 speaks slower. `speed` is in words per minute, `pitch` from 0 to 99. `warp` above 1 shortens the vocal
 tract, which raises the voice: the engine speaks slower, and the wav is played faster.

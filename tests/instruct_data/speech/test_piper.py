@@ -38,7 +38,7 @@ def piper_folder(path: Path, **facts: object) -> Path:
 def piper_session(monkeypatch: pytest.MonkeyPatch) -> Session:
     session = Session()
     runtime = types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=lambda *_, **__: session)
-    monkeypatch.setattr("instruct_data.speech.piper.required", lambda name: runtime)
+    monkeypatch.setattr("instruct_data.speech.piper.required", lambda *_: runtime)
     return session
 
 
