@@ -46,6 +46,7 @@ DEV = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "joblib>=1.3",
+    "playwright>=1.45",  # drives Chromium, for the tests of the page
     "ruff>=0.14",
     "mypy>=1.15",
     "pre-commit>=4",
@@ -109,7 +110,7 @@ setup(
     packages=find_packages(include=[f"{package}{inside}" for package in PACKAGES for inside in ("", ".*")]),
     package_data={
         "units": ["py.typed", "runtime/page.css", "starter/**/*", "codec/**/*", "configs/*.yaml"],
-        "speechgpt": ["py.typed", "serve/page.html"],
+        "speechgpt": ["py.typed", "serve/page/*"],
         "instruct_data": ["py.typed", "instructions/**/*.txt", "prompts/*.txt", "describe/*.jinja"],
         "stages": ["py.typed", "configs/**/*.yaml", "configs/**/*.json", "slurm.sh"],
         "eval": ["py.typed", "report/*.jinja", "report/*.json", "prompts/*.txt"],

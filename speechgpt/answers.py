@@ -139,6 +139,8 @@ class SpeechModel(Protocol):
     - `share(rows)` makes the model safe to call from several threads, whose work runs as one batch of up to `rows`
       replies; each gets what it would get alone. A model without it answers one request at a time.
     - `heard(sound)` gives the message of a spoken question, for the `history` of a later one.
+    - `voices` names the voices that it can speak in, where there are several, and `in_voice(name)` is the same model
+      with one of them.
     """
 
     @property

@@ -11,6 +11,7 @@ for piece in gpt.stream("question.wav", Sampling(candidates=1)):  # the same, pi
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -70,7 +71,8 @@ class SpeechGPT:
     ) -> None:
         self.model, self.dialogue, self.facts, self.folder, self.device = model, dialogue, facts, folder, device
         self._encode: Callable[[list[np.ndarray]], list[Units]] = lambda wavs: self.encoder.encode_batch(wavs)
-        self._decode: Callable[[list[Units]], list[np.ndarray]] = lambda units: self.vocoder.decode_batch(units)
+        self._decode: Callable[[list[tuple[Units, int]]], list[np.ndarray]] = self._decoded
+        self._speaker = 0
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str | None = None) -> SpeechGPT:
@@ -166,7 +168,22 @@ class SpeechGPT:
         if (self.folder / ENCODER).is_dir():
             self._encode = Gatherer(self.encoder.encode_batch)
         if (self.folder / VOCODER).is_dir():
-            self._decode = Gatherer(self.vocoder.decode_batch)
+            self._decode = Gatherer(self._decoded)
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The speakers of its vocoder, by name or by number; none if there is only one."""
+        if not (self.folder / VOCODER).is_dir():
+            return ()
+        return self.vocoder.speakers or tuple(map(str, range(self.vocoder.settings.num_speakers)))
+
+    def in_voice(self, voice: str) -> SpeechGPT:
+        """The same model, speaking in another of its voices. Raises ValueError if it has none of that name."""
+        if voice not in self.voices:
+            raise ValueError(f"there is no voice {voice!r}; this model's voices: {', '.join(self.voices) or 'one'}")
+        other = copy.copy(self)
+        other._speaker = self.voices.index(voice)
+        return other
 
     def heard(self, sound: Sound) -> Message:
         """A spoken question as a message, for the history of a later one. Raises: as `answer`."""
@@ -208,7 +225,7 @@ class SpeechGPT:
         reply = ReplyStream(self.dialogue, draws(self.model, self.dialogue, [prompt], "chain", sampling))
         yield from reply.texts()
         spoken = []
-        for wav in reply.sound(vocoder) if sampling.candidates == 1 else ():
+        for wav in reply.sound(vocoder, self._speaker) if sampling.candidates == 1 else ():
             spoken.append(wav)
             yield Piece(wav=wav)
         sound = [np.concatenate(spoken)] if spoken else None
@@ -290,6 +307,11 @@ class SpeechGPT:
             self._check_length(name, len(wav))
         return [units.ids for units in self._encode(wavs)]
 
+    def _decoded(self, spoken: Sequence[tuple[Units, int]]) -> list[np.ndarray]:
+        """Wavs of units, each with its speaker."""
+        units, speakers = zip(*spoken)
+        return self.vocoder.decode_batch(units, speaker=speakers)
+
     def _check_length(self, name: object, samples: int) -> None:
         """Refuse audio whose units cannot fit, before encoding it: a unit lasts at least a frame, and rarely ten."""
         context = context_length(self.model)
@@ -326,7 +348,7 @@ class SpeechGPT:
             replies = [replace(reply, text=text) for reply, text in zip(replies, texts)]
         chosen = self._verified(prompts, drawn, replies, sampling) if sampling.candidates > 1 else {}
         spoken = [chosen[i].units if i in chosen else reply.units for i, reply in enumerate(replies)]
-        units = [Units(ids, None, self.codebook) for ids in spoken if ids]
+        units = [(Units(ids, None, self.codebook), self._speaker) for ids in spoken if ids]
         sounds = iter(wavs or (self._decode(units) if units else []))
         answers = []
         for i, (reply, ids) in enumerate(zip(replies, spoken)):

@@ -44,12 +44,13 @@ class ReplyStream:
             if new.transcript or new.text:
                 yield new
 
-    def sound(self, vocoder: UnitVocoder) -> Iterator[np.ndarray]:
+    def sound(self, vocoder: UnitVocoder, speaker: int = 0) -> Iterator[np.ndarray]:
         """Wavs (T,) of the units that follow the texts; none where the reply was cut off before."""
         units = (unit for token in self._tokens for unit in self._dialogue.vocab.decode([token]))
         pieces = iter(lambda: tuple(itertools.islice(units, UNITS_AT_ONCE)), ())
         for first in pieces:
-            yield from vocoder.stream(Units(ids, None, vocoder.codebook) for ids in itertools.chain([first], pieces))
+            spoken = (Units(ids, None, vocoder.codebook) for ids in itertools.chain([first], pieces))
+            yield from vocoder.stream(spoken, speaker=speaker)
 
     def finish(self) -> list[int]:
         """Draw what is left, and return all tokens of the reply."""

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from speechgpt.answers import SpeechModel
 from speechgpt.sampling import Sampling
-from speechgpt.serve import page_api
+from speechgpt.serve import page_files, simple_api
 from speechgpt.serve.connection import Connection
 from speechgpt.serve.errors import ApiError
 from speechgpt.serve.gate import LOCAL_NAMES, MAX_BODY, Access, Gate
@@ -33,12 +33,12 @@ from speechgpt.serve.work import Work
 
 STOPPING = 120  # seconds for which running requests may go on when the server is stopped
 ROUTES: dict[str, tuple[str, Any]] = {
-    "/": ("GET", page_api.page),
-    "/model": ("GET", page_api.facts),
-    "/answer": ("POST", page_api.answer),
-    "/transcribe": ("POST", page_api.transcribe),
-    "/chat": ("POST", page_api.chat),
-    "/say": ("POST", page_api.say),
+    "/": ("GET", page_files.page),
+    "/model": ("GET", simple_api.facts),
+    "/answer": ("POST", simple_api.answer),
+    "/transcribe": ("POST", simple_api.transcribe),
+    "/chat": ("POST", simple_api.chat),
+    "/say": ("POST", simple_api.say),
     "/v1/audio/transcriptions": ("POST", openai_api.transcriptions),
     "/v1/audio/speech": ("POST", openai_api.speech),
     "/v1/chat/completions": ("POST", openai_api.chat_completions),
@@ -63,7 +63,10 @@ def application(service: Service, access: Access) -> ASGIApp:
     async def metrics(_: Request) -> Response:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    others = {"/health": health, "/metrics": metrics, "/v1/models": models, "/v1/models/{name}": one_model}
+    others = {
+        "/page/{name}": page_files.page_file, "/health": health, "/metrics": metrics, "/v1/models": models,
+        "/v1/models/{name}": one_model,
+    }  # fmt: skip
     table = ROUTES | {path: ("GET", asked) for path, asked in others.items()}
     routes: list[Any] = [Route(path, asked, methods=[method]) for path, (method, asked) in table.items()]
     app = Starlette(routes=[*routes, WebSocketRoute("/v1/realtime", realtime)])

@@ -28,6 +28,7 @@ LINGER = 5.0  # seconds for which the rest of a refused body is read, so that it
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1")
 KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser sends the key of a WebSocket, which has no headers there
 OPEN_PATHS = ("/", "/health")  # served without a key: the page holds nothing, and load balancers have no key
+PAGE_FILES = "/page/"  # as the page
 _NAME = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
 HOST = re.compile(rf"{_NAME}(:[0-9]{{1,5}})?")
 ORIGIN = re.compile(rf"null|[A-Za-z][A-Za-z0-9+.-]*://(?P<host>{_NAME}(:[0-9]{{1,5}})?)")
@@ -135,7 +136,8 @@ class Gate:
         return origin if origin and (origin in self.access.origins or "*" in self.access.origins) else ""
 
     def _check_key(self, scope: Scope) -> None:
-        if not self.access.key or (scope["path"] in OPEN_PATHS and scope["type"] == "http"):
+        is_open = scope["path"] in OPEN_PATHS or scope["path"].startswith(PAGE_FILES)
+        if not self.access.key or (is_open and scope["type"] == "http"):
             return
         given = header(scope, "authorization")
         given = given[7:] if given[:7].lower() == "bearer " else ""

@@ -8,7 +8,7 @@ OpenAI's API is below /v1, so that `OpenAI(base_url="http://127.0.0.1:8010/v1", 
 POST /v1/audio/transcriptions, /v1/audio/speech, /v1/chat/completions, WebSocket /v1/realtime. docs/serving.md says what
 of it is supported. GET /health and GET /metrics (Prometheus) are for those who run the server.
 
-The routes of the page are simpler:
+Simple routes, for curl:
 
 | request | body | reply |
 |---|---|---|

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from speechgpt.answers import SpeechModel
 from speechgpt.sampling import Sampling
@@ -23,6 +24,17 @@ class Service:
     turns: SpokenTurns = field(default_factory=SpokenTurns)
     sessions: int = 0
     begun: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def voices(self) -> tuple[str, ...]:
+        """The model's voices; () if it has one."""
+        return getattr(self.model, "voices", ())
+
+    def in_voice(self, voice: object) -> Any:
+        """The model with the voice that a request names; as it is for any other name, since clients send OpenAI's."""
+        if voice in self.voices:
+            return self.model.in_voice(voice)  # type: ignore[attr-defined]
+        return self.model
 
     @property
     def model_id(self) -> str:

@@ -16,6 +16,7 @@ from speechgpt.generation.stream import ReplyStream
 from speechgpt.inference import SpeechGPT
 from speechgpt.sampling import Sampling
 from units.audio import HOP
+from units.codebook import Units
 from units.runtime.hub import local_folder
 from units.vocoder.heads.configs import VocosConfig
 from units.vocoder.unit_vocoder import UnitVocoder
@@ -204,3 +205,24 @@ def test_a_vocoder_of_another_codebook_is_refused_before_anything_is_drawn(
     other.model = None  # it would fail
     with pytest.raises(ValueError, match="its vocoder speaks the codebook"):
         next(other.stream(tones(0.4)))
+
+
+# --- voices
+
+
+def test_a_model_speaks_in_each_of_its_voices(model_folder: Path) -> None:
+    gpt = opened(model_folder)
+    assert gpt.voices == ()
+    settings = VocosConfig(width=16, blocks=1, embedding_dim=8, duration_width=8, num_speakers=2)
+    for names, shown in (((), ("0", "1")), (("anna", "ben"), ("anna", "ben"))):
+        torch.manual_seed(5)
+        gpt.vocoder = UnitVocoder(gpt.codebook, settings, names).eval()
+        assert gpt.voices == shown
+        other = gpt.in_voice(shown[1])
+        first, second = gpt.answer(tones(0.5), CHANCE), other.answer(tones(0.5), CHANCE)
+        assert first.units == second.units and not np.array_equal(first.wav, second.wav)
+        assert np.array_equal(second.wav, gpt.vocoder.decode(Units(second.units, None, gpt.codebook), speaker=1))
+        streamed = joined(list(other.stream(tones(0.5), CHANCE)))[2]
+        assert np.allclose(streamed, second.wav, atol=1e-5)
+    with pytest.raises(ValueError, match="anna, ben"):
+        gpt.in_voice("carl")

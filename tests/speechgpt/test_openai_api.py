@@ -14,6 +14,7 @@ import numpy as np
 import openai
 import pytest
 import soundfile
+from echo_system import ANSWERED, Echo
 from serving import SAMPLING, ask, audio
 from text_only_system import LoudnessModel
 from tiny_parts import talkative, tones
@@ -337,6 +338,39 @@ def test_a_realtime_session_commits_and_answers(server: Server, gpt: SpeechGPT) 
     in_session(server, work)
 
 
+def test_a_response_outside_the_conversation_is_forgotten(server: Server, gpt: SpeechGPT) -> None:
+    async def work(connection) -> None:
+        await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+        said = []
+        for conversation in ("none", "auto", "none"):
+            content = [{"type": "input_text", "text": "one"}]
+            await connection.conversation.item.create(item={"type": "message", "role": "user", "content": content})
+            await connection.response.create(response={"conversation": conversation})
+            events = await events_until(connection, "response.done")
+            assert (events[-1].response.conversation_id is None) == (conversation == "none")
+            said.append("".join(event.delta for event in events if event.type == "response.output_text.delta"))
+        turn = (Message("human", ("one",)), Message("assistant", (said[1],)))
+        assert said == [gpt.chat("one", SAMPLING)] * 2 + [gpt.chat("one", SAMPLING, turn)]
+        await connection.send({"type": "response.create", "response": {"conversation": "some"}})
+        assert "allowed: auto, none" in (await events_until(connection, "error"))[-1].error.message
+
+    in_session(server, work)
+
+
+def test_a_voice_is_chosen_by_its_name() -> None:
+    with Server(Echo(), SAMPLING, Serving(port=0)).background() as server:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.address[1]}/v1", api_key="none")
+        (model,) = client.models.list()
+        assert model.voices == ["high", "low"]
+        seconds = {"high": ANSWERED, "low": 2 * ANSWERED, "alloy": ANSWERED}
+        for voice, expected in seconds.items():
+            said = client.audio.speech.create(model="m", voice=voice, input="one", response_format="wav").read()
+            assert soundfile.info(io.BytesIO(said)).duration == expected
+            aloud = {"modalities": ["text", "audio"], "audio": {"voice": voice, "format": "wav"}}
+            chat = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "one"}], **aloud)
+            assert soundfile.info(io.BytesIO(base64.b64decode(chat.choices[0].message.audio.data))).duration == expected
+
+
 def test_a_realtime_session_answers_text(server: Server, gpt: SpeechGPT) -> None:
     async def work(connection) -> None:
         await connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
@@ -460,7 +494,7 @@ def test_a_response_that_is_cancelled_before_it_runs_is_ended_too() -> None:
             sent.append(("left", {}))
 
     async def work() -> None:
-        reply = Reply(Session(), "item_1", "what is two", False)  # type: ignore[arg-type]
+        reply = Reply(Session(), "item_1", "what is two", False, SAMPLING, True)  # type: ignore[arg-type]
         reply.begin()
         await reply.cancel("client_cancelled")
 

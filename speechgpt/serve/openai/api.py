@@ -1,7 +1,7 @@
 """OpenAI's API: models, transcriptions, speech, and chat completions with sound in and out.
 
 Any name of a model or of a voice is accepted, since clients send the names that they know: a server has one model, and
-a model has one voice. What else a model cannot do is a 4xx that says so.
+an unknown voice is the model's first. What else a model cannot do is a 4xx that says so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ NO_CHAT_OPTION: Mapping[str, tuple[Any, ...]] = {
 def listed_models(service: Service) -> dict[str, Any]:
     """The one model that is served."""
     model = {"id": service.model_id, "object": "model", "created": service.begun, "owned_by": "speechgpt"}
-    return {"object": "list", "data": [{**model, "capabilities": sorted(service.model.capabilities)}]}
+    return {
+        "object": "list",
+        "data": [{**model, "capabilities": sorted(service.model.capabilities), "voices": list(service.voices)}],
+    }
 
 
 # --- transcriptions
@@ -126,7 +129,7 @@ async def speech(request: Request) -> Response:
     sampling = sampling_of(fields, service.sampling)
 
     def ask() -> tuple[bytes, str]:
-        answer = service.model.say(text, sampling)
+        answer = service.in_voice(fields.get("voice")).say(text, sampling)
         if answer.wav is None:
             raise ApiError(422, "the model gave no speech for this text", "no_speech")
         return written(answer.wav, service.model.sample_rate, kind)
@@ -152,6 +155,7 @@ class ChatRequest:
             raise ApiError(400, f"modalities is {shown(modalities)}; allowed: text, audio", param="modalities")
         self.aloud = "audio" in modalities
         output = _object(fields, "audio")
+        self.voice = output.get("voice")
         wanted = output.get("format") or ("pcm16" if self.streamed else "wav")
         self.format = check_kind(wanted, "audio.format")
         if self.aloud and self.streamed and self.format not in RAW:
@@ -173,7 +177,7 @@ class ChatRequest:
 
     def pieces(self) -> Iterator[Piece]:
         """The answer, piece by piece. Runs in a thread."""
-        model, asked = self.service.model, self.asked
+        model, asked = self.service.in_voice(self.voice), self.asked
         history = with_sounds(model, self._history, self._sounds)
         if asked.sound is not None:
             yield from answer_pieces(model, asked.sound, self.sampling, history)

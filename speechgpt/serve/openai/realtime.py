@@ -20,7 +20,7 @@ from speechgpt.answers import Answer, NotSupported
 from speechgpt.dialogue import Message
 from speechgpt.serve import gate
 from speechgpt.serve.errors import ApiError, as_api_error
-from speechgpt.serve.openai.asked import json_object, shown
+from speechgpt.serve.openai.asked import json_object, sampling_of, shown
 from speechgpt.serve.openai.reply import Reply
 from speechgpt.serve.openai.turns import new_id
 from speechgpt.serve.openai.voice_activity import Turns, VoiceActivity
@@ -298,6 +298,10 @@ class Session:
         """Begin to answer the question. Raises ApiError."""
         wanted = _object_of(given, "response")
         modality = self._modality(wanted, "response")
+        conversation = wanted.get("conversation")
+        if conversation not in (None, "auto", "none"):
+            raise ApiError(400, f"conversation is {shown(conversation)}; allowed: auto, none", param="conversation")
+        sampling = sampling_of({"candidates": wanted.get("candidates")}, self.service.sampling)
         if self._reply is not None:
             raise ApiError(400, "a response is in progress", "conversation_already_has_active_response")
         if self.question is None:
@@ -312,7 +316,7 @@ class Session:
             if capability not in able:
                 raise NotSupported(self.service.model, capability)  # type: ignore[arg-type]
         self.question = None
-        self._reply = Reply(self, item, asked, modality == "audio")
+        self._reply = Reply(self, item, asked, modality == "audio", sampling, kept=conversation != "none")
         self._reply.begin()
 
     async def stop_reply(self, reason: str) -> None:
@@ -326,7 +330,7 @@ class Session:
             self._reply = None
 
     def replied(self, answer: Answer | None) -> None:
-        """A response has ended; None if it has no answer."""
+        """A response has ended; None if it has no answer that later ones are given."""
         self._reply = None
         if answer is not None:
             self.history += answer.turn

@@ -12,6 +12,7 @@ import numpy as np
 
 from speechgpt.answers import Answer, Piece, answer_pieces
 from speechgpt.dialogue import Message
+from speechgpt.sampling import Sampling
 from speechgpt.serve.errors import as_api_error
 from speechgpt.serve.gate import Gone
 from speechgpt.serve.openai.turns import new_id
@@ -25,11 +26,13 @@ class Session(Protocol):
     """What a response needs of its session (speechgpt/serve/openai/realtime.py).
 
     history: the turns before. transcribes: settings of the question's transcript; None if it is not wanted.
+    voice: the name of one, as the client sent it.
     """
 
     service: Service
     history: list[Message]
     transcribes: dict[str, Any] | None
+    voice: Any
     conversation: str
 
     async def send(self, kind: str, **content: Any) -> None:
@@ -52,14 +55,19 @@ class Session(Protocol):
 class Reply:
     """A response to one question."""
 
-    def __init__(self, session: Session, asked_item: str, asked: np.ndarray | str, aloud: bool) -> None:
+    def __init__(
+        self, session: Session, asked_item: str, asked: np.ndarray | str, aloud: bool, sampling: Sampling, kept: bool
+    ) -> None:
         """
         Args:
             asked_item: id of the question's item.
             asked: its wav (T,) at 24 kHz, or its text.
             aloud: whether sound is wanted.
+            sampling: how its tokens are drawn.
+            kept: whether later responses are given this turn.
         """
         self._session, self._asked_item, self._asked, self._aloud = session, asked_item, asked, aloud
+        self._sampling, self._kept = sampling, kept
         self.id, self._item = new_id("resp"), new_id("item")
         self._text = ""
         self._reason = ""
@@ -87,13 +95,14 @@ class Reply:
     def _pieces(self) -> Iterator[Piece]:
         """The answer, piece by piece. Runs in a thread."""
         service, history = self._session.service, tuple(self._session.history)
+        model = service.in_voice(self._session.voice)
         if not isinstance(self._asked, str):
-            yield from answer_pieces(service.model, self._session.at_model_rate(self._asked), service.sampling, history)
+            yield from answer_pieces(model, self._session.at_model_rate(self._asked), self._sampling, history)
             return
-        text = service.model.chat(self._asked, service.sampling, history)
+        text = model.chat(self._asked, self._sampling, history)
         turn = (Message("human", (self._asked,)), Message("assistant", (text,))) if text else ()
         yield Piece(text=text)
-        said = service.model.say(text, service.sampling) if self._aloud and text else None
+        said = model.say(text, self._sampling) if self._aloud and text else None
         finished = said is None or said.finished
         wav = None if said is None else said.wav
         yield Piece(wav=wav, answer=Answer(None, text, None, wav, finished=finished, turn=turn))
@@ -118,7 +127,7 @@ class Reply:
             status, details = "failed", {"type": "failed", "error": {"type": told.kind, "code": told.code or "error"}}
             with suppress(Gone):
                 await self._session.send_error(told)
-        self._session.replied(answer)
+        self._session.replied(answer if self._kept else None)
         with suppress(Gone):
             await self._close(status, details)
 
@@ -168,9 +177,7 @@ class Reply:
             return
         heard, wav, service = answer.transcript, self._asked, session.service
         if heard is None and "transcribe" in service.model.capabilities:
-            heard = await service.work.run(
-                lambda: service.model.transcribe(session.at_model_rate(wav), service.sampling)
-            )
+            heard = await service.work.run(lambda: service.model.transcribe(session.at_model_rate(wav), self._sampling))
         if heard is not None:
             await session.send(
                 "conversation.item.input_audio_transcription.completed",
@@ -198,7 +205,7 @@ class Reply:
         output = [] if status == "in_progress" else [self._as_item(self._item_status(status))]
         return {
             "id": self.id, "object": "realtime.response", "status": status, "status_details": details,
-            "output": output, "conversation_id": self._session.conversation,
+            "output": output, "conversation_id": self._session.conversation if self._kept else None,
             "output_modalities": ["audio" if self._aloud else "text"], "usage": None,
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The routes of the page: an audio file or a text in the body, lines of JSON or a wav in the reply."""
+"""Simple routes, for curl: an audio file or a text in the body, lines of JSON or a wav in the reply."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,13 +19,6 @@ from speechgpt.serve.errors import ApiError, as_api_error
 from speechgpt.serve.gate import body_of, unless_gone
 from speechgpt.serve.sounds import read_sound, samples, written
 from speechgpt.serve.streamed import Pieces, Streamed
-
-PAGE = Path(__file__).with_name("page.html")
-
-
-async def page(request: Request) -> Response:
-    """The page."""
-    return Response(PAGE.read_bytes(), media_type="text/html; charset=utf-8")
 
 
 async def facts(request: Request) -> Response:
