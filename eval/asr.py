@@ -22,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from eval.whisper import ASRNotInstalled
 from units.audio import SAMPLE_RATE, SILENT
 from units.runtime.pool import Workers
 
@@ -48,10 +49,6 @@ class EvaluationASR(Protocol):
 
     def comparable(self, texts: Sequence[str | None]) -> list[str | None]:
         """References, or transcripts, as they are to be compared: Whisper writes 12 for twelve, so it rewrites both."""
-
-
-class ASRNotInstalled(ImportError):
-    """The recogniser's package is missing; the message has the command that installs it."""
 
 
 class GrammarError(ValueError):

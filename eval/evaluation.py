@@ -40,8 +40,8 @@ def evaluate(
     """
     results = {}
     for task in tasks_of(names):
-        done = None if force else _finished(out / f"{task.name}.json", task, measurement)
         try:
+            done = None if force else _finished(out / f"{task.name}.json", task, measurement)
             result = done or _run(measurement, out, task)
         except (NotMeasured, NotSupported) as reason:
             if names is not None or not task.optional:
@@ -83,7 +83,8 @@ def _finished(path: Path, task: Task, measurement: Measurement) -> Result | None
     test_set = measurement.test_set
     wanted = (task.version, measurement.model.name, test_set.name, measurement.device, test_set.limit)
     found = (result.version, result.model, result.corpus, result.device, result.limit)
-    if result.listener not in (THE_MODEL, NO_LISTENER, measurement.asr_name, measurement.judge_name):
+    own = task.listener(measurement) if task.listener else None
+    if result.listener not in (THE_MODEL, NO_LISTENER, measurement.asr_name, measurement.judge_name, own):
         return None
     return result if found == wanted else None
 

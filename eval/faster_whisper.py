@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.asr import ASRNotInstalled
-from eval.whisper import MOST_TOKENS, WINDOW, WindowedASR, normaliser, spoken_language
+from eval.whisper import MOST_TOKENS, WINDOW, ASRNotInstalled, WindowedASR, normaliser, spoken_language
 from units.audio import SAMPLE_RATE
 
 WEIGHTS = "model.bin"

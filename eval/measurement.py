@@ -16,6 +16,7 @@ import numpy as np
 from eval.asr import EvaluationASR
 from eval.judge import Judge
 from eval.model import AdaptedModel, NoAnswer
+from eval.signal.settings import SignalModels
 from eval.test_set import NotMeasured, TestItem, TestSet
 from speechgpt.answers import Answer, Capability, NotSupported, ScoresSpeech, ScoresText, SpeechModel
 from speechgpt.sampling import Sampling
@@ -59,6 +60,7 @@ class Measurement:
         device: where the model runs; written into the results.
         judge: grades replies; None leaves out the task that needs it.
         kept: how many spoken answers are kept as audio.
+        signal: networks that judge the sound of answers.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class Measurement:
         device: str = "cpu",
         judge: Judge | None = None,
         kept: int = 5,
+        signal: SignalModels = SignalModels(),
     ) -> None:
         self.model, self.test_set, self.keep, self.device = model, test_set, keep, device
-        self._asr, self._judge, self.kept = asr, judge, kept
+        self._asr, self._judge, self.kept, self.signal = asr, judge, kept, signal
         self.refused: dict[str, Refusal] = {}  # by the utterance's id
 
     @property
@@ -130,7 +133,7 @@ class Measurement:
     def answer(self, wavs: Sequence[np.ndarray], sampling: Sampling = Sampling()) -> list[Answer]:
         """The model's answers to wavs (T,) at 16 kHz."""
         self.require("answer")
-        return [self._at_16khz(answer) for answer in self.model.answer_batch(self._for_model(wavs), sampling)]
+        return [self._at_16khz(answer) for answer in self.model.answer_batch(self.for_model(wavs), sampling)]
 
     def answer_once(self, wavs: Sequence[np.ndarray]) -> list[Answer]:
         """As answer, without self-verification."""
@@ -139,7 +142,7 @@ class Measurement:
     def transcribe(self, wavs: Sequence[np.ndarray]) -> list[str]:
         """The model's transcripts of wavs (T,) at 16 kHz."""
         self.require("transcribe")
-        return self.model.transcribe_batch(self._for_model(wavs))
+        return self.model.transcribe_batch(self.for_model(wavs))
 
     def say(self, texts: Sequence[str]) -> list[Answer]:
         """The model's speech for texts."""
@@ -266,7 +269,8 @@ class Measurement:
                 bar.update(len(batch))
         return outputs
 
-    def _for_model(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def for_model(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Wavs (T,) at 16 kHz, brought to the model's sample rate."""
         return [resampled(wav, SAMPLE_RATE, self.model.sample_rate) for wav in wavs]
 
     def _at_16khz(self, answer: Answer) -> Answer:

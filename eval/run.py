@@ -20,6 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from eval.models.spelling import Speaking
+from eval.signal.settings import SignalModels
 from units.runtime.command import check_range, command
 
 
@@ -38,6 +39,7 @@ def main(
     judge: str | None = None,
     judge_prompt: Path | None = None,
     keep: int = 5,
+    signal: SignalModels = SignalModels(),
 ) -> None:
     """Measure a model on a corpus.
 
@@ -48,7 +50,8 @@ def main(
             answer(wav)
         corpus: a folder as instruct_data.toy writes it (test.jsonl is enough), or a manifest
         out: the folder for the results
-        tasks: only these tasks, separated by commas; latency runs only if it is named
+        tasks: only these tasks, separated by commas; some run only if they are named: latency, dnsmos, plcmos, utmos,
+            speaker_similarity
         limit: the most examples of each list, evenly spaced, for a quick run
         force: run finished tasks again
         device: where the model runs, such as cpu or cuda
@@ -58,6 +61,7 @@ def main(
         units: how units become text, for lm:FOLDER
         judge: a language model that grades replies: URL#MODEL of a server with OpenAI's chat completions (the key from
             OPENAI_API_KEY), or a folder or hub id of a causal language model
+        signal: networks that judge the sound of answers, for the tasks utmos and speaker_similarity
         keep: how many spoken answers are kept as audio in OUT/answers, with the lists wav.scp and text for VERSA
         judge_prompt: a file with the judge's prompt, with {question} and {reply}; default: eval/prompts/judge.txt
     """
@@ -75,7 +79,8 @@ def main(
     recogniser = open_asr(asr, test_set.grammar, device)
     grader = open_judge(judge, out / "judge.cache", device, judge_prompt or PROMPT) if judge else None
     measured = open_measured_model(model, device, test_set, units)
-    evaluate(Measurement(measured, test_set, recogniser, out / "answers", device, grader, keep), out, names, force)
+    measurement = Measurement(measured, test_set, recogniser, out / "answers", device, grader, keep, signal)
+    evaluate(measurement, out, names, force)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ FILES = (
     "text.txt",
     "corpus.json",
     "qa.jsonl",
+    "instructed.jsonl",
     "texts.txt",
     "choices.jsonl",
     "harmful.txt",

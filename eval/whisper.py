@@ -24,6 +24,10 @@ QUIET = round(0.2 * SAMPLE_RATE)  # samples over which loudness is compared
 MOST_TOKENS = 224  # of a window; half of Whisper's context, as in openai's own decoder
 
 
+class ASRNotInstalled(ImportError):
+    """The recogniser's package is missing; the message has the command that installs it."""
+
+
 class WindowedASR(ABC):
     """An open-vocabulary recogniser that reads 30 s at once: what a Whisper of any library shares.
 

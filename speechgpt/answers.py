@@ -126,14 +126,32 @@ class ScoresText(Protocol):
 
 
 @runtime_checkable
+class FollowsInstructions(Protocol):
+    """A model that does with a recording what a written instruction asks for: translate it, name the emotion, .."""
+
+    def respond_batch(
+        self, sounds: Sequence[Sound], instructions: Sequence[str], sampling: Sampling = ...
+    ) -> list[str]:
+        """The response to each recording by its instruction, in text.
+
+        Args:
+            sounds: audio files or wavs (T,).
+            instructions: as many.
+
+        Raises:
+            ValueError: one is no audio, silent, or longer than the context.
+        """
+
+
+@runtime_checkable
 class SpeechModel(Protocol):
     """A model that takes speech or text and returns text, speech, or both.
 
     Every method that is missing from `capabilities` raises NotSupported. Bad input (not audio, silent, longer than the
     context) raises ValueError, a missing file FileNotFoundError.
 
-    A model may also have `likelihoods` and `text_likelihoods` (see ScoresSpeech and ScoresText), which evaluation
-    calls, and these methods, which the server calls:
+    A model may also have `likelihoods`, `text_likelihoods` and `respond_batch` (see ScoresSpeech, ScoresText and
+    FollowsInstructions), which evaluation calls, and these methods, which the server calls:
 
     - `preload()` loads what would otherwise be loaded at first use.
     - `share(rows)` makes the model safe to call from several threads, whose work runs as one batch of up to `rows`

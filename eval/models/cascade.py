@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from eval.asr import EvaluationASR, open_asr
+from eval.instructed import FILE as INSTRUCTED
+from eval.instructed import instructed
 from eval.test_set import NotMeasured, TestSet
 from instruct_data.speech.tts_voice import TTSVoice
 from instruct_data.speech.voices import open_voice
@@ -135,6 +137,13 @@ class Cascade:
         """As chat, for several questions."""
         return list(self._replies(questions, sampling))
 
+    def respond_batch(
+        self, sounds: Sequence[Sound], instructions: Sequence[str], sampling: Sampling = Sampling()
+    ) -> list[str]:
+        """The LLM's response to each instruction, with the transcript of its recording below it."""
+        pairs = zip(instructions, self.transcribe_batch(sounds), strict=True)
+        return list(self._replies([f"{instruction}\n\n{transcript}" for instruction, transcript in pairs], sampling))
+
     def text_likelihoods(self, texts: Sequence[str], contexts: Sequence[str]) -> list[Likelihood]:
         """Log-likelihood of plain texts under a local LLM. See speechgpt.answers.ScoresText."""
         if isinstance(self.llm, EndpointModel):
@@ -235,14 +244,16 @@ class TrueTranscripts:
         return list(texts)
 
     def _items(self) -> Iterator:
-        """Every readable item of the test set."""
-        for name in ("test.jsonl", "test_new_voice.jsonl"):
-            for item in self.test_set.items(name) if self.test_set.has(name) else ():
-                try:
-                    item.wav()
-                except (ValueError, OSError):  # the task that asks with it refuses it
-                    continue
-                yield item
+        """Every readable item of the test set whose text is known."""
+        named = [name for name in ("test.jsonl", "test_new_voice.jsonl") if self.test_set.has(name)]
+        items = [item for name in named for item in self.test_set.items(name)]
+        rows = instructed(self.test_set) if self.test_set.has(INSTRUCTED) else []
+        for item in [*items, *(row.item for row in rows if row.item.question)]:
+            try:
+                item.wav()
+            except (ValueError, OSError):  # the task that asks with it refuses it
+                continue
+            yield item
 
 
 def _key(wav: np.ndarray) -> str:

@@ -20,7 +20,9 @@ from eval.tasks import (
     tts,
     voicebench,
 )
+from eval.tasks.instructed import labels, translation
 from eval.tasks.likelihood import prosaudit, salmon, sblimp, storycloze, swuggy
+from eval.tasks.signal import opinion, pace, speaker_similarity
 from eval.tasks.task import Task
 
 TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the report
@@ -33,9 +35,16 @@ TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the r
     tts.TASK,
     speed.TASK,
     latency.TASK,
+    pace.TASK,
+    opinion.DNSMOS,
+    opinion.PLCMOS,
+    opinion.UTMOS,
+    speaker_similarity.TASK,
     qa_match.TASK,
     voicebench.TASK,
     judged.TASK,
+    translation.TASK,
+    labels.TASK,
     text_cost.PERPLEXITY,
     text_cost.CHOICES,
     text_cost.REFUSED_REQUESTS,

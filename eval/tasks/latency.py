@@ -1,4 +1,8 @@
-"""latency: questions answered one at a time as a stream; seconds until the first text and the first sound."""
+"""latency: questions answered one at a time as a stream; seconds until the first text and the first sound.
+
+The stream is measured as the model gives it: `first_piece` is the size of its first chunk. `llama-omni-latency`
+measures one model at several sizes of chunks.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,14 @@ from units.audio import SAMPLE_RATE
 from units.runtime.progress import progress
 
 NUM_TIMED = 10  # questions
+FIRST = ("first_transcript", "first_text", "first_sound")
 
 
 def run(measurement: Measurement) -> Outcome:
-    """Mean seconds until the first sound; also until the first text and until the end.
+    """Mean seconds until the first sound; also until the transcript, the first text and the end.
+
+    `first_piece` is the length of the first piece of sound; `starved` the seconds in which a listener, to whom each
+    piece is played as it comes, would hear nothing between pieces.
 
     Without self-verification, which hears the whole sound before any is given. The question has ended before the clock
     starts: recording and network are not in it.
@@ -34,7 +42,7 @@ def run(measurement: Measurement) -> Outcome:
             measurement.refused[item.id] = refusal(item, error)
     figures = {
         name: mean_score(row[name] for row in details if row[name] is not None)
-        for name in ("first_text", "first_sound", "whole")
+        for name in (*FIRST, "first_piece", "starved", "whole")
     }
     if not figures["whole"].n:
         raise NotMeasured("every question that was to be timed was refused")
@@ -44,13 +52,20 @@ def run(measurement: Measurement) -> Outcome:
 def _timed(measurement: Measurement, item: TestItem) -> dict:
     """Seconds from the question to each part of the answer; None for a part that did not come."""
     wav = resampled(item.wav(), SAMPLE_RATE, measurement.model.sample_rate)
-    found: dict[str, float | None] = {"first_text": None, "first_sound": None}
+    found: dict[str, float | None] = dict.fromkeys((*FIRST, "first_piece", "starved"))
+    played_until = starved = 0.0  # seconds since the question, of a listener to whom the sound is played
     start = time.perf_counter()
     for piece in answer_pieces(measurement.model, wav, FIRST_CANDIDATE):
         now = time.perf_counter() - start
-        for name, came in (("first_text", bool(piece.text)), ("first_sound", piece.wav is not None)):
+        sound = 0.0 if piece.wav is None else len(piece.wav) / measurement.model.sample_rate
+        for name, came in zip(FIRST, (piece.transcript, piece.text, sound)):
             if came and found[name] is None:
                 found[name] = now
+        if sound:
+            found["first_piece"] = found["first_piece"] or sound
+            starved += max(0.0, now - played_until) if played_until else 0.0
+            played_until = max(played_until, now) + sound
+            found["starved"] = starved
     return {"id": item.id, **found, "whole": time.perf_counter() - start}
 
 
@@ -59,10 +74,13 @@ TASK = Task(
     run,
     "first_sound_seconds",
     higher_is_better=False,
-    version=1,
+    version=2,
     figures=(
         Figure("first_sound", "seconds until the first sound of an answer", unit="s"),
-        Figure("first_text", "seconds until the first text", "first_text", unit="s"),
+        Figure("first_transcript", "... until the transcript of the question", "first_transcript", unit="s"),
+        Figure("first_text", "... until the first text", "first_text", unit="s"),
+        Figure("first_piece", "seconds of sound in the first piece", "first_piece", unit="s", higher_is_better=None),
+        Figure("starved", "seconds without sound between the pieces, if played as they come", "starved", unit="s"),
         Figure("whole_answer", "seconds until the whole answer, streamed", "whole", unit="s"),
     ),
     optional=True,

@@ -83,6 +83,8 @@ class Task:
     figures: its rows in the report. families: its columns in the report's table by family.
     optional: whether its rows are left out of the report where it did not run.
     asked: whether it runs only if it is named, because it takes time that few want to spend.
+    listener: names who scores, where that is neither the evaluation ASR nor the judge; it raises NotMeasured where
+        that is not installed.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Task:
     families: tuple[FamilyColumn, ...] = ()
     optional: bool = False
     asked: bool = False
+    listener: Callable[[Measurement], str] | None = None
 
 
 def detail(item: TestItem, **found: str | None) -> dict:

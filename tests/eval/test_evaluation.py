@@ -26,13 +26,14 @@ from units.corpus.manifest import Utterance, read_manifest, write_manifest
 
 Printed = pytest.CaptureFixture[str]
 ALL = {"originals", "asr", "spoken_qa", "answer_speech", "new_voice", "text_qa", "tts", "speed"}
+ASKED = {"latency", "dnsmos", "plcmos", "utmos", "speaker_similarity"}
 
 
 def test_every_task_is_named_once() -> None:
     assert [task.name for task in TASKS] == list(dict.fromkeys(task.name for task in TASKS))
     assert {task.name for task in TASKS if not task.optional} == ALL
     assert [task.name for task in tasks_of(["tts", "asr"])] == ["tts", "asr"]
-    assert {task.name for task in TASKS} - {task.name for task in tasks_of(None)} == {"latency"}
+    assert {task.name for task in TASKS} - {task.name for task in tasks_of(None)} == ASKED
     with pytest.raises(UnknownTask, match="singing.*originals, asr"):
         tasks_of(["singing"])
 
@@ -40,7 +41,8 @@ def test_every_task_is_named_once() -> None:
 def test_a_whole_evaluation(measurement: Measurement, tmp_path: Path) -> None:
     out = tmp_path / "run" / "results"
     found = evaluate(measurement, out)
-    assert set(found) == ALL
+    assert set(found) == ALL | {"pace"}
+    assert 1 < found["pace"].score < 6 and found["pace"].more["no_sound"].value == pytest.approx(2 / 6)
     assert found["asr"].score == found["new_voice"].score == 0
     assert found["spoken_qa"].main == Score(pytest.approx(4 / 6), pytest.approx(math.sqrt(2 / 9 / 6)), 6)
     assert found["spoken_qa"].more["family/sum"].value == 0
@@ -165,7 +167,7 @@ def test_a_refused_utterance_counts_as_wrong_and_is_listed(
     assert found["spoken_qa"].score < before["spoken_qa"].score
     details = load_details(tmp_path / "results" / "spoken_qa.details.jsonl")
     assert [detail["transcript"] is None for detail in details] == [False, True, True, False, False, False]
-    assert set(found) == ALL
+    assert set(found) == ALL | {"pace"}
     rows = load_details(tmp_path / "results" / "refused.jsonl")
     assert [row["id"] for row in rows] == [utterances[1].id, utterances[2].id]
     assert [row["reason"] for row in rows] == [AudioReason.UNREADABLE, AudioReason.NOT_FOUND]
@@ -202,14 +204,21 @@ def test_a_manifest_alone_measures_transcription(
     write_manifest(manifest, [*spoken, Utterance("mute", audio)])
     alone = Measurement(measurement.model, TestSet(manifest), None, tmp_path / "kept")
     found = evaluate(alone, tmp_path / "results")
-    assert set(found) == {"asr", "speed"} and found["asr"].main == Score(0.0, 0.0, 3)
+    assert set(found) == {"asr", "speed", "pace"} and found["asr"].main == Score(0.0, 0.0, 3)
     assert found["asr"].corpus.startswith("own ")
     printed = capsys.readouterr().out
     assert "chats.jsonl" in printed and "--grammar" in printed
     with_asr = Measurement(
         measurement.model, TestSet(manifest, corpus / "asr_grammar.jsgf"), measurement.asr, tmp_path / "kept"
     )
-    assert set(evaluate(with_asr, tmp_path / "with_asr")) == {"originals", "asr", "answer_speech", "tts", "speed"}
+    assert set(evaluate(with_asr, tmp_path / "with_asr")) == {
+        "originals",
+        "asr",
+        "answer_speech",
+        "tts",
+        "speed",
+        "pace",
+    }
 
     write_manifest(manifest, [Utterance("mute", audio)])
     assert evaluate(Measurement(measurement.model, TestSet(manifest), None, tmp_path), tmp_path / "empty") == {}

@@ -149,6 +149,12 @@ class BLSP(Listener):
         """
         return self.responses([self.prepared(request) for request in requests], sampling)
 
+    def respond_batch(
+        self, sounds: Sequence[Sound], instructions: Sequence[str], sampling: Sampling = Sampling()
+    ) -> list[str]:
+        """The response to each recording by its instruction. See speechgpt.answers.FollowsInstructions."""
+        return self.respond([Request(sound, one) for sound, one in zip(sounds, instructions, strict=True)], sampling)
+
     def prepared(self, request: Request) -> Prompt:
         """A request as `responses` takes it: with its recording encoded.
 

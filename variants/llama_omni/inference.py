@@ -248,6 +248,14 @@ class LlamaOmni(Listener):
         prompts = [self._prompt(text_message(one)) for one in questions]
         return [self._decode(reply) for reply in self._replies(prompts, sampling)]
 
+    def respond_batch(
+        self, sounds: Sequence[Sound], instructions: Sequence[str], sampling: Sampling = Sampling()
+    ) -> list[str]:
+        """The response to each recording by its instruction, in text. See speechgpt.answers.FollowsInstructions."""
+        pairs = zip(sounds, instructions, strict=True)
+        asked = [with_instruction(Message("human", (self._speech(sound),)), one) for sound, one in pairs]
+        return [self._decode(reply) for reply in self._replies([self._prompt(one) for one in asked], sampling)]
+
     # --- from states to sound
 
     @property

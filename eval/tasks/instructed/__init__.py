@@ -1,0 +1,1 @@
+"""Tasks in which a recording comes with an instruction: speech translation, and labels such as intent or emotion."""

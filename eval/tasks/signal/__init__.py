@@ -1,0 +1,1 @@
+"""Tasks on the sound of spoken answers: opinion scores, whose voice it is, and how fast it speaks."""
