@@ -3,6 +3,7 @@ write the same plain folder; any number of them goes on from a checkpoint of ano
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -76,6 +77,7 @@ stage.load_blocks = slowly
 train.main()
 """
 
+LIMIT = 1800  # seconds for one run, which takes 30 on an idle machine: two processes import torch, beside other work
 STEPS = 20
 PLAN = {"max_steps": STEPS, "learning_rate": 2e-3, "save_steps": 10, "eval_steps": 10, "lr_scheduler_type": "cosine"}
 
@@ -116,19 +118,36 @@ def start(config: StageConfig, *launcher: str, text: str | None = None) -> subpr
     )
 
 
+def end(*agents: subprocess.Popen) -> None:
+    """End agents that still run. They end their workers at SIGTERM; if killed, they would leave them to wait."""
+    for agent in agents:
+        agent.terminate()
+    for agent in agents:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            agent.communicate(timeout=60)
+        agent.kill()
+
+
+def output(agent: subprocess.Popen) -> tuple[str, str]:
+    """What an agent printed, and its errors, when it has ended."""
+    try:
+        return agent.communicate(timeout=LIMIT)
+    finally:
+        end(agent)
+
+
 def ended(*agents: subprocess.Popen) -> str:
     """What was printed when all have ended well."""
     try:
         with (
             ThreadPoolExecutor() as readers
         ):  # in parallel: an agent whose output is not read would block, and all others with it
-            printed = list(readers.map(lambda agent: agent.communicate(timeout=300), agents))
+            printed = list(readers.map(lambda agent: agent.communicate(timeout=LIMIT), agents))
         for agent, (_, errors) in zip(agents, printed):
             assert agent.returncode == 0, errors[-4000:]
             assert errors.count("is deprecated") < 10, errors[:4000]  # a warning once is enough
     finally:
-        for agent in agents:
-            agent.kill()
+        end(*agents)
     return "".join(out for out, _ in printed)
 
 
@@ -241,7 +260,7 @@ def test_a_run_folder_that_is_not_shared_is_refused_before_anything_is_deleted(b
         part.parent.mkdir(parents=True)
         part.touch()
     agent = start(planned(built, None, out="apart"), "--standalone", "--nproc_per_node", "2", text=START_APART)
-    _, errors = agent.communicate(timeout=120)
+    _, errors = output(agent)
     assert agent.returncode != 0 and all(part.exists() for part in parts)
     for word in ("another one", "this one"):
         assert f"a file of the first one is missing for {word}. The run folder must be" in errors, errors[-4000:]
@@ -286,11 +305,11 @@ def test_on_sigterm_all_processes_save_the_same_step(built) -> None:
     config = planned(built, "zero2", out="stopped", training=longer)
     folder = built / "stopped"
     agent = start(config, "--standalone", "--nproc_per_node", "2")
-    end = time.monotonic() + 120
-    while not ((folder / "log.jsonl").exists() and len(curve(folder)) > 3) and time.monotonic() < end:
+    last = time.monotonic() + LIMIT
+    while not ((folder / "log.jsonl").exists() and len(curve(folder)) > 3) and time.monotonic() < last:
         time.sleep(0.01)
     agent.send_signal(signal.SIGTERM)
-    out, errors = agent.communicate(timeout=120)
+    out, errors = output(agent)
     assert agent.returncode != 0 and "all saved; the same command continues it" in out, errors[-4000:]
     (saved,) = checkpoints(folder)
     assert damage(saved) is None and processes_of(saved) == 2
@@ -323,3 +342,22 @@ def test_adapters_merge_and_resume_under_sharding(built, sharding: str | None, h
     processes(planned(built, sharding, out=out, **lora))
     again = load_file(built / out / "model.safetensors")
     assert max((again[name] - weight).abs().max().item() for name, weight in finished.items()) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("sharding", [None, "fsdp", "zero2", "zero3"])
+def test_adapters_after_widening_under_sharding(built, sharding: str | None, merge: bool) -> None:
+    """The new rows are frozen beside adapters, and must be written as they were in training."""
+    changes = {"lora": Lora(dropout=0.0, merge=merge), "widen": Widening("unit_encoder", "centres")}
+    alone = train(planned(built, None, each=4, out=f"wide_alone_{merge}", **changes))
+    printed = processes(planned(built, sharding, out=f"wide_{sharding}_{merge}", **changes))
+    assert "documents: loss" in printed  # the written folder scored as the trained model did
+    together = built / f"wide_{sharding}_{merge}"
+    assert curve(together) == pytest.approx(curve(alone), abs=1e-3)
+    for folder in (alone, together):  # as a user opens them
+        assert type(AutoModelForCausalLM.from_pretrained(folder)).__name__ == "LlamaForCausalLM"
+    where = "." if merge else "base"
+    expected, found = weights(alone / where), weights(together / where)
+    assert expected.keys() == found.keys()
+    assert max((found[name] - weight).abs().max().item() for name, weight in expected.items()) < 2e-3
