@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from speechgpt.language_models import check_adapter, open_whole, reading_adapter
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import FileError, read_json
 from units.runtime.provenance import fingerprint
@@ -186,10 +187,11 @@ def open_language_model(
         final: as in `find_base`.
         loading: for AutoModelForCausalLM.from_pretrained.
 
-    Raises: as `find_base`; ValueError to merge under DeepSpeed ZeRO-3, where no process has whole weights.
+    Raises: as `find_base` and `open_whole`; ValueError to merge under DeepSpeed ZeRO-3, where no process has whole
+        weights.
     """
     if not is_adapter(folder):
-        return AutoModelForCausalLM.from_pretrained(folder, **loading)
+        return open_whole(folder, **loading)
     base = find_base(folder, final)
     model = open_language_model(base, merge=True, **loading)  # the base of an adapter may be an adapter
     if merge:
@@ -199,7 +201,9 @@ def open_language_model(
                 "lora: {merge: true}, or use zero2"
             )
         return merged(model, folder)
-    model.load_adapter(str(folder))
+    with reading_adapter(folder):
+        model.load_adapter(str(folder))
+    check_adapter(model, folder)
     return model
 
 
@@ -214,7 +218,9 @@ def merged(model: PreTrainedModel, adapter: str | Path) -> PreTrainedModel:
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and embedding is not None and head.weight is embedding.weight
-    wrapped = PeftModel.from_pretrained(model, str(adapter))
+    with reading_adapter(adapter):
+        wrapped = PeftModel.from_pretrained(model, str(adapter))
+    check_adapter(wrapped, adapter)
     parts = (model.get_input_embeddings(), model.get_output_embeddings())
     if tied and any(isinstance(part, BaseTunerLayer) for part in parts):
         untie(model)

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.adapters import open_language_model, shape_of
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likelihood, NotSupported, Piece, Sound
@@ -32,6 +31,7 @@ from speechgpt.generation.generate import context_length, draws, generate
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
 from speechgpt.generation.shared import share
 from speechgpt.generation.stream import ReplyStream
+from speechgpt.language_models import open_tokenizer
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
@@ -94,15 +94,12 @@ class SpeechGPT:
             raise ValueError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
         folder = local_folder(folder)
         facts = CheckpointFacts.load(folder)
-        dialogue = open_dialogue(AutoTokenizer.from_pretrained(folder), facts, folder)
+        dialogue = open_dialogue(open_tokenizer(folder), facts, folder)
         facts.check_vocab(dialogue.vocab, folder)
         if dtype is None:
             stored = shape_of(folder).dtype
             dtype = "float32" if stored == torch.bfloat16 and not multiplies_bfloat16(device) else "auto"
-        try:
-            model = open_language_model(folder, dtype=dtype).to(device).eval()
-        except SafetensorError as error:
-            raise ValueError(f"the weights in {folder} are damaged ({error}); copy them again") from error
+        model = open_language_model(folder, dtype=dtype).to(device).eval()
         if torch.device(device).type == "cuda":
             # cuDNN's attention makes a plan for each length, and each new token is a new length
             torch.backends.cuda.enable_cudnn_sdp(False)

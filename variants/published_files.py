@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,21 @@ def read_weights(source: Path) -> dict[str, Tensor]:
 def folder_weights(folder: Path) -> dict[str, Tensor]:
     """As read_weights, without constants."""
     return {name: weight for name, weight in read_weights(folder).items() if not name.endswith(BUFFER)}
+
+
+@contextlib.contextmanager
+def described(path: Path) -> Iterator[None]:
+    """What is built by a file's values; an error that a wrong value causes names the file.
+
+    Raises: ValueError.
+    """
+    try:
+        yield
+    except Exception as error:  # each config class of transformers has its own errors
+        if path.name in str(error):
+            raise
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{path} describes no model ({said}); copy it again") from error
 
 
 def copy_tokenizer(source: Path, *folders: Path) -> None:

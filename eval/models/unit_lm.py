@@ -97,8 +97,8 @@ def open_unit_lm(folder: str, speaking: Speaking, device: str) -> UnitLM:
         FileNotFoundError: there is no such model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from speechgpt.language_models import open_tokenizer, open_whole
     from units.encoder.unit_encoder import UnitEncoder
     from units.runtime.precision import multiplies_bfloat16
 
@@ -106,9 +106,9 @@ def open_unit_lm(folder: str, speaking: Speaking, device: str) -> UnitLM:
         raise ValueError(f"lm:{folder} needs the unit encoder of its units: --units.encoder FOLDER")
     encoder = UnitEncoder.from_pretrained(speaking.encoder, device)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+        tokenizer = open_tokenizer(folder)
+        model = open_whole(folder)
+    except OSError as error:
         raise FileNotFoundError(
             f"there is no language model with a tokenizer in {folder}, and the hub gave none: give a transformers "
             f"folder or a hub id ({type(error).__name__})"

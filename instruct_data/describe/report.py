@@ -87,11 +87,10 @@ def main(
 
 def _token_counter(model: Path) -> Callable[[Conversation], int]:
     """A function that counts the tokens of a conversation with the tokenizer of a checkpoint."""
-    from transformers import AutoTokenizer
-
     from speechgpt.dialogue import Dialogue
+    from speechgpt.language_models import open_tokenizer
 
-    dialogue = Dialogue(AutoTokenizer.from_pretrained(model))
+    dialogue = Dialogue(open_tokenizer(model))
     return lambda conversation: len(dialogue.render(conversation).ids)
 
 

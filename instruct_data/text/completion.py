@@ -249,14 +249,14 @@ def _end_tokens(model: Any) -> set[int]:
 def local_model(folder: str, device: str) -> tuple[Any, Any]:
     """Tokenizer and model of a folder or hub id; opened once."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from speechgpt.language_models import open_tokenizer, open_whole
     from units.runtime.precision import multiplies_bfloat16
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer = open_tokenizer(folder, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = open_whole(folder)
     if model.dtype == torch.bfloat16 and not multiplies_bfloat16(device):
         model = model.float()
     return tokenizer, model.to(device).eval()

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.adapters import is_adapter, open_language_model, shape_of
 from speechgpt.chat_template import prepare_for_serving
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.language_models import open_tokenizer
 from speechgpt.vocab import UnitVocab, new_words
 from speechgpt.widen import ROW_MULTIPLE, widen
 from stages.config import StageConfig, Widening
@@ -66,7 +67,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
     start = find_start(config, whole=with_units)
     check_positions(start, config)
     facts = CheckpointFacts.load(start) if with_units else None
-    tokenizer = AutoTokenizer.from_pretrained(start)
+    tokenizer = open_tokenizer(start)
     if facts:
         facts.check_vocab(UnitVocab.from_words(tokenizer.get_vocab()), start)
     model = open_language_model(start, merge=True, **loading)

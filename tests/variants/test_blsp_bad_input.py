@@ -44,11 +44,12 @@ def test_recordings_and_responses_that_cannot_be_learned_are_counted(run, tmp_pa
     damaged = good.read_bytes()
     (tmp_path / "cut.wav").write_bytes(damaged[: len(damaged) // 2])
     labels = [label("good", good), label("lost", tmp_path / "nowhere.wav"), label("no words", good, "")]
+    labels += [label("dots", good, "..."), label("emoji", good, "\U0001f600")]
     labels += [label(name, tmp_path / f"{name}.wav") for name in ("silent", "text", "empty", "short", "cut")]
     assert loaded(run, labels, tmp_path) == 1
     printed = capsys.readouterr().out
-    assert "7 refused" in printed
-    assert all(count in printed for count in ("5 unreadable_audio", "1 silent_audio", "1 no_reply_text"))
+    assert "9 refused" in printed
+    assert all(count in printed for count in ("5 unreadable_audio", "1 silent_audio", "1 no_reply_text", "2 no_word"))
 
 
 def test_stereo_and_other_rates_are_read(run, tmp_path) -> None:

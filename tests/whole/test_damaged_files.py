@@ -21,11 +21,13 @@ import pytest
 import torch
 from damaged_files import Reader, assert_read_or_refused, damaged
 from made_results import made_result
+from model_readers import MODEL_READERS
 from stage_readers import STAGE_READERS
 from text_readers import TEXT_READERS
 from tiny_tone_corpus import write_unit_set
 from tiny_vocoders import CODEBOOK, HIFIGAN, VOCOS, draw_units, loud_vocoder
 from unit_readers import UNIT_READERS, save_vocoder_training
+from variant_readers import VARIANT_READERS
 
 from eval.report.content import read_exchanges
 from eval.report.notes import notes
@@ -143,10 +145,18 @@ READERS = {
     **TEXT_READERS,
     **STAGE_READERS,
     **UNIT_READERS,
+    **VARIANT_READERS,
+    **MODEL_READERS,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", READERS)
+# a model is opened, or a folder of models is written, for each damaged file
+MODELS = {*MODEL_READERS, *(kind for kind in VARIANT_READERS if "of a published" in kind)}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in MODELS else ()) for kind in READERS]
+)
 def test_a_damaged_file_is_read_or_refused_by_name(tmp_path: Path, kind: str) -> None:
     reader = READERS[kind]
     (tmp_path / "good").mkdir()
@@ -203,7 +213,7 @@ def changed_fields(record: dict) -> list[dict]:
     return [*found, {**record, "another": 1}]
 
 
-LARGE = ("published config", "hifigan config")  # hundreds of fields, and a network is built for each
+LARGE = {"published config", "hifigan config", *MODELS}  # hundreds of fields, and a network is built for each
 
 
 @pytest.mark.parametrize(

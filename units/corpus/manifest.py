@@ -139,7 +139,7 @@ def _parse(line: str, where: str, folder: Path) -> Utterance:
 
 def _check_fields(record: dict, where: str) -> None:
     for name in ("start", "duration"):
-        if not _is_seconds(record.get(name, 0)):
+        if not is_seconds(record.get(name, 0)):
             raise ManifestError(
                 CorpusReason.INVALID_FIELD, f"{where}: {name} is {record[name]!r}; it is a number of seconds, 0 or more"
             )
@@ -158,7 +158,8 @@ def _path_in(folder: Path, audio: str) -> Path:
     return folder / audio
 
 
-def _is_seconds(value: object) -> bool:
+def is_seconds(value: object) -> bool:
+    """Whether a value of a file is a number of seconds: finite, and 0 or more."""
     try:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0 and math.isfinite(value)
     except OverflowError:  # an integer beyond every float

@@ -45,11 +45,11 @@ class LabelReason(Reason):
     """Why an utterance gets no label."""
 
     NO_TRANSCRIPT = "no_transcript"
-    """it has no text"""
+    """it has no text, or one without a word"""
     LONG_PROMPT = "long_prompt"
     """its prompt has too many tokens"""
     EMPTY = "empty_response"
-    """the LLM wrote nothing"""
+    """the LLM wrote nothing, or no word"""
     UNFINISHED = "unfinished_response"
     """the response was cut at its longest, and --finished asks for whole ones"""
     NOT_REPEATED = "not_repeated"
@@ -208,8 +208,8 @@ class LabelWriter:
 
     def __init__(self, llm: str, device: str, how: Labelling) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from speechgpt.language_models import open_tokenizer, open_whole
         from units.runtime.precision import check_device, multiplies_bfloat16
         from variants.blsp.template import open_template
         from variants.listening import ends_of
@@ -219,20 +219,21 @@ class LabelWriter:
         folder = located(llm)
         dtype = torch.bfloat16 if device != "cpu" and multiplies_bfloat16(device) else torch.float32
         self.how = how
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
+        self.tokenizer = open_tokenizer(folder)
+        self.model = open_whole(folder, dtype=dtype).to(device).eval()
         self.template = open_template(how.template, self.tokenizer)
         self.ends = ends_of(self.model, self.tokenizer)
 
     def labels(self, rows: Sequence[Utterance]) -> tuple[list[Label], list[Refusal]]:
         """Labels of some utterances in their order, and those that were left out."""
+        from units.corpus.manifest import has_word
         from units.runtime.refusals import refusal_of
 
         asked: list[tuple[int, list[int]]] = []
         refused: dict[int, Refusal] = {}
         for place, utterance in enumerate(rows):
             transcript = self._transcript(utterance)
-            if not transcript:
+            if not has_word(transcript):
                 refused[place] = refusal_of(utterance.id, LabelReason.NO_TRANSCRIPT, audio=utterance.audio)
                 continue
             prompt = self.template.read_aloud(self._instruction(utterance), transcript)
@@ -281,13 +282,14 @@ class LabelWriter:
     def _label(self, utterance: Utterance, ids: list[int]) -> tuple[Label, LabelReason | None]:
         """A label, and why it is left out, if it is."""
         from speechgpt.dialogue import Speech
+        from units.corpus.manifest import has_word
         from variants.blsp.data.labels import Label
 
         text = self.tokenizer.decode([token for token in ids if token not in self.ends], skip_special_tokens=True)
         behaviour, transcript = self.how.behaviour(utterance.id), self._transcript(utterance)
         speech = Speech(str(utterance.audio), utterance.start, utterance.duration)
         label = Label(utterance.id, speech, text.strip(), behaviour, self._instruction(utterance), transcript)
-        if not label.response:
+        if not has_word(label.response):
             return label, LabelReason.EMPTY
         if self.how.finished and ids[-1] not in self.ends:
             return label, LabelReason.UNFINISHED

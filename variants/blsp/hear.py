@@ -71,8 +71,7 @@ class Hearer:
 
         Raises: FileNotFoundError if a file is missing; ValueError if one is damaged, or of another LLM or encoder.
         """
-        from transformers import AutoTokenizer
-
+        from speechgpt.language_models import open_tokenizer
         from units.runtime.precision import check_device
         from variants.blsp.adapter import SpeechAdapter
         from variants.blsp.records import BlspFacts, read_adapter
@@ -87,7 +86,7 @@ class Hearer:
         self.adapter = SpeechAdapter(facts.width, rows.shape[1], facts.shape)
         self.adapter.load_state_dict(read_adapter(folder))
         self.adapter.to(device).eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(llm)
+        self.tokenizer = open_tokenizer(llm)
         self.encoder = open_encoder(str(facts.encoder.find(folder)), facts.layer, device, facts.window)
         self.shape, self.device, self.grid = facts.shape, device, self.encoder.grid
 

@@ -25,9 +25,10 @@ def main(source: Path, out: Path, instruction: str = "please say") -> None:
         instruction: what stands before each text
     """
     from instruct_data.text.chats import TextChat, TextPair, write_chats
+    from units.corpus.manifest import has_word
     from variants.blsp.data.examples import utterances_of
 
-    texts = dict.fromkeys(text for one in utterances_of(source) if (text := (one.text or "").strip()))
+    texts = dict.fromkeys(text for one in utterances_of(source) if has_word(text := (one.text or "").strip()))
     if not texts:
         raise ValueError(f"{source} has no texts")
     chats = (TextChat((TextPair(f"{instruction} {text}".strip(), text, family="repeat"),)) for text in texts)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from units.runtime.command import command
+from units.runtime.files.json_files import checked
 from variants.published_files import (
     BUFFER,
     CONFIG,
@@ -22,6 +23,7 @@ from variants.published_files import (
     check_shapes,
     copy_some,
     copy_tokenizer,
+    described,
     folder_weights,
     read_object,
     read_weights,
@@ -62,40 +64,43 @@ def adopt(source: Path, out: Path) -> Path:
     Raises: FileNotFoundError if a file is missing; ValueError if a file is damaged, or a weight is missing or unknown.
     """
     from safetensors.torch import save_file
-    from transformers import AutoTokenizer
 
     from speechgpt.checkpoint import CheckpointFacts
+    from speechgpt.language_models import folder_config, open_tokenizer
     from variants.blsp.adapter_shape import AdapterShape
     from variants.blsp.config import INSTRUCTIONS
     from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts
     from variants.references import Reference
 
     config = _config(source)
-    kernels = [int(kernel) for kernel in str(config["conv_kernel_sizes"]).split(",")]
-    shape = AdapterShape(kernels, [2] * len(kernels), int(config["adapter_inner_dim"]))
+    with described(source / CONFIG):
+        kernels = [int(kernel) for kernel in str(config["conv_kernel_sizes"]).split(",")]
+        shape = AdapterShape(kernels, [2] * len(kernels), config["adapter_inner_dim"])
     groups = _grouped(read_weights(source), source)
-    _check_adapter(groups["adapter"], shape, config, source)
+    with described(source / CONFIG):
+        _check_adapter(groups["adapter"], shape, config, source)
     encoder, llm = dict(config["whisper_config"]), dict(config["llama_config"])
     llm |= {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
     encoder |= {"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}
     for folder, settings, weights in (("llm", llm, groups["llm"]), ("encoder", encoder, groups["encoder"])):
         (out / folder).mkdir(parents=True, exist_ok=True)
         write_object(out / folder / CONFIG, settings)
+        folder_config(out / folder)
         prefix = "model.encoder." if folder == "encoder" else ""
         named = {prefix + name: weight.contiguous() for name, weight in weights.items()}
         save_file(named, out / folder / "model.safetensors", {"format": "pt"})
     if (source / PREPROCESSOR).exists():
         shutil.copy(source / PREPROCESSOR, out / "encoder" / PREPROCESSOR)
     copy_tokenizer(source, out, out / "llm")
-    AutoTokenizer.from_pretrained(out)  # fails here, and not at the first question
+    open_tokenizer(out)  # fails here, and not at the first question
     adapter = {f"adapter.{name}": weight.contiguous() for name, weight in groups["adapter"].items()}
     save_file(adapter, out / ADAPTER_FILE, {"format": "pt"})
     write_object(out / CONFIG, {"model_type": "speech_llm", "llm": llm, "published": config})
     facts = BlspFacts(
         llm=Reference.of(out / "llm", out),
         encoder=Reference.of(out / "encoder", out),
-        layer=int(encoder["encoder_layers"]),
-        width=int(encoder["d_model"]),
+        layer=encoder["encoder_layers"],
+        width=encoder["d_model"],
         shape=shape,
         template="blsp",
         instructions=INSTRUCTIONS,
@@ -155,6 +160,9 @@ def _config(source: Path) -> dict[str, Any]:
     needed = ("whisper_config", "llama_config", "conv_kernel_sizes", "adapter_inner_dim")
     if missing := [name for name in needed if name not in config]:
         raise ValueError(f"{source / CONFIG} is not of a published BLSP: it lacks {', '.join(missing)}")
+    checked(config, str(source / CONFIG), {"whisper_config": dict, "llama_config": dict, "adapter_inner_dim": int})
+    checked(config["whisper_config"], f"{source / CONFIG}, whisper_config", {"encoder_layers": int, "d_model": int})
+    checked(config["llama_config"], f"{source / CONFIG}, llama_config", {"hidden_size": int})
     return config
 
 

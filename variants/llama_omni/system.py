@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
+from speechgpt.language_models import open_tokenizer, open_whole
 from stages.config import Source
 from stages.held_out import held_out_report, sample_documents
 from stages.packing.attention import takes_bounds
@@ -153,7 +154,7 @@ class OmniOpened(ListeningOpened):
     def load(self, folder: Path) -> OmniLLM:
         """The parts that `save` wrote, on their LLM."""
         begun = folder / LLM_FOLDER
-        llm = AutoModelForCausalLM.from_pretrained(begun if begun.exists() else self.start)
+        llm = open_whole(begun if begun.exists() else self.start)
         adaptor = SpeechAdaptor(width_of(self.source), llm.config.get_text_config().hidden_size, self.config.adaptor)
         adaptor.load_state_dict(read_part(folder, ADAPTOR_FILE, "adapter."))
         decoder = None
@@ -291,8 +292,8 @@ class OmniSystem:
             raise ValueError(f"{found} does not listen: a stage of kind speaking starts from one of kind listening")
         start = begun.llm.find(found) if begun else found
         check_positions(start, config)
-        tokenizer = AutoTokenizer.from_pretrained(start)
-        llm = AutoModelForCausalLM.from_pretrained(start, **loading)
+        tokenizer = open_tokenizer(start)
+        llm = open_whole(start, **loading)
         model = _joined(config, llm, found, begun)
         if codebook is None:
             if config.llm_lora:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from units.runtime.command import command
+from units.runtime.files.json_files import checked
 from variants.published_files import (
     BUFFER,
     CONFIG,
@@ -24,6 +25,7 @@ from variants.published_files import (
     check_shapes,
     copy_some,
     copy_tokenizer,
+    described,
     folder_weights,
     read_object,
     read_weights,
@@ -69,8 +71,8 @@ def adopt(source: Path, out: Path, vocoder: Path | None = None) -> Path:
 
     Raises: FileNotFoundError if a file is missing; ValueError if a file is damaged, or a weight is missing or unknown.
     """
-
     from speechgpt.checkpoint import CheckpointFacts
+    from speechgpt.language_models import folder_config, open_tokenizer
     from units.encoder.published.openai_whisper import to_transformers
     from variants.llama_omni.config import INSTRUCTIONS
     from variants.llama_omni.network.shapes import AdaptorShape
@@ -80,17 +82,19 @@ def adopt(source: Path, out: Path, vocoder: Path | None = None) -> Path:
     config = _config(source)
     groups = _grouped(read_weights(source), source)
     llm_config = _llm_config(config)
-    shape = AdaptorShape(int(config["speech_encoder_ds_rate"]), INNER)
-    _check_adaptor(groups["adaptor"], shape, config, source)
-    decoder, speaking = _decoder(config, llm_config, groups["decoder"], source)
+    with described(source / CONFIG):
+        shape = AdaptorShape(config["speech_encoder_ds_rate"], INNER)
+        _check_adaptor(groups["adaptor"], shape, config, source)
+        decoder, speaking = _decoder(config, llm_config, groups["decoder"], source)
     (out / "llm").mkdir(parents=True, exist_ok=True)
     to_transformers(find_encoder(source, config), out / "encoder")
     listening = read_object(out / "encoder" / CONFIG)
     write_object(out / "llm" / CONFIG, llm_config)
+    folder_config(out / "llm")
     _write_weights(out / "llm/model.safetensors", "", groups["llm"])
     copy_some(source, (GENERATION,), out / "llm")
     copy_tokenizer(source, out, out / "llm")
-    _check_tokenizer(out)
+    open_tokenizer(out / "llm")  # fails here, and not at the first question
     _write_weights(out / ADAPTOR_FILE, "adapter.", groups["adaptor"])
     codebook = None
     if speaking:
@@ -157,7 +161,7 @@ def _config(source: Path) -> dict[str, Any]:
     config = read_object(source / CONFIG)
     if missing := [name for name in NEEDED if name not in config]:
         raise ValueError(f"{source / CONFIG} is not of a published LLaMA-Omni: it lacks {', '.join(missing)}")
-    return config
+    return checked(config, str(source / CONFIG), dict.fromkeys(NEEDED, int))
 
 
 def _llm_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -203,19 +207,13 @@ def find_encoder(source: Path, config: dict[str, Any]) -> Path:
     raise FileNotFoundError(f"{source} needs its Whisper encoder, a .pt of openai-whisper; there is none of {looked}")
 
 
-def _check_tokenizer(out: Path) -> None:
-    from transformers import AutoTokenizer
-
-    AutoTokenizer.from_pretrained(out / "llm")  # fails here, and not at the first question
-
-
 def _check_adaptor(weights: dict[str, Tensor], shape: Any, config: dict[str, Any], source: Path) -> None:
     import torch
 
     from variants.llama_omni.network.adaptor import SpeechAdaptor
 
     with torch.device("meta"):
-        adaptor = SpeechAdaptor(int(config["speech_encoder_hidden_size"]), int(config["hidden_size"]), shape)
+        adaptor = SpeechAdaptor(config["speech_encoder_hidden_size"], config["hidden_size"], shape)
     check_shapes(adaptor.state_dict(), weights, source, lambda name: ADAPTOR + name)
 
 
@@ -233,8 +231,8 @@ def _decoder(
         return None, None
     if missing := [name for name in SPEAKING if name not in config]:
         raise ValueError(f"{source / CONFIG} lacks {', '.join(missing)}, and {source} has a speech generator")
-    shape = DecoderShape.published(config["ctc_decoder_config"], int(config["ctc_upsample_factor"]))
-    speaking = Speaking.of(LlamaConfig.from_dict(copy.deepcopy(llm_config)), int(config["unit_vocab_size"]))
+    shape = DecoderShape.published(config["ctc_decoder_config"], config["ctc_upsample_factor"])
+    speaking = Speaking.of(LlamaConfig.from_dict(copy.deepcopy(llm_config)), config["unit_vocab_size"])
     with torch.device("meta"):
         decoder = SpeechDecoder(shape, speaking)
     check_shapes(decoder.state_dict(), weights, source, lambda name: DECODER + name)

@@ -24,7 +24,7 @@ from speechgpt.dialogue import Speech
 from stages.system import Column, Documents
 from units.audio import AudioReason
 from units.corpus.decoding import decoded
-from units.corpus.manifest import Utterance
+from units.corpus.manifest import Utterance, has_word
 from units.dataset.feature_set import FeatureSet, halves
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, Refusal, Refusals, RefusedError
@@ -45,6 +45,8 @@ class ExampleReason(Reason):
     """a recording of it cannot be read"""
     SILENT = "silent_audio"
     """a recording of it is silent"""
+    NO_WORD = "no_word"
+    """a text of it has no word"""
 
 
 class AdapterShape(Protocol):
@@ -73,7 +75,7 @@ class Writer:
         """One document for each example whose recordings can be read."""
         iterator = iter(examples)
         while some := list(itertools.islice(iterator, TOGETHER)):
-            yield from self._written(some, refusals)
+            yield from self._written([one for one in some if _has_words(one, refusals)], refusals)
 
     def _written(self, examples: list[Example], refusals: Refusals) -> Iterator[Documents]:
         if isinstance(self.encoder, FeatureSet):
@@ -152,6 +154,19 @@ class Writer:
         Raises: RefusedError if the example cannot be used.
         """
         return {}
+
+
+def _has_words(example: Example, refusals: Refusals) -> bool:
+    """Whether all texts of an example have a word, or are empty; otherwise it is refused. What an empty text is, the
+    template decides."""
+    for message in example.messages:
+        texts = [part for part in message.parts if isinstance(part, str)]
+        said = " ".join(texts).strip()
+        if said and len(texts) == len(message.parts) and not has_word(said):
+            name = example.sounds[0].audio if example.sounds else example.task
+            refusals.add(name, ExampleReason.NO_WORD, f"the {message.role} says {said[:60]!r}")
+            return False
+    return True
 
 
 def stored(encoder: Features, wavs: list[np.ndarray]) -> np.ndarray:

@@ -6,12 +6,17 @@ text sets         of instruct-sources: {"question": .., "answer": ..}
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from instruct_data.text.chats import TextChat, TextPair
 from speechgpt.dialogue import Conversation, Message, Reply, Speech
+from units.runtime.files.gzipped import opened
+from units.runtime.files.json_files import BOM, FileError, FileReason
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,23 @@ class Example:
         """Its recordings, in order."""
         human = [message for message in self.messages if message.role == "human"]
         return [part for message in human for part in message.parts if isinstance(part, Speech)]
+
+
+def first_fields(path: Path) -> set[str]:
+    """The fields of the first record of a file of JSON lines, which may be compressed; none if it is no JSON object.
+
+    Raises: FileError if the file is compressed and damaged.
+    """
+    try:
+        with opened(path, "rb") as lines:
+            first = next((line for line in lines if line.removeprefix(BOM).strip()), b"").removeprefix(BOM)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FileError(FileReason.DAMAGED, f"{path}: damaged or cut short ({error})") from error
+    try:
+        record = json.loads(first)
+    except (ValueError, RecursionError):  # the reader of the form says what is wrong with the line
+        return set()
+    return set(record) if isinstance(record, dict) else set()
 
 
 def of_conversation(conversation: Conversation, folder: Path) -> Example:

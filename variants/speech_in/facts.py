@@ -7,13 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from speechgpt.checkpoint import CheckpointError, CheckpointFacts
+from speechgpt.checkpoint import FILE, CheckpointError, CheckpointFacts
+from units.runtime.command import check_range
+from units.runtime.files.json_files import checked
 from variants.references import Reference
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Facts = TypeVar("Facts")
+# of the listening half, in `extra`, and their types
+FIELDS = {"llm": dict, "encoder": dict, "layer": int, "width": int, "shape": dict, "template": str, "window": str}
+FIELDS |= {"instructions": dict}
 
 
 def read_facts(folder: Path, system: str, read: Callable[[CheckpointFacts], Facts]) -> Facts:
@@ -25,12 +30,14 @@ def read_facts(folder: Path, system: str, read: Callable[[CheckpointFacts], Fact
     Raises: FileNotFoundError; CheckpointError if they are of another system, or damaged.
     """
     facts = CheckpointFacts.load(folder)
+    path = folder / FILE
     if facts.system != system:
-        raise CheckpointError(f"{folder} is of the system {facts.system!r}, not {system!r}")
+        raise CheckpointError(f"{path}: it is of the system {facts.system!r:.60}, not {system!r}")
+    checked(facts.extra, f"{path}, extra", FIELDS)
     try:
         return read(facts)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/speechgpt.json lacks or garbles a field of {system}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{path} lacks or garbles a field of {system}: {error}") from error
 
 
 def listening_fields(extra: dict[str, Any], shape: Callable[..., Any]) -> dict[str, Any]:
@@ -42,13 +49,18 @@ def listening_fields(extra: dict[str, Any], shape: Callable[..., Any]) -> dict[s
     return {
         "llm": Reference.read(extra, "llm"),
         "encoder": Reference.read(extra, "encoder"),
-        "layer": int(extra["layer"]),
-        "width": int(extra["width"]),
+        "layer": _counted(extra, "layer"),
+        "width": _counted(extra, "width"),
         "shape": shape(**extra["shape"]),
         "template": extra["template"],
-        "instructions": {str(name): str(text) for name, text in extra["instructions"].items()},
+        "instructions": checked(extra["instructions"], "instructions", dict.fromkeys(extra["instructions"], str)),
         "window": extra["window"],
     }
+
+
+def _counted(extra: dict[str, Any], name: str) -> int:
+    check_range(name, extra[name], 1)
+    return extra[name]
 
 
 def listening_json(facts: Any) -> dict[str, Any]:

@@ -15,15 +15,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from speechgpt.answers import Sound
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Message, Speech
 from speechgpt.generation.generate import context_length
 from speechgpt.generation.shared import share
+from speechgpt.language_models import folder_config, open_tokenizer, open_whole
 from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE, SILENT, AudioError, AudioReason, check_wav, load_wav, loudness
 from units.encoder.unit_encoder import Features
@@ -71,16 +70,13 @@ def open_llm(folder: Path, device: str, dtype: str | None) -> tuple[Any, Any]:
     check_device(device)
     if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype is {dtype!r}; it is one of {', '.join(DTYPES)}")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = open_tokenizer(folder)
     if dtype is None:
-        stored = AutoConfig.from_pretrained(folder).dtype
+        stored = folder_config(folder).dtype
         slow = stored == torch.bfloat16 and not multiplies_bfloat16(device)
         slow = slow or (stored == torch.float16 and torch.device(device).type == "cpu")
         dtype = "float32" if slow else "auto"
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype), tokenizer
-    except SafetensorError as error:
-        raise ValueError(f"the weights in {folder} are damaged ({error}); copy them again") from error
+    return open_whole(folder, dtype=dtype), tokenizer
 
 
 class Listener:

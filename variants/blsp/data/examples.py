@@ -7,21 +7,18 @@ text sets         of instruct-sources: {"question": .., "answer": ..}, for stage
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import read_chats
 from speechgpt.dialogue import Message, Speech
-from units.corpus.manifest import Utterance
+from units.corpus.manifest import CorpusReason, ManifestError, Utterance, has_word
 from units.corpus.sources import list_source
-from units.runtime.files.gzipped import opened
 from units.runtime.refusals import Refusals
 from variants.blsp.data.labels import Label, read_labels
-from variants.speech_in.examples import Example, of_chat, of_conversation
+from variants.speech_in.examples import Example, first_fields, of_chat, of_conversation
 
 Form = Literal["labels", "conversations", "chats"]
 TRANSCRIPT = "transcript"  # task of the examples of kind ctc
@@ -34,7 +31,7 @@ def form_of(path: Path) -> Form:
     """
     if path.is_dir():
         return "labels"
-    fields = _first_fields(path)
+    fields = first_fields(path)
     if "format" in fields:
         return "conversations"
     if "audio" in fields:
@@ -45,17 +42,6 @@ def form_of(path: Path) -> Form:
         f"{path}: its first line is neither a label (audio, response), nor the header of a conversation set, nor a "
         "chat (question, answer)"
     )
-
-
-def _first_fields(path: Path) -> set[str]:
-    """The fields of a file's first record; none if it is no JSON object."""
-    with opened(path) as lines:
-        first = next((line for line in lines if line.strip()), "")
-    try:
-        record = json.loads(first.lstrip("\ufeff"))
-        return set(record) if isinstance(record, dict) else set()
-    except ValueError:
-        return set()
 
 
 def read_examples(path: Path, instruction: str) -> Iterator[Example]:
@@ -83,17 +69,18 @@ def read_transcripts(path: Path) -> Iterator[Example]:
     """Recordings with their transcripts, each once: what is said in them is to be heard.
 
     Args:
-        path: labels with transcripts, or any source of `utterances_of`. Recordings without a transcript are left out.
+        path: labels with transcripts, or any source of `utterances_of`. Recordings without a transcript, or with one
+            that has no word, are left out.
     """
     seen: set[Speech] = set()
     for sound, text in _transcripts(path):
-        if text and text.strip() and sound not in seen:
+        if text and has_word(text) and sound not in seen:
             seen.add(sound)
             yield Example(TRANSCRIPT, (Message("human", (sound,)),), {sound: text.strip()})
 
 
 def _transcripts(path: Path) -> Iterator[tuple[Speech, str | None]]:
-    if path.is_dir() or "response" in _first_fields(path):
+    if path.is_dir() or "response" in first_fields(path):
         yield from ((label.speech, label.transcript) for label in read_labels(path))
         return
     for one in utterances_of(path):
@@ -108,19 +95,24 @@ def utterances_of(path: Path) -> list[Utterance]:
 
     Raises: ValueError if a line is of no form that is read, or an id occurs twice.
     """
-    published = False
     if path.suffix != ".jsonl" and not path.name.endswith(".jsonl.gz"):
         return list_source(path).utterances
-    with opened(path) as lines:
-        first = next((line for line in lines if line.strip()), "{}").lstrip("\ufeff")
-        with suppress(ValueError):
-            published = isinstance(record := json.loads(first), dict) and "audio" in record and "id" not in record
-            if isinstance(record, dict) and "format" in record:
-                return _spoken(path)
-    if not published:
-        return list_source(path).utterances
-    labels = read_labels(path)  # their text is a transcript here
-    return [_utterance(label.id, label.speech, label.response) for label in labels]
+    fields = first_fields(path)
+    if "format" in fields:
+        return _unique(_spoken(path), path)
+    if "audio" in fields and "id" not in fields:  # the published code's lines, whose text is a transcript here
+        return _unique([_utterance(label.id, label.speech, label.response) for label in read_labels(path)], path)
+    return list_source(path).utterances
+
+
+def _unique(utterances: list[Utterance], path: Path) -> list[Utterance]:
+    """The utterances. Raises ManifestError if an id occurs twice."""
+    seen: set[str] = set()
+    for one in utterances:
+        if one.id in seen:
+            raise ManifestError(CorpusReason.SAME_ID, f"{path}: the id {one.id!r} is used twice; ids are unique")
+        seen.add(one.id)
+    return utterances
 
 
 def _spoken(path: Path) -> list[Utterance]:

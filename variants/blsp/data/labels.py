@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.dialogue import Message, Speech
-from units.corpus.manifest import path_from
+from units.corpus.manifest import is_plain_text, is_seconds, path_from
 from units.runtime.files.atomic import written_whole
+from units.runtime.files.json_files import json_lines
 
 COMPLETION_FILE = "labels.json"  # of a folder of shards: written last
 SPAN = re.compile(r"(.*):(\d+):(\d+)")
@@ -78,45 +79,57 @@ def label_files(path: Path) -> list[Path]:
 def read_labels(path: Path) -> Iterator[Label]:
     """Stream labels; their audio paths are made absolute, or relative to the working folder.
 
-    Raises: LabelError for a line that is not a label.
+    Raises: FileError for a line that is not JSON; LabelError for one that is not a label.
     """
     for file in label_files(path):
-        with file.open(encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield parse_label(line, f"{file}:{number}", file.parent)
+        for number, record in json_lines(file):
+            yield label_of(record, f"{file}:{number}", file.parent)
 
 
-def parse_label(line: str, where: str, folder: Path) -> Label:
-    """Read one line. where: FILE:LINE.
+def label_of(record: dict[str, Any], where: str, folder: Path) -> Label:
+    """The label in the fields of a line.
+
+    Args:
+        where: FILE:LINE. folder: to which paths are relative.
 
     Raises: LabelError.
     """
     try:
-        record = json.loads(line)
-        if not isinstance(record, dict):
-            raise ValueError(f"it is a {type(record).__name__}, not an object")
         if "response" not in record and {"audio", "text"} <= record.keys():
             return _published(record, where, folder)
         if missing := [name for name in FIELDS if not isinstance(record.get(name), str)]:
             raise ValueError(f"it has no text in {', '.join(missing)}")
         start, duration = record.get("start", 0.0), record.get("duration")
-        if not isinstance(start, (int, float)) or not (duration is None or isinstance(duration, (int, float))):
-            raise ValueError(f"start is {start!r} and duration {duration!r}; both are seconds")
-        speech = Speech(str(folder / record["audio"]), float(start), duration)
-        texts = [record.get(name) for name in ("instruction", "transcript")]
-        if any(text is not None and not isinstance(text, str) for text in texts):
-            raise ValueError("instruction and transcript must be text")
-        behaviour = str(record.get("behaviour", "continue"))
-        return Label(record["id"], speech, record["response"], behaviour, texts[0], texts[1])
-    except (ValueError, RecursionError) as error:
+        if not is_seconds(start) or not (duration is None or is_seconds(duration)):
+            raise ValueError(f"start is {start!r:.60} and duration {duration!r:.60}; both are seconds, 0 or more")
+        texts = {name: record.get(name) for name in ("behaviour", "instruction", "transcript")}
+        _check_texts({**texts, "id": record["id"], "response": record["response"]})
+        speech = Speech(str(folder / _path(record["audio"])), float(start), duration)
+        behaviour = "continue" if texts["behaviour"] is None else texts["behaviour"]
+        return Label(record["id"], speech, record["response"], behaviour, texts["instruction"], texts["transcript"])
+    except ValueError as error:
         raise LabelError(f"{where}: not a label: {error}") from error
+
+
+def _check_texts(texts: dict[str, Any]) -> None:
+    """Raise ValueError, with the field, for a value that is no text; None is a field that is not there."""
+    for name, text in texts.items():
+        if text is not None and not (isinstance(text, str) and is_plain_text(text)):
+            raise ValueError(f"{name} is {ascii(text):.60}; it is a string of plain text")
+
+
+def _path(audio: str) -> str:
+    """The path of a recording; its bytes need not be UTF-8. Raises ValueError for one that no file can have."""
+    if not audio or "\0" in audio:
+        raise ValueError(f"audio is {audio!r:.60}; it is the path of a recording")
+    return audio
 
 
 def _published(record: dict[str, Any], where: str, folder: Path) -> Label:
     if not isinstance(record["audio"], str) or not isinstance(record["text"], str):
         raise ValueError("audio and text must be text")
-    return Label(where, published_speech(record["audio"], folder), record["text"])
+    _check_texts({"text": record["text"]})
+    return Label(where, published_speech(_path(record["audio"]), folder), record["text"])
 
 
 def published_speech(audio: str, folder: Path) -> Speech:

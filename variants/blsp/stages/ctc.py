@@ -120,9 +120,9 @@ def places_needed(tokens: Sequence[int]) -> int:
 
 def embedding_rows(llm: Path) -> Tensor:
     """All embedding rows of an LLM, float32 (V, H)."""
-    from transformers import AutoModelForCausalLM
+    from speechgpt.language_models import open_whole
 
-    model = AutoModelForCausalLM.from_pretrained(llm, dtype="auto")
+    model = open_whole(llm, dtype="auto")
     return model.get_input_embeddings().weight.detach().float().clone()
 
 

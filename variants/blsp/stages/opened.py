@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.language_models import open_whole
 from stages.config import Source
 from stages.held_out import held_out_report
 from stages.packing.attention import takes_bounds
@@ -144,7 +144,7 @@ class BlspOpened(ListeningOpened):
     def load(self, folder: Path) -> SpeechLLM:
         """The adapter that `save` wrote, on its LLM."""
         begun = folder / LLM_FOLDER
-        llm = AutoModelForCausalLM.from_pretrained(begun if begun.exists() else self.start)
+        llm = open_whole(begun if begun.exists() else self.start)
         hidden = llm.config.get_text_config().hidden_size
         adapter = SpeechAdapter(width_of(self.source), hidden, self.config.adapter)
         adapter.load_state_dict(read_adapter(folder))

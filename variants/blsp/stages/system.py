@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import FILE
+from speechgpt.language_models import open_tokenizer, open_whole
 from stages.planning.size import Size, count
 from stages.start import check_positions, find_start
 from stages.system import Opened
@@ -42,8 +43,8 @@ class BlspSystem:
         begun = BlspFacts.load(found) if (found / FILE).exists() else None
         start = begun.llm.find(found) if begun else found
         check_positions(start, config)
-        tokenizer = AutoTokenizer.from_pretrained(start)
-        llm = AutoModelForCausalLM.from_pretrained(start, **loading)
+        tokenizer = open_tokenizer(start)
+        llm = open_whole(start, **loading)
         if config.kind == "text":
             return TextOpened(config, llm, tokenizer)
         model = self._joined(config, llm, found, begun)

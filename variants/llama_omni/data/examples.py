@@ -10,7 +10,6 @@ and tts, and the question of chain.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +19,9 @@ from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import read_chats
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply, Speech
 from units.codebook import Codebook
-from units.runtime.files.gzipped import opened
 from units.runtime.refusals import Refusals
 from variants.llama_omni.data.published import published_conversations
-from variants.speech_in.examples import Example, of_chat, of_conversation
+from variants.speech_in.examples import Example, first_fields, of_chat, of_conversation
 
 Form = Literal["conversations", "chats", "published"]
 
@@ -50,13 +48,7 @@ def form_of(path: Path) -> Form:
             f"{path} is a folder; a stage of LLaMA-Omni reads conversation sets (instruct-build --speech audio), text "
             "sets and published .json files"
         )
-    with opened(path) as lines:
-        first = next((line for line in lines if line.strip()), "")
-    try:
-        record = json.loads(first.lstrip("\ufeff"))
-        fields = set(record) if isinstance(record, dict) else set()
-    except ValueError:
-        fields = set()
+    fields = first_fields(path)
     if "format" in fields:
         return "conversations"
     if fields & {"question", "turns"}:

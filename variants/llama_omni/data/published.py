@@ -9,13 +9,13 @@ Sources: omni_speech/infer of github.com/ictnlp/LLaMA-Omni (c63fd72), and the da
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from speechgpt.dialogue import Conversation, Message, Part, Speech
+from units.runtime.files.json_files import BOM, FileError, FileReason, as_text, parsed, read_text
 from units.runtime.refusals import Reason, RefusedError
 
 PLACE = "<speech>"  # where the speech stands in a published text
@@ -45,21 +45,28 @@ class Question:
 
 
 def read_records(path: Path) -> list[Any]:
-    """The records of a .json list, or of a file with a record on each line.
+    """The records of a .json list, or of a file with a record on each line; a FileError stands for a line that is none.
 
-    Raises: ValueError if it is neither.
+    Raises: OSError if the file cannot be read; FileError if a .json is damaged, or no list.
     """
-    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json":
+        found = parsed(read_text(path), str(path))
+        if not isinstance(found, list):
+            raise FileError(
+                FileReason.NOT_JSON, f"{path} holds a {type(found).__name__}, not a list of questions or conversations"
+            )
+        return found
+    # only a line feed ends a line: other separators may stand in a text
+    lines = enumerate(path.read_bytes().removeprefix(BOM).split(b"\n"), 1)
+    return [_read_line(line, f"{path}:{number}") for number, line in lines if line.strip()]
+
+
+def _read_line(line: bytes, where: str) -> Any:
+    """The value of a line; the error itself for one that is no JSON, so that the others are still read."""
     try:
-        if path.suffix == ".json":
-            found = json.loads(text)
-        else:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error})") from error
-    if not isinstance(found, list):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a list of questions")
-    return found
+        return parsed(as_text(line, where), where)
+    except FileError as error:
+        return error
 
 
 def read_question(record: Any, number: int, folder: Path) -> Question:
@@ -70,6 +77,8 @@ def read_question(record: Any, number: int, folder: Path) -> Question:
 
     Raises: RefusedError if it asks nothing.
     """
+    if isinstance(record, FileError):
+        raise RefusedError(QuestionReason.NOT_A_QUESTION, str(record))
     if not isinstance(record, dict):
         raise RefusedError(QuestionReason.NOT_A_QUESTION, f"a {type(record).__name__}, not an object with fields")
     turns = record.get("conversations") or record.get("conversation") or []
@@ -95,7 +104,7 @@ def published_conversations(path: Path) -> Iterator[Conversation]:
     for number, record in enumerate(read_records(path)):
         try:
             yield _conversation(record, number)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{path}: record {number} is not a conversation: {error}") from error
 
 

@@ -70,7 +70,7 @@ class DecoderShape:
         if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
             raise ValueError(f"ctc_decoder_config is {text!r:.80}; it is four whole numbers, such as (2,4096,32,11008)")
         layers, width, heads, inner = (int(part) for part in parts)
-        return cls(layers, width, heads, inner, int(upsample))
+        return cls(layers, width, heads, inner, upsample)
 
     @property
     def published_text(self) -> str:
@@ -90,6 +90,14 @@ class Speaking:
     units: int
     rope: Mapping[str, Any] = field(default_factory=lambda: {"rope_type": "default", "rope_theta": 10000.0})
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        check_types(self, "speaking.")
+        check_range("hidden", self.hidden, 1)
+        check_range("units", self.units, 1)
+        check_range("epsilon", self.epsilon, 0, exclusive=True)
+        if not isinstance(self.rope, Mapping):
+            raise ValueError(f"speaking: rope is {self.rope!r:.60}; it is an object with rope_type and rope_theta")
 
     @classmethod
     def of(cls, shape: Any, units: int) -> Speaking:
