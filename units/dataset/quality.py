@@ -2,6 +2,7 @@
 
     units-quality units/dev
     units-quality units/dev --alignments textgrids/ --out quality.json
+    units-quality units/dev --alignments textgrids/ --abx abx/
     units-quality units/dev --encoder runs/toy/unit_encoder
     units-quality units/dev --wav a.wav --picture a.png
 

@@ -25,6 +25,8 @@ class QualityConfig:
     """the unit encoder of the set: its recordings are encoded again, clean and perturbed"""
     perturbed: int = 100
     """how many recordings are perturbed, at most"""
+    abx: Path | None = None
+    """a folder for phones and units as fastabx reads them; it gives the ABX error where it is installed"""
     wav: Path | None = None
     """the audio of an utterance of the set, for a picture"""
     picture: Path | None = None
@@ -40,5 +42,7 @@ class QualityConfig:
         check_range("perturbed", self.perturbed, 1)
         check_range("begin", self.begin, 0)
         check_range("seed", self.seed, 0, 2**32 - 1)
+        if self.abx and not self.alignments:
+            raise ValueError("--abx compares phones: it needs --alignments")
         if (self.wav is None) != (self.picture is None):
             raise ValueError("a picture needs both --wav AUDIO and --picture OUT.png")

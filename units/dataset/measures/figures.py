@@ -17,6 +17,7 @@ import numpy as np
 
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.alignments import Alignments
+from units.dataset.measures.abx import ITEMS, AbxError, abx_errors, write_items
 from units.dataset.measures.information import entropy, mutual_information, purities
 from units.dataset.measures.picture import draw_units
 from units.dataset.measures.speakers import (
@@ -82,6 +83,7 @@ class Quality:
     labels: LabelAgreement | None
     speakers: SpeakerInformation | None
     sentences: tuple[SentenceDistance, ...]
+    abx: tuple[AbxError, ...] = ()
 
 
 class _LabelCounts:
@@ -185,6 +187,7 @@ def report(quality: Quality) -> str:
         )
     for one in quality.sentences:
         lines.append(f"edit distance {one.mean:.3f} +- {one.standard_error:.3f}  {one.of} ({one.pairs} pairs)")
+    lines += [f"ABX error     {one.error:.3f}  {one.speaker} speakers (chance 0.5)" for one in quality.abx]
     return "\n".join(lines)
 
 
@@ -202,6 +205,11 @@ def run(units: Path, out: Path | None, config: QualityConfig) -> None:
         encoder = UnitEncoder.from_pretrained(config.encoder)
         distances = perturbed_distances(unit_set, encoder, config.perturbed, config.seed)
         quality = dataclasses.replace(quality, sentences=(*quality.sentences, *distances))
+    if config.abx and aligned:
+        phones = write_items(unit_set, aligned, config.abx)
+        quality = dataclasses.replace(quality, abx=abx_errors(config.abx, unit_set.codebook.frame_rate, config.seed))
+        missing = "" if quality.abx else "; fastabx (Python 3.12) is not installed, so there is no ABX error"
+        print(f"{phones} phones in {config.abx / ITEMS}{missing}")
     print(report(quality))
     if out:
         with written_whole(out) as file:
