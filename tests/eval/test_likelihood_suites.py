@@ -116,6 +116,14 @@ def test_stories_take_turns_and_numbers_sort_as_numbers(tmp_path: Path) -> None:
     suite = stories(tmp_path, "sstorycloze")
     pairs = [(pair.right, pair.wrong) for pair in suite.pairs]
     assert pairs == [("2_a_correct", "2_b_incorrect"), ("10_a_correct", "10_b_incorrect")]
+    # 2: -8 > -9, but -4 < -3 per unit; 10: a tie in both
+    found = {
+        "2_a_correct": Likelihood(-8, 2), "2_b_incorrect": Likelihood(-9, 3),
+        "10_a_correct": Likelihood(-6, 3), "10_b_incorrect": Likelihood(-6, 3),
+    }  # fmt: skip
+    figures = suite_scores(suite, found)
+    assert (figures["sum"].value, figures["mean"].value, figures["mean"].n) == (0.75, 0.25, 2)
+    assert "flat" not in figures and suite.submission == ""
     (tmp_path / "11_a_correct.wav").write_bytes(b"")
     with pytest.raises(SuiteError, match="has 5 wavs, the last one is 11_a_correct.wav"):
         stories(tmp_path, "sstorycloze")
