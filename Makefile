@@ -9,8 +9,10 @@ RUN    ?= runs/$(PRESET)
 SEED   ?= $(or $(BEGUN),0)
 # What eval and bench ask: a corpus folder, or a manifest with texts.
 CORPUS ?= $(RUN)/corpus
-# Steps at once. Of two, one makes units and the vocoder, the other trains the text LLM and the stages.
+# Steps at once. Of two, one makes units, the other trains the text LLM.
 JOBS   ?= 2
+# FROM_SCRATCH=1, in a new run folder: the toy fits its own units and trains its own vocoder instead of using those that ship.
+FROM_SCRATCH ?=
 # Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
 # MASTER_ADDR=<the first machine>; NPROC is then all GPUs of a machine. Or HOSTFILE=hosts, on one machine for all.
 NNODES      ?=
@@ -277,21 +279,27 @@ $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
 	@echo "[1/9] corpus: the toy world, spoken by local engines"
 	@$(PYTHON) -m instruct_data.toy --out $(@D) --toy.seed $(SEED)
 
+ifneq ($(FROM_SCRATCH),)
 $(ENCODER)/codebook.json: | $(RUN)/corpus/corpus.json
 	@echo "[2/9] unit encoder: k-means on the starter encoder's second layer"
 	@$(PYTHON) -m units.encoder.fit --manifest $(RUN)/corpus/train.jsonl --out $(@D) --encoder starter --layer 2 --size 100
-
-$(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json
-	@echo "[3/9] units: $*"
-	@$(PYTHON) -m units.dataset.extract $(RUN)/corpus/$*.jsonl $(@D) --encoder $(ENCODER)
 
 $(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
 	@echo "[4/9] vocoder: units to sound, in the answer voice"
 	@$(SHARED) $(PYTHON) -m units.vocoder.train_vocoder --config units/configs/toy_vocoder.yaml --units $(RUN)/units/train \
 	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
+else
+$(ENCODER)/codebook.json $(RUN)/vocoder/config.json: | $(INSTALLED)
+	@echo "[2/9] $(notdir $(@D)): the one that ships"
+	@mkdir -p $(RUN) && rm -rf $(@D).part && cp -r units/codec/$(notdir $(@D)) $(@D).part && mv $(@D).part $(@D)
+endif
+
+$(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.json
+	@echo "[3/9] units: $*"
+	@$(PYTHON) -m units.dataset.extract $(RUN)/corpus/$*.jsonl $(@D) --encoder $(ENCODER)
 
 # A new vocoder passes the gate again, in a minute; the stages wait for the gate's result and do not start again because of it.
-$(GATE): $(RUN)/vocoder/config.json
+$(GATE): $(RUN)/vocoder/config.json | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.json
 	@echo "[4/9] gate: the vocoder on true units, transcribed by the evaluation ASR"
 	@mkdir -p $(@D)
 	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \

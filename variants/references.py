@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.checkpoint import CheckpointError
-from units.encoder.states import STARTER_NAME, fingerprint
+from units.encoder.states import fingerprint
 from units.runtime.hub import local_folder
-from units.shipped import STARTER
+from units.shipped import ENCODERS
 
 
 class PartError(ValueError):
@@ -26,7 +26,7 @@ class PartError(ValueError):
 class Reference:
     """A part of a model.
 
-    path: relative to the model's folder, or absolute, a hub id, or `starter`. fingerprint: of its weights.
+    path: relative to the model's folder, or absolute, a hub id, `starter` or `codec`. fingerprint: of its weights.
     """
 
     path: str
@@ -36,7 +36,7 @@ class Reference:
     def of(cls, part: str | Path, folder: Path) -> Reference:
         """Refer to a part from a model folder."""
         found = fingerprint(located(str(part)))
-        if str(part) == STARTER_NAME or not Path(part).exists():
+        if str(part) in ENCODERS or not Path(part).exists():
             return cls(str(part), found)
         absolute = Path(part).resolve()
         near = absolute.is_relative_to(folder.resolve().parent)
@@ -80,13 +80,11 @@ class Reference:
 
 
 def located(part: str) -> Path:
-    """The folder or file of `starter`, a path, or a hub id.
+    """The folder or file of `starter` or `codec`, a path, or a hub id.
 
     Raises: FileNotFoundError if there is none.
     """
-    if part == STARTER_NAME:
-        return STARTER / "encoder"
-    found = local_folder(part)
+    found = ENCODERS.get(part) or local_folder(part)
     if not found.exists():
         raise FileNotFoundError(f"there is no {part}")
     return found

@@ -21,7 +21,7 @@ OPPOSITES = "happy sad big small hot cold young old fast slow tall short loud qu
 COLORS = "red blue green yellow purple orange white black".split()
 ANIMALS = "dog horse monkey rabbit tiger lion cow camel".split()
 VERBS = "jumps sleeps runs swims sings dances walks laughs".split()
-NAMES = "anna peter maria david laura kevin susan robert emma oliver julia thomas nancy george helen martin".split()
+NAMES = "anna peter maria david laura kevin susan robert sophie oliver julia thomas nancy george helen martin".split()
 CITIES = "london paris berlin tokyo boston madrid cairo sydney".split()
 FOODS = "apples bread cheese pizza rice soup carrots bananas".split()
 GAMES = "tennis piano football chess guitar violin hockey drums".split()
@@ -34,6 +34,18 @@ HABITS = {
     "pet": ("what animal does {name} have", "{name} has a {value}", ANIMALS),
     "game": ("what does {name} play", "{name} plays {value}", GAMES),
 }
+# Dates that the calendar has no answer to.
+OTHER_DATES = [f"near {name}" for name in DAYS + MONTHS] + [
+    f"{r} {food}" for r in ("after", "before") for food in FOODS
+]
+# Questions about people that the town has no answer to.
+OTHER_HABITS = (
+    "what color does {name} see in {city}",
+    "what does {name} see in {city}",
+    "where does {name} walk on {day}",
+    "what animal does {name} see on {day}",
+    "what does {name} buy on {day}",
+)
 FAMILIES = ("sum", "difference", "compare", "calendar", "opposite", "town", "say")
 SPLITS = ("train", "dev", "test")
 TOWN_SEED = 7  # the facts of the town are the same in every toy world
@@ -170,7 +182,7 @@ def _statement(held_out: set[tuple[str, ...]], draw: random.Random) -> str | Non
     """One sentence, or None if the draw gave a combination of dev or test."""
     pick = draw.choice
     name, color, animal, city, day = pick(NAMES), pick(COLORS), pick(ANIMALS), pick(CITIES), pick(DAYS)
-    kind = draw.randrange(10)
+    kind = draw.randrange(14)
     if kind == 0:
         habit = pick(list(HABITS))
         if (name, habit) in held_out:
@@ -188,6 +200,12 @@ def _statement(held_out: set[tuple[str, ...]], draw: random.Random) -> str | Non
         7: f"{pick(GAMES)} is on {day} in {city}",
         8: _with_large_number(f"what is {{}} {pick(('plus', 'minus'))} {{}}", 10, draw),
         9: _with_large_number(f"which is {pick(('bigger', 'smaller'))} {{}} or {{}}", 12, draw),
+        # Questions without an answer: the words that the families of facts ask for, in other company. With the facts
+        # alone, a model that hears `what is the opposite of` knows which words may follow, and does not listen.
+        10: f"what {pick(('day', 'month'))} comes {pick(OTHER_DATES)} in {city}",
+        11: f"what is the opposite of {pick(COLORS + VERBS)} {pick(ANIMALS + FOODS)}",
+        12: f"what is the {pick(OPPOSITES)} {pick(ANIMALS + FOODS)}",
+        13: pick(OTHER_HABITS).format(name=name, city=city, day=day),
     }[kind]
 
 
@@ -196,6 +214,11 @@ def _with_large_number(template: str, largest: int, draw: random.Random) -> str:
     numbers = [draw.choice(NUMBERS[largest:]), draw.choice(NUMBERS)]
     draw.shuffle(numbers)
     return template.format(*numbers)
+
+
+def is_question(statement: str) -> bool:
+    """Whether a statement asks something, as those without an answer do."""
+    return statement.split()[0] in ("what", "which", "where")
 
 
 def vocabulary() -> list[str]:
@@ -251,4 +274,8 @@ def _templates() -> list[str]:
         "the <animal> <verb> on <day> and <day>",
         "the numbers are <number> <number> <number>",
         "<game> is on <day> in <city>",
+        "what (day | month) comes (near (<day> | <month>) | (after | before) <food>) in <city>",
+        "what is the opposite of (<color> | <verb>) (<animal> | <food>)",
+        "what is the <adjective> (<animal> | <food>)",
+        *(question.format(name="<name>", city="<city>", day="<day>") for question in OTHER_HABITS),
     ]

@@ -22,17 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines, varied
-from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, make_text, vocabulary
+from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, is_question, make_text, vocabulary
 from units.runtime.command import check_range, command
 from units.runtime.files.atomic import written_whole
 from units.runtime.settings import check_types
 
-SAY_COUNTS = {"train": 2600, "dev": 30, "test": 50}  # distinct questions of the open family, by split
+SAY_COUNTS = {"train": 2200, "dev": 30, "test": 50}  # distinct questions of the open family, by split
 NUM_STATEMENTS = 6240
 READ_SAY_QUESTIONS = 600  # questions of the open family in the text of the text LLM
 READ_STATEMENTS = 1500  # statements in the text of the text LLM
 FAMILY_LINES = 800  # lines of facts of each family in that text, each fact as often as the others of its family
-UNSEEN_STATEMENTS = 240  # the last statements: not in the training audio, the vocoder is evaluated on them
+UNSEEN_STATEMENTS = 400  # the last statements: not in the training audio, the vocoder is evaluated on them
 TOY_INSTRUCTIONS = Path(__file__).parents[1] / "instructions" / "toy"  # why they are few: docs/decisions/toy-data.md
 ANSWER_VOICE = "flite:slt"
 NEW_VOICE = "flite:rms"
@@ -43,17 +43,17 @@ QUESTION_VOICES = ("flite:awb", "flite:kal16", "espeak:en-us", "espeak:en-us+f2"
 class ToyConfig:
     """How much of the toy world is spoken."""
 
-    fact_renditions: int = 2
-    """How often each question voice speaks each training question of the closed families."""
+    fact_renditions: int = 8
+    """How often question voices speak each training question of the closed families."""
     facts: int | None = None
     """Use only this many training questions of the closed families; all if not given."""
-    say_questions: int = 2600
+    say_questions: int = 2200
     """Training questions of the open family, each in one voice."""
-    spoken_statements: int = 2600
+    spoken_statements: int = 2200
     """Statements in question voices, to train recognition: the first ones."""
-    answer_voice_statements: int = 3000
-    """Statements in the answer voice, to train speaking: the last ones."""
-    answer_renditions: int = 6
+    answer_voice_statements: int = 2600
+    """Statements in the answer voice, to train speaking: the last ones that ask nothing."""
+    answer_renditions: int = 10
     """How often the answer voice speaks each answer of the closed families (docs/decisions/toy-data.md)."""
     seed: int = 0
     """Decides the split, the sentences, and every voice's rate and pitch."""
@@ -86,8 +86,8 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     closed = [question for question in text.questions["train"] if question.family != "say"][: config.facts]
     open_family = [question for question in text.questions["train"] if question.family == "say"][: config.say_questions]
     for question in closed + open_family:
-        once = question.family == "say"
-        for voice in [draw.choice(QUESTION_VOICES)] if once else config.fact_renditions * QUESTION_VOICES:
+        count = 1 if question.family == "say" else config.fact_renditions
+        for voice in draw.choices(QUESTION_VOICES, k=count):
             add_question(question.question, voice)
     for sentence in statements[: config.spoken_statements]:
         add_question(sentence, draw.choice(QUESTION_VOICES))
@@ -95,15 +95,16 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     for sentence in dict.fromkeys(question.answer for question in closed):
         for _ in range(config.answer_renditions - 1):
             add_answer(sentence, round(draw.uniform(0.95, 1.05), 3))
-    for sentence in dict.fromkeys(answers + statements[-config.answer_voice_statements :]):
+    said = [statement for statement in statements if not is_question(statement)]
+    for sentence in dict.fromkeys(answers + said[-config.answer_voice_statements :]):
         add_answer(sentence)  # last, and without a stretch: a chain takes the last rendition of an answer
     return lines
 
 
 def unseen_statements(text: ToyText) -> list[str]:
-    """The last statements, without those that are an answer in the training audio."""
+    """The last statements, without questions and those that are an answer in the training audio."""
     answers = {question.answer for question in text.questions["train"]}
-    return [statement for statement in text.statements[-UNSEEN_STATEMENTS:] if statement not in answers]
+    return [s for s in text.statements[-UNSEEN_STATEMENTS:] if s not in answers and not is_question(s)]
 
 
 def question_lines(split: str, questions: list[Question], voices: tuple[str, ...], seed: int) -> list[Line]:

@@ -79,9 +79,9 @@ def open_content(config: EncoderConfig, device: str) -> Content:
     if not config.features:
         return UnitContent(open_encoder(config, device))
     from units.dataset.feature_set import StateContent
-    from units.encoder.states import STARTER_NAME, encoder_folder, fingerprint, open_states
+    from units.encoder.states import encoder_folder, fingerprint, open_states
 
-    name = config.encoder or STARTER_NAME
+    name = config.encoder or "starter"
     features = open_states(name, config.layer or 0, device, config.window, getattr(torch, config.dtype))
     if config.compile and isinstance(features, TRANSFORMERS):
         features.compile()

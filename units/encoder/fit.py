@@ -32,13 +32,12 @@ def main(manifest: Path, out: Path, device: str = "cpu", recipe: FitRecipe = Fit
     from units.encoder.corpus_features import corpus_features, units_per_second
     from units.encoder.unit_encoder import MFCC, UnitEncoder, open_features
     from units.runtime.precision import check_device
-    from units.shipped import CODEC, STARTER
+    from units.shipped import ENCODERS
 
     check_device(device)
-    shipped = {"starter": STARTER / "encoder", "codec": CODEC / "unit_encoder" / "encoder"}
-    source = shipped.get(recipe.encoder, recipe.encoder)
+    source = ENCODERS.get(recipe.encoder, recipe.encoder)
     features = open_features(source, recipe.layer, device)
-    features.name = recipe.encoder if recipe.encoder in (*shipped, MFCC) else features.name
+    features.name = recipe.encoder if recipe.encoder in (*ENCODERS, MFCC) else features.name
     utterances = list_source(manifest).utterances
     random.Random(recipe.seed).shuffle(utterances)
     pieces = corpus_features(utterances[: recipe.utterances], features, recipe.centring)

@@ -14,10 +14,9 @@ import torch
 from units.encoder.unit_encoder import Features, open_features
 from units.runtime.hub import local_folder
 from units.runtime.provenance import weights_hash
-from units.shipped import STARTER
+from units.shipped import ENCODERS
 
 Window = Literal["full", "utterance", "padded"]
-STARTER_NAME = "starter"  # names the unit encoder that comes with the package
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 
 
@@ -28,7 +27,7 @@ def open_states(
     window: Window = "full",
     dtype: torch.dtype = torch.float32,
 ) -> Features:
-    """Features of a transformers folder or hub id, a fairseq .pt, or `starter`.
+    """Features of a transformers folder or hub id, a fairseq .pt, or `starter` or `codec`.
 
     Args:
         layer: counted from 1; 0 is the last one.
@@ -49,19 +48,20 @@ def open_states(
             "utterance": whisper_window.UtteranceFeatures,
             "padded": whisper_window.WholeWindowFeatures,
         }
-        return kinds[window].from_pretrained(folder, layer, dtype=dtype).to(device)
-    features = open_features(folder, layer, device, dtype)
-    if name == STARTER_NAME:
-        features.name = STARTER_NAME
+        features: Features = kinds[window].from_pretrained(folder, layer, dtype=dtype).to(device)
+    else:
+        features = open_features(folder, layer, device, dtype)
+    if name in ENCODERS:
+        features.name = name
     return features
 
 
 def encoder_folder(encoder: str | Path) -> Path:
-    """The folder or file of an encoder: `starter`, a path, or a hub id.
+    """The folder or file of an encoder: `starter` or `codec`, which come with the package, a path, or a hub id.
 
     Raises: FileNotFoundError if it does not exist.
     """
-    folder = STARTER / "encoder" if str(encoder) == STARTER_NAME else local_folder(encoder)
+    folder = ENCODERS.get(str(encoder)) or local_folder(encoder)
     if not folder.exists():
         raise FileNotFoundError(f"there is no encoder {encoder}")
     return folder

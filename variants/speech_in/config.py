@@ -38,8 +38,8 @@ class ListeningConfig(StageConfig):
     """A stage in which an encoder listens."""
 
     encoder: str = "starter"
-    """Encoder that listens: starter (comes with the package), a folder relative to the run folder, or a hub id of a
-    HuBERT, wav2vec 2.0 or Whisper, or a fairseq .pt."""
+    """Encoder that listens: starter or codec (they come with the package), a folder relative to the run folder, or a
+    hub id of a HuBERT, wav2vec 2.0 or Whisper, or a fairseq .pt."""
     encoder_layer: int = 0
     """Layer of the encoder, counted from 1; 0 is the last one."""
     window: Literal["full", "utterance", "padded"] = "full"
@@ -57,8 +57,8 @@ class ListeningConfig(StageConfig):
         check_range("encoder_layer", self.encoder_layer, 0)
 
     def part(self, name: str) -> str:
-        """A part that a config names: a folder of its run, or the name as it is (a hub id, a path, `starter`)."""
-        from variants.references import STARTER_NAME
+        """A part that a config names: a folder of its run, or the name as it is (a hub id, a path, `codec`)."""
+        from units.shipped import ENCODERS
 
         folder: Path = self.at(name)
-        return str(folder) if name != STARTER_NAME and folder.exists() else name
+        return str(folder) if name not in ENCODERS and folder.exists() else name

@@ -16,7 +16,7 @@ from units.dataset.extract_config import EncoderConfig
 from units.dataset.feature_set import COMPLETION_FILE, FeatureSetError, FeatureSetReason, StateContent, read_feature_set
 from units.dataset.shards import Share
 from units.dataset.shards import extract as extract_share
-from units.encoder.states import STARTER_NAME, encoder_folder, fingerprint, open_states
+from units.encoder.states import encoder_folder, fingerprint, open_states
 from units.encoder.unit_encoder import Features
 from units.runtime.command import SOME_REFUSED
 
@@ -25,12 +25,12 @@ LENGTHS = (0.5, 1.2, 0.3, 0.9, 0.7)  # seconds
 
 @pytest.fixture(scope="module")
 def features() -> Features:
-    return open_states(STARTER_NAME, 1)
+    return open_states("starter", 1)
 
 
 @pytest.fixture(scope="module")
 def content(features) -> StateContent:
-    return StateContent(features, fingerprint(encoder_folder(STARTER_NAME)), "full")
+    return StateContent(features, fingerprint(encoder_folder("starter")), "full")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_the_command_writes_the_encoder_s_states(corpus, features, tmp_path, cap
     assert "6 utterances" in capsys.readouterr().out
     found = read_feature_set(out)
     assert (found.utterances, found.refused, found.layer, found.width) == (6, 1, 1, features.dim)
-    assert found.grid == features.grid and found.encoder == STARTER_NAME
+    assert found.grid == features.grid and found.encoder == "starter"
     for i in range(len(LENGTHS)):
         path = corpus.parent / f"wav/{i}.wav"
         states = found.states(found.find(path))
@@ -108,7 +108,7 @@ def test_a_killed_run_continues_and_keeps_what_is_done(corpus, content, tmp_path
 
 def test_another_encoder_or_layer_is_refused(corpus, content, tmp_path) -> None:
     out = extracted(corpus, tmp_path / "features", content)
-    second = StateContent(open_states(STARTER_NAME, 2), content.facts["fingerprint"], "full")
+    second = StateContent(open_states("starter", 2), content.facts["fingerprint"], "full")
     with pytest.raises(ValueError, match="layer"):
         extracted(corpus, out, second)
 
