@@ -17,7 +17,6 @@ figure on them is reported together with the TTS voice, which `qa_set.json` keep
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from typing import Any, Literal
 from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import FileError, FileReason, checked, parsed, read_json, read_text
+from units.runtime.files.tables import read_table
 
 Layout = Literal["llama", "web", "trivia"]
 LLAMA_TABLE = "llama_questions_300"
@@ -55,15 +55,14 @@ def llama_questions(folder: Path) -> Iterator[QAItem]:
         raise FileNotFoundError(f"{folder} has no {LLAMA_TABLE}.tsv; give the folder of LLAMA1-Test-Set")
     text = read_text(tables[0])
     separator = "\t" if "\t" in text.split("\n")[0] else ","
-    rows = csv.DictReader(text.splitlines(), delimiter=separator)
-    header = [name.strip() for name in rows.fieldnames or []]
+    header, rows = read_table(text, str(tables[0]), separator)
     if missing := [name for name in LLAMA_COLUMNS if name not in header]:
         raise FileError(
             FileReason.MISSING_FIELD, f"{tables[0]} lacks the columns {', '.join(missing)}; it has {', '.join(header)}"
         )
     wavs = {path.name: path for path in folder.rglob("*.wav")}
     for number, row in enumerate(rows, 2):
-        found = {(name or "").strip(): (value or "").strip() for name, value in row.items() if isinstance(value, str)}
+        found = {name: (row[name] or "").strip() for name in LLAMA_COLUMNS}
         name = Path(found["Wav Filename"]).name
         if name not in wavs:
             raise FileNotFoundError(f"{tables[0]}:{number} names {name}, which is not below {folder}")
@@ -82,7 +81,7 @@ def web_questions(path: Path) -> Iterator[QAItem]:
             raise FileError(FileReason.NOT_JSON, f"{file} is not a list of questions")
         for number, row in enumerate(rows, 1):
             found = checked(row, f"{file}, question {number}", {"qId": str, "qText": str, "answers": list})
-            yield QAItem(found["qId"], found["qText"], tuple(map(str, found["answers"])))
+            yield QAItem(found["qId"], found["qText"], _texts(found["answers"], f"{file}, question {number}"))
 
 
 def trivia_qa(path: Path) -> Iterator[QAItem]:
@@ -95,8 +94,17 @@ def trivia_qa(path: Path) -> Iterator[QAItem]:
         where = f"{path}, question {number}"
         found = checked(row, where, {"QuestionId": str, "Question": str, "Answer": dict})
         answer = checked(found["Answer"], where, {"Value": str})
-        aliases = [answer["Value"], *answer.get("Aliases", [])]
-        yield QAItem(found["QuestionId"], found["Question"], tuple(dict.fromkeys(map(str, aliases))))
+        aliases = _texts(answer.get("Aliases") or [], where)
+        yield QAItem(found["QuestionId"], found["Question"], tuple(dict.fromkeys((answer["Value"], *aliases))))
+
+
+def _texts(answers: Any, where: str) -> tuple[str, ...]:
+    """A list of answers, which are texts or numbers. Raises FileError."""
+    if not isinstance(answers, list) or not all(type(answer) in (str, int, float) for answer in answers):
+        raise FileError(
+            FileReason.INVALID_FIELD, f"{where}: answers are {str(answers)[:60]!r}; they are a list of texts"
+        )
+    return tuple(map(str, answers))
 
 
 LAYOUTS = {"llama": llama_questions, "web": web_questions, "trivia": trivia_qa}

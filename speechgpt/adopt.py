@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from speechgpt.checkpoint import CheckpointFacts
 
 CONFIG, INDEX, WEIGHTS = "config.json", "pytorch_model.bin.index.json", "pytorch_model.bin"
+ADDED = "added_tokens.json"
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.bin"
 BUFFER = "rotary_emb.inv_freq"  # a constant that older transformers stored with the weights
 _LORA = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
@@ -116,13 +117,22 @@ def adopted_tokenizer(cm: Path) -> PreTrainedTokenizerBase:
         AdoptError: a file of it is damaged.
     """
     from tokenizers import AddedToken
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
+
+    from speechgpt.adapters import shape_of
+    from speechgpt.language_models import open_tokenizer
+    from units.runtime.files.json_files import FileError, checked
 
     if not (cm / "tokenizer.model").is_file():
         raise FileNotFoundError(f"{cm} has no tokenizer.model; is it the folder of SpeechGPT-7B-cm?")
-    words = _json(cm / "added_tokens.json")
     try:
-        read = AutoTokenizer.from_pretrained(cm)
+        words = _json(cm / ADDED)
+        checked(words, str(cm / ADDED), dict.fromkeys(words, int))
+    except FileError as error:
+        raise AdoptError(f"{error}; copy it again") from error
+    shape_of(cm)  # an error of it would be taken for one of the tokenizer
+    read = open_tokenizer(cm)
+    try:
         added = [
             AddedToken(word, lstrip=True, rstrip=True, special=True, normalized=False)
             for word in sorted(words, key=lambda word: words[word])
@@ -136,11 +146,16 @@ def adopted_tokenizer(cm: Path) -> PreTrainedTokenizerBase:
             unk_token=read.unk_token,
         )
     except Exception as error:  # tokenizers raise errors of many classes for a damaged file
-        raise AdoptError(f"the tokenizer in {cm} cannot be read ({type(error).__name__}: {error})") from error
+        raise AdoptError(
+            f"{cm / ADDED} and {cm / 'tokenizer.model'} are not of one tokenizer ({type(error).__name__}: {error})"
+        ) from error
     tokenizer.chat_template = chat_template(tokenizer.bos_token)
     table = tokenizer.get_vocab()
     if wrong := [word for word, token in words.items() if table.get(word) != token]:
-        raise AdoptError(f"{cm}: {wrong[0]} is token {words[wrong[0]]} in added_tokens.json, and {table.get(wrong[0])}")
+        raise AdoptError(
+            f"{wrong[0]} is token {words[wrong[0]]} in {cm / ADDED}, and {table.get(wrong[0])} with tokenizer.model; "
+            "copy both again"
+        )
     return tokenizer
 
 
@@ -288,8 +303,12 @@ def _needed_shapes(cm: Path, config: dict[str, Any]) -> dict[str, tuple[int, ...
 
     if config.get("model_type") != "llama":
         raise AdoptError(f"{cm / CONFIG}: model_type is {config.get('model_type')!r}; a published SpeechGPT is a llama")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(shape_of(cm))
+    shape = shape_of(cm)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(shape)
+    except Exception as error:  # any, for a value that no model can have
+        raise AdoptError(f"{cm / CONFIG} describes no model ({type(error).__name__}: {error})") from error
     return {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
 
 

@@ -11,15 +11,16 @@ in voice, type, subtype and id as well, so that a file in another order is found
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from eval.likelihood.pairs import Pair, Suite, SuiteError, SuiteReason, check_files, value_of
 from speechgpt.answers import Likelihood
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import read_text
+from units.runtime.files.tables import read_table
 
 GOLD = "gold.csv"
 COLUMNS = {
@@ -86,23 +87,22 @@ def _by_type(name: str, kind: str, folder: Path, submission: str) -> Suite:
 
 def _suite(name: str, folder: Path, rows: Mapping[str, dict], pairs: list[Pair], submission: str) -> Suite:
     files = {stem: folder / f"{stem}.wav" for stem in rows}
-    check_files(files, folder)
+    check_files(files, folder / GOLD)
     items = {pair.item for pair in pairs}
     return Suite(name, files, pairs, submission, flat=len(items) == len(pairs))
 
 
-def _rows(folder: Path, kind: str) -> dict[str, dict[str, str]]:
+def _rows(folder: Path, kind: str) -> dict[str, dict[str, Any]]:
     """The rows of gold.csv by the stem of the wav."""
     path = folder / GOLD
-    lines = csv.DictReader(read_text(path).splitlines())
-    header = [name.strip() for name in lines.fieldnames or []]
+    header, lines = read_table(read_text(path), str(path))
     if missing := [name for name in NEEDED[kind] if name not in header]:
         raise SuiteError(
             SuiteReason.WRONG_HEADER,
             f"{path} lacks the columns {', '.join(missing)}; it has {','.join(header)}, and the suite has "
             f"{','.join(COLUMNS[kind])}",
         )
-    rows: dict[str, dict[str, str]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(lines, 2):
         stem = (row["filename"] or "").removesuffix(".wav")
         bad = {name: row[name] for name in NEEDED[kind] if row[name] is None}
@@ -200,7 +200,7 @@ def read_submission(path: Path, suite: Suite) -> dict[str, Likelihood]:
 
 
 def _scores(path: Path) -> Iterator[tuple[int, str, float]]:
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).removesuffix("\n").split("\n"), 1):
         parts = line.split()
         try:
             name, score = parts[0], float(parts[1])

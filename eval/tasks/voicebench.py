@@ -92,15 +92,23 @@ def run(measurement: Measurement) -> Outcome:
 def _overall(figures: dict[str, Score], path: Path) -> Score:
     """The overall figure, if every set has a score; those of VoiceBench's own program go first."""
     given = read_json(path) if path.is_file() else {}
-    wrong = [name for name, one in given.items() if name not in SETS or type(one) not in (int, float)]
+    wrong = [name for name, one in given.items() if name not in SETS or not _is_score(name, one)]
     if wrong:
         raise FileError(
-            FileReason.INVALID_FIELD, f"{path}: {wrong[0]} is no score of a set; the sets are {', '.join(SETS)}"
+            FileReason.INVALID_FIELD,
+            f"{path}: {wrong[0]} is {str(given[wrong[0]])[:40]}; it is a score from 0 to 100 "
+            f"(to 5 for {', '.join(FIVE_POINT)}) of one of the sets "
+            f"{', '.join(SETS)}",
         )
     scores = {name: 100 * one.value for name, one in figures.items() if name in SETS and one.value is not None} | given
     if not all(name in scores for name in SETS):
         return Score(None, None, len(scores))
     return Score(overall(scores), None, len(SETS))
+
+
+def _is_score(name: str, value: object) -> bool:
+    most = 5 if name in FIVE_POINT else 100
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def _rows(path: Path) -> list[dict]:

@@ -116,3 +116,21 @@ def test_texts_are_asked_by_a_voice_that_is_stated(tmp_path: Path) -> None:
     main("web", tmp_path / "web.json", tmp_path / "out", voice="espeak:en-us")
     assert [item.question for item in TestSet(tmp_path / "out").test] == ["what is one?", "what is two?"]
     assert json.loads((tmp_path / "out" / "qa_set.json").read_text())["voice"] == "espeak:en-us"
+
+
+def test_rows_that_are_short_or_long_are_refused(tmp_path) -> None:
+    table = tmp_path / "llama_questions_300.csv"
+    table.write_text("Questions,Answer,Wav Filename\nwho, me?,Ann,q.wav\n")
+    with pytest.raises(FileError, match="llama_questions_300.csv:2: 4 values for 3 columns"):
+        list(llama_questions(tmp_path))
+    table.write_text("Questions,Answer,Wav Filename\nwho\n")
+    with pytest.raises(FileNotFoundError, match="llama_questions_300.csv:2"):
+        list(llama_questions(tmp_path))
+
+
+@pytest.mark.parametrize("aliases", ["Anna", [["Anna"]], {"a": 1}])
+def test_aliases_that_are_no_list_of_texts_are_refused(tmp_path, aliases) -> None:
+    row = {"QuestionId": "t1", "Question": "who?", "Answer": {"Value": "Ann", "Aliases": aliases}}
+    (tmp_path / "a.json").write_text(json.dumps({"Data": [row]}))
+    with pytest.raises(FileError, match="answers are"):
+        list(trivia_qa(tmp_path / "a.json"))

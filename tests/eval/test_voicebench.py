@@ -80,9 +80,10 @@ def test_sets_are_answered_scored_and_written_for_its_program(tmp_path: Path) ->
     scores = dict.fromkeys(SETS[:3], 3.0) | {name: 50.0 for name in SETS[3:] if name not in ("mmsu", "advbench")}
     (tmp_path / "corpus" / "voicebench" / "scores.json").write_text(json.dumps(scores))
     assert voicebench.run(measurement).score.value == pytest.approx((180 + 4 * 50 + 50 + 100 / 3) / 9)
-    (tmp_path / "corpus" / "voicebench" / "scores.json").write_text('{"alpaca": 3}')
-    with pytest.raises(FileError, match="alpaca is no score of a set"):
-        voicebench.run(measurement)
+    for wrong in ('{"alpaca": 3}', '{"alpacaeval": 70}', '{"mmsu": NaN}', '{"mmsu": true}'):
+        (tmp_path / "corpus" / "voicebench" / "scores.json").write_text(wrong)
+        with pytest.raises(FileError, match="scores.json: (alpaca|alpacaeval|mmsu) is "):
+            voicebench.run(measurement)
     with pytest.raises(NotMeasured, match="no voicebench/SET.jsonl"):
         voicebench.run(Measurement(model(), TestSet(tmp_path / "corpus" / "voicebench"), None, tmp_path))
 

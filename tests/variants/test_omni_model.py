@@ -287,3 +287,9 @@ def test_latency_by_omega(run, tmp_path, capsys) -> None:
         assert row["total_ms"] == pytest.approx(row["llm_ms"] + row["decoder_ms"] + row["vocoder_ms"])
     assert found["decoder"]["recomputed_to_cached"] > 1
     assert "first sound ms" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("omegas", ["a", "", "10,,20", "0", "-1", "1.5", "\u0663"])
+def test_omegas_are_whole_numbers(tmp_path, omegas: str) -> None:
+    with pytest.raises(ValueError, match="omegas"):
+        latency.main(tmp_path, tmp_path, tmp_path, omegas)

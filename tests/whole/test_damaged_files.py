@@ -20,8 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from damaged_files import Reader, assert_read_or_refused, damaged
+from eval_readers import EVAL_READERS
 from made_results import made_result
 from model_readers import MODEL_READERS
+from published_readers import PUBLISHED_READERS
 from stage_readers import STAGE_READERS
 from text_readers import TEXT_READERS
 from tiny_tone_corpus import write_unit_set
@@ -147,11 +149,13 @@ READERS = {
     **UNIT_READERS,
     **VARIANT_READERS,
     **MODEL_READERS,
+    **EVAL_READERS,
+    **PUBLISHED_READERS,
 }  # fmt: skip
 
 
 # a model is opened, or a folder of models is written, for each damaged file
-MODELS = {*MODEL_READERS, *(kind for kind in VARIANT_READERS if "of a published" in kind)}
+MODELS = {*MODEL_READERS, *PUBLISHED_READERS, *(kind for kind in VARIANT_READERS if "of a published" in kind)}
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,7 @@ def main(
     from units.runtime.files.atomic import written_whole
     from variants.llama_omni.inference import LlamaOmni
 
-    sizes = [int(part) for part in omegas.split(",")]
-    for size in sizes:
-        check_range("omegas", size, 1)
+    sizes = _sizes(omegas)
     check_range("limit", limit, 1)
     test_set = TestSet(corpus, grammar, limit)
     recogniser = open_asr(asr, test_set.grammar, device)
@@ -72,6 +70,17 @@ def main(
         with written_whole(out / name) as file:
             file.write(text)
     print(table(found), end="")
+
+
+def _sizes(omegas: str) -> list[int]:
+    """The numbers of an option. Raises ValueError if one is no whole number of at least 1."""
+    parts = [part.strip() for part in omegas.split(",")]
+    if wrong := [part for part in parts if not (part.isascii() and part.isdigit())]:
+        raise ValueError(f"--omegas is {omegas!r}, with {wrong[0]!r}; it is whole numbers with commas, such as 10,40")
+    sizes = [int(part) for part in parts]
+    for size in sizes:
+        check_range("omegas", size, 1)
+    return sizes
 
 
 def measure(

@@ -50,7 +50,9 @@ def read_text(path: Path) -> str:
 
 
 def as_text(content: bytes, where: str) -> str:
-    """Bytes as text. where: names them in the message. Raises FileError if they are not UTF-8."""
+    """Bytes as text. where: names them in the message. Raises FileError if they are not UTF-8, or not text."""
+    if (place := content.find(0)) >= 0:  # UTF-16 without its mark is UTF-8 too, with NUL after each letter
+        raise FileError(FileReason.NOT_UTF8, f"{where}: not text (a NUL byte at {place}); save it as UTF-8")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
