@@ -110,7 +110,7 @@ ifeq ($(PRESET),toy)
 demo: ## nothing to a spoken answer, with a report; again: says that all is done
 	@mkdir -p $(RUN); [ -e $(RUN)/started ] || echo "$$(date +%s) $(SEED)" > $(RUN)/started
 	@$(MAKE) --no-print-directory -s install
-	@$(MAKE) --no-print-directory -s -j$(JOBS) $(UNIT_SETS) $(REPORT)
+	@$(MAKE) --no-print-directory -s -j$(JOBS) $(UNIT_SETS) $(RUN)/text_llm/config.json $(REPORT)
 	@printf '\nAll is done in %s; talk to it with: make chat\n' '$(RUN)'
 	@cat $(REPORT)
 else
@@ -343,14 +343,18 @@ $(REPORT): $(RUN)/results/done $(GATE)
 # recordings are encoded, and an adapter learns to hear words; then it learns what the LLM needs for the same responses.
 BLSP_CORPUS := $(RUN)/corpus/train.jsonl
 BLSP_LLM    := $(RUN)/blsp_llm
-BLSP_STATES := --encoder starter
+BLSP_STATES := --encoder codec --window utterance
 BLSP_LABELS := --batch 64 --max_new_tokens 32 --behaviours '{"repeat": 2, "answer": 1}' --instructions '{"repeat": "please say"}'
+
+# What the LLM is asked to know, without the sentences that it is only asked to repeat.
+$(RUN)/facts.jsonl: | $(RUN)/corpus/corpus.json
+	@grep -v '"family": "say"' $(RUN)/corpus/chats.jsonl >$@
 
 $(RUN)/blsp_repeat.jsonl: | $(RUN)/corpus/corpus.json
 	@echo "[1/6] blsp: texts to repeat"
 	@$(PYTHON) -m variants.blsp.text_tasks $(RUN)/corpus/train.jsonl $@ --instruction "please say"
 
-$(RUN)/blsp_llm/config.json: | $(RUN)/text_llm/config.json $(RUN)/blsp_repeat.jsonl
+$(RUN)/blsp_llm/config.json: | $(RUN)/text_llm/config.json $(RUN)/facts.jsonl $(RUN)/blsp_repeat.jsonl
 	@echo "[2/6] blsp: stage 1, the text LLM learns to repeat and to answer"
 	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage1.yaml --run $(RUN)
 
@@ -371,7 +375,7 @@ $(RUN)/omni_data/build.json: | $(RUN)/units/train/unit_set.json
 	  --least_of_a_family 200 --most_of_a_family 300 --splits.named false --speech audio \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
-$(RUN)/omni_llm/speechgpt.json: | $(RUN)/text_llm/config.json $(RUN)/omni_data/build.json
+$(RUN)/omni_llm/speechgpt.json: | $(RUN)/text_llm/config.json $(RUN)/facts.jsonl $(RUN)/omni_data/build.json
 	@echo "[2/4] llama-omni: stage 1, the LLM learns to listen"
 	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/toy/stage1.yaml --run $(RUN)
 

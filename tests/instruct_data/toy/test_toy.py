@@ -14,7 +14,7 @@ from instruct_data.speech import speak
 from instruct_data.speech.speak import Line, speak_lines
 from instruct_data.speech.voices import VoiceError, open_voice
 from instruct_data.text.reasons import TextReason
-from instruct_data.toy.grammar import FAMILIES, SPLITS, ToyText, asr_grammar, make_text, vocabulary
+from instruct_data.toy.grammar import FAMILIES, SPLITS, ToyText, asr_grammar, is_question, make_text, vocabulary
 from instruct_data.toy.world import (
     ANSWER_VOICE,
     NEW_VOICE,
@@ -48,6 +48,18 @@ def test_no_held_out_question_is_in_the_training_audio(text: ToyText, lines: lis
     for split in ("dev", "test"):
         assert not spoken & {q.question for q in text.questions[split]}
         assert not spoken & {q.answer for q in text.questions[split] if q.family in ("say", "town")}
+
+
+def test_no_statement_holds_a_question_of_dev_or_test(text: ToyText) -> None:
+    statements = "\n".join(f" {statement} " for statement in text.statements)
+    for question in text.questions["dev"] + text.questions["test"]:
+        assert f" {question.question} " not in statements
+    asked = [statement for statement in text.statements if is_question(statement)]
+    assert 0.2 < len(asked) / len(text.statements) < 0.6
+
+
+def test_the_answer_voice_asks_nothing(lines: list[Line]) -> None:
+    assert not any(is_question(line.text) for line in lines if line.voice == ANSWER_VOICE)
 
 
 def test_no_combination_is_in_two_splits(text: ToyText) -> None:

@@ -19,6 +19,7 @@ from units.dataset.shards import extract as extract_share
 from units.encoder.states import encoder_folder, fingerprint, open_states
 from units.encoder.unit_encoder import Features
 from units.runtime.command import SOME_REFUSED
+from units.shipped import ENCODERS
 
 LENGTHS = (0.5, 1.2, 0.3, 0.9, 0.7)  # seconds
 
@@ -149,3 +150,11 @@ def test_features_go_without_centres() -> None:
     with pytest.raises(ValueError, match="kmeans"):
         EncoderConfig("starter", Path("km.bin"), features=True)
     assert EncoderConfig("starter", layer=2, features=True).layer == 2
+
+
+def test_the_encoders_that_ship_are_opened_by_name() -> None:
+    widths = {name: open_states(name, 1, window="utterance").dim for name in ENCODERS}
+    assert widths["codec"] == 384 and set(widths) == {"starter", "codec"}
+    assert open_states("codec", 0, window="utterance").name == "codec"
+    with pytest.raises(FileNotFoundError):
+        encoder_folder("codecs")
