@@ -302,7 +302,7 @@ $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.js
 $(GATE): $(RUN)/vocoder/config.json | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.json
 	@echo "[4/9] gate: the vocoder on true units, transcribed by the evaluation ASR"
 	@mkdir -p $(@D)
-	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
+	@$(SHARED) $(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
 	  --manifest $(RUN)/corpus/answers_unseen.jsonl --grammar $$(ls $(RUN)/corpus/asr_grammar.jsgf $(RUN)/corpus/judge.jsgf 2>/dev/null | head -n 1) --out $@
 
 # The text LLM knows all facts of the toy world, as a real one would; the test asks those aloud that nobody said in training.

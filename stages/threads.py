@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 FIRST = 4  # steps before the first trial: the first ones allocate memory
 EVERY = 100  # steps from one trial to the next
+MOST = 800  # the same, where trials keep finding one thread faster
 TRIAL = 3  # steps of a trial on each number of threads
 PAYS = 1.15  # all threads are used if they are so many times as fast as one
 
@@ -18,14 +19,15 @@ PAYS = 1.15  # all threads are used if they are so many times as fast as one
 class FastestThreads(TrainerCallback):
     """Trains on one thread or on all, whichever is faster at the time.
 
-    A few steps are timed on one thread and on all by turns, and again every hundred steps, since a process that starts
-    beside the training slows many threads down far more than one. All are the threads that torch has at the start of
-    the training (OMP_NUM_THREADS, or the cores).
+    A few steps are timed on one thread and on all by turns, and again later, since a process that starts beside the
+    training slows many threads down far more than one. A step on all threads that is slower than those on one ends the
+    trial, and the next one comes after twice as many steps. All are the threads that torch has at the start of the
+    training (OMP_NUM_THREADS, or the cores).
     """
 
     def __init__(self) -> None:
         self._all = torch.get_num_threads()
-        self._since_trial = EVERY - FIRST
+        self._next_trial, self._pause = FIRST, EVERY  # both in steps
         self._seconds: dict[int, list[float]] = {}
         self._began = 0.0
 
@@ -33,18 +35,27 @@ class FastestThreads(TrainerCallback):
         torch.set_num_threads(1)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs) -> None:
-        self._since_trial += 1
-        if self._all > 1 and self._since_trial > EVERY:
-            torch.set_num_threads((1, self._all)[self._since_trial % 2])
+        if self._all > 1 and not self._next_trial:
+            timed = sum(map(len, self._seconds.values()))
+            torch.set_num_threads((1, self._all)[timed % 2])
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs) -> None:
-        if self._since_trial <= EVERY:
+        if self._next_trial:
+            self._next_trial -= 1
+            return
+        if self._all == 1:
             return
         self._seconds.setdefault(torch.get_num_threads(), []).append(time.perf_counter() - self._began)
-        if self._since_trial == EVERY + 2 * TRIAL:
-            torch.set_num_threads(faster(self._seconds))
-            self._since_trial, self._seconds = 0, {}
+        one, many = self._seconds[1], self._seconds.get(self._all, [])
+        if len(many) == TRIAL or (many and many[-1] > max(one)):
+            self._choose(faster(self._seconds))
+
+    def _choose(self, threads: int) -> None:
+        """End the trial."""
+        torch.set_num_threads(threads)
+        self._pause = EVERY if threads > 1 else min(2 * self._pause, MOST)
+        self._next_trial, self._seconds = self._pause, {}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs) -> None:
         torch.set_num_threads(self._all)

@@ -40,10 +40,20 @@ def test_the_faster_number_is_found_and_found_again_when_the_machine_has_other_w
     callback = FastestThreads()
     callback.on_train_begin(None, None, None)
     used = machine.train(callback, FIRST + 2 * TRIAL + EVERY)
-    assert used[:FIRST] == [1] * FIRST and sorted(used[FIRST : FIRST + 2 * TRIAL]) == [1] * TRIAL + [2] * TRIAL
+    assert used[:FIRST] == [1] * FIRST and used[FIRST : FIRST + 2 * TRIAL] == [1, 2] * TRIAL
     assert set(used[FIRST + 2 * TRIAL :]) == {2}
     machine.seconds = {1: 1.1, 2: 4.0}
-    used = machine.train(callback, 2 * TRIAL + EVERY)
-    assert used.count(2) == TRIAL and set(used[2 * TRIAL :]) == {1}
+    used = machine.train(callback, 2 + 2 * EVERY)
+    assert used == [1, 2] + [1] * (2 * EVERY)  # one slow step is enough, and the next trial waits longer
+    machine.seconds = {1: 1.0, 2: 0.5}
+    used = machine.train(callback, 2 * TRIAL + EVERY + 1)
+    assert used == [1, 2] * TRIAL + [2] * EVERY + [1]
     callback.on_train_end(None, None, None)
     assert machine.threads == 2
+
+
+def test_one_thread_is_never_tried_against_itself(monkeypatch) -> None:
+    machine = Machine(monkeypatch, {1: 1.0})
+    callback = FastestThreads()
+    callback.on_train_begin(None, None, None)
+    assert machine.train(callback, 3 * EVERY) == [1] * (3 * EVERY)
