@@ -14,14 +14,14 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from units.containers import IncompleteFile, Part, reads_to_the_end, sound_parts
+from units.containers import IncompleteFile, Part, last_flac_frame, reads_to_the_end, sound_parts, without_count
 from units.runtime.files.atomic import path_written_whole
 from units.runtime.refusals import Reason, RefusedError
 
@@ -33,6 +33,8 @@ UNKNOWN_LENGTH = 2**63 - 1  # samples: libsndfile's value where the header leave
 WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # suffixes that save_wav writes, with libsndfile's names
 BLOCK = 1 << 20  # samples of each channel that are decoded at once
 INEXACT = 4 * 1152  # samples by which the count of an mp3 may be off: its encoder's delay and padding
+STRETCH = 1 << 10  # samples, 64 ms at 16 kHz, in which channels may cancel each other
+FEW = 512  # samples that are read at once where they are only counted
 CANCELLED = 0.1  # energy of the channels' average, where channels that have nothing in common give 1
 SILENT = 1e-4  # a wav whose loudness is below this, 3 steps of 16 bits, is silent
 NO_SPEECH = 1e-3  # a question whose peak is below this, 33 steps of 16 bits, is the noise of a microphone
@@ -188,14 +190,27 @@ def _decoded(path: Path, descriptor: int, start: float, duration: float | None) 
         if not parts:
             _check_start(path, first, frames, rate)
             wav = _mono(file, first, count)
-            if within or not flac or reads_to_the_end(descriptor):
+            if within or not flac or (reads_to_the_end(descriptor) and last_flac_frame(descriptor) in (None, frames)):
                 return wav, rate
             parts = sound_parts(descriptor, "FLAC", frames)
             if not parts:
+                _check_count(path, frames)
                 return wav, rate
     wav = _joined(path, parts, rate)
     _check_start(path, first, len(wav), rate)
     return wav[first : None if count is None else first + count], rate
+
+
+def _check_count(path: Path, frames: int) -> None:
+    """Refuse a file of FLAC that has more samples than its header states."""
+    import soundfile
+
+    found = 0
+    with soundfile.SoundFile(io.BytesIO(without_count(path.read_bytes()))) as file, suppress(soundfile.LibsndfileError):
+        while read := len(file.read(FEW)):  # at the end of the bytes, libsndfile loses what it read of the last block
+            found += read
+    if found > frames:
+        raise IncompleteFile(f"its header announces {frames} samples, and {found} are there")
 
 
 def _joined(path: Path, parts: tuple[Part, ...], rate: int) -> np.ndarray:
@@ -232,7 +247,7 @@ def _mono(file: SoundFile, first: int, count: int | None) -> np.ndarray:
     """`count` samples of an open file from `first`, or all that follow: float32 (T',).
 
     Channels are averaged. Where they cancel each other, as in a stereo file with one side inverted, the loudest channel
-    is read instead.
+    is read instead: everywhere if they do so over all, else in those stretches.
     """
     _go_to(file, first)
     blocks, energies = [np.empty(0, np.float32)], np.zeros(file.channels)
@@ -242,9 +257,9 @@ def _mono(file: SoundFile, first: int, count: int | None) -> np.ndarray:
             blocks.append(block[:, 0])
             continue
         mean = block.mean(axis=1)
-        blocks.append(mean)
         averaged += float(np.dot(mean, mean))
         total += float(np.dot(block.ravel(), block.ravel()))
+        blocks.append(_filled(mean, block))
     wav = np.concatenate(blocks)
     announced = file.frames - first if count is None else min(count, file.frames - first)
     if announced - len(wav) > INEXACT:
@@ -260,6 +275,24 @@ def _mono(file: SoundFile, first: int, count: int | None) -> np.ndarray:
     _go_to(file, first)
     loudest = int(energies.argmax())
     return np.concatenate([block[:, loudest] for block in _blocks(file, count)])
+
+
+def _filled(mean: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """The average of the channels; in stretches where they cancel each other, the loudest channel of those stretches.
+
+    Args:
+        mean: float32 (T',), the average. block: float32 (T', channels).
+    """
+    starts = np.arange(0, len(mean), STRETCH)
+    if not len(starts):
+        return mean
+    energies = np.add.reduceat(np.square(block, dtype=np.float64), starts)  # (stretches, channels)
+    averaged = np.add.reduceat(np.square(mean, dtype=np.float64), starts)
+    lost = averaged * block.shape[1] ** 2 < CANCELLED * energies.sum(axis=1)
+    if not lost.any():
+        return mean
+    loudest = int(energies[lost].sum(axis=0).argmax())
+    return np.where(np.repeat(lost, STRETCH)[: len(mean)], block[:, loudest], mean)
 
 
 def _blocks(file: SoundFile, count: int | None) -> Iterator[np.ndarray]:

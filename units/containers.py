@@ -216,6 +216,61 @@ def reads_to_the_end(file: int) -> bool:
     return b"fLaC" not in _bytes_at(file, max(4, size - READ_AHEAD), READ_AHEAD)
 
 
+def last_flac_frame(file: int) -> int | None:
+    """The number of samples up to the end of the last frame of FLAC, by the header of that frame.
+
+    Bytes that look like a header by chance have a right checksum once in 256 times, so another number than STREAMINFO's
+    is a suspicion. None if no header is found near the end.
+
+    Source: RFC 9639, section 9.1.
+    """
+    size = os.fstat(file).st_size
+    least, tail = _bytes_at(file, 8, 2), _bytes_at(file, max(42, size - READ_AHEAD), READ_AHEAD)
+    at = len(tail)
+    while (at := tail.rfind(b"\xff", 0, at)) >= 0:
+        head = tail[at : at + 16]
+        if len(head) >= 6 and head[1] & 0xFE == 0xF8 and (end := _frame_end(head, int.from_bytes(least, "big"))):
+            return end
+    return None
+
+
+def _frame_end(head: bytes, block: int) -> int | None:
+    """The number of samples up to the end of a frame of FLAC; None if the bytes are no header of a frame.
+
+    Args:
+        block: samples of a frame, of a stream in which all but the last have equally many.
+    """
+    lead, at = head[4], 5
+    more = 0 if lead < 0x80 else 8 - (~lead & 0xFF).bit_length() - 1  # bytes that continue the number, as in UTF-8
+    number = lead if lead < 0x80 else lead & (0x3F >> more)
+    for one in head[at : at + more]:
+        number, at = number << 6 | one & 0x3F, at + 1
+    size, rate = head[2] >> 4, head[2] & 15
+    counts = {1: 192, **{n: 576 << (n - 2) for n in range(2, 6)}, **{n: 256 << (n - 8) for n in range(8, 16)}}
+    if size in (6, 7):
+        counts[size] = int.from_bytes(head[at : at + size - 5], "big") + 1
+        at += size - 5
+    at += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if size not in counts or at >= len(head) or _crc8(head[:at]) != head[at]:
+        return None
+    return (number if head[1] & 1 else number * block) + counts[size]
+
+
+def _crc8(content: bytes) -> int:
+    found = 0
+    for one in content:
+        found ^= one
+        for _ in range(8):
+            found = (found << 1 ^ (0x07 if found & 0x80 else 0)) & 0xFF
+    return found
+
+
+def without_count(data: bytes) -> bytes:
+    """A file of FLAC whose header leaves the number of samples open, so that a decoder reads all that there are."""
+    at = data.find(b"fLaC") + 21  # the number has 36 bits
+    return data[:at] + bytes([data[at] & 0xF0]) + bytes(4) + data[at + 5 :]
+
+
 def _flac_parts(data: mmap.mmap, frames: int) -> tuple[Part, ...]:
     begins, at = [], data.find(b"fLaC")
     while at >= 0:

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from tiny_parts import tones
 
-from units.audio import SAMPLE_RATE, AudioError, load_wav, save_wav
+from units.audio import SAMPLE_RATE, STRETCH, AudioError, load_wav, save_wav
+from units.containers import last_flac_frame
 
 
 def test_other_files_become_wavs(tmp_path: Path) -> None:
@@ -82,3 +83,40 @@ def test_what_is_no_audio_is_refused(tmp_path: Path) -> None:
             load_wav(tmp_path / name)
         assert "\n" not in str(error.value)
         assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize("announced", [16_000, 31_000])
+def test_flac_whose_header_announces_less_is_refused(tmp_path, announced: int) -> None:
+    path = tmp_path / "a.flac"
+    wav = np.random.default_rng(0).standard_normal(32_000).astype(np.float32) * 0.1
+    soundfile.write(path, wav, SAMPLE_RATE)
+    assert len(load_wav(path)) == 32_000
+    content = bytearray(path.read_bytes())
+    content[21:26] = bytes([content[21] & 0xF0]) + announced.to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=f"announces {announced} samples, and 3"):
+        load_wav(path)
+    assert len(load_wav(path, 0.25, 0.5)) == 8000  # what a segment does not need is not read
+
+
+def test_the_last_frame_of_flac_ends_with_the_file(tmp_path) -> None:
+    draw = np.random.default_rng(1)
+    for number in range(30):
+        channels, rate = int(draw.integers(1, 3)), int(draw.choice([8000, 11025, 16_000, 44_100, 48_000]))
+        wav = draw.standard_normal((int(draw.integers(500, 60_000)), channels)) * draw.choice([0.0, 0.001, 0.1])
+        path = tmp_path / f"{number}.flac"
+        soundfile.write(path, wav, rate, subtype=str(draw.choice(["PCM_16", "PCM_24"])))
+        with path.open("rb") as file:
+            assert last_flac_frame(file.fileno()) == len(wav)
+
+
+def test_channels_that_cancel_in_a_part_of_a_file_are_not_lost(tmp_path) -> None:
+    tone = 0.3 * np.sin(2 * np.pi * 440 * np.arange(32_000) / SAMPLE_RATE)
+    sides = np.stack([tone, np.concatenate([tone[:16_000], -tone[16_000:]])], 1)
+    soundfile.write(tmp_path / "a.wav", sides, SAMPLE_RATE)
+    found = load_wav(tmp_path / "a.wav")
+    lost = np.flatnonzero(np.abs(found - tone) > 1e-3)
+    assert not len(lost) or (lost[0] >= 16_000 and lost[-1] < 16_000 + STRETCH)  # a stretch that cancels in part
+    two = np.stack([np.where(np.arange(32_000) < 16_000, tone, 0), np.where(np.arange(32_000) < 16_000, 0, tone)], 1)
+    soundfile.write(tmp_path / "b.wav", two, SAMPLE_RATE)  # two speakers, one on each side
+    np.testing.assert_allclose(load_wav(tmp_path / "b.wav"), tone / 2, atol=1e-3)
