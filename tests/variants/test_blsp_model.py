@@ -17,7 +17,7 @@ import eval.run
 import speechgpt.cli
 from instruct_data.build.records import write_conversations
 from speechgpt import open_model
-from speechgpt.answers import NotSupported, SpeechModel
+from speechgpt.answers import FollowsInstructions, NotSupported, SpeechModel
 from speechgpt.dialogue import Conversation, Message, NoUnitsError, Speech
 from speechgpt.sampling import Sampling
 from stages.train import train
@@ -71,6 +71,12 @@ def test_a_batch_answers_as_each_alone(run, model) -> None:
     assert [answer.text for answer in model.answer_batch(wavs, SHORT)] == [answer.text for answer in alone]
     assert all(answer.text and answer.transcript is None and answer.wav is None for answer in alone)
     assert model.transcribe_batch(wavs, SHORT) == [model.transcribe(wav, SHORT) for wav in wavs]
+    asked = ["red dog", "my cat", "red dog", "one", "two three"]
+    assert isinstance(model, FollowsInstructions)
+    assert model.respond_batch(wavs, asked, SHORT) == [
+        model.respond_batch([wav], [one], SHORT)[0] for wav, one in zip(wavs, asked)
+    ]
+    assert model.respond_batch(wavs[:1], asked[:1], SHORT) == model.respond([Request(wavs[0], asked[0])], SHORT)
     questions = ["red dog", "one two three of my cat"]
     assert model.chat_batch(questions, SHORT) == [model.chat(question, SHORT) for question in questions]
 

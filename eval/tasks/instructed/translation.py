@@ -70,7 +70,7 @@ def corpus_scores(references: Sequence[str], replies: Sequence[str], lang: str) 
     for metric in (bleu, CHRF()):
         times = BOOTSTRAPS if len(replies) > 1 else 1
         score = metric.corpus_score(list(replies), [list(references)], n_bootstrap=times)
-        error = score._ci / QUANTILE if times > 1 else None
+        error = float(score._ci) / QUANTILE if times > 1 and math.isfinite(score._ci) else None
         found.append(Score(float(score.score), error, len(replies)))
     return found[0], found[1]
 
