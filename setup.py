@@ -30,6 +30,7 @@ FASTER_WHISPER = ["faster-whisper>=1.1"]  # another library for --asr, beside tr
 SIGNAL = ["speechmos>=0.0.1", "onnxruntime>=1.17"]  # DNSMOS and PLCMOS, with their weights
 SERVE = [
     "starlette>=0.45",
+    "openai>=2",  # --llm
     "uvicorn>=0.34",
     "websockets>=13,<16",  # the openai client's range
     "python-multipart>=0.0.18",

@@ -13,21 +13,23 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from speechgpt.adapters import open_language_model, shape_of
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likelihood, NotSupported, Piece, Sound
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
+from speechgpt.generation.engine import KEY_VARIABLE, Engine
 from speechgpt.generation.gathering import Gatherer
-from speechgpt.generation.generate import context_length, draws, generate
+from speechgpt.generation.generate import LanguageModel, context_length, draws, generate
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
 from speechgpt.generation.shared import share
 from speechgpt.generation.stream import ReplyStream
@@ -67,7 +69,7 @@ class SpeechGPT:
     sample_rate = SAMPLE_RATE
 
     def __init__(
-        self, model: PreTrainedModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu"
+        self, model: LanguageModel, dialogue: Dialogue, facts: CheckpointFacts, folder: Path, device: str = "cpu"
     ) -> None:
         self.model, self.dialogue, self.facts, self.folder, self.device = model, dialogue, facts, folder, device
         self._encode: Callable[[list[np.ndarray]], list[Units]] = lambda wavs: self.encoder.encode_batch(wavs)
@@ -75,7 +77,9 @@ class SpeechGPT:
         self._speaker = 0
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", dtype: str | None = None) -> SpeechGPT:
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "cpu", dtype: str | None = None, llm: str | None = None
+    ) -> SpeechGPT:
         """Open a model folder: a checkpoint, with `unit_encoder/` and `vocoder/` in it.
 
         The unit encoder and the vocoder are opened when they are first needed; text chat needs neither.
@@ -84,6 +88,8 @@ class SpeechGPT:
             folder: a model folder, or the id of a model on the hub, such as `name/model`.
             dtype: of the LLM's weights: float32, bfloat16 or float16. None takes the one that they are stored in, but
                 float32 for bfloat16 weights on a device that would only emulate it.
+            llm: URL of an inference engine that runs the LLM (speechgpt/generation/engine.py); the folder's weights
+                are not read. Its key is in SPEECHGPT_LLM_KEY.
 
         Raises:
             FileNotFoundError: the folder, or a file in it, is missing.
@@ -96,6 +102,9 @@ class SpeechGPT:
         facts = CheckpointFacts.load(folder)
         dialogue = open_dialogue(open_tokenizer(folder), facts, folder)
         facts.check_vocab(dialogue.vocab, folder)
+        if llm is not None:
+            engine = Engine.for_folder(llm, folder, os.environ.get(KEY_VARIABLE, ""))
+            return cls(engine, dialogue, facts, folder, device)
         if dtype is None:
             stored = shape_of(folder).dtype
             dtype = "float32" if stored == torch.bfloat16 and not multiplies_bfloat16(device) else "auto"
@@ -149,10 +158,12 @@ class SpeechGPT:
         return vocoder
 
     def preload(self) -> None:
-        """Open the parts that would be opened at first use, and check their codebooks."""
+        """Open the parts that would be opened at first use, and check their codebooks; see that the engine answers."""
         for part, attribute in ((ENCODER, "encoder"), (VOCODER, "vocoder")):
             if (self.folder / part).is_dir():
                 getattr(self, attribute)
+        if isinstance(self.model, Engine):
+            self.model.check(self._prompt(Message("human", ("hello",))))
 
     def share(self, rows: int) -> None:
         """Let several threads ask at once: their replies are drawn as one batch, their sounds are encoded and made
@@ -161,7 +172,8 @@ class SpeechGPT:
         Args:
             rows: replies that are drawn at once; others wait.
         """
-        share(self.model, context_length(self.model), rows)
+        if not isinstance(self.model, Engine):  # which batches by itself
+            share(self.model, context_length(self.model), rows)
         if (self.folder / ENCODER).is_dir():
             self._encode = Gatherer(self.encoder.encode_batch)
         if (self.folder / VOCODER).is_dir():
@@ -247,13 +259,18 @@ class SpeechGPT:
         bos, vocab = self.dialogue.text.tokenizer.bos_token_id, self.dialogue.vocab
         context = [token for token in (bos, vocab.special_id(SOSP)) if token is not None]
         rows = [Row(context, vocab.encode(units)[1:-1]) for units in self._encoded(sounds)]
-        return log_likelihoods(self.model, rows)
+        return self._scored(rows)
 
     def text_likelihoods(self, texts: Sequence[str], contexts: Sequence[str]) -> list[Likelihood]:
         """Log-likelihood of plain texts, outside the dialogue template. See speechgpt.answers.ScoresText."""
         bos, encode = self.dialogue.text.tokenizer.bos_token_id, self.dialogue.text.encode
         start = [] if bos is None else [bos]
         rows = [text_row(encode, start, context, text) for text, context in zip(texts, contexts)]
+        return self._scored(rows)
+
+    def _scored(self, rows: Sequence[Row]) -> list[Likelihood]:
+        if isinstance(self.model, Engine):
+            raise ValueError("likelihoods need the model's weights here; open it without llm")
         return log_likelihoods(self.model, rows)
 
     def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:

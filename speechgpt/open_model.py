@@ -11,6 +11,7 @@ The class implements speechgpt.answers.SpeechModel and has `from_pretrained(fold
 
 from __future__ import annotations
 
+import inspect
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -30,22 +31,30 @@ class UnknownSystem(ValueError):
     """A model folder names a system that no installed package provides, or whose package does not import."""
 
 
-def open_model(folder: str | Path, device: str | None = None, dtype: str | None = None) -> SpeechModel:
+def open_model(
+    folder: str | Path, device: str | None = None, dtype: str | None = None, llm: str | None = None
+) -> SpeechModel:
     """Open a model folder of any installed system.
 
     Args:
         folder: a model folder, or the id of a model on the hub, such as `name/model`.
         device: such as `cpu` or `cuda:1`; None takes a GPU if there is one.
         dtype: of the weights: float32, bfloat16 or float16; None leaves the choice to the model.
+        llm: URL of an inference engine that runs the LLM, for systems whose `from_pretrained` takes one.
 
     Raises:
         FileNotFoundError: there is no such model.
         UnknownSystem: no installed package provides the model's system.
-        ValueError: the files of the model do not fit together.
+        ValueError: the files of the model do not fit together, or its system takes no `llm`.
     """
     folder = local_folder(folder)
-    system = system_class(CheckpointFacts.load(folder).system)
-    return system.from_pretrained(folder, device or _best_device(), dtype)
+    name = CheckpointFacts.load(folder).system
+    system = system_class(name)
+    if llm is None:
+        return system.from_pretrained(folder, device or _best_device(), dtype)
+    if "llm" not in inspect.signature(system.from_pretrained).parameters:
+        raise ValueError(f"a model of the system {name!r} draws its tokens itself; open it without llm")
+    return system.from_pretrained(folder, device or _best_device(), dtype, llm=llm)
 
 
 def system_class(system: str) -> Any:

@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 
 from speechgpt.answers import Candidate
 from speechgpt.dialogue import Conversation, Dialogue, Message, Rendered
-from speechgpt.generation.generate import context_length, generate
+from speechgpt.generation.engine import Engine
+from speechgpt.generation.generate import LanguageModel, context_length, generate
 from speechgpt.generation.grammar import grammar_of
 from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import shared
@@ -29,7 +30,7 @@ RETRY_TEMPERATURE = 0.7  # of further candidates, where the first one is the mos
 
 
 def choose_candidates(
-    model: PreTrainedModel,
+    model: LanguageModel,
     dialogue: Dialogue,
     prompts: Sequence[list[int]],
     texts: Sequence[str],
@@ -68,7 +69,7 @@ def choose_candidates(
 
 @torch.inference_mode()
 def verify(
-    model: PreTrainedModel, dialogue: Dialogue, spoken: Sequence[tuple[int, ...]], texts: Sequence[str]
+    model: LanguageModel, dialogue: Dialogue, spoken: Sequence[tuple[int, ...]], texts: Sequence[str]
 ) -> list[Candidate]:
     """Check for each utterance (units) whether the model would transcribe it as the text that it is meant to say."""
     rendered = [
@@ -76,14 +77,24 @@ def verify(
         for units, text in zip(spoken, texts, strict=True)
     ]
     fitting = [i for i, r in enumerate(rendered) if len(r.ids) <= context_length(model)]
-    together = shared(model)
-    if together is None:
+    if isinstance(model, Engine):
+        likeliest = _transcribed_alike(model, dialogue, [rendered[i] for i in fitting])
+    elif (together := shared(model)) is None:
         likeliest = _most_likely(model, dialogue, [rendered[i] for i in fitting])
     else:  # other threads' candidates are checked in the same pass
         work = functools.partial(_most_likely, model, dialogue)
         likeliest = together.together(("verify", id(dialogue)), [rendered[i] for i in fitting], work)
     understood = dict(zip(fitting, likeliest))
     return [Candidate(units, understood.get(i)) for i, units in enumerate(spoken)]
+
+
+def _transcribed_alike(engine: Engine, dialogue: Dialogue, rendered: Sequence[Rendered]) -> list[bool]:
+    """As _most_likely, by greedy transcripts: these are the text where each of its tokens is the most likely one."""
+    starts = [r.train.index(True) for r in rendered]
+    meant = [r.ids[start:] for r, start in zip(rendered, starts)]
+    greedy = Sampling(max_new_tokens=max(map(len, meant), default=1))
+    drawn = generate(engine, dialogue, [r.ids[:start] for r, start in zip(rendered, starts)], "text", greedy)
+    return [ids == text for ids, text in zip(drawn, meant)]
 
 
 def _most_likely(model: PreTrainedModel, dialogue: Dialogue, rendered: Sequence[Rendered]) -> list[bool]:

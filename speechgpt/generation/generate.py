@@ -6,6 +6,7 @@ Why not transformers' `generate`: docs/decisions/generation-loop.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,14 +19,19 @@ from transformers import (
 )
 
 from speechgpt.dialogue import Dialogue
+from speechgpt.generation.engine import Engine
 from speechgpt.generation.grammar import Form, Grammar, grammar_of
 from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import Draw, check_stop, shared
 from speechgpt.sampling import Sampling
 
+LanguageModel: TypeAlias = PreTrainedModel | Engine  # runs here, or in an inference engine
 
-def context_length(model: PreTrainedModel) -> int:
+
+def context_length(model: LanguageModel) -> int:
     """How many tokens a model can hold. Raises ValueError if its config does not state it."""
+    if isinstance(model, Engine):
+        return model.context
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if length is None:
         raise ValueError(
@@ -36,7 +42,7 @@ def context_length(model: PreTrainedModel) -> int:
 
 @torch.inference_mode()
 def draws(
-    model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+    model: LanguageModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
 ) -> Iterator[list[int | None]]:
     """Draw the next token of each prompt's reply, step by step: None for a reply that has ended.
 
@@ -45,6 +51,9 @@ def draws(
     Raises:
         ValueError: a prompt leaves no room in the model's context.
     """
+    if isinstance(model, Engine):
+        yield from model.draws(dialogue, prompts, form, sampling)
+        return
     grammar = grammar_of(dialogue, form, model.get_output_embeddings().weight.shape[0], model.device)
     yield from _draws(model, prompts, min(dialogue.ends), dialogue.ended, grammar, sampling)
 
@@ -141,7 +150,7 @@ def _draws(
 
 
 def generate(
-    model: PreTrainedModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+    model: LanguageModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
 ) -> list[list[int]]:
     """Reply ids of each prompt, its end last where the model reached it.
 

@@ -45,6 +45,7 @@ class ApiError(ValueError):
 def as_api_error(error: BaseException) -> ApiError:
     """The error that a client receives. An error of the server itself is also written to its log."""
     from speechgpt.answers import NotSupported
+    from speechgpt.generation.engine import EngineError
     from speechgpt.serve.work import Busy, Closing
 
     if isinstance(error, ApiError):
@@ -55,6 +56,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return ApiError(503, "the server is stopping", "service_unavailable", headers={"Retry-After": "10"})
     if isinstance(error, NotSupported):
         return ApiError(404, str(error), "not_supported")
+    if isinstance(error, EngineError):
+        return ApiError(502, str(error), "engine_error")
     if isinstance(error, HTTPException):  # of Starlette's router
         return ApiError(error.status_code, error.detail)
     if isinstance(error, (ValueError, OSError)):

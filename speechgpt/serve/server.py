@@ -52,6 +52,7 @@ def main(
     waiting: int = 64,
     device: str | None = None,
     dtype: str | None = None,
+    llm: str | None = None,
     sampling: Sampling = Sampling(),
 ) -> None:
     """Serve a model until Ctrl-C.
@@ -68,6 +69,8 @@ def main(
         waiting: requests that may wait for these; further ones are refused with status 429
         device: cpu or cuda; a GPU if there is one, when not given
         dtype: of the model's weights: float32, bfloat16 or float16; as they are stored if not given
+        llm: URL of an inference engine that runs the language model, such as http://127.0.0.1:8000/v1 of vLLM or
+            SGLang; its key, if it needs one, is read from SPEECHGPT_LLM_KEY
         sampling: how tokens are drawn
     """
     check_range("port", port, 0, 65535)
@@ -85,7 +88,7 @@ def main(
     except ImportError as error:
         raise ImportError(f"the server needs its libraries ({error}): pip install -e '.[serve]'") from error
 
-    opened = open_model(model, device, dtype)
+    opened = open_model(model, device, dtype, llm)
     getattr(opened, "preload", lambda: None)()  # a missing or foreign part fails now, not at the first request
     able = ", ".join(sorted(opened.capabilities)) or "nothing"
     shown = f"[{host}]" if ":" in host else host
