@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from tiny_run import make_run
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from speechgpt.dialogue import Speech
 from stages.config import Source
@@ -40,6 +42,17 @@ def make_blsp_run(run: Path, count: int = 30) -> Path:
     chats = [{"question": f"one {word}", "answer": f"two {word}"} for word in PITCHES for _ in range(5)]
     (run / "chats.jsonl").write_text("".join(json.dumps(chat) + "\n" for chat in chats))
     return run
+
+
+def saying_words(llm: Path, out: Path) -> Path:
+    """A copy of a text LLM that prefers every token with a letter to the others, so that no reply is without a word."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
+    words = [any(map(str.isalpha, tokenizer.decode([i], skip_special_tokens=True))) for i in range(len(tokenizer))]
+    head = model.get_output_embeddings().weight
+    head.data[~torch.tensor(words + [False] * (len(head) - len(words)))] = 0
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
 
 
 def blsp_config(run: Path, **changes) -> BlspConfig:

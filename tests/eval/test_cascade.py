@@ -141,7 +141,7 @@ def test_every_task_measures_a_cascade(corpus: Path, tmp_path: Path, server: Cha
     run.main(f"cascade:pocketsphinx,{server.url}#tiny,espeak:en-us", corpus, out)
     results = load_results(out)
     assert results.keys() == {
-        "originals", "asr", "spoken_qa", "answer_speech", "new_voice", "text_qa", "tts", "speed"
+        "originals", "asr", "spoken_qa", "answer_speech", "new_voice", "text_qa", "tts", "speed", "pace"
     }  # fmt: skip
     assert results["asr"].score == results["originals"].score  # the same recogniser on the same recordings
     run.main(f"cascade:transcripts,{server.url}#tiny", corpus, tmp_path / "topline")

@@ -122,10 +122,10 @@ def finished_run(run: Path) -> Path:
     return run
 
 
-def steps(run: Path) -> list[str]:
+def steps(run: Path, *options: str) -> list[str]:
     """Modules that make would run for the report."""
     printed = subprocess.run(
-        ["make", "-n", "eval", f"RUN={run}"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "eval", f"RUN={run}", *options], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     return re.findall(r"-m ((?:units|eval|stages|speechgpt|instruct_data)\.[\w.]+)", printed)
 
@@ -136,13 +136,24 @@ def test_another_vocoder_is_evaluated_again_and_no_stage_trains_again(tmp_path: 
     (run / "vocoder/config.json").touch()
     assert sorted(steps(run)) == ["eval.report.card", "eval.resynthesis", "eval.run", "speechgpt.bundle"]
     (run / "vocoder/config.json").unlink()
-    assert sorted(steps(run)) == [
+    assert sorted(steps(run)) == ["eval.report.card", "eval.resynthesis", "eval.run", "speechgpt.bundle"]
+    assert sorted(steps(run, "FROM_SCRATCH=1")) == [
         "eval.report.card",
         "eval.resynthesis",
         "eval.run",
         "speechgpt.bundle",
         "units.vocoder.train_vocoder",
     ]
+
+
+def test_units_and_vocoder_are_those_that_ship_unless_all_is_made_from_scratch(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/corpus.json").touch()
+    assert not {"units.encoder.fit", "units.vocoder.train_vocoder"} & set(steps(tmp_path))
+    assert {"units.encoder.fit", "units.vocoder.train_vocoder"} <= set(steps(tmp_path, "FROM_SCRATCH=1"))
+
+
+def test_a_finished_run_is_not_begun_again_when_its_neighbours_are_touched(tmp_path: Path) -> None:
     run = finished_run(tmp_path)
     for neighbour in ("corpus/corpus.json", "units/train/unit_set.json", "data/build.json", "stage1/speechgpt.json"):
         (run / neighbour).touch()

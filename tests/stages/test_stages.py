@@ -241,7 +241,7 @@ def test_a_wrong_option_is_refused_with_the_nearest(capsys, option: str, message
         (b"stage: s\ntraining: {max_steps: 1, max_steps: 2}\n", "'max_steps' is given twice"),
         ("stage: caf\u00e9\n".encode("latin-1"), "not UTF-8 text"),
         (b"stage: [s\n", "not YAML"),
-        (b"stage: s\0\n", "not YAML"),
+        (b"stage: s\0\n", "a NUL byte at 8"),
         (b"- stage\n", "no settings"),
         (b"stage\n", "no settings"),
         (b"[" * 5000, "not YAML"),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_blsp import blsp_config, make_blsp_run, tone
+from tiny_blsp import blsp_config, make_blsp_run, saying_words, tone
 from tiny_tokenizers import llama3
 
 import eval.run
@@ -227,29 +227,30 @@ def test_generate_writes_a_line_for_each(run, model, tmp_path, capsys) -> None:
 
 
 def test_labels_are_resumed_and_shared(run, tmp_path) -> None:
+    llm = str(saying_words(run / "text_llm", tmp_path / "llm"))
     how = Labelling(behaviours={"continue": 1, "answer": 2}, shard_size=7, batch=4, max_new_tokens=6)
-    continuation.main(run / "asr.jsonl", tmp_path / "one", str(run / "text_llm"), how=how)
+    continuation.main(run / "asr.jsonl", tmp_path / "one", llm, how=how)
     labels = list(read_labels(tmp_path / "one"))
     by_id = {label.id: label for label in labels}
-    assert by_id and {label.behaviour for label in labels} <= {"continue", "answer"}
+    assert len(by_id) == 30 and {label.behaviour for label in labels} == {"continue", "answer"}
     assert all(label.transcript and label.response and Path(label.speech.audio).exists() for label in labels)
 
     for rank in (0, 1):
         assert not (tmp_path / "two/labels.json").exists()
-        continuation.main(run / "asr.jsonl", tmp_path / "two", str(run / "text_llm"), rank=rank, world=2, how=how)
+        continuation.main(run / "asr.jsonl", tmp_path / "two", llm, rank=rank, world=2, how=how)
     assert list(read_labels(tmp_path / "two")) == labels
     (tmp_path / "two/shard-00001.refused").unlink()
     (tmp_path / "two/labels.json").unlink()
     with pytest.raises(FileNotFoundError):
         list(read_labels(tmp_path / "two"))
-    continuation.main(run / "asr.jsonl", tmp_path / "two", str(run / "text_llm"), how=how)
+    continuation.main(run / "asr.jsonl", tmp_path / "two", llm, how=how)
     assert list(read_labels(tmp_path / "two")) == labels
     facts = json.loads((tmp_path / "two/labels.json").read_text())
     assert sum(facts["labels"].values()) == len(labels)
     with pytest.raises(ValueError, match="max_new_tokens"):
         (tmp_path / "two/labels.json").unlink()
         other = Labelling(behaviours={"continue": 1, "answer": 2}, shard_size=7, batch=4, max_new_tokens=5)
-        continuation.main(run / "asr.jsonl", tmp_path / "two", str(run / "text_llm"), how=other)
+        continuation.main(run / "asr.jsonl", tmp_path / "two", llm, how=other)
 
 
 def test_labels_that_are_left_out_are_counted(run, tmp_path) -> None:
@@ -317,11 +318,12 @@ def test_commands_are_typed_as_their_pages_say(run, tmp_path, capsys) -> None:
     given = [str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]
     generate.main.cli([*given, "--model", str(run / "blsp"), "--instruction", "one", "--max_new_tokens", "3"])
     assert lines_of(tmp_path / "out.jsonl")[0]["response"]
+    llm = str(saying_words(run / "text_llm", tmp_path / "llm"))
     labels = [str(run / "asr.jsonl"), str(tmp_path / "labels"), "--max_new_tokens", "3"]
     with pytest.raises(SystemExit):
-        continuation.main.cli([*labels, "--llm", str(run / "text_llm"), "--behaviours", '{"dance": 1}'])
+        continuation.main.cli([*labels, "--llm", llm, "--behaviours", '{"dance": 1}'])
     assert "dance" in capsys.readouterr().err
-    continuation.main.cli([*labels, "--llm", str(run / "text_llm"), "--behaviours", '{"continue": 1, "answer": 1}'])
+    continuation.main.cli([*labels, "--llm", llm, "--behaviours", '{"continue": 1, "answer": 1}'])
     assert (tmp_path / "labels/labels.json").exists()
     for command in (generate.main, continuation.main):
         with pytest.raises(SystemExit) as ended:
