@@ -56,11 +56,12 @@ class PiperVoice:
     def speak(self, text: str) -> np.ndarray:
         """See TTSVoice."""
         session, facts = _open(self.folder)
-        inputs = {
-            "input": np.array([_ids(text, facts)], np.int64),
+        ids = _ids(text, facts)
+        inputs: dict[str, np.ndarray] = {
+            "input": np.array([ids], np.int64),
+            "input_lengths": np.array([len(ids)], np.int64),
             "scales": np.array([self.noise, self.stretch, self.noise_w], np.float32),
         }
-        inputs["input_lengths"] = np.array([inputs["input"].shape[1]], np.int64)
         if facts["num_speakers"] > 1:
             inputs["sid"] = np.array([self._speaker(facts["num_speakers"])], np.int64)
         try:
@@ -105,7 +106,9 @@ def _open(folder: str) -> tuple[Any, dict[str, Any]]:
     path = models[0].with_name(models[0].name + ".json")
     if not path.exists():
         raise VoiceError(TextReason.UNKNOWN_VOICE, f"{models[0]} needs its {path.name} beside it")
-    facts = checked(read_json(path), path, {"audio": dict, "espeak": dict, "phoneme_id_map": dict, "num_speakers": int})
+    facts = checked(
+        read_json(path), str(path), {"audio": dict, "espeak": dict, "phoneme_id_map": dict, "num_speakers": int}
+    )
     checked(facts["audio"], f"{path}, audio", {"sample_rate": int})
     checked(facts["espeak"], f"{path}, espeak", {"voice": str})
     checked(facts["phoneme_id_map"], f"{path}, phoneme_id_map", dict.fromkeys((_PAD, _START, _END), list))
