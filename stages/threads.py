@@ -10,8 +10,7 @@ import torch
 from transformers import TrainerCallback
 
 FIRST = 4  # steps before the first trial: the first ones allocate memory
-EVERY = 100  # steps from one trial to the next
-MOST = 800  # the same, where trials keep finding one thread faster
+EVERY = 100  # steps from one trial to the next; twice as many where one thread was faster
 TRIAL = 3  # steps of a trial on each number of threads
 PAYS = 1.15  # all threads are used if they are so many times as fast as one
 
@@ -27,7 +26,7 @@ class FastestThreads(TrainerCallback):
 
     def __init__(self) -> None:
         self._all = torch.get_num_threads()
-        self._next_trial, self._pause = FIRST, EVERY  # both in steps
+        self._next_trial = FIRST  # steps until then
         self._seconds: dict[int, list[float]] = {}
         self._began = 0.0
 
@@ -54,8 +53,7 @@ class FastestThreads(TrainerCallback):
     def _choose(self, threads: int) -> None:
         """End the trial."""
         torch.set_num_threads(threads)
-        self._pause = EVERY if threads > 1 else min(2 * self._pause, MOST)
-        self._next_trial, self._seconds = self._pause, {}
+        self._next_trial, self._seconds = EVERY if threads > 1 else 2 * EVERY, {}
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs) -> None:
         torch.set_num_threads(self._all)
