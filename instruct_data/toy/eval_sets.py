@@ -137,7 +137,7 @@ def _plural_verb(draw: random.Random) -> tuple[str, str, str, str]:
 
 
 def _auxiliary(draw: random.Random) -> tuple[str, str, str, str]:
-    question = HABITS[draw.choice(sorted(HABITS))][0].format(name=draw.choice(NAMES))
+    question = HABITS[draw.choice(sorted(HABITS))][0].replace("<name>", draw.choice(NAMES))
     return "auxiliary_agreement", "does", question, question.replace(" does ", " do ")
 
 

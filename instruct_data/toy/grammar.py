@@ -1,6 +1,6 @@
 """The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 150 words.
 
-Every question asks for one *combination*: two numbers, a person and a habit, or four words to repeat. The split is by
+Every question asks for one *combination*: two numbers, a person and a habit, or a sentence to repeat. The split is by
 combination. Combinations of dev and test are in the text that the text LLM is trained on, but neither their questions
 nor their answers are in the training audio.
 """
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 NUMBERS = (
@@ -17,34 +19,74 @@ NUMBERS = (
 ).split()
 DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 MONTHS = "january february march april may june july august september october november december".split()
-OPPOSITES = "happy sad big small hot cold young old fast slow tall short loud quiet clean dirty".split()
+OPPOSITES = "happy sad big small strong weak young old fast slow tall short loud quiet clean dirty".split()
 COLORS = "red blue green yellow purple orange white black".split()
-ANIMALS = "dog horse monkey rabbit tiger lion cow camel".split()
-VERBS = "jumps sleeps runs swims sings dances walks laughs".split()
+ANIMALS = "zebra horse monkey rabbit tiger lion parrot camel".split()
+VERBS = "jumps sleeps runs swims sings dances climbs laughs".split()
 NAMES = "anna peter maria david laura kevin susan robert sophie oliver julia thomas nancy george helen martin".split()
 CITIES = "london paris berlin tokyo boston madrid cairo sydney".split()
 FOODS = "apples bread cheese pizza rice soup carrots bananas".split()
 GAMES = "tennis piano football chess guitar violin hockey drums".split()
 
-# habit -> (question, answer, possible values)
-HABITS = {
-    "color": ("what color does {name} like", "{name} likes {value}", COLORS),
-    "food": ("what does {name} eat", "{name} eats {value}", FOODS),
-    "city": ("where does {name} live", "{name} lives in {value}", CITIES),
-    "pet": ("what animal does {name} have", "{name} has a {value}", ANIMALS),
-    "game": ("what does {name} play", "{name} plays {value}", GAMES),
+CLASSES = {
+    "number": NUMBERS,
+    "day": DAYS,
+    "month": MONTHS,
+    "date": DAYS + MONTHS,
+    "adjective": OPPOSITES,
+    "color": COLORS,
+    "animal": ANIMALS,
+    "verb": VERBS,
+    "name": NAMES,
+    "city": CITIES,
+    "food": FOODS,
+    "game": GAMES,
 }
-# Dates that the calendar has no answer to.
-OTHER_DATES = [f"near {name}" for name in DAYS + MONTHS] + [
-    f"{r} {food}" for r in ("after", "before") for food in FOODS
-]
-# Questions about people that the town has no answer to.
-OTHER_HABITS = (
-    "what color does {name} see in {city}",
-    "what does {name} see in {city}",
-    "where does {name} walk on {day}",
-    "what animal does {name} see on {day}",
-    "what does {name} buy on {day}",
+
+# habit -> (question, answer, the class of its values)
+HABITS = {
+    "color": ("what color does <name> like", "<name> likes <color>", "color"),
+    "food": ("what does <name> eat", "<name> eats <food>", "food"),
+    "city": ("where does <name> live", "<name> lives in <city>", "city"),
+    "pet": ("what animal does <name> have", "<name> has a <animal>", "animal"),
+    "game": ("what does <name> play", "<name> plays <game>", "game"),
+}
+
+# Templates of JSGF: <class> stands for a word of the class, (a | b) for a or b.
+SCENE = "the <adjective> <color> <animal> <verb>"
+TELLING = (
+    *(answer for _, answer, _ in HABITS.values()),
+    SCENE,
+    "<name> saw the <adjective> <animal> in <city>",
+    "<name> went to <city> on <day>",
+    "<name> bought <food> in <month>",
+    "the <animal> <verb> on <day> and <day>",
+    "the numbers are <number> <number> <number>",
+    "<game> is on <day> in <city>",
+)
+ANSWERED = (
+    "what is <number> (plus | minus) <number>",
+    "which is (bigger | smaller) <number> or <number>",
+    "what (day | month) comes (after | before) <date>",
+    "what is the opposite of <adjective>",
+    *(question for question, _, _ in HABITS.values()),
+)
+# Questions without an answer: the words that the families of facts ask for, in other company. With the facts alone, a
+# model that hears `what is the opposite of` knows which words may follow, and does not listen.
+UNANSWERED = (
+    ANSWERED[0],  # with a number larger than those of the facts
+    ANSWERED[1],
+    "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
+    "what is the opposite of (<color> | <verb> | the <adjective>) (<animal> | <food>)",
+    "what is the <adjective> (<animal> | <food>)",
+    "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> walk on <day>"
+    " | what animal does <name> see on <day> | what does <name> buy on <day>)",
+)
+CLOSED_ANSWERS = (
+    "that (makes | leaves) <number>",
+    "<number> is (bigger | smaller)",
+    "it must be <date>",
+    "the opposite is <adjective>",
 )
 FAMILIES = ("sum", "difference", "compare", "calendar", "opposite", "town", "say")
 SPLITS = ("train", "dev", "test")
@@ -120,20 +162,18 @@ def _opposites() -> list[Question]:
 def _town() -> list[Question]:
     draw = random.Random(TOWN_SEED)
     found = []
-    for habit, (question, answer, values) in HABITS.items():
-        deal = [value for value in values for _ in range(len(NAMES) // len(values))]
+    for habit, (question, answer, kind) in HABITS.items():
+        deal = [value for value in CLASSES[kind] for _ in range(len(NAMES) // len(CLASSES[kind]))]
         draw.shuffle(deal)
         for name, value in zip(NAMES, deal):
-            found.append(
-                Question(question.format(name=name), answer.format(name=name, value=value), "town", (name, habit))
-            )
+            said = answer.replace("<name>", name).replace(f"<{kind}>", value)
+            found.append(Question(question.replace("<name>", name), said, "town", (name, habit)))
     return found
 
 
-def say(adjective: str, color: str, animal: str, verb: str) -> Question:
-    """A question of the open family: `please say X`, answered by X, where X holds four words."""
-    sentence = f"the {adjective} {color} {animal} {verb}"
-    return Question(f"please say {sentence}", sentence, "say", (adjective, color, animal, verb))
+def say(sentence: str) -> Question:
+    """A question of the open family: `please say X`, answered by X."""
+    return Question(f"please say {sentence}", sentence, "say", (sentence,))
 
 
 def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> ToyText:
@@ -151,12 +191,40 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> Toy
         split_of = _deal_keys(sorted({fact.key for fact in members}), draw)
         for fact in members:
             questions[split_of[fact.key]].append(fact)
-    combinations = list(itertools.product(OPPOSITES, COLORS, ANIMALS, VERBS))
-    drawn = iter(draw.sample(combinations, sum(say_counts.values())))
+    held_out = [q for split in ("dev", "test") for q in questions[split] if q.family == "town"]
+    repeated = _distinct(sum(say_counts.values()), lambda: draw.choice((SCENE, draw.choice(TELLING))), held_out, draw)
+    sentences = iter(repeated)
     for split in SPLITS:
-        questions[split] += [say(*next(drawn)) for _ in range(say_counts[split])]
-    held_out = {q.key for split in ("dev", "test") for q in questions[split]}
-    return ToyText(questions, _statements(num_statements, held_out, draw))
+        said = [say(next(sentences)) for _ in range(say_counts[split])]
+        questions[split] += said
+        held_out += said if split != "train" else []
+    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((TELLING, UNANSWERED))), held_out, draw)
+    draw.shuffle(statements)  # there are few of the shorter ones, which were found first
+    return ToyText(questions, statements)
+
+
+def _distinct(count: int, draw_template: Callable[[], str], held_out: list[Question], draw: random.Random) -> list[str]:
+    """Distinct sentences of drawn templates.
+
+    None is a question that has an answer, or its answer, nor the answer to a held-out question of the family `say`. For
+    a held-out question about a person there is none with another value either: nothing is said of the person and the
+    habit.
+    """
+    known = {text for fact in facts() for text in (fact.question, fact.answer)}
+    starts = tuple(f"{q.answer if q.family == 'say' else q.answer.rsplit(' ', 1)[0]} " for q in held_out)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        sentence = _filled(draw_template(), draw)
+        if sentence not in known and not f"{sentence} ".startswith(starts):
+            found[sentence] = None
+    return list(found)
+
+
+def _filled(template: str, draw: random.Random) -> str:
+    """A sentence of a template."""
+    while choice := re.search(r"\(([^()]*)\)", template):
+        template = template[: choice.start()] + draw.choice(choice[1].split(" | ")) + template[choice.end() :]
+    return re.sub(r"<(\w+)>", lambda found: draw.choice(CLASSES[found[1]]), template)
 
 
 def _deal_keys(keys: list[tuple[str, ...]], draw: random.Random) -> dict[tuple[str, ...], str]:
@@ -166,54 +234,6 @@ def _deal_keys(keys: list[tuple[str, ...]], draw: random.Random) -> dict[tuple[s
     num_test, num_dev = max(1, len(keys) // 5), max(1, len(keys) // 12)
     splits = ["test"] * num_test + ["dev"] * num_dev + ["train"] * (len(keys) - num_test - num_dev)
     return dict(zip(keys, splits))
-
-
-def _statements(count: int, held_out: set[tuple[str, ...]], draw: random.Random) -> list[str]:
-    """Distinct sentences over the whole vocabulary, without combinations of dev and test."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        sentence = _statement(held_out, draw)
-        if sentence:
-            found[sentence] = None
-    return list(found)
-
-
-def _statement(held_out: set[tuple[str, ...]], draw: random.Random) -> str | None:
-    """One sentence, or None if the draw gave a combination of dev or test."""
-    pick = draw.choice
-    name, color, animal, city, day = pick(NAMES), pick(COLORS), pick(ANIMALS), pick(CITIES), pick(DAYS)
-    kind = draw.randrange(14)
-    if kind == 0:
-        habit = pick(list(HABITS))
-        if (name, habit) in held_out:
-            return None
-        return HABITS[habit][1].format(name=name, value=pick(HABITS[habit][2]))
-    if kind == 1:
-        words = (pick(OPPOSITES), color, animal, pick(VERBS))
-        return None if words in held_out else say(*words).answer
-    return {
-        2: f"{name} saw the {pick(OPPOSITES)} {animal} in {city}",
-        3: f"{name} went to {city} on {day}",
-        4: f"{name} bought {pick(FOODS)} in {pick(MONTHS)}",
-        5: f"the {animal} {pick(VERBS)} on {day} and {pick(DAYS)}",
-        6: f"the numbers are {pick(NUMBERS)} {pick(NUMBERS)} {pick(NUMBERS)}",
-        7: f"{pick(GAMES)} is on {day} in {city}",
-        8: _with_large_number(f"what is {{}} {pick(('plus', 'minus'))} {{}}", 10, draw),
-        9: _with_large_number(f"which is {pick(('bigger', 'smaller'))} {{}} or {{}}", 12, draw),
-        # Questions without an answer: the words that the families of facts ask for, in other company. With the facts
-        # alone, a model that hears `what is the opposite of` knows which words may follow, and does not listen.
-        10: f"what {pick(('day', 'month'))} comes {pick(OTHER_DATES)} in {city}",
-        11: f"what is the opposite of {pick(COLORS + VERBS)} {pick(ANIMALS + FOODS)}",
-        12: f"what is the {pick(OPPOSITES)} {pick(ANIMALS + FOODS)}",
-        13: pick(OTHER_HABITS).format(name=name, city=city, day=day),
-    }[kind]
-
-
-def _with_large_number(template: str, largest: int, draw: random.Random) -> str:
-    """A template filled with two numbers, one of them larger than any in a question, so that no answer exists."""
-    numbers = [draw.choice(NUMBERS[largest:]), draw.choice(NUMBERS)]
-    draw.shuffle(numbers)
-    return template.format(*numbers)
 
 
 def is_question(statement: str) -> bool:
@@ -233,49 +253,7 @@ def asr_grammar() -> str:
 
     It holds every template, and each slot of a template takes any word of its class.
     """
-    classes = {
-        "number": NUMBERS,
-        "day": DAYS,
-        "month": MONTHS,
-        "adjective": OPPOSITES,
-        "color": COLORS,
-        "animal": ANIMALS,
-        "verb": VERBS,
-        "name": NAMES,
-        "city": CITIES,
-        "food": FOODS,
-        "game": GAMES,
-    }
-    rules = [f"<{name}> = {' | '.join(words)};" for name, words in classes.items()]
-    sentence = f"public <sentence> = {' | '.join(_templates())};"
-    return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, sentence, ""])
-
-
-def _templates() -> list[str]:
-    """Every sentence of the toy world, with word classes in place of words."""
-    scene = "the <adjective> <color> <animal> <verb>"
-    values = {"color": "<color>", "food": "<food>", "city": "<city>", "pet": "<animal>", "game": "<game>"}
-    return [
-        "what is <number> (plus | minus) <number>",
-        "which is (bigger | smaller) <number> or <number>",
-        "what (day | month) comes (after | before) (<day> | <month>)",
-        "what is the opposite of <adjective>",
-        *(question.format(name="<name>") for question, _, _ in HABITS.values()),
-        f"please say {scene}",
-        "that (makes | leaves) <number>",
-        "<number> is (bigger | smaller)",
-        "it must be (<day> | <month>)",
-        "the opposite is <adjective>",
-        *(HABITS[habit][1].format(name="<name>", value=value) for habit, value in values.items()),
-        scene,
-        "<name> saw the <adjective> <animal> in <city>",
-        "<name> went to <city> on <day>",
-        "<name> bought <food> in <month>",
-        "the <animal> <verb> on <day> and <day>",
-        "the numbers are <number> <number> <number>",
-        "<game> is on <day> in <city>",
-        "what (day | month) comes (near (<day> | <month>) | (after | before) <food>) in <city>",
-        "what is the opposite of (<color> | <verb>) (<animal> | <food>)",
-        "what is the <adjective> (<animal> | <food>)",
-        *(question.format(name="<name>", city="<city>", day="<day>") for question in OTHER_HABITS),
-    ]
+    rules = [f"<{name}> = {' | '.join(words)};" for name, words in CLASSES.items()]
+    told = f"({' | '.join(TELLING)})"
+    templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, told]
+    return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, f"public <sentence> = {' | '.join(templates)};", ""])

@@ -30,7 +30,7 @@ from instruct_data.toy.world import (
 )
 from units.corpus.manifest import read_manifest
 
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2, 3)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
