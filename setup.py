@@ -81,7 +81,7 @@ COMMANDS = {
     "speechgpt-cli": "speechgpt.cli",
     "speechgpt-server": "speechgpt.serve.server",
     "speechgpt-bundle": "speechgpt.bundle",
-    "speechgpt-adopt": "speechgpt.adopt",
+    "speechgpt-adopt": "speechgpt.published.adopt",
     "eval-run": "eval.run",
     "eval-resynthesis": "eval.resynthesis",
     "eval-report": "eval.report.card",

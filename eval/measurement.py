@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from eval.asr import EvaluationASR
+from eval.asr.recogniser import EvaluationASR
 from eval.judge import Judge
 from eval.model import AdaptedModel, NoAnswer
 from eval.signal.settings import SignalModels

@@ -30,7 +30,7 @@ from units.runtime.settings import check_types
 if TYPE_CHECKING:
     import numpy as np
 
-    from eval.asr import EvaluationASR
+    from eval.asr.recogniser import EvaluationASR
 
 VERSION = 1
 CEPSTRA = 13  # mel-cepstral coefficients; the zeroth (loudness) is left out, as is usual
@@ -85,7 +85,7 @@ def main(
         asr: another evaluation ASR: whisper:FOLDER_OR_HUB_ID, for any speech
         options: what is measured, and what passes
     """
-    from eval.asr import open_asr
+    from eval.asr.recogniser import open_asr
     from units.encoder.unit_encoder import UnitEncoder
     from units.runtime.provenance import commit, content_hash, fingerprint, machine
     from units.vocoder.unit_vocoder import UnitVocoder

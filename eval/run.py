@@ -65,7 +65,7 @@ def main(
         keep: how many spoken answers are kept as audio in OUT/answers, with the lists wav.scp and text for VERSA
         judge_prompt: a file with the judge's prompt, with {question} and {reply}; default: eval/prompts/judge.txt
     """
-    from eval.asr import open_asr
+    from eval.asr.recogniser import open_asr
     from eval.evaluation import evaluate, tasks_of
     from eval.judge import PROMPT, open_judge
     from eval.measurement import Measurement

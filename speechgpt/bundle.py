@@ -39,8 +39,8 @@ def main(stage: Path, encoder: Path, vocoder: Path, out: Path) -> None:
         vocoder: vocoder folder
         out: the model folder to make or replace
     """
-    from speechgpt.adapters import copy_model
     from speechgpt.checkpoint import CheckpointFacts
+    from speechgpt.language_models.adapters import copy_model
 
     with replaced_model(out) as part:
         facts = CheckpointFacts.load(stage)
@@ -101,7 +101,7 @@ def _check_replaceable(out: Path) -> None:
     """Raise ValueError if a folder holds more than a model: it is replaced as a whole."""
     if not out.exists():
         return
-    from speechgpt.adapters import ADAPTER_CONFIG, BASE, checkpoint_files
+    from speechgpt.language_models.adapters import ADAPTER_CONFIG, BASE, checkpoint_files
 
     parts = {out / ENCODER, out / VOCODER, *checkpoint_files(out)}
     if (out / ADAPTER_CONFIG).exists():

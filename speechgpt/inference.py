@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from speechgpt.adapters import open_language_model, shape_of
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likelihood, NotSupported, Piece, Sound
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message, Reply
@@ -33,9 +32,10 @@ from speechgpt.generation.generate import LanguageModel, context_length, draws, 
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
 from speechgpt.generation.shared import share
 from speechgpt.generation.stream import ReplyStream
-from speechgpt.language_models import open_tokenizer
+from speechgpt.language_models.adapters import open_language_model, shape_of
+from speechgpt.language_models.whole import open_tokenizer
 from speechgpt.prompts import asr_prompt, tts_prompt
-from speechgpt.published import TEMPLATE, PublishedDialogue
+from speechgpt.published.template import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav, loudness
 from units.codebook import Codebook, Units

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from speechgpt.adapters import ADAPTER_CONFIG, BASE, REFERENCE, merged, set_base
+from speechgpt.language_models.adapters import ADAPTER_CONFIG, BASE, REFERENCE, merged, set_base
 from speechgpt.widen import gathered
 from stages.config import StageConfig
 from stages.system import Opened, System

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
-from stages.checkpoints import checkpoints
+from stages.callbacks.checkpoints import checkpoints
 from stages.config import StageConfig
 from stages.system import System
 from units.runtime.files.json_files import FileError

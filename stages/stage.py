@@ -14,17 +14,17 @@ import yaml
 from transformers import TrainingArguments, set_seed
 
 from stages.arguments import training_arguments
-from stages.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
+from stages.callbacks.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
+from stages.callbacks.log import Log
+from stages.callbacks.threads import FastestThreads
 from stages.config import StageConfig
 from stages.finished import save_finished
-from stages.log import Log
 from stages.packing.blocks import PackedBlocks, load_blocks
 from stages.packing.check import PackingCheck, set_attention
 from stages.place import RESOLVED, is_finished, read_resolved
 from stages.planning.size import check_block, positions_of
 from stages.start import loading_arguments
 from stages.system import Opened, System
-from stages.threads import FastestThreads
 from stages.trainable import choose_trainable
 from stages.trainer import StageTrainer
 from units.runtime.files.atomic import written_whole

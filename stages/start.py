@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils import is_flash_attn_2_available
 
-from speechgpt.adapters import is_adapter, shape_of
+from speechgpt.language_models.adapters import is_adapter, shape_of
 from stages.config import StageConfig
 from stages.packing.attention import BY_DOCUMENT, VARLEN
 from stages.planning.size import check_block, positions_of

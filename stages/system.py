@@ -22,8 +22,8 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from speechgpt.adapters import open_language_model
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.language_models.adapters import open_language_model
 from stages.config import Source, StageConfig
 from stages.planning.size import Size
 

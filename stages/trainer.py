@@ -16,9 +16,9 @@ from transformers import Trainer, TrainerControl
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import nested_gather
 
-from stages.checkpoints import CheckpointError, newest_checkpoint
+from stages.callbacks.checkpoints import CheckpointError, newest_checkpoint
+from stages.callbacks.log import SAMPLES, append
 from stages.held_out import SOME_BLOCKS
-from stages.log import SAMPLES, append
 from stages.packing.blocks import PackedBlocks
 from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.system import Opened

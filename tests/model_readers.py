@@ -13,8 +13,8 @@ from omni_oracles import FOLDER, MODEL
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from speechgpt.adapters import open_language_model
-from speechgpt.language_models import open_tokenizer, open_whole
+from speechgpt.language_models.adapters import open_language_model
+from speechgpt.language_models.whole import open_tokenizer, open_whole
 
 SHAPE = {"vocab_size": 40, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 12}
 INDEX = "model.safetensors.index.json"

@@ -12,7 +12,7 @@ from damaged_files import Reader
 from reference import DATA
 from tiny_parts import tones
 
-from speechgpt.adopt import adopt
+from speechgpt.published.adopt import adopt
 from units.encoder.mfcc import MfccFeatures
 from units.encoder.unit_encoder import UnitEncoder
 

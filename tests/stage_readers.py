@@ -14,11 +14,11 @@ from safetensors.numpy import save_file
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from instruct_data.describe.description import find_sets
-from speechgpt.adapters import ADAPTER_CONFIG, REFERENCE, find_base, set_base, shape_of
 from speechgpt.checkpoint import FILE, CheckpointFacts
-from stages.checkpoints import COMPLETE, mark_complete, newest_checkpoint, processes_of, read_complete
+from speechgpt.language_models.adapters import ADAPTER_CONFIG, REFERENCE, find_base, set_base, shape_of
+from stages.callbacks.checkpoints import COMPLETE, mark_complete, newest_checkpoint, processes_of, read_complete
+from stages.callbacks.log import Log, append, read_log
 from stages.config import StageConfig
-from stages.log import Log, append, read_log
 from stages.packing.tokens import FACTS, _mapped, _write
 from stages.place import RESOLVED, read_resolved
 from stages.planning.plan import sharding

@@ -185,8 +185,7 @@ def draws(
     def embed(ids: Tensor) -> Tensor:
         if not places:
             return model.embed(ids)
-        frames = torch.tensor([len(sound) for sound in states], device=ids.device)
-        batch = nn.utils.rnn.pad_sequence([sound.to(ids.device) for sound in states], batch_first=True)
+        batch, frames = padded([sound.to(ids.device) for sound in states])
         return model.embed(ids, Sounds(batch, frames, torch.tensor(places, device=ids.device)))
 
     yield from embedded_draws(model.llm, [one.ids for one in rows], embed, ends, sampling, observe)

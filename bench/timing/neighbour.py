@@ -16,9 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from bench.timing.attention import step
 from bench.timing.train import SHAPES, conversations
+from stages.callbacks.threads import FastestThreads
 from stages.packing.attention import BY_DOCUMENT
 from stages.packing.blocks import PackedBlocks
-from stages.threads import FastestThreads
 from units.runtime.provenance import commit, machine
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eval.asr import EvaluationASR, open_asr
+from eval.asr.recogniser import EvaluationASR, open_asr
 from eval.instructed import FILE as INSTRUCTED
 from eval.instructed import instructed
 from eval.test_set import NotMeasured, TestSet

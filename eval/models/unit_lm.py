@@ -98,7 +98,7 @@ def open_unit_lm(folder: str, speaking: Speaking, device: str) -> UnitLM:
     """
     import torch
 
-    from speechgpt.language_models import open_tokenizer, open_whole
+    from speechgpt.language_models.whole import open_tokenizer, open_whole
     from units.encoder.unit_encoder import UnitEncoder
     from units.runtime.precision import multiplies_bfloat16
 

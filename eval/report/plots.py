@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.asr import PEAK
+from eval.asr.recogniser import PEAK
 from units.audio import SAMPLE_RATE
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import finished_lines

@@ -5,23 +5,10 @@ To add a task, write such a file and add its TASK to TASKS. All tasks use the te
 
 from __future__ import annotations
 
-from eval.tasks import (
-    answer_speech,
-    asr,
-    judged,
-    latency,
-    new_voice,
-    originals,
-    qa_match,
-    speed,
-    spoken_qa,
-    text_cost,
-    text_qa,
-    tts,
-    voicebench,
-)
+from eval.tasks import asr, latency, new_voice, originals, speed, text_cost, tts, voicebench
 from eval.tasks.instructed import labels, translation
 from eval.tasks.likelihood import prosaudit, salmon, sblimp, storycloze, swuggy
+from eval.tasks.qa import answer_speech, judged, qa_match, spoken_qa, text_qa
 from eval.tasks.signal import opinion, pace, speaker_similarity
 from eval.tasks.task import Task
 

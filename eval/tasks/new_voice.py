@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from eval.measurement import NO_ANSWER, Measurement
 from eval.tasks.asr import transcription
-from eval.tasks.spoken_qa import text_answers
+from eval.tasks.qa.spoken_qa import text_answers
 from eval.tasks.task import ASR_NEW_VOICE, THE_MODEL, Beside, FamilyColumn, Figure, Outcome, Task
 
 

@@ -88,7 +88,7 @@ def main(
 def _token_counter(model: Path) -> Callable[[Conversation], int]:
     """A function that counts the tokens of a conversation with the tokenizer of a checkpoint."""
     from speechgpt.dialogue import Dialogue
-    from speechgpt.language_models import open_tokenizer
+    from speechgpt.language_models.whole import open_tokenizer
 
     dialogue = Dialogue(open_tokenizer(model))
     return lambda conversation: len(dialogue.render(conversation).ids)

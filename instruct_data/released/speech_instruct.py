@@ -27,7 +27,7 @@ from instruct_data.released.reasons import ReleasedError, ReleasedReason
 from instruct_data.released.spelled_units import read_units
 from instruct_data.text.chats import has_lone_surrogate
 from speechgpt.dialogue import Conversation, Message, NoUnitsError, Part, Reply, part_units
-from speechgpt.published import EOS, PREFIX
+from speechgpt.published.template import EOS, PREFIX
 from speechgpt.vocab import EOA, EOH, HUMAN, SPECIAL_TOKENS, SPEECHGPT, TA, TQ, UA
 from units import notation
 from units.codebook import Codebook

@@ -250,7 +250,7 @@ def local_model(folder: str, device: str) -> tuple[Any, Any]:
     """Tokenizer and model of a folder or hub id; opened once."""
     import torch
 
-    from speechgpt.language_models import open_tokenizer, open_whole
+    from speechgpt.language_models.whole import open_tokenizer, open_whole
     from units.runtime.precision import multiplies_bfloat16
 
     tokenizer = open_tokenizer(folder, padding_side="left")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from speechgpt.adapters import is_adapter, open_language_model, shape_of
 from speechgpt.chat_template import prepare_for_serving
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.language_models import open_tokenizer
+from speechgpt.language_models.adapters import is_adapter, open_language_model, shape_of
+from speechgpt.language_models.whole import open_tokenizer
 from speechgpt.vocab import UnitVocab, new_words
 from speechgpt.widen import ROW_MULTIPLE, widen
 from stages.config import StageConfig, Widening

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from spoken_test_set import LookUpModel, Speak, espeak, write_corpus
 
-from eval.asr import GrammarASR
+from eval.asr.recogniser import GrammarASR
 from eval.measurement import Measurement
 from eval.model import as_speech_model
 from eval.test_set import TestSet

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from spoken_test_set import ANSWERS, Speak
 
-from eval.asr import ASRNotInstalled, EvaluationASR, GrammarASR, GrammarError, open_asr
+from eval.asr.recogniser import ASRNotInstalled, EvaluationASR, GrammarASR, GrammarError, open_asr
 from eval.metrics import word_error_rate
 
 

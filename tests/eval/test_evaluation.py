@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from spoken_test_set import ANSWERS, CHATS, MISSPOKEN, QUESTIONS, LookUpModel, Speak, TextOnly
 
-from eval.asr import GrammarASR
+from eval.asr.recogniser import GrammarASR
 from eval.evaluation import UnknownTask, evaluate, tasks_of
 from eval.measurement import EvalReason, EverythingRefused, LostExamples, Measurement
 from eval.metrics import Score, word_error_rate

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from spoken_test_set import ANSWERS, QUESTIONS, Speak
 
-from eval.asr import EvaluationASR, open_asr
-from eval.faster_whisper import NEEDED
+from eval.asr.faster_whisper import NEEDED
+from eval.asr.recogniser import EvaluationASR, open_asr
 from eval.metrics import word_error_rate
 
 REAL = Path(__file__).parents[2] / "runs" / "real" / "whisper-tiny.en"

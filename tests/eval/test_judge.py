@@ -14,7 +14,7 @@ from eval.judge import NO_GRADE, PROMPT, TRIES, Judge, JudgeError, open_judge, r
 from eval.measurement import Measurement
 from eval.metrics import Score
 from eval.model import as_speech_model
-from eval.tasks import judged
+from eval.tasks.qa import judged
 from eval.test_set import NotMeasured, TestSet
 from instruct_data.text.completion import EndpointModel, EndpointUnavailable, TruncatedText
 from instruct_data.text.reasons import TextReason

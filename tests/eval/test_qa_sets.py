@@ -13,8 +13,8 @@ from spoken_test_set import espeak
 from eval.measurement import Measurement
 from eval.model import as_speech_model
 from eval.qa_sets import llama_questions, main, trivia_qa, web_questions
-from eval.tasks import qa_match
-from eval.tasks.qa_match import has_answer, normalised
+from eval.tasks.qa import qa_match
+from eval.tasks.qa.qa_match import has_answer, normalised
 from eval.test_set import NotMeasured, TestSet
 from units.audio import save_wav
 from units.runtime.files.json_files import FileError

@@ -12,7 +12,7 @@ from made_results import made_result
 from spoken_test_set import ANSWERS, Speak
 from tiny_vocoders import CODEBOOK, VOCOS, loud_vocoder
 
-from eval.asr import GrammarASR
+from eval.asr.recogniser import GrammarASR
 from eval.resynthesis import (
     NoUtterances,
     ResynthesisOptions,

@@ -11,9 +11,9 @@ from reference import DATA
 from spoken_test_set import ANSWERS, QUESTIONS, Speak
 from transformers import GenerationConfig, LlamaConfig, WhisperConfig, WhisperForConditionalGeneration
 
-from eval.asr import EvaluationASR, open_asr
+from eval.asr.recogniser import EvaluationASR, open_asr
+from eval.asr.whisper import QUIET, WhisperASR, windows
 from eval.metrics import word_error_rate
-from eval.whisper import QUIET, WhisperASR, windows
 from units.audio import SAMPLE_RATE, load_wav
 
 REAL = Path(__file__).parents[2] / "runs" / "real" / "whisper-tiny.en"
@@ -76,7 +76,7 @@ def trained_words():
 
 @pytest.mark.slow
 def test_a_transcript_depends_on_its_wav_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eval.whisper.MOST_TOKENS", 8)  # random weights never end
+    monkeypatch.setattr("eval.asr.whisper.MOST_TOKENS", 8)  # random weights never end
     asr = open_asr(f"whisper:{folder}")
     assert isinstance(asr, EvaluationASR) and asr.name == "whisper " + folder.name + " (0 M, en)"
     wavs = [load_wav(path) for path in sorted((DATA / "wav").glob("*.wav"))[:2]]

@@ -19,10 +19,10 @@ from tiny_parts import K, tiny_vocoder
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from speechgpt import bundle
-from speechgpt.adapters import open_language_model, set_base
 from speechgpt.checkpoint import FILE, CheckpointError, CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.inference import SpeechGPT
+from speechgpt.language_models.adapters import open_language_model, set_base
 from speechgpt.vocab import new_words
 from speechgpt.widen import ROW_MULTIPLE, widen
 from stages.start_models.text_llm import train_tokenizer

@@ -10,8 +10,8 @@ import pytest
 from model_readers import INDEX, adapter, write_shards, write_tokenizer, write_whole
 from safetensors.torch import load_file, save_file
 
-from speechgpt.adapters import open_language_model
-from speechgpt.language_models import ModelFilesError, open_tokenizer, open_whole
+from speechgpt.language_models.adapters import open_language_model
+from speechgpt.language_models.whole import ModelFilesError, open_tokenizer, open_whole
 from units.runtime.files.json_files import FileError
 
 

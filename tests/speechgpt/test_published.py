@@ -16,10 +16,11 @@ from sentencepiece import SentencePieceTrainer
 from tiny_parts import talkative, tiny_vocoder, tones
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from speechgpt import adopt, cli, open_model
+from speechgpt import cli, open_model
 from speechgpt.dialogue import Conversation, Dialogue, Message, Reply
 from speechgpt.inference import SpeechGPT
-from speechgpt.published import PREFIX, PublishedDialogue, open_pieces
+from speechgpt.published import adopt
+from speechgpt.published.template import PREFIX, PublishedDialogue, open_pieces
 from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOH, HUMAN, SPEECHGPT, UnitVocab
 from units.audio import save_wav

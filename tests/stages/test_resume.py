@@ -26,9 +26,17 @@ from transformers import Trainer, TrainerCallback, TrainerControl
 
 from speechgpt.checkpoint import CheckpointFacts
 from stages import stage
-from stages.checkpoints import COMPLETE, STOPPED, CheckpointError, Checkpoints, checkpoints, damage, newest_checkpoint
+from stages.callbacks.checkpoints import (
+    COMPLETE,
+    STOPPED,
+    CheckpointError,
+    Checkpoints,
+    checkpoints,
+    damage,
+    newest_checkpoint,
+)
+from stages.callbacks.log import read_log
 from stages.config import StageConfig
-from stages.log import read_log
 from stages.packing.blocks import PackedBlocks
 from stages.place import RESOLVED
 from stages.train import train

@@ -24,7 +24,7 @@ from tiny_run import make_run, stage_config
 from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import CheckpointFacts
-from stages.checkpoints import checkpoints, damage, processes_of
+from stages.callbacks.checkpoints import checkpoints, damage, processes_of
 from stages.config import Lora, Source, StageConfig, Widening
 from stages.train import train
 
@@ -56,7 +56,7 @@ train.main()
 # Each process has another run folder, as without a shared file system
 START_APART = """
 import os, sys
-from stages import checkpoints
+from stages.callbacks import checkpoints
 from stages.train import main
 checkpoints.VISIBLE = 0
 main([sys.argv[1], "--run", os.path.join(os.path.dirname(sys.argv[1]), "machine" + os.environ["RANK"])])

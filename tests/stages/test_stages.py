@@ -24,9 +24,9 @@ from speechgpt.vocab import UnitVocab
 from speechgpt.widen import ROW_MULTIPLE
 from stages import stage
 from stages.arguments import DEEPSPEED, training_arguments
-from stages.checkpoints import checkpoints, newest_checkpoint
+from stages.callbacks.checkpoints import checkpoints, newest_checkpoint
+from stages.callbacks.log import append, read_log
 from stages.config import Lora, Source, StageConfig
-from stages.log import append, read_log
 from stages.packing.blocks import IGNORED, load_blocks
 from stages.planning.page import kept_checkpoints
 from stages.train import cli, main, train

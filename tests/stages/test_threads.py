@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages import threads as module
-from stages.threads import EVERY, FIRST, TRIAL, FastestThreads, faster
+from stages.callbacks import threads as module
+from stages.callbacks.threads import AGAIN, EVERY, FIRST, LONGEST, TRIAL, FastestThreads, faster
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_the_faster_number_is_found_and_found_again_when_the_machine_has_other_w
     assert used[:FIRST] == [1] * FIRST and used[FIRST : FIRST + 2 * TRIAL] == [1, 2] * TRIAL
     assert set(used[FIRST + 2 * TRIAL :]) == {2}
     machine.seconds = {1: 1.1, 2: 4.0}
-    used = machine.train(callback, 2 + 2 * EVERY)
-    assert used == [1, 2] + [1] * (2 * EVERY)  # one slow step is enough, and the next trial waits longer
+    for wait in (AGAIN, 2 * AGAIN, 4 * AGAIN, LONGEST, LONGEST):  # one slow step is enough, and each trial waits longer
+        assert machine.train(callback, 2 + wait) == [1, 2] + [1] * wait
     machine.seconds = {1: 1.0, 2: 0.5}
     used = machine.train(callback, 2 * TRIAL + EVERY + 1)
     assert used == [1, 2] * TRIAL + [2] * EVERY + [1]

@@ -16,8 +16,8 @@ from tiny_system import TinyOpened, TinySystem, write_spoken_set
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig
 
 import stages.finished
-from speechgpt.adapters import BaseModelError, find_base, open_language_model
 from speechgpt.inference import SpeechGPT
+from speechgpt.language_models.adapters import BaseModelError, find_base, open_language_model
 from stages.config import Lora, Source, StageConfig, Widening
 from stages.system import Opened
 from stages.train import train

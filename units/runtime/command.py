@@ -26,6 +26,7 @@ fast (tests/whole/test_commands.py).
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import math
@@ -42,6 +43,16 @@ INTERRUPTED = 130  # exit code: 128 + SIGINT
 # AudioError, ManifestError, CodebookMismatch, ... are ValueErrors; a training that diverged is a FloatingPointError,
 # whose message says which checkpoint is from before and what to change.
 USER_ERRORS = (OSError, ValueError, ImportError, FloatingPointError)
+# What the operating system says of a path, in words that follow the path.
+PATH_ERRORS = {
+    errno.ENOENT: "is not there",
+    errno.EEXIST: "is there already and is no folder; name another place",
+    errno.ENOTDIR: "cannot be: a part of that path is a file, not a folder; name another place",
+    errno.EISDIR: "is a folder, where a file is needed; name another place",
+    errno.EACCES: "may not be read or written by this user",
+    errno.EROFS: "cannot be written: the file system is read-only",
+    errno.ENOSPC: "cannot be written: the disk is full",
+}
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -149,7 +160,12 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error without line breaks, or its class if it has no message."""
+    """The message of an error without line breaks, or its class if it has no message.
+
+    One of the operating system about a path says so in words instead of `[Errno 17] File exists: 'out'`.
+    """
+    if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
+        return f"{os.fspath(error.filename)} {PATH_ERRORS[error.errno]}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -209,7 +209,7 @@ class LabelWriter:
     def __init__(self, llm: str, device: str, how: Labelling) -> None:
         import torch
 
-        from speechgpt.language_models import open_tokenizer, open_whole
+        from speechgpt.language_models.whole import open_tokenizer, open_whole
         from units.runtime.precision import check_device, multiplies_bfloat16
         from variants.blsp.template import open_template
         from variants.listening import ends_of

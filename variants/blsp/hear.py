@@ -71,7 +71,7 @@ class Hearer:
 
         Raises: FileNotFoundError if a file is missing; ValueError if one is damaged, or of another LLM or encoder.
         """
-        from speechgpt.language_models import open_tokenizer
+        from speechgpt.language_models.whole import open_tokenizer
         from units.runtime.precision import check_device
         from variants.blsp.adapter import SpeechAdapter
         from variants.blsp.records import BlspFacts, read_adapter

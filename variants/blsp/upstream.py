@@ -66,7 +66,7 @@ def adopt(source: Path, out: Path) -> Path:
     from safetensors.torch import save_file
 
     from speechgpt.checkpoint import CheckpointFacts
-    from speechgpt.language_models import folder_config, open_tokenizer
+    from speechgpt.language_models.whole import folder_config, open_tokenizer
     from variants.blsp.adapter_shape import AdapterShape
     from variants.blsp.config import INSTRUCTIONS
     from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts

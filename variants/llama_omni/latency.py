@@ -20,7 +20,7 @@ from units.runtime.command import check_range, command
 if TYPE_CHECKING:
     import numpy as np
 
-    from eval.asr import EvaluationASR
+    from eval.asr.recogniser import EvaluationASR
     from variants.llama_omni.inference import LlamaOmni
     from variants.llama_omni.network.decoder import SpeechDecoder
 
@@ -51,7 +51,7 @@ def main(
         grammar: JSGF grammar of the evaluation ASR; default: the corpus folder's
         asr: the evaluation ASR, as for eval-run; default: pocketsphinx if there is a grammar
     """
-    from eval.asr import open_asr
+    from eval.asr.recogniser import open_asr
     from eval.test_set import TestSet
     from units.runtime.files.atomic import written_whole
     from variants.llama_omni.inference import LlamaOmni

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
-from speechgpt.language_models import open_tokenizer, open_whole
+from speechgpt.language_models.whole import open_tokenizer, open_whole
 from stages.config import Source
 from stages.held_out import held_out_report, sample_documents
 from stages.packing.attention import takes_bounds

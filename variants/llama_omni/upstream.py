@@ -72,7 +72,7 @@ def adopt(source: Path, out: Path, vocoder: Path | None = None) -> Path:
     Raises: FileNotFoundError if a file is missing; ValueError if a file is damaged, or a weight is missing or unknown.
     """
     from speechgpt.checkpoint import CheckpointFacts
-    from speechgpt.language_models import folder_config, open_tokenizer
+    from speechgpt.language_models.whole import folder_config, open_tokenizer
     from units.encoder.published.openai_whisper import to_transformers
     from variants.llama_omni.config import INSTRUCTIONS
     from variants.llama_omni.network.shapes import AdaptorShape

@@ -22,7 +22,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Message, Speech
 from speechgpt.generation.generate import context_length
 from speechgpt.generation.shared import share
-from speechgpt.language_models import folder_config, open_tokenizer, open_whole
+from speechgpt.language_models.whole import folder_config, open_tokenizer, open_whole
 from speechgpt.sampling import Sampling
 from units.audio import SAMPLE_RATE, SILENT, AudioError, AudioReason, check_wav, load_wav, loudness
 from units.encoder.unit_encoder import Features

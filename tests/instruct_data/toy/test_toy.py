@@ -14,7 +14,17 @@ from instruct_data.speech import speak
 from instruct_data.speech.speak import Line, speak_lines
 from instruct_data.speech.voices import VoiceError, open_voice
 from instruct_data.text.reasons import TextReason
-from instruct_data.toy.grammar import FAMILIES, SPLITS, ToyText, asr_grammar, is_question, make_text, vocabulary
+from instruct_data.toy.grammar import (
+    FAMILIES,
+    NAMES,
+    SPLITS,
+    ToyText,
+    asr_grammar,
+    facts,
+    is_question,
+    make_text,
+    vocabulary,
+)
 from instruct_data.toy.world import (
     ANSWER_VOICE,
     NEW_VOICE,
@@ -48,6 +58,23 @@ def test_no_held_out_question_is_in_the_training_audio(text: ToyText, lines: lis
     for split in ("dev", "test"):
         assert not spoken & {q.question for q in text.questions[split]}
         assert not spoken & {q.answer for q in text.questions[split] if q.family in ("say", "town")}
+
+
+def test_nothing_is_said_of_a_held_out_person_and_habit(text: ToyText, lines: list[Line]) -> None:
+    spoken = {line.text.removeprefix("please say ") for line in lines}
+    for split in ("dev", "test"):
+        for question in text.questions[split]:
+            if question.family == "town":
+                start = question.answer.rsplit(" ", 1)[0]  # "anna lives in", whatever the city
+                assert [sentence for sentence in spoken if f"{sentence} ".startswith(f"{start} ")] == []
+
+
+def test_statements_know_no_answer_and_are_no_question_that_has_one(text: ToyText) -> None:
+    known = {sentence for fact in facts() for sentence in (fact.question, fact.answer)}
+    assert not known & set(text.statements)
+    assert len(set(text.statements)) == len(text.statements)
+    said = Counter(re.sub(r" .*", "", statement) for statement in text.statements[-2000:])
+    assert said["the"] > 200 and sum(said[name] for name in NAMES) > 200  # short kinds are not all at the beginning
 
 
 def test_no_statement_holds_a_question_of_dev_or_test(text: ToyText) -> None:

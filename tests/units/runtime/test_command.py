@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL, check_range, command
+from units.runtime.command import INTERRUPTED, SOME_REFUSED, WRONG_CALL, check_range, command, one_line
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,21 @@ def test_errors_are_one_line_with_an_exit_code(
     told = capsys.readouterr().err
     assert says in told and told.count("\n") == bool(says)
     assert not says or told.startswith("try-it: ")
+
+
+def test_errors_of_the_operating_system_are_words(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for work, message in (
+        (lambda: file.mkdir(exist_ok=True), f"{file} is there already and is no folder; name another place"),
+        (lambda: (file / "in").mkdir(), f"{file / 'in'} cannot be: a part of that path is a file"),
+        (tmp_path.read_bytes, f"{tmp_path} is a folder, where a file is needed"),
+        ((tmp_path / "none").read_bytes, f"{tmp_path / 'none'} is not there"),
+    ):
+        with pytest.raises(OSError) as raised:
+            work()
+        assert one_line(raised.value).startswith(message)
+    assert one_line(FileNotFoundError("no units in x; run units-extract")) == "no units in x; run units-extract"
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:

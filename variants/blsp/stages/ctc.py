@@ -120,7 +120,7 @@ def places_needed(tokens: Sequence[int]) -> int:
 
 def embedding_rows(llm: Path) -> Tensor:
     """All embedding rows of an LLM, float32 (V, H)."""
-    from speechgpt.language_models import open_whole
+    from speechgpt.language_models.whole import open_whole
 
     model = open_whole(llm, dtype="auto")
     return model.get_input_embeddings().weight.detach().float().clone()

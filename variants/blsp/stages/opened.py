@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.language_models import open_whole
+from speechgpt.language_models.whole import open_whole
 from stages.config import Source
 from stages.held_out import held_out_report
 from stages.packing.attention import takes_bounds

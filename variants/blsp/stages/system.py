@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from speechgpt.checkpoint import FILE
-from speechgpt.language_models import open_tokenizer, open_whole
+from speechgpt.language_models.whole import open_tokenizer, open_whole
 from stages.planning.size import Size, count
 from stages.start import check_positions, find_start
 from stages.system import Opened

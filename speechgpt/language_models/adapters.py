@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from speechgpt.language_models import check_adapter, open_whole, reading_adapter
+from speechgpt.language_models.whole import check_adapter, open_whole, reading_adapter
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import FileError, read_json
 from units.runtime.provenance import fingerprint

@@ -8,7 +8,7 @@ SpeechGPT-7B-cm is a whole LLM of stage 2, in files of torch; SpeechGPT-7B-com i
 units-adopt-vocoder make the other two folders of the published files.
 
 Afterwards speechgpt-cli, speechgpt-server and eval-run open the folder as any other. Text, prompts and replies are
-spelled as the published code spells them (speechgpt/published.py).
+spelled as the published code spells them (speechgpt/published/template.py).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def adopt(cm: Path, com: Path | None, encoder: Path, out: Path) -> CheckpointFac
     from importlib.metadata import version
 
     from speechgpt.checkpoint import CheckpointFacts
-    from speechgpt.published import PREFIX, TEMPLATE, PublishedDialogue
+    from speechgpt.published.template import PREFIX, TEMPLATE, PublishedDialogue
     from units.codebook import Codebook
 
     codebook = Codebook.load(encoder / "codebook.json")
@@ -119,8 +119,8 @@ def adopted_tokenizer(cm: Path) -> PreTrainedTokenizerBase:
     from tokenizers import AddedToken
     from transformers import PreTrainedTokenizerFast
 
-    from speechgpt.adapters import shape_of
-    from speechgpt.language_models import open_tokenizer
+    from speechgpt.language_models.adapters import shape_of
+    from speechgpt.language_models.whole import open_tokenizer
     from units.runtime.files.json_files import FileError, checked
 
     if not (cm / "tokenizer.model").is_file():
@@ -161,7 +161,7 @@ def adopted_tokenizer(cm: Path) -> PreTrainedTokenizerBase:
 
 def chat_template(bos: str) -> str:
     """The published template for text turns, in jinja, for programs that serve the folder without this package."""
-    from speechgpt.published import PREFIX
+    from speechgpt.published.template import PREFIX
     from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT
 
     start = json.dumps(bos + PREFIX, ensure_ascii=False)
@@ -299,7 +299,7 @@ def _needed_shapes(cm: Path, config: dict[str, Any]) -> dict[str, tuple[int, ...
     import torch
     from transformers import AutoModelForCausalLM
 
-    from speechgpt.adapters import shape_of
+    from speechgpt.language_models.adapters import shape_of
 
     if config.get("model_type") != "llama":
         raise AdoptError(f"{cm / CONFIG}: model_type is {config.get('model_type')!r}; a published SpeechGPT is a llama")

@@ -8,8 +8,8 @@ grammar is open to its whole word class, so a wrong number is recognised as that
 cannot be recognised. Its word error rates are therefore those of a closed vocabulary. Its own error on the original
 recordings is the lowest rate that any model could reach, and is always reported beside the model's.
 
-For everything but the toy, use an open vocabulary: `--asr whisper:FOLDER_OR_HUB_ID` (eval/whisper.py), or
-`faster-whisper:FOLDER_OR_NAME` (eval/faster_whisper.py).
+For everything but the toy, use an open vocabulary: `--asr whisper:FOLDER_OR_HUB_ID` (eval/asr/whisper.py), or
+`faster-whisper:FOLDER_OR_NAME` (eval/asr/faster_whisper.py).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from eval.whisper import ASRNotInstalled
+from eval.asr.whisper import ASRNotInstalled
 from units.audio import SAMPLE_RATE, SILENT
 from units.runtime.pool import Workers
 
@@ -72,11 +72,11 @@ def open_asr(asr: str | None, grammar: str | Path | None = None, device: str = "
     kind, _, model = asr.partition(":")
     folder, _, language = model.partition("#")
     if kind == "whisper" and folder:
-        from eval.whisper import WhisperASR
+        from eval.asr.whisper import WhisperASR
 
         return WhisperASR(folder, language or None, device)
     if kind == "faster-whisper" and folder:
-        from eval.faster_whisper import FasterWhisperASR
+        from eval.asr.faster_whisper import FasterWhisperASR
 
         return FasterWhisperASR(folder, language or None, device)
     if asr == "pocketsphinx" and grammar is not None:

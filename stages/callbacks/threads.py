@@ -10,7 +10,8 @@ import torch
 from transformers import TrainerCallback
 
 FIRST = 4  # steps before the first trial: the first ones allocate memory
-EVERY = 100  # steps from one trial to the next; twice as many where one thread was faster
+EVERY = 100  # steps on all threads until the next trial
+AGAIN, LONGEST = 25, 200  # steps on one thread until the next trial: the first time, and at most
 TRIAL = 3  # steps of a trial on each number of threads
 PAYS = 1.15  # all threads are used if they are so many times as fast as one
 
@@ -20,13 +21,14 @@ class FastestThreads(TrainerCallback):
 
     A few steps are timed on one thread and on all by turns, and again later, since a process that starts beside the
     training slows many threads down far more than one. A step on all threads that is slower than those on one ends the
-    trial, and the next one comes after twice as many steps. All are the threads that torch has at the start of the
-    training (OMP_NUM_THREADS, or the cores).
+    trial; the next one comes soon, as the step may have been a slow one by chance, and then after twice as many steps
+    each time. All are the threads that torch has at the start of the training (OMP_NUM_THREADS, or the cores).
     """
 
     def __init__(self) -> None:
         self._all = torch.get_num_threads()
         self._next_trial = FIRST  # steps until then
+        self._wait = AGAIN  # steps after the next trial that one thread wins
         self._seconds: dict[int, list[float]] = {}
         self._began = 0.0
 
@@ -53,7 +55,11 @@ class FastestThreads(TrainerCallback):
     def _choose(self, threads: int) -> None:
         """End the trial."""
         torch.set_num_threads(threads)
-        self._next_trial, self._seconds = EVERY if threads > 1 else 2 * EVERY, {}
+        self._seconds = {}
+        if threads > 1:
+            self._next_trial, self._wait = EVERY, AGAIN
+        else:
+            self._next_trial, self._wait = self._wait, min(2 * self._wait, LONGEST)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs) -> None:
         torch.set_num_threads(self._all)

@@ -4,7 +4,7 @@
         --copy_files tokenizer.json preprocessor_config.json
     eval-run ... --asr faster-whisper:runs/real/whisper-tiny.en-ct2      # or a name that the package knows: small.en
 
-Needs `pip install '.[faster-whisper]'`. Windows, greedy decoding and the normaliser are those of eval/whisper.py. Its
+Needs `pip install '.[faster-whisper]'`. Windows, greedy decoding and normaliser are those of eval/asr/whisper.py. Its
 fallbacks are off: it neither samples again, nor leaves out a window that it takes for silence. A window is filled to
 30 s with silence, as transformers does; faster-whisper alone fills its mel with zeros, which stand for sound.
 It computes with weights as they are stored (`--quantization int8` of the converter); on a CPU float16 becomes float32.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.whisper import MOST_TOKENS, WINDOW, ASRNotInstalled, WindowedASR, normaliser, spoken_language
+from eval.asr.whisper import MOST_TOKENS, WINDOW, ASRNotInstalled, WindowedASR, normaliser, spoken_language
 from units.audio import SAMPLE_RATE
 
 WEIGHTS = "model.bin"
