@@ -192,7 +192,9 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> Toy
         for fact in members:
             questions[split_of[fact.key]].append(fact)
     held_out = [q for split in ("dev", "test") for q in questions[split] if q.family == "town"]
-    repeated = _distinct(sum(say_counts.values()), lambda: draw.choice((SCENE, draw.choice(TELLING))), held_out, draw)
+    repeated = _distinct(
+        sum(say_counts.values()), lambda: draw.choice((SCENE, SCENE, draw.choice(TELLING))), held_out, draw
+    )
     sentences = iter(repeated)
     for split in SPLITS:
         said = [say(next(sentences)) for _ in range(say_counts[split])]

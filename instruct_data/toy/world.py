@@ -23,14 +23,16 @@ from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines, varied
 from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, is_question, make_text, vocabulary
+from speechgpt.dialogue import INPUT_FOLLOWS
 from units.runtime.command import check_range, command
 from units.runtime.files.atomic import written_whole
 from units.runtime.settings import check_types
 
 SAY_COUNTS = {"train": 2000, "dev": 30, "test": 50}  # distinct questions of the open family, by split
 NUM_STATEMENTS = 6000
-READ_SAY_QUESTIONS = 600  # questions of the open family in the text of the text LLM
+READ_SAY_QUESTIONS = 1200  # questions of the open family in the text of the text LLM
 READ_STATEMENTS = 1500  # statements in the text of the text LLM
+READ_INSTRUCTIONS = 30  # times that it holds each task description: real LLMs know their words too
 FAMILY_LINES = 800  # lines of facts of each family in that text, each fact as often as the others of its family
 UNSEEN_STATEMENTS = 300  # the last statements: not in the training audio, the vocoder is evaluated on them
 TOY_INSTRUCTIONS = Path(__file__).parents[1] / "instructions" / "toy"  # why they are few: docs/decisions/toy-data.md
@@ -130,7 +132,8 @@ def reading_text(text: ToyText, seed: int) -> list[str]:
     readings = [q for q in facts for _ in range(max(1, round(FAMILY_LINES / family_sizes[q.family])))]
     lines = [f"{q.question}? {q.answer}." for q in readings + say_questions]
     lines += [f"{statement}." for statement in text.statements[:READ_STATEMENTS]]
-    lines += [line for task in ("asr", "tts", "repeat") for line in read_instructions(task, TOY_INSTRUCTIONS)]
+    described = [line for task in ("asr", "tts", "repeat") for line in read_instructions(task, TOY_INSTRUCTIONS)]
+    lines += READ_INSTRUCTIONS * [f"{line} {INPUT_FOLLOWS}" for line in described]
     random.Random(f"text {seed}").shuffle(lines)
     return lines
 

@@ -20,7 +20,7 @@ from units.runtime.settings import check_types
 class TinyLlama:
     """Size of the stand-in."""
 
-    vocab_size: int = 700
+    vocab_size: int = 850
     """Words of the tokenizer, 256 of them bytes."""
     width: int = 192
     """Hidden width H."""
