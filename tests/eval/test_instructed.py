@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from chat_server import chat_server
 
+from eval.evaluation import evaluate
 from eval.instructed import instructed
 from eval.measurement import Measurement
 from eval.metrics import Score
 from eval.model import as_speech_model
 from eval.models.cascade import Cascade, TrueTranscripts
+from eval.results import load_details, load_results
 from eval.tasks.instructed import labels, translation
 from eval.tasks.instructed.labels import named_label
 from eval.tasks.instructed.translation import corpus_scores
@@ -85,6 +87,19 @@ def test_translations_are_scored_by_language(tmp_path: Path) -> None:
     assert outcome.more["empty"] == Score(0.0, None, 3) and outcome.listener.startswith("sacrebleu ")
     assert model.asked == [("Into German.", 2), ("Into French.", 1)]  # one instruction to a batch
     assert [row["response"] for row in outcome.details] == ["a b c d e", "g h i j", "k l m n"]
+
+
+def test_the_results_of_both_are_written_and_not_measured_again(tmp_path: Path, capsys) -> None:
+    model, out = Follower(), tmp_path / "out"
+    first = evaluate(measured(tmp_path, model), out, ["translation", "labels"])
+    asked = len(model.asked)
+    saved = load_results(out)
+    assert {name: result.main for name, result in saved.items()} == {n: result.main for n, result in first.items()}
+    assert saved["translation"].metric == "bleu" and saved["translation"].more["bleu/fr"].value == pytest.approx(100)
+    assert [row["id"] for row in load_details(out / "translation.details.jsonl")] == ["t1", "t2", "t3"]
+    again = evaluate(measured(tmp_path, model), out, ["translation", "labels"])
+    assert again == first and len(model.asked) == asked
+    assert capsys.readouterr().out.count("(was done)") == 2
 
 
 def test_labels_are_matched_exactly_and_by_name(tmp_path: Path) -> None:
