@@ -243,6 +243,12 @@ def is_question(statement: str) -> bool:
     return statement.split()[0] in ("what", "which", "where")
 
 
+def is_habit(statement: str) -> bool:
+    """Whether a statement has the form of an answer about the town."""
+    name, _, rest = statement.partition(" ")
+    return name in NAMES and rest.startswith(("likes ", "eats ", "lives in ", "has a ", "plays "))
+
+
 def vocabulary() -> list[str]:
     """Every word of the toy world, sorted."""
     text = make_text(0, {"train": 3000, "dev": 0, "test": 0}, 3000)
