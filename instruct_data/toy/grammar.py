@@ -245,8 +245,9 @@ def is_question(statement: str) -> bool:
 
 def is_habit(statement: str) -> bool:
     """Whether a statement has the form of an answer about the town."""
-    name, _, rest = statement.partition(" ")
-    return name in NAMES and rest.startswith(("likes ", "eats ", "lives in ", "has a ", "plays "))
+    name = statement.split()[0]
+    forms = tuple(answer[len("<name>") : answer.index(f"<{kind}>")] for _, answer, kind in HABITS.values())
+    return name in NAMES and statement.removeprefix(name).startswith(forms)  # " lives in "
 
 
 def vocabulary() -> list[str]:
