@@ -309,7 +309,7 @@ $(GATE): $(RUN)/vocoder/config.json | $(ENCODER)/codebook.json $(RUN)/corpus/cor
 $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	@echo "[5/9] data: conversations of all stages"
 	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
-	  --least_of_a_family 200 --most_of_a_family 900 --splits.named false \
+	  --least_of_a_family 200 --most_of_a_family 600 --splits.named false \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
 $(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json
@@ -372,7 +372,7 @@ $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
 $(RUN)/omni_data/build.json: | $(RUN)/units/train/unit_set.json
 	@echo "[1/4] llama-omni: conversations with recordings"
 	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
-	  --least_of_a_family 200 --most_of_a_family 900 --splits.named false --speech audio \
+	  --least_of_a_family 200 --most_of_a_family 600 --splits.named false --speech audio \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
 $(RUN)/omni_llm/speechgpt.json: | $(RUN)/text_llm/config.json $(RUN)/facts.jsonl $(RUN)/omni_data/build.json

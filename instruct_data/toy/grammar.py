@@ -243,13 +243,6 @@ def is_question(statement: str) -> bool:
     return statement.split()[0] in ("what", "which", "where")
 
 
-def is_habit(statement: str) -> bool:
-    """Whether a statement has the form of an answer about the town."""
-    name = statement.split()[0]
-    forms = tuple(answer[len("<name>") : answer.index(f"<{kind}>")] for _, answer, kind in HABITS.values())
-    return name in NAMES and statement.removeprefix(name).startswith(forms)  # " lives in "
-
-
 def vocabulary() -> list[str]:
     """Every word of the toy world, sorted."""
     text = make_text(0, {"train": 3000, "dev": 0, "test": 0}, 3000)

@@ -22,16 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from instruct_data.speech.speak import Line, speak_lines, varied
-from instruct_data.toy.grammar import (
-    SPLITS,
-    Question,
-    ToyText,
-    asr_grammar,
-    is_habit,
-    is_question,
-    make_text,
-    vocabulary,
-)
+from instruct_data.toy.grammar import SPLITS, Question, ToyText, asr_grammar, is_question, make_text, vocabulary
 from speechgpt.dialogue import INPUT_FOLLOWS
 from units.runtime.command import check_range, command
 from units.runtime.files.atomic import written_whole
@@ -64,11 +55,9 @@ class ToyConfig:
     """Statements in question voices, to train recognition: the first ones."""
     answer_voice_statements: int = 2400
     """Statements in the answer voice, to train speaking: the last ones that ask nothing."""
-    answer_renditions: int = 14
+    answer_renditions: int = 10
     """How often the answer voice speaks each short answer (docs/decisions/toy-data.md): those of the closed families
     but the town's, whose form many statements have."""
-    habit_renditions: int = 4
-    """How often it speaks each statement in the form of an answer about the town."""
     seed: int = 0
     """Decides the split, the sentences, and every voice's rate and pitch."""
 
@@ -77,7 +66,6 @@ class ToyConfig:
         for name in ("fact_renditions", "say_questions", "spoken_statements", "answer_voice_statements", "facts"):
             check_range(f"toy.{name}", getattr(self, name), 0)
         check_range("toy.answer_renditions", self.answer_renditions, 1)
-        check_range("toy.habit_renditions", self.habit_renditions, 1)
         check_range("toy.seed", self.seed, 0)
 
 
@@ -107,14 +95,11 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     for sentence in statements[: config.spoken_statements]:
         add_question(sentence, draw.choice(QUESTION_VOICES))
     answers = [question.answer for question in closed + open_family]
-    said = [statement for statement in statements if not is_question(statement)][-config.answer_voice_statements :]
-    short = dict.fromkeys(question.answer for question in closed if question.family != "town")
-    habits = [statement for statement in said if is_habit(statement)]
-    for sentences, renditions in ((short, config.answer_renditions), (habits, config.habit_renditions)):
-        for sentence in sentences:
-            for _ in range(renditions - 1):
-                add_answer(sentence, round(draw.uniform(0.95, 1.05), 3))
-    for sentence in dict.fromkeys(answers + said):
+    for sentence in dict.fromkeys(question.answer for question in closed if question.family != "town"):
+        for _ in range(config.answer_renditions - 1):
+            add_answer(sentence, round(draw.uniform(0.95, 1.05), 3))
+    said = [statement for statement in statements if not is_question(statement)]
+    for sentence in dict.fromkeys(answers + said[-config.answer_voice_statements :]):
         add_answer(sentence)  # last, and without a stretch: a chain takes the last rendition of an answer
     return lines
 
