@@ -14,7 +14,7 @@ from units.audio import load_wav, save_wav
 from units.codebook import Units
 from units.dataset.extract import main as extract
 from units.encoder.unit_encoder import UnitEncoder
-from units.shipped import CODEC
+from units.shipped import CODEC, UNIT_ENCODERS
 from units.vocoder.unit_vocoder import UnitVocoder
 from units.vocoder.vocode import main as vocode
 
@@ -48,6 +48,19 @@ def test_its_parts_fit_together_and_stream() -> None:
     ]
     np.testing.assert_array_equal(np.concatenate(list(vocoder.stream(halves))), whole)
     assert vocoder.delay_ms < 800
+
+
+def test_unit_encoders_that_ship_have_names(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save_wav(tmp_path / "a.wav", tones(0.8))
+    said = []
+    for chosen in ([], ["--encoder", "codec"], ["--encoder", "starter"]):
+        extract.cli([str(tmp_path / "a.wav"), *chosen])
+        said.append(notation.read(capsys.readouterr().out.strip()))
+    assert said[0] == said[1] != said[2]
+    assert {name: UnitEncoder.from_pretrained(name).codebook.size for name in UNIT_ENCODERS} == {
+        "codec": 500,
+        "starter": 100,
+    }
 
 
 def test_it_is_small_and_has_no_pickle() -> None:

@@ -19,8 +19,8 @@ class EncoderConfig:
     """The unit encoder: a unit encoder folder, or an encoder and its k-means. It decides which units are computed."""
 
     encoder: str | None = None
-    """unit encoder folder (that of the package's codec if not given); with --kmeans a transformers folder, a hub id,
-    or a fairseq .pt"""
+    """unit encoder folder, or one that ships: codec (if not given) or starter; with --kmeans a transformers folder, a
+    hub id, or a fairseq .pt"""
     kmeans: Path | None = None
     """centres: a joblib .bin of scikit-learn, .npy, or .safetensors"""
     layer: int | None = None

@@ -27,7 +27,6 @@ from units.runtime.command import SOME_REFUSED
 from units.runtime.pool import Workers
 from units.runtime.precision import check_device
 from units.runtime.ranks import this_rank
-from units.shipped import CODEC
 
 MOST_PROCESSES = 8  # on the CPUs of one machine, if the user gives no number
 
@@ -94,7 +93,7 @@ def open_encoder(config: EncoderConfig, device: str) -> UnitEncoder:
     Raises: ValueError or FileNotFoundError if the files do not fit together or are missing.
     """
     dtype = getattr(torch, config.dtype)
-    source = CODEC / "unit_encoder" if config.encoder is None else config.encoder
+    source = config.encoder or "codec"
     if config.kmeans is not None:
         found = UnitEncoder.join(source, config.kmeans, config.layer, device, dtype, config.backend)
     else:

@@ -26,6 +26,7 @@ from units.encoder.published.fairseq_hubert import published_layer, read_centres
 from units.encoder.whisper import WhisperFeatures
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import FileError, FileReason
+from units.shipped import UNIT_ENCODERS
 
 Backend = Literal["torch", "fairseq"]
 FEATURE_SECONDS = 1800  # seconds of a long wav whose features may be in memory at once: 0.3 GB at a width of 768
@@ -110,12 +111,12 @@ class UnitEncoder:
     def from_pretrained(
         cls, folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> UnitEncoder:
-        """Open a unit encoder folder.
+        """Open a unit encoder: a folder, or the name of one that ships, `codec` or `starter`.
 
         Raises: FileNotFoundError with the files that are missing; CodebookMismatch if its files are of two encoders;
             FileError naming a file that is damaged.
         """
-        folder = Path(folder)
+        folder = UNIT_ENCODERS.get(str(folder), Path(folder))
         missing = [name for name in ("codebook.json", "centres.safetensors") if not (folder / name).exists()]
         if missing:
             raise FileNotFoundError(
