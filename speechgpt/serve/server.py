@@ -2,7 +2,7 @@
 
     speechgpt-server --model runs/toy/model                   # then open http://127.0.0.1:8010
     curl --data-binary @q.wav http://127.0.0.1:8010/answer    # lines of JSON, as the answer comes
-    curl --data 'the red dog jumps' http://127.0.0.1:8010/say > a.wav
+    curl --data 'the red tiger jumps' http://127.0.0.1:8010/say > a.wav
 
 OpenAI's API is below /v1, so that `OpenAI(base_url="http://127.0.0.1:8010/v1", api_key="none")` works: GET /v1/models,
 POST /v1/audio/transcriptions, /v1/audio/speech, /v1/chat/completions, WebSocket /v1/realtime. docs/serving.md says what
