@@ -72,7 +72,7 @@ def test_a_question_is_heard_and_answered(run: Path, tmp_path: Path) -> None:
     gpt = SpeechGPT.from_pretrained(run / "model")
     answer = gpt.answer(read_manifest(run / "corpus" / "test.jsonl")[0].audio)
     assert answer.transcript is not None
-    (said,) = gpt.say_batch(["the small red dog jumps"])
+    (said,) = gpt.say_batch(["the small red tiger jumps"])
     assert said.wav is not None and len(said.wav) % HOP == 0
     assert len(load_wav(save_wav(tmp_path / "a.wav", said.wav))) == len(said.wav)
 
