@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -73,3 +73,57 @@ class VocoderOptions:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: 1 or more")
         if not self.seconds > 0:
             raise ValueError(f"seconds is {self.seconds}; allowed: above 0")
+
+
+@dataclass(frozen=True)
+class WideningOptions:
+    """What is widened, by what it learns, and how long."""
+
+    llm: Path = Path("runs/real/smollm2-135m-instruct")
+    """Folder of a text LLM."""
+    units: Path = Path("runs/smol/units/train")
+    """Unit set to learn and to hold out."""
+    encoder: Path = Path("units/codec/unit_encoder")
+    """Unit encoder folder of these units."""
+    texts: Path = Path("eval/kept/texts.txt")
+    """Texts, one a line, whose loss says what the LLM keeps."""
+    inits: list[str] = field(default_factory=lambda: ["random", "mean", "mean:0.3", "centres", "centres:0.3"])
+    """Initialisations, each as INIT or INIT:SCALE."""
+    rates: list[float] = field(default_factory=lambda: [1e-4, 5e-4])
+    """Learning rates."""
+    warm_ups: list[int] = field(default_factory=lambda: [0])
+    """Steps in which the embedding rows alone learn, before all weights do."""
+    steps: list[int] = field(default_factory=lambda: [30, 100])
+    """Steps after which held-out loss is measured; the largest ends a run."""
+    batch: int = 1
+    """Blocks of a step."""
+    block: int = 256
+    """Tokens of a block."""
+    held_out: int = 8
+    """Blocks that are held out."""
+    threads: int = 1
+    """CPU threads."""
+    seed: int = 0
+    """Of new rows and of the order of documents."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, least in (("batch", 1), ("block", 16), ("held_out", 1), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
+        for name in ("inits", "rates", "warm_ups", "steps"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one")
+        if min(self.steps) < 1 or min(self.warm_ups) < 0 or not min(self.rates) > 0:
+            raise ValueError("steps must be above 0, warm_ups at least 0, and rates above 0")
+        for one in self.inits:
+            init, _, scale = one.partition(":")
+            if init not in ("random", "mean", "centres") or (scale and not _is_scale(scale)):
+                raise ValueError(f"inits has {one!r}; allowed: random, mean, centres, or one with a scale, as mean:0.3")
+
+
+def _is_scale(text: str) -> bool:
+    try:
+        return 0 <= float(text) < float("inf")
+    except ValueError:
+        return False

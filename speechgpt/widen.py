@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -26,6 +27,7 @@ def widen(
     init: Initialisation = "mean",
     centres: Tensor | None = None,
     seed: int = 0,
+    scale: float | None = None,
 ) -> UnitVocab:
     """Add units and special tokens to a tokenizer and its model, in place, with the chat template and generation
     config.
@@ -42,14 +44,19 @@ def widen(
             centres, so that units that sound alike start alike.
         centres: float (K, D), needed for `centres`.
         seed: of the random rows.
+        scale: standard deviation of the new rows around their place (0 for `random`, else the mean of the old rows), as
+            a multiple of the old rows' own. Default: initializer_range for `random`, next to none for `mean`, 1 for
+            `centres`. Which one learns fastest: docs/decisions/widening.md.
 
     Returns:
         The vocabulary of the widened tokenizer.
 
     Raises:
         VocabularyError: the tokenizer has a unit or a special token already, or gaps in its ids that cannot be filled.
-        ValueError: centres are missing or of another size.
+        ValueError: centres are missing or of another size, or the scale is negative.
     """
+    if scale is not None and not (scale >= 0 and math.isfinite(scale)):
+        raise ValueError(f"scale is {scale}; it must be a number of at least 0")
     words, known = new_words(size), tokenizer.get_vocab()
     taken = [word for word in words if word in known]
     if taken:
@@ -76,7 +83,9 @@ def widen(
         max(table.values()) + 1, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init != "random"
     )
     if init == "centres":
-        _place_by_centres(model, vocab, centres, old, seed)
+        _place_by_centres(model, vocab, centres, old, seed, 1.0 if scale is None else scale)
+    elif scale is not None:
+        _place_around(model, init, old, seed, scale)
     prepare_for_serving(tokenizer, model)
     return vocab
 
@@ -108,18 +117,38 @@ def _as_saved(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _place_by_centres(model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int) -> None:
-    """Add a random projection of each centre to its unit's row, with the deviation of the matrix's old rows."""
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    weights = [embedding] if head is embedding else [embedding, head]
+def _place_by_centres(
+    model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int, scale: float
+) -> None:
+    """Add a random projection of each centre to its unit's row, `scale` times the deviation of the old rows."""
+    weights = _matrices(model)
     with gathered(weights):
         centred = (centres - centres.mean(0)).float()
         generator = torch.Generator().manual_seed(seed)
-        projection = torch.randn(centres.shape[1], embedding.shape[1], generator=generator)
+        projection = torch.randn(centres.shape[1], weights[0].shape[1], generator=generator)
         placed = centred @ projection
         rows = slice(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
         for weight in weights:
-            weight[rows] += (placed * (weight[:old].float().std().cpu() / placed.std())).to(weight)
+            weight[rows] += (placed * (scale * weight[:old].float().std().cpu() / placed.std())).to(weight)
+
+
+@torch.no_grad()
+def _place_around(model: PreTrainedModel, init: Initialisation, old: int, seed: int, scale: float) -> None:
+    """Normal rows around 0 (`random`) or the mean of the old rows, with `scale` times their deviation."""
+    weights = _matrices(model)
+    generator = torch.Generator().manual_seed(seed)
+    with gathered(weights):
+        for weight in weights:
+            known = weight[:old].float()
+            drawn = torch.randn(len(weight) - old, weight.shape[1], generator=generator).to(known)
+            middle = 0.0 if init == "random" else known.mean(0)
+            weight[old:] = (middle + scale * known.std() * drawn).to(weight)
+
+
+def _matrices(model: PreTrainedModel) -> list[Tensor]:
+    """The embedding matrix, and that of the output where it is another one."""
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    return [embedding] if head is embedding else [embedding, head]
 
 
 def gathered(weights: list[Tensor]) -> AbstractContextManager:

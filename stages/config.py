@@ -108,6 +108,14 @@ class Widening:
     """Unit encoder folder, relative to the run folder; its codebook gives the number of units."""
     init: Literal["random", "mean", "centres"] = "mean"
     """How new embedding rows are initialised: random, mean, or centres."""
+    scale: float | None = None
+    """Standard deviation of the new rows around their place, as a multiple of the old rows' own. Default: the model's
+    initializer_range for random, next to none for mean, 1 for centres."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "widen.")
+        if self.scale is not None:
+            check_number("widen.scale", self.scale, 0)
 
 
 @dataclass

@@ -74,7 +74,7 @@ def open_start(config: StageConfig, **loading: Any) -> tuple[PreTrainedModel, Pr
     codebook = facts.codebook if facts else None
     if config.widen and units:
         codebook, centres = units
-        widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed)
+        widen(tokenizer, model, codebook.size, config.widen.init, centres, config.seed, config.widen.scale)
     if codebook:
         prepare_for_serving(tokenizer, model, config.prefix)
     return model, tokenizer, codebook
