@@ -55,6 +55,7 @@ DEV = [
 
 COMMANDS = {
     "units-corpus": "units.corpus.corpora",
+    "units-align": "units.corpus.align",
     "units-extract": "units.dataset.extract",
     "units-export": "units.dataset.export",
     "units-quality": "units.dataset.quality",
