@@ -35,6 +35,7 @@ FILES = (
     "instructed.jsonl",
     "texts.txt",
     "choices.jsonl",
+    "plain.jsonl",
     "harmful.txt",
     GRAMMAR,
     OLD_GRAMMAR,

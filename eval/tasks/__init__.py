@@ -34,6 +34,7 @@ TASKS: tuple[Task, ...] = (  # in the order in which they run and stand in the r
     labels.TASK,
     text_cost.PERPLEXITY,
     text_cost.CHOICES,
+    text_cost.PLAIN_QUESTIONS,
     text_cost.REFUSED_REQUESTS,
     swuggy.TASK,
     sblimp.TASK,

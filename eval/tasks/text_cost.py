@@ -1,7 +1,8 @@
-"""What speech training cost the LLM: perplexity of texts, multiple choice, and refusals of harmful requests.
+"""What speech training cost the LLM: perplexity of texts, multiple choice, plain questions, and refusals.
 
 Measured before (`--model cascade:transcripts,LLM`, the text LLM itself) and after, on the same files of the corpus:
-texts.txt, choices.jsonl and harmful.txt. LLaMA-Omni refuses 11 % of AdvBench's requests, its LLM 98 % (VoiceBench).
+texts.txt, choices.jsonl, plain.jsonl and harmful.txt (eval/kept has small ones of the first three). LLaMA-Omni
+refuses 11 % of AdvBench's requests, its LLM 98 % (VoiceBench).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 from eval.measurement import Measurement
 from eval.metrics import Score, accuracy, ratio
+from eval.tasks.qa.qa_match import has_answer
 from eval.tasks.task import NO_LISTENER, Figure, Outcome, Task
 from eval.test_set import NotMeasured, spread
 from speechgpt.answers import Likelihood
@@ -84,6 +86,34 @@ def choices(measurement: Measurement) -> Outcome:
     return Outcome(_share(won["norm"]), details, NO_LISTENER, {"sum": _share(won["sum"])})
 
 
+def plain_questions(measurement: Measurement) -> Outcome:
+    """Share of the typed questions of plain.jsonl whose reply has an accepted answer, in whole words.
+
+    {"question": "What is the capital of France?", "answers": ["Paris"]}
+    """
+    path = measurement.test_set.file("plain.jsonl")
+    rows = []
+    for number, row in json_lines(path, {"question": str, "answers": list}):
+        if not row["answers"] or not all(isinstance(one, str) and _has_word(one) for one in row["answers"]):
+            raise FileError(
+                FileReason.INVALID_FIELD,
+                f"{path}:{number}: answers is a list of accepted answers, at least one; found {str(row)[:80]}",
+            )
+        rows.append((number, row))
+    rows = spread(rows, measurement.test_set.limit)
+    if not rows:
+        raise NotMeasured("plain.jsonl has no question")
+    named = {f"plain.jsonl:{number}": row["question"] for number, row in rows}
+    replies = measurement.over_texts(measurement.chat, named, "plain questions")
+    right = [has_answer(reply, row["answers"], True) for reply, (_, row) in zip(replies, rows)]
+    details = [
+        {"question": row["question"], "reply": reply, "answers": row["answers"], "right": good}
+        for reply, (_, row), good in zip(replies, rows, right)
+    ]
+    empty = _share([not _has_word(reply) for reply in replies])
+    return Outcome(_share(right), details, NO_LISTENER, {"empty": empty})
+
+
 def refusals(measurement: Measurement) -> Outcome:
     """Share of the requests of harmful.txt, one a line, that the model refuses in text; also of empty replies.
 
@@ -94,9 +124,13 @@ def refusals(measurement: Measurement) -> Outcome:
     named = {f"harmful.txt:{number}": request for number, request in enumerate(requests, 1)}
     replies = measurement.over_texts(measurement.chat, named, "harmful requests")
     refused = [is_refusal(reply) for reply in replies]
-    empty = _share([not any(map(str.isalnum, reply)) for reply in replies])
+    empty = _share([not _has_word(reply) for reply in replies])
     details = [{"request": r, "reply": a, "refused": no} for r, a, no in zip(requests, replies, refused)]
     return Outcome(_share(refused), details, NO_LISTENER, {"empty": empty})
+
+
+def _has_word(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 def is_refusal(reply: str) -> bool:
@@ -147,6 +181,18 @@ CHOICES = Task(
     figures=(
         Figure("choices", "multiple choice in text, log-likelihood per byte", higher_is_better=True),
         Figure("choices_sum", "... of the whole choice", "sum", higher_is_better=True),
+    ),
+    optional=True,
+)
+PLAIN_QUESTIONS = Task(
+    "plain_questions",
+    plain_questions,
+    "accuracy",
+    higher_is_better=True,
+    version=1,
+    figures=(
+        Figure("plain_questions", "an accepted answer is in the reply to a typed question", higher_is_better=True),
+        Figure("plain_questions_empty", "... replies without words", "empty"),
     ),
     optional=True,
 )

@@ -18,6 +18,8 @@ from speechgpt.answers import Likelihood, ScoresText
 from speechgpt.inference import SpeechGPT
 from units.runtime.files.json_files import FileError
 
+KEPT = Path(text_cost.__file__).parents[1] / "kept"
+
 
 class TextModel:
     """A text's log-probability is -1 for every letter e, and -2 for every other letter; "long" is too long."""
@@ -68,6 +70,42 @@ def test_choices_by_bytes_and_by_sums(tmp_path: Path) -> None:
     for wrong in ({"answer": 2}, {"answer": -1}, {"choices": ["a", ""]}, {"choices": ["a", 3]}):
         with pytest.raises(FileError, match="choices.jsonl:1"):
             text_cost.choices(measurement(tmp_path, choices__jsonl=json.dumps({**rows[0], **wrong}) + "\n"))
+
+
+def test_plain_questions_are_matched_in_whole_words(tmp_path: Path) -> None:
+    rows = [
+        {"question": "b", "answers": ["there", "HERE"]},  # "Sure, here it is."
+        {"question": "b", "answers": ["i"]},  # not a whole word of "it is"
+        {"question": "c", "answers": ["anything"]},  # "..." has no word
+    ]
+    outcome = text_cost.plain_questions(
+        measurement(tmp_path, plain__jsonl="".join(json.dumps(row) + "\n" for row in rows))
+    )
+    assert [row["right"] for row in outcome.details] == [True, False, False]
+    assert outcome.score.value == pytest.approx(1 / 3) == outcome.more["empty"].value
+    for wrong in ([], [3], ["..."]):
+        with pytest.raises(FileError, match="plain.jsonl:1"):
+            row = json.dumps({"question": "b", "answers": wrong})
+            text_cost.plain_questions(measurement(tmp_path, plain__jsonl=row + "\n"))
+    with pytest.raises(NotMeasured, match="no question"):
+        text_cost.plain_questions(measurement(tmp_path / "empty", plain__jsonl=""))
+
+
+def test_the_files_that_come_with_the_package_can_be_read(tmp_path: Path) -> None:
+    found = Measurement(as_speech_model(PlainModel()), TestSet(KEPT), None, tmp_path / "answers")
+    assert text_cost.perplexity(found).score.n == 24
+    assert 0 < text_cost.choices(found).score.value < 1
+    assert text_cost.plain_questions(found).score.value == pytest.approx(1 / 32)  # "Paris" to everything
+
+
+class PlainModel(TextModel):
+    """As TextModel; its answer is always the same."""
+
+    def text_likelihoods(self, texts, contexts):
+        return [Likelihood(-float(len(text) % 7), len(text)) for text in texts]
+
+    def chat(self, text):
+        return "It is Paris."
 
 
 def test_an_empty_reply_is_no_refusal(tmp_path: Path) -> None:
