@@ -2,6 +2,7 @@
 
     cross-modal   [Human]: {task description} This is input: {text or units}<eoh> [SpeechGPT]: {units or text}<eoa>
     chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
+    interleaved   [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answ} [ua] {units} [ta] {er}; [ua] {units}<eoa>
 
 This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special
 tokens off (speechgpt/typed_text.py), units by addition, so text that spells `<17>` or `[Human]` stays text. The
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from speechgpt.interleaving import InterleavedReplies
 from speechgpt.typed_text import TextEncoder
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA, UnitVocab
 from units.notation import EOSP, SOSP
@@ -155,10 +157,12 @@ class Dialogue:
     """Renders conversations and parses replies with one tokenizer.
 
     tokenizer: the LLM's, widened. prefix: a system text at the start of every conversation; "" for none.
+    interleaving: how replies of text and units are written; None as a chain, in which all text comes first.
     """
 
     tokenizer: PreTrainedTokenizerBase
     prefix: str = ""
+    interleaving: InterleavedReplies | None = field(default=None, kw_only=True)
     vocab: UnitVocab = field(init=False)
     text: TextEncoder = field(init=False, repr=False, compare=False)
     _constants: dict[str, list[int]] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -214,7 +218,7 @@ class Dialogue:
         return self.render(Conversation(tuple(messages))).ids + self._opening("assistant")
 
     def parse_reply(self, ids: Sequence[int], chained: bool = False) -> Reply:
-        """Read a reply from generated ids; inverse of rendering it.
+        """Read a reply from generated ids, a chain or an interleaved one; inverse of rendering it.
 
         Reading stops at `<eoa>` or at the tokenizer's end of sentence. `[tq]` before the transcript is optional.
 
@@ -229,7 +233,7 @@ class Dialogue:
         written = ids[: ids.index(special[SOSP])] if units is not None else ids
         if special.get(TA) in written:
             at = written.index(special[TA])
-            transcript, answer = written[:at], written[at + 1 :]
+            transcript, answer = written[:at], written[at + 1 :] + self._later_text(ids[len(written) :])
             return Reply(self._section(transcript) if transcript else None, self._section(answer), units)
         if chained and units is None:
             return Reply(self._section(written), None, None)
@@ -240,6 +244,21 @@ class Dialogue:
     def parse_begun(self, ids: Sequence[int]) -> Reply:
         """Read a reply to a spoken question that is still being drawn, up to its speech."""
         return self.parse_reply(ids, chained=True)
+
+    def answer_tokens(self, ids: Sequence[int]) -> list[int]:
+        """Tokens of the answer's text in a reply that has `[ta]`, with the semicolon that closes it."""
+        marks = set(self.vocab.special_ids.values())
+        return [token for token in self._later_text(ids) if token not in marks]
+
+    def _later_text(self, ids: Sequence[int]) -> list[int]:
+        """Tokens that stand behind each `[ta]`, up to its speech."""
+        written, writing = [], False
+        for token in ids:
+            if token in (self.vocab.special_ids[TA], self.vocab.special_ids[SOSP]):
+                writing = token == self.vocab.special_ids[TA]
+            elif writing and not self.vocab.is_unit(token):
+                written.append(token)
+        return written
 
     def _section(self, ids: Sequence[int]) -> str:
         """Text of a section, without special tokens and without the semicolon that closes it."""
@@ -266,6 +285,11 @@ class Dialogue:
         chained = reply.transcript is not None or (reply.text is not None and units is not None)
         if reply.transcript is not None:
             ids += self.encode_text(reply.transcript) + self._constant(";")
+        if self.interleaving and reply.text is not None and units is not None:
+            written = self.encode_text(reply.text) + self._constant(";")
+            for text, spoken in self.interleaving.stretches(written, units):
+                ids += [self.vocab.special_id(TA), *text, self.vocab.special_id(UA), *self.vocab.encode(spoken)]
+            return [*ids, self.vocab.special_id(EOA)]
         if chained:
             ids.append(self.vocab.special_id(TA))
         if reply.text is not None:

@@ -23,20 +23,24 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from speechgpt.answers import CAPABILITIES, Answer, Candidate, Capability, Likelihood, NotSupported, Piece, Sound
-from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message, Reply
 from speechgpt.generation.candidates import choose_candidates
 from speechgpt.generation.engine import KEY_VARIABLE, Engine
 from speechgpt.generation.gathering import Gatherer
 from speechgpt.generation.generate import LanguageModel, context_length, draws, generate
+from speechgpt.generation.grammar import Form
+from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
 from speechgpt.generation.shared import share
 from speechgpt.generation.stream import ReplyStream
+from speechgpt.interleaving import SETTING, InterleavedReplies
 from speechgpt.language_models.adapters import open_language_model, shape_of
 from speechgpt.language_models.whole import open_tokenizer
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published.template import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
+from speechgpt.vocab import TA
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav, loudness
 from units.codebook import Codebook, Units
 from units.encoder.unit_encoder import UnitEncoder
@@ -223,20 +227,20 @@ class SpeechGPT:
     ) -> Iterator[Piece]:
         """Answer a spoken question piece by piece: text while it is written, sound while units are still being drawn.
 
-        The joined pieces equal what `answer` returns. With self-verification (`candidates` above 1) the sound comes in
-        one piece, since a candidate is complete before it is checked; so does the sound of a vocoder with the mel
-        head.
+        The joined pieces equal what `answer` returns. The sound of an interleaved reply begins before its text ends.
+        With self-verification (`candidates` above 1) the sound comes in one piece, since a candidate is complete before
+        it is checked; so does the sound of a vocoder that cannot stream.
         """
         self._require("stream")
         vocoder = self.vocoder  # a vocoder of another codebook fails here, before anything is drawn
         asked = Message("human", (self._encoded([question])[0],))
         prompt = self._prompt(asked, history)
-        reply = ReplyStream(self.dialogue, draws(self.model, self.dialogue, [prompt], "chain", sampling))
-        yield from reply.texts()
+        reply = ReplyStream(self.dialogue, draws(self.model, self.dialogue, [prompt], self._form, sampling))
         spoken = []
-        for wav in reply.sound(vocoder, self._speaker) if sampling.candidates == 1 else ():
-            spoken.append(wav)
-            yield Piece(wav=wav)
+        for piece in reply.pieces(vocoder if sampling.candidates == 1 else None, self._speaker):
+            if piece.wav is not None:
+                spoken.append(piece.wav)
+            yield piece
         sound = [np.concatenate(spoken)] if spoken else None
         [answer] = self._spoken([asked], [prompt], [reply.finish()], sampling, sound)
         rest = reply.added(answer.transcript, answer.text, last=True)
@@ -301,7 +305,13 @@ class SpeechGPT:
         _ = self.vocoder  # a vocoder of another codebook fails here, before anything is drawn
         asked = [Message("human", (units,)) for units in self._encoded(questions)]
         prompts = [self._prompt(message, history) for message in asked]
-        return self._spoken(asked, prompts, generate(self.model, self.dialogue, prompts, "chain", sampling), sampling)
+        drawn = generate(self.model, self.dialogue, prompts, self._form, sampling)
+        return self._spoken(asked, prompts, drawn, sampling)
+
+    @property
+    def _form(self) -> Form:
+        """Of replies to spoken questions."""
+        return "chain" if self.dialogue.interleaving is None else "interleaved"
 
     def _prompt(self, message: Message, history: Sequence[Message] = ()) -> list[int]:
         """Ids after which the model replies to a message."""
@@ -360,7 +370,8 @@ class SpeechGPT:
         replies = [self.dialogue.parse_reply(ids, chained=texts is None) for ids in drawn]
         if texts is not None:
             replies = [replace(reply, text=text) for reply, text in zip(replies, texts)]
-        chosen = self._verified(prompts, drawn, replies, sampling) if sampling.candidates > 1 else {}
+        interleaved = texts is None and self.dialogue.interleaving is not None
+        chosen = self._verified(prompts, drawn, replies, sampling, interleaved) if sampling.candidates > 1 else {}
         spoken = [chosen[i].units if i in chosen else reply.units for i, reply in enumerate(replies)]
         units = [(Units(ids, None, self.codebook), self._speaker) for ids in spoken if ids]
         sounds = iter(wavs or (self._decode(units) if units else []))
@@ -375,21 +386,30 @@ class SpeechGPT:
         return answers
 
     def _verified(
-        self, prompts: Sequence[list[int]], drawn: Sequence[list[int]], replies: Sequence[Reply], sampling: Sampling
+        self,
+        prompts: Sequence[list[int]],
+        drawn: Sequence[list[int]],
+        replies: Sequence[Reply],
+        sampling: Sampling,
+        interleaved: bool,
     ) -> dict[int, Candidate]:
-        """The chosen candidate of each reply that has both text and speech, by its place in the batch."""
-        speech = self.dialogue.vocab.special_id(SOSP)
+        """The chosen candidate of each reply that has both text and speech, by its place in the batch.
+
+        An interleaved reply must also be complete: the text of one that was cut off may have had more to come.
+        """
         verifiable = {
-            i: (prompts[i] + ids[: ids.index(speech)], reply.text, reply.units)
+            i: (ids, reply.text, reply.units)
             for i, (ids, reply) in enumerate(zip(drawn, replies))
-            if reply.text and reply.units
+            if reply.text and reply.units and (self.dialogue.ended(ids) or not interleaved)
         }
         if not verifiable:
             return {}
-        before_speech, texts, first = zip(*verifiable.values())
-        return dict(
-            zip(verifiable, choose_candidates(self.model, self.dialogue, before_speech, texts, first, sampling))
-        )
+        spoken, texts, first = zip(*verifiable.values())
+        mark = self.dialogue.vocab.special_id(TA if interleaved else SOSP)
+        before = [prompts[i] + ids[: ids.index(mark) + interleaved] for i, ids in zip(verifiable, spoken)]
+        said = KnownTexts(tuple(tuple(self.dialogue.answer_tokens(ids)) for ids in spoken)) if interleaved else None
+        chosen = choose_candidates(self.model, self.dialogue, before, texts, first, sampling, said)
+        return dict(zip(verifiable, chosen))
 
 
 def open_dialogue(tokenizer: PreTrainedTokenizerBase, facts: CheckpointFacts, folder: Path) -> Dialogue:
@@ -397,11 +417,14 @@ def open_dialogue(tokenizer: PreTrainedTokenizerBase, facts: CheckpointFacts, fo
 
     Raises:
         FileNotFoundError: a file of the template is missing.
-        ValueError: there is no template of that name, or a file of it is damaged.
+        ValueError: there is no template of that name, it has no such replies, or a file of it is damaged.
     """
-    name = facts.extra.get("template")
+    name, interleaved = facts.extra.get("template"), facts.extra.get(SETTING)
+    interleaving = None if interleaved is None else InterleavedReplies.from_record(interleaved, folder / FILE)
     if name is None:
-        return Dialogue(tokenizer, facts.prefix)
+        return Dialogue(tokenizer, facts.prefix, interleaving=interleaving)
     if name != TEMPLATE:
         raise ValueError(f"the template in {folder} is {name!r}; allowed: none, or {TEMPLATE!r}")
+    if interleaving is not None:
+        raise ValueError(f"{folder / FILE}: the template {TEMPLATE!r} has no {SETTING}; leave one of them out")
     return PublishedDialogue.from_folder(tokenizer, folder, facts.prefix)

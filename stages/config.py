@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from speechgpt.interleaving import InterleavedReplies
 from units.runtime.command import check_range
 from units.runtime.settings import check_type, check_types, type_hints
 
@@ -214,6 +215,10 @@ class StageConfig:
     """Held-out documents that the model continues at each evaluation, written to samples.jsonl."""
     prefix: str = ""
     """System text at the start of every conversation."""
+    interleave_replies: InterleavedReplies | None = None
+    """Write replies of text and units by turns: so many text tokens, then so many units, and so on, so that the sound
+    begins before the text ends. The conversation sets stay as they are, and the finished model asks for such replies.
+    Default: all text comes first."""
     threads: int | Literal["auto"] = 0
     """CPU threads of each training process; 0 leaves the number to torch. auto times a few steps on one thread and on
     all, and goes on with the faster number, again every hundred steps: for a small model, beside other work
@@ -230,6 +235,7 @@ class StageConfig:
         self._check_numbers()
         self._check_training()
         self._check_loss()
+        self._check_interleaved()
         self._check_trainable()
 
     def _check_numbers(self) -> None:
@@ -277,6 +283,13 @@ class StageConfig:
         if self.fused_loss == "always" and not self.weighs_all_tokens_alike:
             raise ValueError(
                 "fused_loss: always has one weight for all tokens; set unit_loss_weight: 1, or fused_loss: never"
+            )
+
+    def _check_interleaved(self) -> None:
+        if self.interleave_replies is not None and self.kind != "chain":
+            raise ValueError(
+                f"{self.stage}: interleave_replies is for kind: chain, whose replies are text and units, and this is "
+                f"of kind {self.kind}; leave it out"
             )
 
     def _check_trainable(self) -> None:

@@ -20,7 +20,8 @@ from speechgpt.answers import Candidate
 from speechgpt.dialogue import Conversation, Dialogue, Message, Rendered
 from speechgpt.generation.engine import Engine
 from speechgpt.generation.generate import LanguageModel, context_length, generate
-from speechgpt.generation.grammar import grammar_of
+from speechgpt.generation.grammar import Form, grammar_of
+from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import shared
 from speechgpt.prompts import asr_prompt
@@ -36,6 +37,7 @@ def choose_candidates(
     texts: Sequence[str],
     first: Sequence[tuple[int, ...]],
     sampling: Sampling,
+    interleaved: KnownTexts | None = None,
 ) -> list[Candidate]:
     """For each text, the first candidate that the model understands; if it understands none, the first one of all.
 
@@ -43,10 +45,11 @@ def choose_candidates(
     badly also ranks badly (docs/decisions/self-verification.md).
 
     Args:
-        prompts: token ids after which the model speaks.
+        prompts: token ids after which the model speaks; of interleaved replies, those up to their first `[ta]`.
         texts: what each utterance is meant to say.
         first: units of the first candidate of each.
         sampling: how up to `candidates - 1` further candidates are drawn.
+        interleaved: for interleaved replies, token ids of the texts: further candidates say them again.
     """
     kept = verify(model, dialogue, first, texts)
     retry = replace(sampling, temperature=sampling.temperature or RETRY_TEMPERATURE)
@@ -58,7 +61,8 @@ def choose_candidates(
         if not again:
             break
         seeded = replace(retry, seed=None if unseeded else (sampling.seed or 0) + number)
-        drawn = generate(model, dialogue, [prompts[i] for i in again], "units", seeded)
+        form: Form | KnownTexts = "units" if interleaved is None else interleaved.of(again)
+        drawn = generate(model, dialogue, [prompts[i] for i in again], form, seeded)
         spoken = [dialogue.parse_reply(ids).units or () for ids in drawn]
         verified = verify(model, dialogue, spoken, [texts[i] for i in again])
         for i, ids, candidate in zip(again, drawn, verified):

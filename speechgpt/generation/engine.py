@@ -25,6 +25,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from speechgpt.dialogue import Dialogue
 from speechgpt.generation.grammar import Form, Grammar, grammar_of
+from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.shared import check_stop
 from speechgpt.sampling import Sampling
 
@@ -109,7 +110,7 @@ class Engine:
     # --- drawing
 
     def draws(
-        self, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+        self, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form | KnownTexts, sampling: Sampling
     ) -> Iterator[list[int | None]]:
         """As speechgpt.generation.generate.draws."""
         context, longest = self.context, max(map(len, prompts))
@@ -118,23 +119,26 @@ class Engine:
                 f"the prompt has {longest} tokens and this model's context is {context}; give less audio or text"
             )
         grammar = grammar_of(dialogue, form, self.config.get_text_config().vocab_size, self.device)
+        begins = grammar.begins(len(prompts))
         if len(prompts) == 1:
-            yield from ([token] for token in self._reply(dialogue, prompts[0], grammar, sampling))
+            yield from ([token] for token in self._reply(dialogue, prompts[0], grammar, begins[0], sampling))
             return
         with ThreadPoolExecutor(min(AT_ONCE, len(prompts))) as pool:
             replies = list(
                 pool.map(
-                    lambda one: one[0].run(lambda: list(self._reply(dialogue, one[1], grammar, sampling))),
-                    [(contextvars.copy_context(), prompt) for prompt in prompts],
+                    lambda one: one[0].run(lambda: list(self._reply(dialogue, one[1], grammar, one[2], sampling))),
+                    [(contextvars.copy_context(), prompt, begin) for prompt, begin in zip(prompts, begins)],
                 )
             )
         yield from map(list, itertools.zip_longest(*replies))
 
-    def _reply(self, dialogue: Dialogue, prompt: list[int], grammar: Grammar, sampling: Sampling) -> Iterator[int]:
-        """The tokens of one reply, up to and including its end."""
+    def _reply(
+        self, dialogue: Dialogue, prompt: list[int], grammar: Grammar, begin: int, sampling: Sampling
+    ) -> Iterator[int]:
+        """The tokens of one reply, up to and including its end. begin: the grammar's first state."""
         room, ends = min(sampling.max_new_tokens, self.context - len(prompt)), sorted(dialogue.ends)
         reply: list[int] = []
-        state = torch.zeros(1, dtype=torch.long)
+        state = torch.tensor([begin])
         while True:
             stream, wrong = self._stream(prompt + reply, sampling, room - len(reply), ends), None
             with closing(stream):

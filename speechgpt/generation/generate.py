@@ -21,6 +21,7 @@ from transformers import (
 from speechgpt.dialogue import Dialogue
 from speechgpt.generation.engine import Engine
 from speechgpt.generation.grammar import Form, Grammar, grammar_of
+from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import Draw, check_stop, shared
 from speechgpt.sampling import Sampling
@@ -42,7 +43,7 @@ def context_length(model: LanguageModel) -> int:
 
 @torch.inference_mode()
 def draws(
-    model: LanguageModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+    model: LanguageModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form | KnownTexts, sampling: Sampling
 ) -> Iterator[list[int | None]]:
     """Draw the next token of each prompt's reply, step by step: None for a reply that has ended.
 
@@ -120,7 +121,8 @@ def _draws(
         return
     ids, mask = left_padded(prompts, pad, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
-    states, cache = torch.zeros(len(prompts), dtype=torch.long, device=model.device), None
+    begins = grammar.begins(len(prompts)) if grammar else [0] * len(prompts)
+    states, cache = torch.tensor(begins, device=model.device), None
     replies: list[list[int]] = [[] for _ in prompts]
     given = {"input_ids": ids} if embed is None else {"inputs_embeds": embed(ids)}
     while any(room):
@@ -150,7 +152,7 @@ def _draws(
 
 
 def generate(
-    model: LanguageModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form, sampling: Sampling
+    model: LanguageModel, dialogue: Dialogue, prompts: Sequence[list[int]], form: Form | KnownTexts, sampling: Sampling
 ) -> list[list[int]]:
     """Reply ids of each prompt, its end last where the model reached it.
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from speechgpt.dialogue import Dialogue
+from speechgpt.generation.interleaved_grammar import KnownTexts, Table, interleaved, known
 from speechgpt.vocab import EOA, TA, TQ, UA, unused_word
 from units.notation import EOSP, SOSP
 
-Form = Literal["text", "units", "chain"]
+Form = Literal["text", "units", "chain", "interleaved"]
 
 # state -> class of the next token -> next state; what is not listed is not allowed
 _SPEECH = {
@@ -24,7 +25,7 @@ _SPEECH = {
     "closed": {EOA: "end"},
     "end": {EOA: "end"},  # a finished row waits for the others
 }
-GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
+GRAMMARS: dict[Form, Table] = {
     "text": {"start": {"text": "start", EOA: "end"}, "end": {EOA: "end"}},
     "units": {"start": {SOSP: "spoken"}, **_SPEECH},
     "chain": {
@@ -38,7 +39,7 @@ GRAMMARS: dict[Form, dict[str, dict[str, str]]] = {
 }
 # Where [ta] and [ua] are spelled as text, speech may follow any text, and its end is that of the reply.
 _SPELLED_SPEECH = {"spoken": {"unit": "speaking"}, "speaking": {"unit": "speaking", EOSP: "end"}, "end": {EOA: "end"}}
-SPELLED: dict[Form, dict[str, dict[str, str]]] = {
+SPELLED: dict[Form, Table] = {
     "text": {"start": {"text": "start", EOA: "end"}, "end": {EOA: "end"}},
     "units": {"start": {SOSP: "spoken"}, **_SPELLED_SPEECH},
     "chain": {
@@ -51,25 +52,39 @@ CLASSES = ("text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never")
 
 
 class Grammar:
-    """One form of reply over one vocabulary. A state is a number; 0 is where a reply begins."""
+    """One form of reply over one vocabulary. A state is a number."""
 
-    def __init__(self, dialogue: Dialogue, form: Form, rows: int, device: torch.device) -> None:
+    def __init__(self, dialogue: Dialogue, form: Form | KnownTexts, rows: int, device: torch.device) -> None:
         """
         Args:
             rows: of the output embedding; those beyond the tokenizer's words are padding.
+
+        Raises:
+            ValueError: the form is interleaved, and the dialogue is not.
         """
-        grammar = (GRAMMARS if TA in dialogue.vocab.special_ids else SPELLED)[form]
-        states = list(grammar)
+        grammar, wanted, begins = _states(dialogue, form)
+        number = {state: i for i, state in enumerate(grammar)}
         self._class_of = _token_classes(dialogue, rows).to(device)
-        table = torch.full((len(states), len(CLASSES)), -1)
+        table = torch.full((len(number), len(CLASSES)), -1)
         for state, row in grammar.items():
             for name, after in row.items():
-                table[states.index(state), CLASSES.index(name)] = states.index(after)
+                table[number[state], CLASSES.index(name)] = number[after]
         self._after = table.to(device)
+        self._begins = [number[state] for state in begins]
+        self._wanted = torch.tensor([wanted.get(state, -1) for state in number], device=device) if wanted else None
+
+    def begins(self, rows: int) -> list[int]:
+        """The state of each row of a batch where its reply begins: 0, but for texts that are known."""
+        return self._begins or [0] * rows
 
     def allowed(self, states: Tensor) -> Tensor:
         """Which tokens may come next: (B,) -> bool (B, V)."""
-        return self._after[states][:, self._class_of] >= 0
+        allowed = self._after[states][:, self._class_of] >= 0
+        if self._wanted is None:
+            return allowed
+        wanted = self._wanted[states][:, None]
+        text = self._class_of == CLASSES.index("text")
+        return allowed & ~(text & (wanted >= 0) & (torch.arange(len(text), device=text.device) != wanted))
 
     def after(self, states: Tensor, tokens: Tensor) -> Tensor:
         """The state of each row after a token: (B,), (B,) -> (B,)."""
@@ -79,13 +94,26 @@ class Grammar:
 _MADE: weakref.WeakKeyDictionary[Any, dict[tuple, Grammar]] = weakref.WeakKeyDictionary()
 
 
-def grammar_of(dialogue: Dialogue, form: Form, rows: int, device: torch.device) -> Grammar:
-    """The grammar of a form; it is made once for each tokenizer. rows: as for Grammar."""
+def grammar_of(dialogue: Dialogue, form: Form | KnownTexts, rows: int, device: torch.device) -> Grammar:
+    """The grammar of a form; it is made once for each tokenizer, but for texts that are known. rows: as for Grammar."""
+    if isinstance(form, KnownTexts):
+        return Grammar(dialogue, form, rows, device)
     made = _MADE.setdefault(dialogue.tokenizer, {})
-    key = (type(dialogue), form, rows, device)
+    key = (type(dialogue), form, dialogue.interleaving if form == "interleaved" else None, rows, device)
     if key not in made:
         made[key] = Grammar(dialogue, form, rows, device)
     return made[key]
+
+
+def _states(dialogue: Dialogue, form: Form | KnownTexts) -> tuple[Table, dict[str, int], list[str]]:
+    """The automaton of a form, the text tokens that follow its states where they are known, and where rows begin."""
+    if isinstance(form, str) and form != "interleaved":
+        return (GRAMMARS if TA in dialogue.vocab.special_ids else SPELLED)[form], {}, []
+    if dialogue.interleaving is None:
+        raise ValueError("this model's replies are not interleaved: its speechgpt.json does not say so")
+    if isinstance(form, KnownTexts):
+        return known(form, dialogue.interleaving)
+    return interleaved(dialogue.interleaving), {}, []
 
 
 def _token_classes(dialogue: Dialogue, rows: int) -> Tensor:

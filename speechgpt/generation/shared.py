@@ -88,6 +88,11 @@ class Draw:
         self.replies = [[] for _ in self.prompts]
 
     @property
+    def begins(self) -> list[int]:
+        """The state of the grammar in which each row begins."""
+        return [0] * len(self.prompts) if self.grammar is None else self.grammar.begins(len(self.prompts))
+
+    @property
     def gone(self) -> bool:
         return self.closed or (self.stop is not None and self.stop.is_set())
 
@@ -253,7 +258,7 @@ class SharedModel:
 
     def _prefill(self, draws: list[Draw]) -> None:
         model = self._held()
-        rows = [Row(draw, number) for draw in draws for number in range(len(draw.prompts))]
+        rows = [Row(draw, number, state) for draw in draws for number, state in enumerate(draw.begins)]
         ids, mask = left_padded([row.draw.prompts[row.number] for row in rows], draws[0].pad, model.device)
         embed = draws[0].embed
         given = {"input_ids": ids} if embed is None else {"inputs_embeds": embed(ids)}

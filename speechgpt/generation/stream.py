@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from speechgpt.answers import Piece
 from speechgpt.dialogue import Dialogue
 from units.codebook import Units
-from units.notation import SOSP
+from units.notation import EOSP, SOSP
 from units.vocoder.unit_vocoder import UnitVocoder
 
 UNITS_AT_ONCE = 25  # units that the vocoder gets at a time: half a second of speech, or somewhat more
@@ -34,23 +33,30 @@ class ReplyStream:
                 self.ids.append(token)
                 yield token
 
-    def texts(self) -> Iterator[Piece]:
-        """Transcript and answer as they grow, up to the start of the spoken reply."""
-        for token in self._tokens:
-            if token == self._dialogue.vocab.special_id(SOSP):
-                return
-            reply = self._dialogue.parse_begun(self.ids)
-            new = self.added(reply.transcript, reply.text)
-            if new.transcript or new.text:
-                yield new
+    def pieces(self, vocoder: UnitVocoder | None, speaker: int = 0) -> Iterator[Piece]:
+        """What is drawn, as it comes: texts that have grown, and sound as soon as the vocoder can make it.
 
-    def sound(self, vocoder: UnitVocoder, speaker: int = 0) -> Iterator[np.ndarray]:
-        """Wavs (T,) of the units that follow the texts; none where the reply was cut off before."""
-        units = (unit for token in self._tokens for unit in self._dialogue.vocab.decode([token]))
-        pieces = iter(lambda: tuple(itertools.islice(units, UNITS_AT_ONCE)), ())
-        for first in pieces:
-            spoken = (Units(ids, None, vocoder.codebook) for ids in itertools.chain([first], pieces))
-            yield from vocoder.stream(spoken, speaker=speaker)
+        The text of an interleaved reply goes on behind its first sound.
+
+        Args:
+            vocoder: None if the sound is made later.
+        """
+        vocab, units = self._dialogue.vocab, list[int]()
+        speech = None if vocoder is None else _Speech(vocoder, speaker)
+        for token in self._tokens:
+            if vocab.is_unit(token):
+                units += vocab.decode([token])
+            elif token not in (vocab.special_id(SOSP), vocab.special_id(EOSP)):
+                reply = self._dialogue.parse_begun(self.ids)
+                new = self.added(reply.transcript, reply.text)
+                if new.transcript or new.text:
+                    yield new
+            if speech is not None and (len(units) == UNITS_AT_ONCE or token == vocab.special_id(EOSP)):
+                yield from speech.push(units)
+                units = []
+        if speech is not None:
+            yield from speech.push(units)
+            yield from speech.finish()
 
     def finish(self) -> list[int]:
         """Draw what is left, and return all tokens of the reply."""
@@ -67,6 +73,27 @@ class ReplyStream:
         new = Piece(_gained(self._transcript, transcript), _gained(self._text, text))
         self._transcript, self._text = self._transcript + new.transcript, self._text + new.text
         return new
+
+
+class _Speech:
+    """The sound of one reply."""
+
+    def __init__(self, vocoder: UnitVocoder, speaker: int) -> None:
+        self._stream, self._codebook, self._begun = vocoder.open_stream(speaker=speaker), vocoder.codebook, False
+
+    def push(self, units: Sequence[int]) -> Iterator[Piece]:
+        if units:
+            self._begun = True
+            yield from self._piece(self._stream.push(Units(tuple(units), None, self._codebook)))
+
+    def finish(self) -> Iterator[Piece]:
+        """The rest; nothing where the reply was cut off before its speech."""
+        if self._begun:
+            yield from self._piece(self._stream.finish())
+
+    def _piece(self, wav: np.ndarray) -> Iterator[Piece]:
+        if len(wav):
+            yield Piece(wav=wav)
 
 
 def _gained(before: str, now: str) -> str:

@@ -63,6 +63,8 @@ class PublishedDialogue(Dialogue):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.interleaving is not None:
+            raise ValueError("the published template spells [ta] and [ua] as text: its replies cannot be interleaved")
         size = self.pieces.get_piece_size()
         if size > self.vocab.first_unit_id:
             raise VocabularyError(

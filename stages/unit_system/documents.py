@@ -37,7 +37,7 @@ def documents(
     if path.suffix == ".txt":
         yield from _lines(path, tokenizer if codebook is None else Dialogue(tokenizer).text.tokenizer)
         return
-    dialogue = Dialogue(tokenizer, config.prefix)
+    dialogue = Dialogue(tokenizer, config.prefix, interleaving=config.interleave_replies)
     if path.is_dir():
         unit_set = read_unit_set(path)
         check_codebook(codebook, unit_set.codebook, path)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from speechgpt.checkpoint import FILE, CheckpointFacts
+from speechgpt.interleaving import SETTING
 from speechgpt.vocab import UnitVocab
 from stages.config import Source, StageConfig
 from stages.held_out import held_out_report
@@ -77,6 +78,8 @@ class UnitOpened(Opened):
             config.train_on_prompt,
             codebook and codebook.fingerprint,
         ]
+        if config.interleave_replies:  # absent otherwise, so that caches of chains stay valid
+            key += [SETTING, config.interleave_replies.record()]
         if source.interleave:
             key += [INTERLEAVING_VERSION, dataclasses.asdict(source.interleave), config.seed]
         return key
@@ -121,7 +124,16 @@ class UnitOpened(Opened):
         config = self.config
         versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
         resolved = dataclasses.asdict(config)
-        return CheckpointFacts(self.codebook, config.stage, self.vocab.first_unit_id, config.prefix, resolved, versions)
+        interleaving = config.interleave_replies
+        return CheckpointFacts(
+            self.codebook,
+            config.stage,
+            self.vocab.first_unit_id,
+            config.prefix,
+            resolved,
+            versions,
+            extra={} if interleaving is None else {SETTING: interleaving.record()},
+        )
 
 
 class UnitSystem:
