@@ -86,11 +86,12 @@ def main(
 
 
 def _token_counter(model: Path) -> Callable[[Conversation], int]:
-    """A function that counts the tokens of a conversation with the tokenizer of a checkpoint."""
-    from speechgpt.dialogue import Dialogue
+    """A function that counts the tokens of a conversation with the tokenizer and the template of a checkpoint."""
+    from speechgpt.checkpoint import CheckpointFacts
+    from speechgpt.inference import open_dialogue
     from speechgpt.language_models.whole import open_tokenizer
 
-    dialogue = Dialogue(open_tokenizer(model))
+    dialogue = open_dialogue(open_tokenizer(model), CheckpointFacts.load(model), model)
     return lambda conversation: len(dialogue.render(conversation).ids)
 
 

@@ -54,17 +54,25 @@ CLASSES = ("text", "unit", SOSP, EOSP, TQ, TA, UA, EOA, "never")
 class Grammar:
     """One form of reply over one vocabulary. A state is a number."""
 
-    def __init__(self, dialogue: Dialogue, form: Form | KnownTexts, rows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        dialogue: Dialogue,
+        form: Form | KnownTexts,
+        rows: int,
+        device: torch.device,
+        class_of: Tensor | None = None,
+    ) -> None:
         """
         Args:
             rows: of the output embedding; those beyond the tokenizer's words are padding.
+            class_of: of another grammar of the vocabulary, where it is known.
 
         Raises:
             ValueError: the form is interleaved, and the dialogue is not.
         """
         grammar, wanted, begins = _states(dialogue, form)
         number = {state: i for i, state in enumerate(grammar)}
-        self._class_of = _token_classes(dialogue, rows).to(device)
+        self._class_of = _token_classes(dialogue, rows).to(device) if class_of is None else class_of
         table = torch.full((len(number), len(CLASSES)), -1)
         for state, row in grammar.items():
             for name, after in row.items():
@@ -97,7 +105,7 @@ _MADE: weakref.WeakKeyDictionary[Any, dict[tuple, Grammar]] = weakref.WeakKeyDic
 def grammar_of(dialogue: Dialogue, form: Form | KnownTexts, rows: int, device: torch.device) -> Grammar:
     """The grammar of a form; it is made once for each tokenizer, but for texts that are known. rows: as for Grammar."""
     if isinstance(form, KnownTexts):
-        return Grammar(dialogue, form, rows, device)
+        return Grammar(dialogue, form, rows, device, grammar_of(dialogue, "text", rows, device)._class_of)
     made = _MADE.setdefault(dialogue.tokenizer, {})
     key = (type(dialogue), form, dialogue.interleaving if form == "interleaved" else None, rows, device)
     if key not in made:
