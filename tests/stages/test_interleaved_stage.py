@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from stage_configs import parsed
 from tiny_run import CODEBOOK, K, make_run, opened, stage_config
 from transformers import AutoTokenizer
 
 from instruct_data.build.records import read_conversations, write_conversations
-from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.dialogue import Conversation, Dialogue, Message
-from speechgpt.generation.generate import generate
+from speechgpt.dialogue import Conversation, Dialogue, Message, Reply
+from speechgpt.generation.generate import draws, generate
+from speechgpt.generation.stream import ReplyStream
 from speechgpt.inference import SpeechGPT
 from speechgpt.interleaving import InterleavedReplies
 from speechgpt.sampling import Sampling
@@ -24,6 +25,8 @@ from stages.train import train
 from stages.unit_system.documents import DOCUMENTS_VERSION
 from stages.unit_system.samples import prompt_end, reply_opening
 from stages.unit_system.system import unit_noise
+from units.vocoder.heads.configs import VocosConfig
+from units.vocoder.unit_vocoder import UnitVocoder
 from variants.blsp.config import BlspConfig
 from variants.llama_omni.config import OmniConfig
 
@@ -128,32 +131,51 @@ def test_other_systems_refuse_it(config: type[StageConfig], kind: str) -> None:
 # --- training
 
 
-def test_a_finished_model_asks_for_interleaved_replies(run: Path) -> None:
-    learning = {"max_steps": 150, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "logging_steps": 50}
+@pytest.fixture(scope="module")
+def trained(run: Path) -> dict[str, SpeechGPT]:
+    """Two models of the same set: one learned interleaved replies, the other one chains."""
+    learning = {"max_steps": 110, "learning_rate": 1e-2, "per_device_train_batch_size": 2, "logging_steps": 50}
     data = [Source("data/chain.jsonl.gz", hold_out=False)]
-    config = stage_config(
-        run,
-        stage="stage3",
-        out="stage3",
-        data=data,
-        block_size=128,
-        interleave_replies=HOW,
-        dev_documents=0,
-        training=learning,
-    )
-    folder = train(config)
-    facts = CheckpointFacts.load(folder)
-    assert (
-        facts.extra
-        == {"interleave_replies": {"text": 2, "units": 3}}
-        == {"interleave_replies": facts.config["interleave_replies"]}
-    )
-    gpt = SpeechGPT.from_pretrained(folder)
-    assert gpt.dialogue.interleaving == HOW
-    prompts = [gpt.dialogue.prompt(conversation.messages[:1]) for conversation in chains()]
-    drawn = generate(gpt.model, gpt.dialogue, prompts, gpt._form, Sampling())
-    assert [gpt.dialogue.render(conversation).ids for conversation in chains()] == [
-        prompt + reply for prompt, reply in zip(prompts, drawn)
-    ]
-    stretches = [reply.count(gpt.dialogue.vocab.special_id(TA)) for reply in drawn]
-    assert max(stretches) > 2
+    rest = {"data": data, "block_size": 128, "dev_documents": 0, "training": learning}
+    found = {}
+    for name, how in (("interleaved", HOW), ("chains", None)):
+        folder = train(stage_config(run, stage="stage3", out=name, interleave_replies=how, **rest))
+        found[name] = SpeechGPT.from_pretrained(folder)
+    return found
+
+
+def test_a_finished_model_asks_for_the_replies_that_it_learned(trained: dict[str, SpeechGPT]) -> None:
+    for name, how in (("interleaved", HOW), ("chains", None)):
+        gpt = trained[name]
+        assert gpt.dialogue.interleaving == how
+        assert gpt.facts.extra == ({} if how is None else {"interleave_replies": {"text": 2, "units": 3}})
+        assert gpt.facts.config["interleave_replies"] == (None if how is None else how.record())
+        prompts = [gpt.dialogue.prompt(conversation.messages[:1]) for conversation in chains()]
+        drawn = generate(gpt.model, gpt.dialogue, prompts, gpt._form, Sampling())
+        assert [gpt.dialogue.render(conversation).ids for conversation in chains()] == [
+            prompt + reply for prompt, reply in zip(prompts, drawn)
+        ]
+        stretches = max(reply.count(gpt.dialogue.vocab.special_id(TA)) for reply in drawn)
+        assert stretches == 1 if how is None else stretches > 2
+
+
+def test_the_first_sound_comes_before_that_of_the_chain(trained: dict[str, SpeechGPT]) -> None:
+    torch.manual_seed(5)
+    settings = VocosConfig(width=16, blocks=1, kernel=3, embedding_dim=8, duration_width=8)
+    vocoder = UnitVocoder(CODEBOOK, settings).eval()
+    asked = chains()[0]
+    heard_at, said, wavs = {}, {}, {}
+    for name, gpt in trained.items():
+        prompt = gpt.dialogue.prompt(asked.messages[:1])
+        reply = ReplyStream(gpt.dialogue, draws(gpt.model, gpt.dialogue, [prompt], gpt._form, Sampling()))
+        pieces = []
+        for piece in reply.pieces(vocoder):
+            if piece.wav is not None:
+                heard_at.setdefault(name, len(reply.ids))
+            pieces.append(piece)
+        said[name] = gpt.dialogue.parse_reply(reply.finish())
+        assert "".join(piece.text for piece in pieces) == said[name].text
+        wavs[name] = np.concatenate([piece.wav for piece in pieces if piece.wav is not None])
+    assert said["interleaved"] == said["chains"] == Reply.from_parts(asked.messages[1].parts)
+    np.testing.assert_allclose(wavs["interleaved"], wavs["chains"], atol=1e-5)
+    assert heard_at["interleaved"] < heard_at["chains"]

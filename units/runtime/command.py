@@ -37,6 +37,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, cast, get_args, get_origin, get_type_hints
 
+from units.runtime.parser_errors import plain
+
 SOME_REFUSED = 3  # exit code: the work is done, except for the inputs that were refused and listed
 WRONG_CALL = 2  # exit code
 INTERRUPTED = 130  # exit code: 128 + SIGINT
@@ -166,7 +168,7 @@ def one_line(error: BaseException) -> str:
     """
     if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename is not None:
         return f"{os.fspath(error.filename)} {PATH_ERRORS[error.errno]}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return plain(str(error)) or type(error).__name__
 
 
 def _call(
@@ -215,7 +217,7 @@ def _parser(name: str, description: str) -> Any:
         """A parser whose errors are one line."""
 
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-            print(f"{name}: {' '.join(message.split())} ({name} --help lists the options)", file=sys.stderr)
+            print(f"{name}: {plain(message)} ({name} --help lists the options)", file=sys.stderr)
             raise SystemExit(WRONG_CALL)
 
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

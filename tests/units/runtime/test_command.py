@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -215,3 +216,55 @@ def test_a_range_has_one_end_or_two() -> None:
         check_range("shard_size", -1, 0)
     with pytest.raises(ValueError, match="^--share is 2; it must be at most 1$"):
         check_range("share", 2, most=1)
+
+
+@dataclass
+class Inner:
+    """Settings within settings."""
+
+    low: int = 1
+    """at least 1"""
+
+    def __post_init__(self) -> None:
+        check_range("inner.low", self.low, 1)
+
+
+@command("try-three")
+def try_three(
+    inner: Inner | None = None,
+    kind: Literal["all", "some"] | list[str] = "all",
+    form: Literal["a", "b"] = "a",
+    number: int | None = None,
+    share: float = 0.5,
+) -> None:
+    """Try settings within settings, and types of several kinds.
+
+    Args:
+        inner: settings of its own
+        kind: which
+        form: which one
+        number: how many
+        share: how much
+    """
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("inner.low", "0", "--inner.low is 0; it must be at least 1"),
+        ("inner.low", "x", "--low is x; it must be a whole number"),
+        ("inner", "13:26", "--inner is 13:26; it must be a table of its settings {NAME: VALUE} or null"),
+        ("kind", "{a: 3}", "--kind is {'a': 3}; it must be all or some or a list"),
+        ("form", "c", "--form is c; it must be a or b"),
+        ("number", "many", "--number is many; it must be a whole number or null"),
+        ("share", "half", "--share is half; it must be a number"),
+    ],
+)
+def test_a_value_of_another_type_is_one_plain_line(
+    option: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        try_three.cli([f"--{option}={value}"])
+    assert ended.value.code == WRONG_CALL
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.removesuffix(" (try-three --help lists the options)") == f"try-three: {said}"
