@@ -30,7 +30,7 @@ def plain(message: str) -> str:
     if found is None or found["key"] is None:
         return line
     allowed = " or ".join(dict.fromkeys(map(_in_words, _types(found["types"]))))
-    return f"--{found['key'].replace('_', '-')} is {found['value'][:SHOWN]}; it must be {allowed}"
+    return f"--{found['key']} is {found['value'][:SHOWN]}; it must be {allowed}"
 
 
 def _types(listed: str) -> Iterator[str]:
