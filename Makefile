@@ -47,7 +47,7 @@ ifneq ($(words $(PRESET)) $(words $(RUN)),1 1)
 $(error PRESET='$(PRESET)' RUN='$(RUN)': each is one word, without blanks, as make and the lines below take it for one file)
 endif
 # The seed of the world that the run folder holds, or was begun with; empty if none.
-BEGUN := $(shell { cut -s -d ' ' -f 2 $(RUN)/started || true; sed -n 's/.*"seed": *\([0-9]*\).*/\1/p' $(RUN)/corpus/corpus.json; } \
+BEGUN := $(shell { cut -s -d ' ' -f 2 $(RUN)/started || true; sed -n 's/.*"seed": *\([0-9]*\).*/\1/p' $(RUN)/corpus/corpus.json $(RUN)/toy/corpus.json; } \
   2>/dev/null | head -n 1)
 ifneq ($(filter demo data units vocoder text-llm stage1 stage2 stage3 model eval,$(MAKECMDGOALS)),)
 ifneq ($(SEED),$(or $(BEGUN),$(SEED)))
@@ -118,8 +118,8 @@ demo:
 	@echo "make demo runs the toy preset only; for $(PRESET): make stage1 stage2 stage3 PRESET=$(PRESET)"; exit 2
 endif
 
-##@ Step by step (PRESET=toy)
-data: $(RUN)/data/build.json ## the toy world spoken, its units, and the conversations of all stages
+##@ Step by step (PRESET=toy, or smol: a real small chat LLM)
+data: $(RUN)/data/build.json ## the toy world spoken, its units, and the conversations of all stages; for smol open English too
 units: $(UNIT_SETS) ## unit encoder, unit sets
 vocoder: $(GATE) ## unit vocoder, and its gate: its word error rate on true units
 text-llm: $(RUN)/text_llm/config.json ## the small text LLM that stage 1 widens
@@ -132,6 +132,9 @@ model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encod
 ifeq ($(PRESET),toy)
 eval: $(REPORT) ## measure the model, draw the report (other presets: CORPUS=test.jsonl)
 	@cat $(REPORT)
+else ifeq ($(PRESET),smol)
+eval: $(RUN)/kept/done
+	@cat $(RUN)/results/done $(RUN)/kept/done
 else
 eval: $(RUN)/model/speechgpt.json
 	@$(ASKED)
@@ -273,6 +276,11 @@ endef
 # ---------------------------------------------------------------------------------------------------------------------
 # The toy run: corpus -> unit encoder -> unit sets -> vocoder; text LLM; conversations -> three stages -> model -> report
 
+define SHIPPED
+echo "[2/9] $(notdir $(@D)): the one that ships"; \
+mkdir -p $(RUN) && rm -rf $(@D).part && cp -r units/codec/$(notdir $(@D)) $(@D).part && mv $(@D).part $(@D)
+endef
+
 ifeq ($(PRESET),toy)
 
 $(RUN)/corpus/corpus.json: | $(INSTALLED) $(SPEAKS)
@@ -290,8 +298,7 @@ $(RUN)/vocoder/config.json: | $(RUN)/units/train/unit_set.json
 	  --manifest $(RUN)/corpus/train.jsonl --speaker flite:slt --out $(@D)
 else
 $(ENCODER)/codebook.json $(RUN)/vocoder/config.json: | $(INSTALLED)
-	@echo "[2/9] $(notdir $(@D)): the one that ships"
-	@mkdir -p $(RUN) && rm -rf $(@D).part && cp -r units/codec/$(notdir $(@D)) $(@D).part && mv $(@D).part $(@D)
+	@$(SHIPPED)
 endif
 
 $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.json
@@ -390,29 +397,107 @@ $(RUN)/omni_results/done: $(RUN)/omni/speechgpt.json
 	@$(PYTHON) -m variants.llama_omni.latency --model $(RUN)/omni --corpus $(RUN)/corpus --out $(@D) | tee -a $@.part
 	@mv $@.part $@
 
-else
+else ifneq ($(PRESET),smol)
 
 $(UNIT_SETS) $(GATE) $(RUN)/data/build.json $(RUN)/text_llm/config.json $(RUN)/vocoder/config.json $(REPORT):
 	@echo "$@ is not there, and only the toy preset makes it by itself; for $(PRESET) see"; \
 	  echo "docs/your-own-audio.md"; exit 2
 
-endif
+else
 
-ifeq ($(PRESET),smol)
-
-# BLSP on SmolLM2-135M-Instruct and whisper-tiny.en: open English in many TTS voices; measured on two others.
-BLSP_CORPUS := $(RUN)/corpus/train.jsonl
-BLSP_LLM    := runs/real/smollm2-135m-instruct
-BLSP_STATES := --encoder runs/real/whisper-tiny.en --window utterance
-BLSP_LABELS := --template chat --batch 16 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
-
+# A real small chat LLM through the three stages (docs/training.md): open English in many TTS voices and one answer voice,
+# the toy world, and plain questions that the LLM answered itself, all spoken; units of the codec that ships.
+# Exit code 3: some inputs were left out, and are listed.
+LLM  := runs/real/smollm2-135m-instruct
 REAL := runs/real/whisper-tiny.en/config.json
+ASKING := [flite:kal16, flite:awb, espeak:en-us, espeak:en-us+f2, espeak:en-us+f5, espeak:en-us+m3, espeak:en-029, \
+  espeak:gmw/en-GB-scotland, espeak:gmw/en-GB-x-rp+f4, espeak:gmw/en-GB-x-rp+m7]
+SPOKEN := $(RUN)/corpus/train.jsonl $(RUN)/corpus/answers.jsonl $(RUN)/toy/corpus.json $(RUN)/chats/train.jsonl
+UNITS_OF := $(foreach set,train answers toy chats,$(RUN)/units/$(set)/unit_set.json)
+comma := ,
+KEPT_TASKS := --corpus eval/kept --tasks text_perplexity,choices,plain_questions
+
 $(REAL):
 	@$(MAKE) --no-print-directory -s real-models
 
 $(RUN)/corpus/train.jsonl: | $(INSTALLED) $(SPEAKS)
-	@echo "[1/6] blsp: open English, spoken by local engines"
+	@echo "[1/9] corpus: open English, spoken by local engines"
 	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) || [ $$? = 3 ]
+
+$(RUN)/corpus/answers.jsonl: | $(RUN)/corpus/train.jsonl
+	@echo "[1/9] corpus: open English in the answer voice"
+	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --answers 3000 || [ $$? = 3 ]
+
+$(RUN)/toy/corpus.json: | $(INSTALLED) $(SPEAKS)
+	@echo "[1/9] corpus: the toy world, a part of it"
+	@$(PYTHON) -m instruct_data.toy --out $(@D) --toy.seed $(SEED) --toy.fact_renditions 2 --toy.say_questions 600 \
+	  --toy.spoken_statements 600 --toy.answer_voice_statements 600 --toy.answer_renditions 2
+
+$(RUN)/own.jsonl: | $(REAL)
+	@echo "[1/9] chats: the LLM answers plain questions"
+	@$(PYTHON) -m instruct_data.text.own_chats $@ --local $(LLM) --filters.longest_answer 25 || [ $$? = 3 ]
+
+$(RUN)/chats/train.jsonl: | $(RUN)/own.jsonl $(SPEAKS)
+	@echo "[1/9] chats, spoken"
+	@$(PYTHON) -m instruct_data.speech.speak $(RUN)/own.jsonl $(@D) '$(ASKING)' flite:slt --voices_a_question 3 || [ $$? = 3 ]
+
+$(ENCODER)/codebook.json $(RUN)/vocoder/config.json: | $(INSTALLED)
+	@$(SHIPPED)
+
+$(RUN)/units/train/unit_set.json $(RUN)/units/answers/unit_set.json: $(RUN)/units/%/unit_set.json: | $(RUN)/corpus/%.jsonl
+$(RUN)/units/toy/unit_set.json $(RUN)/units/chats/unit_set.json: $(RUN)/units/%/unit_set.json: | $(RUN)/%/train.jsonl
+$(RUN)/toy/train.jsonl: | $(RUN)/toy/corpus.json
+$(UNITS_OF): | $(ENCODER)/codebook.json
+	@echo "[3/9] units: $(notdir $(@D))"
+	@$(PYTHON) -m units.dataset.extract $(firstword $(filter %.jsonl,$|)) $(@D) --encoder $(ENCODER) || [ $$? = 3 ]
+
+$(RUN)/words.tsv: | $(SPOKEN)
+	@echo "[3/9] words: when each is said"
+	@$(PYTHON) -m units.corpus.align \
+	  '[$(RUN)/corpus/train.jsonl, $(RUN)/corpus/answers.jsonl, $(RUN)/toy/train.jsonl, $(RUN)/chats/train.jsonl]' $@ || [ $$? = 3 ]
+
+$(GATE): $(RUN)/vocoder/config.json | $(ENCODER)/codebook.json $(RUN)/toy/corpus.json
+	@echo "[4/9] gate: the vocoder on true units, transcribed by the evaluation ASR"
+	@mkdir -p $(@D)
+	@$(PYTHON) -m eval.resynthesis --encoder $(ENCODER) --vocoder $(RUN)/vocoder \
+	  --manifest $(RUN)/toy/answers_unseen.jsonl --grammar $(RUN)/toy/asr_grammar.jsgf --out $@
+
+$(RUN)/data/own/build.json: | $(RUN)/units/chats/unit_set.json
+	@echo "[5/9] data: conversations of the LLM's own chats"
+	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/chats --pairs $(RUN)/own.jsonl --voice flite:slt --out $(@D)
+
+$(RUN)/data/build.json: | $(UNITS_OF) $(RUN)/words.tsv $(RUN)/data/own/build.json
+	@echo "[5/9] data: conversations of all stages"
+	@$(PYTHON) -m instruct_data.build --units '[$(foreach set,train answers toy,{path: $(RUN)/units/$(set)}$(comma))]' \
+	  --pairs $(RUN)/toy/chats.jsonl --voice flite:slt --least_of_a_family 100 --most_of_a_family 300 --splits.named false --out $(@D)
+
+$(RUN)/stage1/speechgpt.json: | $(RUN)/data/build.json $(REAL)
+
+$(RUN)/results/done: $(RUN)/model/speechgpt.json
+	@echo "[9/9] eval: questions of the toy world, then open English in voices that no line of the corpus is spoken in"
+	@mkdir -p $(@D)
+	@{ $(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/toy --out $(@D) --limit 60; \
+	  $(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/corpus/test.jsonl --out $(RUN)/results_open --limit 60; } | tee $@.part
+	@mv $@.part $@
+
+# What the LLM keeps of its own: the same texts and questions before and after.
+$(RUN)/kept_before/done: | $(REAL)
+	@echo "[9/9] eval: the LLM itself, in text"
+	@$(PYTHON) -m eval.run --model cascade:transcripts,$(LLM) --out $(@D) $(KEPT_TASKS)
+	@touch $@
+
+$(RUN)/kept/done: $(RUN)/results/done | $(RUN)/kept_before/done
+	@echo "[9/9] eval: the model, in text"
+	@$(PYTHON) -m eval.run --model $(RUN)/model --out $(RUN)/kept_after $(KEPT_TASKS)
+	@$(PYTHON) -m eval.compare after=$(RUN)/kept_after before=$(RUN)/kept_before --published false --out $(@D) \
+	  --title "What the LLM keeps" >$@.part
+	@mv $@.part $@
+
+# BLSP on SmolLM2-135M-Instruct and whisper-tiny.en: open English in many TTS voices; measured on two others.
+BLSP_CORPUS := $(RUN)/corpus/train.jsonl
+BLSP_LLM    := $(LLM)
+BLSP_STATES := --encoder runs/real/whisper-tiny.en --window utterance
+BLSP_LABELS := --template chat --batch 16 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
 
 $(RUN)/blsp_features/feature_set.json: | $(RUN)/corpus/train.jsonl $(REAL)
 $(RUN)/blsp_labels/labels.json: | $(RUN)/corpus/train.jsonl $(REAL)

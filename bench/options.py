@@ -8,6 +8,7 @@ from typing import Literal
 
 from units.runtime.settings import check_types
 
+INITS = ("random", "mean", "centres", "centres_alone")  # of new rows
 WARM_UP = 3  # steps that are not timed
 
 
@@ -87,7 +88,7 @@ class WideningOptions:
     """Unit encoder folder of these units."""
     texts: Path = Path("eval/kept/texts.txt")
     """Texts, one a line, whose loss says what the LLM keeps."""
-    inits: list[str] = field(default_factory=lambda: ["random", "mean", "mean:0.3", "centres", "centres:0.3"])
+    inits: list[str] = field(default_factory=lambda: ["random", "mean", "mean:0.3", "centres", "centres_alone"])
     """Initialisations, each as INIT or INIT:SCALE."""
     rates: list[float] = field(default_factory=lambda: [1e-4, 5e-4])
     """Learning rates."""
@@ -118,8 +119,8 @@ class WideningOptions:
             raise ValueError("steps must be above 0, warm_ups at least 0, and rates above 0")
         for one in self.inits:
             init, _, scale = one.partition(":")
-            if init not in ("random", "mean", "centres") or (scale and not _is_scale(scale)):
-                raise ValueError(f"inits has {one!r}; allowed: random, mean, centres, or one with a scale, as mean:0.3")
+            if init not in INITS or (scale and not _is_scale(scale)):
+                raise ValueError(f"inits has {one!r}; allowed: {', '.join(INITS)}, or with a scale, mean:0.3")
 
 
 def _is_scale(text: str) -> bool:

@@ -1,8 +1,9 @@
 """Speak a corpus for a system that listens: open English in many TTS voices to train on, and in two others to measure.
 
     python -m instruct_data.speech.open_corpus --out runs/smol/corpus --lines 8000
+    python -m instruct_data.speech.open_corpus --out runs/smol/corpus --answers 3000    # for one that speaks, too
 
-Writes `train.jsonl` and `test.jsonl`: manifests with texts and speakers. Sentences and voices are those of
+Writes `train.jsonl` and `test.jsonl`, and `answers.jsonl` in the answer voice: manifests with texts and speakers. Sentences and voices are those of
 instruct_data/speech/codec_corpus.py; no sentence and no voice of the test is in the training. A killed run continues
 where it stopped.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from instruct_data.speech.codec_corpus import UNHEARD, voice_lines
+from instruct_data.speech.codec_corpus import UNHEARD, answer_lines, voice_lines
 from instruct_data.speech.open_sentences import open_sentences
 from instruct_data.speech.speak import Line, speak_lines
 from units.runtime.command import SOME_REFUSED, check_range, command
@@ -30,24 +31,30 @@ def test_lines(count: int, unlike: set[str], seed: int = 0) -> list[Line]:
 
 
 @command("instruct-open-corpus", positional=False)
-def main(out: Path, lines: int = 8000, test: int = 200, workers: int | None = None, seed: int = 0) -> int | None:
+def main(
+    out: Path, lines: int = 8000, test: int = 200, answers: int = 0, workers: int | None = None, seed: int = 0
+) -> int | None:
     """Speak a corpus for a system that listens.
 
     Args:
         out: folder for the wavs and the manifests
         lines: utterances to train on, 3 to 4 seconds each
         test: utterances to measure on, in unheard voices
+        answers: utterances in the answer voice of the codec's vocoder, to train speaking
         workers: processes; one for each core if not given
         seed: draws sentences and voices
     """
     check_range("lines", lines, 1)
     check_range("test", test, 1)
+    check_range("answers", answers, 0)
     train = voice_lines(lines, seed)
-    spoken = [
-        speak_lines(test_lines(test, {line.text for line in train}, seed), out, "test", workers),
-        speak_lines(train, out, "train", workers),
-    ]
-    print(" and ".join(str(one.manifest) for one in spoken))
+    measured = test_lines(test, {line.text for line in train}, seed)
+    spoken = [speak_lines(measured, out, "test", workers), speak_lines(train, out, "train", workers)]
+    if answers:
+        asked = {line.text for line in measured}
+        said = [line for line in answer_lines(answers, seed) if line.text not in asked]
+        spoken.append(speak_lines(said, out, "answers", workers))
+    print(", ".join(str(one.manifest) for one in spoken))
     return SOME_REFUSED if any(one.refused for one in spoken) else None
 
 

@@ -103,8 +103,8 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
         if widening is not None:
             widening = Widening(checked(widening, f"{maker}: widen", {"encoder": str})["encoder"])
         return model_shape(dataclasses.replace(config, model=given["model"], widen=widening), maker)
-    elif config.model in known:
-        shape = AutoConfig.for_model(**known[config.model])
+    elif name := next((name for name in known if config.model in (name, _real_folder(name))), None):
+        shape = AutoConfig.for_model(**known[name])
     else:
         shape = shape_of(find_start(config, whole=False))
     if config.widen:
@@ -115,3 +115,8 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
         rows = text.vocab_size + len(new_words(units))
         text.vocab_size = -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
     return shape, assumed
+
+
+def _real_folder(hub: str) -> str:
+    """Where `make real-models` writes a model of the hub, as the presets name it."""
+    return f"../real/{hub.rpartition('/')[2].lower()}"

@@ -25,7 +25,7 @@ def opened(run: Path):
     ).eval()
 
 
-@pytest.mark.parametrize("init", ["random", "mean", "centres"])
+@pytest.mark.parametrize("init", ["random", "mean", "centres", "centres_alone"])
 def test_widening_keeps_tokenizer_and_weights(built, init: str) -> None:
     tokenizer, model = opened(built)
     prompt = tokenizer("red is my dog", return_tensors="pt")
@@ -84,9 +84,31 @@ def test_new_rows_have_the_scale_of_their_matrix(built) -> None:
         assert units.std().item() == pytest.approx(deviation, rel=0.2)
 
 
+@pytest.mark.parametrize(
+    ("init", "around"), [("random", "zero"), ("centres_alone", "zero"), ("mean", "mean"), ("centres", "mean")]
+)
+@pytest.mark.parametrize("scale", [0.0, 0.3, 2.0])
+def test_a_scale_is_a_multiple_of_the_deviation_of_the_old_rows(built, init: str, around: str, scale: float) -> None:
+    tokenizer, model = opened(built)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.add_(0.5)  # a mean that is not 0
+    old = model.get_input_embeddings().weight[: len(tokenizer)].detach().clone()
+    vocab = widen(tokenizer, model, 200, init, torch.randn(200, 6, generator=torch.manual_seed(4)), scale=scale)
+    units = model.get_input_embeddings().weight[vocab.first_unit_id : vocab.first_unit_id + 200].detach()
+    place = old.mean(0) if around == "mean" else torch.zeros_like(old[0])
+    assert (units - place).std().item() == pytest.approx(scale * old.std().item(), rel=0.15, abs=1e-3)
+    assert (units - place).mean().abs() < 0.2 * max(scale, 0.05) * old.std()
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("inf"), float("nan")])
+def test_a_scale_that_is_none_is_refused(built, scale: float) -> None:
+    with pytest.raises(ValueError, match="scale is .*at least 0"):
+        widen(*opened(built), K, "mean", scale=scale)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("size", [K, 100])  # with its markers fewer rows than the filler, and more
-@pytest.mark.parametrize("init", ["random", "mean", "centres"])
+@pytest.mark.parametrize("init", ["random", "mean", "centres", "centres_alone"])
 def test_padding_rows_of_the_base_model_change_nothing(built, init: str, size: int, tied: bool) -> None:
     widened = []
     for filler in (0, 70):
