@@ -15,6 +15,7 @@ import torch
 import yaml
 from tiny_blsp import blsp_config, make_blsp_run
 from tiny_parts import tiny_hubert, tones
+from tiny_run import make_run
 
 import bench.attention
 import bench.instruct_data
@@ -24,10 +25,12 @@ import bench.serve
 import bench.speed
 import bench.timing.train
 import bench.timing.units
+import bench.timing.widening
 import bench.train
 import bench.units
 import bench.vocoder
-from bench.options import TrainOptions, VocoderOptions
+import bench.widening
+from bench.options import TrainOptions, VocoderOptions, WideningOptions
 from units.audio import save_wav
 from units.corpus.manifest import Utterance, write_manifest
 from units.encoder.hubert import HubertFeatures
@@ -150,7 +153,7 @@ def test_vocoder(capsys: Printed, tmp_path: Path) -> None:
     assert not torch.backends.cudnn.allow_tf32
 
 
-@pytest.mark.parametrize("name", ["attention", "instruct_data", "speed", "train", "units", "vocoder"])
+@pytest.mark.parametrize("name", ["attention", "instruct_data", "speed", "train", "units", "vocoder", "widening"])
 def test_help_needs_no_torch(name: str) -> None:
     program = (
         f"import sys, bench.{name} as one\ntry:\n    one.main.cli(['--help'])\nexcept SystemExit as done:\n"
@@ -159,6 +162,45 @@ def test_help_needs_no_torch(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=bench.memory.ROOT)
     assert done.returncode == 0, done.stderr
     assert f"python -m bench.{name}" in done.stdout
+
+
+def test_widening_runs_what_is_missing(capsys: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    (tmp_path / "texts.txt").write_text("red is my dog\nthe cat of blue\n")
+    options = WideningOptions(
+        llm=run / "text_llm",
+        units=run / "units/train",
+        encoder=run / "unit_encoder",
+        texts=tmp_path / "texts.txt",
+        inits=["random", "centres:0.5"],
+        rates=[1e-2],
+        warm_ups=[0, 1],
+        steps=[1, 3],
+        block=64,
+        held_out=2,
+    )
+    ran: list[str] = []
+    plain = bench.timing.widening._run
+    monkeypatch.setattr(bench.timing.widening, "_run", lambda *given: ran.append(given[2].init) or plain(*given))
+    bench.widening.main(tmp_path / "out", options)
+    assert ran == ["random", "centres:0.5"] * 2
+    runs = tmp_path / "out/runs.jsonl"
+    lines = [json.loads(line) for line in runs.read_text().splitlines()]
+    assert [[one["step"] for one in line["report"]] for line in lines] == [[0, 1, 3]] * 4
+    assert len({line["report"][-1]["unit_loss"] for line in lines}) == 4  # each setting is another training
+    assert all(line["report"][-1]["unit_loss"] < line["report"][0]["unit_loss"] for line in lines)
+    runs.write_text(
+        "\n".join(runs.read_text().splitlines()[:2]) + '\n{"init": "cut sh'
+    )  # killed while it wrote the third
+    bench.widening.main(tmp_path / "out", options)
+    assert len(ran) == 6 and len(runs.read_text().splitlines()) == 4
+    printed = capsys.readouterr().out
+    assert printed.count("| centres:0.5 | 0.01 | 1 |") >= 2
+    for wrong in ({"inits": ["mean:-1"]}, {"inits": ["best"]}, {"rates": [0.0]}, {"steps": []}, {"block": 1}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}"):
+            dataclasses.replace(options, **wrong)
+    with pytest.raises(FileNotFoundError, match="real-models"):
+        bench.widening.main(tmp_path / "out", dataclasses.replace(options, llm=tmp_path / "none"))
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"threads": -1}, {"seconds": 0.0}])

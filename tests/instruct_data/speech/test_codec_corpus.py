@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instruct_data.speech import codec_corpus
-from instruct_data.speech.codec_corpus import ANSWER_VOICE, UNHEARD, repeated, voice_lines
+from instruct_data.speech import codec_corpus, open_corpus
+from instruct_data.speech.codec_corpus import ANSWER_VOICE, UNHEARD, answer_lines, repeated, voice_lines
 from instruct_data.speech.open_sentences import ONE_LETTER, open_sentences
 from instruct_data.speech.perturbed_copies import perturbed, perturbed_copies, with_pauses
-from instruct_data.speech.speak import Line
+from instruct_data.speech.speak import Line, Spoken
 from units.audio import load_wav, num_frames, save_wav
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
 from units.encoder.mfcc import MfccFeatures
@@ -119,3 +119,26 @@ def test_readers_are_repeated_to_their_share(others: int) -> None:
 def test_no_recordings_of_readers_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="LibriSpeech"):
         list(codec_corpus.reader_segments(tmp_path))
+
+
+def test_an_open_corpus_has_answers_that_no_test_sentence_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pocketsphinx")
+    spoken: dict[str, list[Line]] = {}
+
+    def speak(lines: list[Line], folder: Path, name: str, workers: int | None) -> Spoken:
+        spoken[name] = lines
+        return Spoken(folder / f"{name}.jsonl", len(lines), 0)
+
+    monkeypatch.setattr(open_corpus, "speak_lines", speak)
+    open_corpus.main(tmp_path, lines=6, test=4)
+    assert set(spoken) == {"test", "train"}
+    first = dict(spoken)
+    monkeypatch.setattr(
+        open_corpus,
+        "answer_lines",
+        lambda count, seed: [*answer_lines(count, seed), Line("x", first["test"][0].text, "v")],
+    )
+    open_corpus.main(tmp_path, lines=6, test=4, answers=5)
+    assert spoken["test"] == first["test"] and spoken["train"] == first["train"]
+    assert len(spoken["answers"]) == 5 and {line.voice for line in spoken["answers"]} == {ANSWER_VOICE}
+    assert {line.voice for line in spoken["test"]} == set(UNHEARD)
