@@ -8,7 +8,7 @@ from typing import Literal
 
 from units.runtime.settings import check_types
 
-INITS = ("random", "mean", "centres", "centres_alone")  # of new rows
+INITS = ("random", "mean", "centres")  # of new rows
 WARM_UP = 3  # steps that are not timed
 
 
@@ -88,7 +88,7 @@ class WideningOptions:
     """Unit encoder folder of these units."""
     texts: Path = Path("eval/kept/texts.txt")
     """Texts, one a line, whose loss says what the LLM keeps."""
-    inits: list[str] = field(default_factory=lambda: ["random", "mean", "mean:0.3", "centres", "centres_alone"])
+    inits: list[str] = field(default_factory=lambda: ["random", "mean", "mean:0.3", "centres", "centres:0.3"])
     """Initialisations, each as INIT or INIT:SCALE."""
     rates: list[float] = field(default_factory=lambda: [1e-4, 5e-4])
     """Learning rates."""

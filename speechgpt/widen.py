@@ -17,7 +17,7 @@ from speechgpt.chat_template import prepare_for_serving
 from speechgpt.vocab import UnitVocab, VocabularyError, new_words, unused_word
 
 ROW_MULTIPLE = 64  # rows are padded to this multiple, for tensor cores; the padding is never sampled
-Initialisation = Literal["random", "mean", "centres", "centres_alone"]
+Initialisation = Literal["random", "mean", "centres"]
 
 
 def widen(
@@ -41,13 +41,12 @@ def widen(
         init: how new rows start. `random`: normal with the model's own initializer_range, as in the code of the
             SpeechGPT paper. `mean`: normal around the mean of the old rows, with their covariance scaled down
             (transformers' default, after Hewitt 2021). `centres`: as `mean`, plus a random projection of the k-means
-            centres, so that units that sound alike start alike. `centres_alone`: that projection alone, and other new
-            rows as for `random`: far from all words, so that texts keep their probabilities.
-        centres: float (K, D), needed for `centres` and `centres_alone`.
+            centres, so that units that sound alike start alike.
+        centres: float (K, D), needed for `centres`.
         seed: of the random rows.
-        scale: standard deviation of the new rows around their place, as a multiple of the old rows' own. The place is
-            the mean of the old rows for `mean` and `centres`, else 0. Default: initializer_range for `random`, next to
-            none for `mean`, 1 for the others. Which one learns fastest: docs/decisions/widening.md.
+        scale: standard deviation of the new rows around their place, as a multiple of the old rows' own. The place is 0
+            for `random`, else the mean of the old rows. Default: initializer_range for `random`, next to none for
+            `mean`, 1 for `centres`. Which one learns fastest: docs/decisions/widening.md.
 
     Returns:
         The vocabulary of the widened tokenizer.
@@ -64,9 +63,8 @@ def widen(
         raise VocabularyError(
             f"the tokenizer has {taken[0]} already; widen a text LLM, not a widened one, nor one with such a word"
         )
-    by_centres = init in ("centres", "centres_alone")
-    if by_centres and (centres is None or len(centres) != size):
-        raise ValueError(f"init {init!r} needs the {size} centres of the unit encoder, shape (K, D)")
+    if init == "centres" and (centres is None or len(centres) != size):
+        raise ValueError(f"init 'centres' needs the {size} centres of the unit encoder, shape (K, D)")
     old, rows = max(known.values()) + 1, model.get_input_embeddings().num_embeddings
     _fill_gaps(tokenizer)
     tokenizer.add_tokens([AddedToken(word, special=True, normalized=False) for word in words], special_tokens=True)
@@ -82,10 +80,10 @@ def widen(
         model.resize_token_embeddings(old)
     torch.manual_seed(seed)
     model.resize_token_embeddings(
-        max(table.values()) + 1, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init in ("mean", "centres")
+        max(table.values()) + 1, pad_to_multiple_of=ROW_MULTIPLE, mean_resizing=init != "random"
     )
-    if by_centres:
-        _place_by_centres(model, vocab, centres, init, old, seed, 1.0 if scale is None else scale)
+    if init == "centres":
+        _place_by_centres(model, vocab, centres, old, seed, 1.0 if scale is None else scale)
     elif scale is not None:
         _place_around(model, init, old, seed, scale)
     prepare_for_serving(tokenizer, model)
@@ -120,7 +118,7 @@ def _as_saved(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 @torch.no_grad()
 def _place_by_centres(
-    model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, init: Initialisation, old: int, seed: int, scale: float
+    model: PreTrainedModel, vocab: UnitVocab, centres: Tensor, old: int, seed: int, scale: float
 ) -> None:
     """Add a random projection of each centre to its unit's row, with `scale` times the deviation of the old rows."""
     weights = _matrices(model)
@@ -131,8 +129,6 @@ def _place_by_centres(
         placed = centred @ projection
         rows = slice(vocab.first_unit_id, vocab.first_unit_id + vocab.size)
         for weight in weights:
-            if init == "centres_alone":
-                weight[rows] = 0
             weight[rows] += (placed * (scale * weight[:old].float().std().cpu() / placed.std())).to(weight)
 
 

@@ -107,13 +107,12 @@ class Widening:
 
     encoder: str
     """Unit encoder folder, relative to the run folder; its codebook gives the number of units."""
-    init: Literal["random", "mean", "centres", "centres_alone"] = "mean"
-    """How new embedding rows are initialised: random (small, around 0), mean (around the mean of the old rows), centres
-    (the k-means centres, projected, around that mean) or centres_alone (the same around 0: texts keep their
-    probabilities)."""
+    init: Literal["random", "mean", "centres"] = "mean"
+    """How new embedding rows are initialised: random (small, around 0), mean (around the mean of the old rows), or
+    centres (the k-means centres, projected, around that mean)."""
     scale: float | None = None
     """Standard deviation of the new rows around their place, as a multiple of the old rows' own. Default: the model's
-    initializer_range for random, next to none for mean, 1 for the others."""
+    initializer_range for random, next to none for mean, 1 for centres."""
 
     def __post_init__(self) -> None:
         check_types(self, "widen.")

@@ -3,9 +3,9 @@
     python -m instruct_data.speech.open_corpus --out runs/smol/corpus --lines 8000
     python -m instruct_data.speech.open_corpus --out runs/smol/corpus --answers 3000    # for one that speaks, too
 
-Writes `train.jsonl` and `test.jsonl`, and `answers.jsonl` in the answer voice: manifests with texts and speakers. Sentences and voices are those of
-instruct_data/speech/codec_corpus.py; no sentence and no voice of the test is in the training. A killed run continues
-where it stopped.
+Writes `train.jsonl` and `test.jsonl`, and `answers.jsonl` in the answer voice: manifests with texts and speakers.
+Sentences and voices are those of instruct_data/speech/codec_corpus.py; no sentence and no voice of the test is in the
+training. A killed run continues where it stopped.
 """
 
 from __future__ import annotations

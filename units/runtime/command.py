@@ -188,6 +188,7 @@ def _call(
         kind = getattr(parameters.get(action.dest), "annotation", None)
         if not action.option_strings and get_origin(kind) is list:
             action.nargs, action.metavar, action._typehint = "+", action.dest, get_args(kind)[0]
+            args = _unpacked(args)
     for parameter in flat_names:
         parser.add_class_arguments(parameters[parameter].annotation, as_group=False)
     given = parser.instantiate(parser.parse_args(_spelled(args, parser)))
@@ -197,6 +198,32 @@ def _call(
         fields = [key for key in inspect.signature(settings).parameters if key in values]
         values[parameter] = settings(**{key: values.pop(key) for key in fields})
     return function(**values)
+
+
+def _unpacked(args: list[str]) -> list[str]:
+    """Arguments in which a list in brackets, such as '[a.jsonl, b.jsonl]', is written as several values.
+
+    For commands with a positional list. The value of an option is left as it is.
+    """
+    found: list[str] = []
+    for before, arg in zip(["", *args], args):
+        is_of_option = before.startswith("--") and "=" not in before
+        if is_of_option or not (arg.startswith("[") and arg.endswith("]")):
+            found.append(arg)
+        else:
+            found += [str(value) for value in _yaml_list(arg)]
+    return found
+
+
+def _yaml_list(text: str) -> list[object]:
+    """The values of a list as yaml writes it; the text itself if it is none."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return [text]
+    return values if isinstance(values, list) else [text]
 
 
 def _check_config_files(args: Sequence[str]) -> None:

@@ -140,6 +140,34 @@ def test_the_help_tells_all_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(text in told for text in ("Try a command.", "what to read", "where to write", "how many", "--dry_run"))
 
 
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["a.jsonl", "out"], (["a.jsonl"], "out")),
+        (["[a b.jsonl, c:d]", "out"], (["a b.jsonl", "c:d"], "out")),
+        (["a", "b", "out", "--name=[x]"], (["a", "b"], "out")),
+        (["a[1]", "out"], (["a[1]"], "out")),
+        (["--name", "[x, y]", "[a]", "out"], (["a"], "out")),
+    ],
+)
+def test_a_positional_list_is_values_or_a_list_in_brackets(args: list[str], expected: tuple) -> None:
+    given: list[tuple] = []
+
+    @command("lists")
+    def lists(names: list[str], out: str, name: str = "") -> None:
+        """Take a list.
+
+        Args:
+            names: several
+            out: one
+            name: an option
+        """
+        given.append((names, out))
+
+    lists.cli(args)
+    assert given == [expected]
+
+
 def test_the_function_stays_a_function() -> None:
     calls.clear()
     assert try_it("some", settings=Settings(5)) == SOME_REFUSED
