@@ -75,8 +75,6 @@ def config_of(monkeypatch: pytest.MonkeyPatch, run: Path, stage: str) -> StageCo
     training = {**config.training, "max_steps": STEPS, "save_steps": 2, "eval_steps": 100, "logging_steps": 1}
     training |= {"per_device_train_batch_size": 1, "warmup_steps": 0, "disable_tqdm": True, "save_total_limit": None}
     changes = {"batch": 1, "dev_documents": 4, "samples": 1, "training": training, "seed": 1}
-    if config.embeddings_steps:
-        changes["embeddings_steps"] = 1
     if stage == "stage1":
         changes["model"] = str(LLM)
     return dataclasses.replace(config, **changes)

@@ -77,6 +77,11 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(tmp_path: Path, monkeypat
     monkeypatch.setattr(aligning, "PART", 2)
     audio, _ = joined_digits(tmp_path / "a.wav")
     rows = manifest(tmp_path, *({"id": f"u{i}", "audio": str(audio), "text": "zero zero zero"} for i in range(5)))
+    (tmp_path / "other.jsonl").write_text(
+        json.dumps({"id": "other", "audio": str(audio), "text": "zero zero zero"}) + "\n"
+    )
+    align.main.cli([f"[{rows}, {tmp_path}/other.jsonl]", str(tmp_path / "two.tsv"), "--workers=1"])
+    assert len(Alignments.open(tmp_path / "two.tsv").segments("other")) == 3
     align.main([rows], tmp_path / "whole.tsv", workers=1)
     asked: list[int] = []
 
