@@ -435,7 +435,7 @@ $(RUN)/toy/corpus.json: | $(INSTALLED) $(SPEAKS)
 
 $(RUN)/own.jsonl: | $(REAL)
 	@echo "[1/9] chats: the LLM answers plain questions"
-	@$(PYTHON) -m instruct_data.text.own_chats $@ --local $(LLM) --filters.longest_answer 25 || [ $$? = 3 ]
+	@$(PYTHON) -m instruct_data.text.own_chats $@ --local $(LLM) --filters.longest_answer 25 --texts $(RUN)/own.txt || [ $$? = 3 ]
 
 $(RUN)/chats/train.jsonl: | $(RUN)/own.jsonl $(SPEAKS)
 	@echo "[1/9] chats, spoken"

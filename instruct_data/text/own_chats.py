@@ -1,6 +1,6 @@
 """Chats whose answers a language model writes itself, so that it keeps its own way of answering while it learns more.
 
-    python -m instruct_data.text.own_chats own.jsonl --local runs/real/smollm2-135m-instruct
+    python -m instruct_data.text.own_chats own.jsonl --local runs/real/smollm2-135m-instruct --texts own.txt
 
 The questions are plain ones (instruct_data/text/plain_questions.py), or those of a file, one a line. Every answer is
 cached, so a killed run continues where it stopped. An answer that is too long, or cannot be spoken, is left out and
@@ -22,6 +22,7 @@ from instruct_data.text.plain_questions import plain_questions
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code
 from units.runtime.command import check_range, command
+from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import read_text
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
@@ -48,6 +49,8 @@ class OwnChatConfig:
     """Questions in one batch."""
     device: str = "cpu"
     """cpu or cuda."""
+    texts: Path | None = None
+    """File for all whole answers as plain text, one a line: those too that are no chat, being too long to be spoken."""
     filters: Filters = Filters(language="en")
     """Which chats are kept."""
     seed: int = 0
@@ -60,16 +63,21 @@ class OwnChatConfig:
 
 
 def answered(
-    questions: Sequence[tuple[str, str]], model: CachedModel, system: str, batch: int, refusals: Refusals
+    questions: Sequence[tuple[str, str]],
+    model: CachedModel,
+    config: OwnChatConfig,
+    refusals: Refusals,
+    texts: list[str],
 ) -> Iterator[tuple[str, TextChat]]:
     """Stream (id, chat) of questions that the model answers. One without an answer, or a whole one, is refused.
 
     Args:
         questions: (id, question).
+        texts: takes the answers, each as one line.
     """
     asked = iter(questions)
-    while some := list(itertools.islice(asked, batch)):
-        prompts = [_prompt(question, system) for _, question in some]
+    while some := list(itertools.islice(asked, config.at_once)):
+        prompts = [_prompt(question, config.system) for _, question in some]
         for (id, question), answer in zip(some, model.complete(prompts)):
             if isinstance(answer, CompletionError):
                 refusals.add(id, answer)
@@ -78,6 +86,7 @@ def answered(
             elif not answer.strip():
                 refusals.add(id, TextReason.NO_WORD, question)
             else:
+                texts.append(" ".join(answer.split()))
                 yield id, TextChat((TextPair(question, answer, family=FAMILY),))
 
 
@@ -95,18 +104,22 @@ def main(out: Path, config: OwnChatConfig) -> int:
         config: who answers what
     """
     if config.questions is None:
-        texts, name = plain_questions(config.count, config.seed), "plain"
+        asking, name = plain_questions(config.count, config.seed), "plain"
     else:
         lines = [line.strip() for line in read_text(config.questions).split("\n")]
-        texts, name = [line for line in lines if line][: config.count], config.questions.name
-    asked = [(f"{name}:{number}", text) for number, text in enumerate(texts, 1)]
+        asking, name = [line for line in lines if line][: config.count], config.questions.name
+    asked = [(f"{name}:{number}", text) for number, text in enumerate(asking, 1)]
     local = LocalModel(config.local, config.device, config.most_tokens, config.at_once)
     model = CachedModel(local, out.with_name(f"{out.name}.cache"))
     listed = out.with_name(f"{out.name}.refused.jsonl")
     with listed_refusals(listed) as refusals:
-        chats = answered(asked, model, config.system, config.at_once, refusals)
+        texts: list[str] = []
+        chats = answered(asked, model, config, refusals, texts)
         shown = progress(chats, desc="answering", unit="questions", total=len(asked))
         kept, _ = write_chats(out, kept_chats(shown, config.filters, refusals))
+    if config.texts is not None:
+        with written_whole(config.texts) as file:
+            file.writelines(f"{text}\n" for text in texts)
     if not kept:
         raise NothingKept(f"no answer of {config.local} to {len(asked)} questions was kept; {refusals}; see {listed}")
     print(f"{out}: {kept} chats; {refusals}")

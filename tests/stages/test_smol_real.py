@@ -43,7 +43,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("flite does not speak here")
     pytest.importorskip("pocketsphinx")
     run = tmp_path_factory.mktemp("runs") / "smol"
-    called(own_chats, run / "own.jsonl", "--local", LLM, "--count", 10, "--filters.longest_answer", 25)
+    asked = ["--count", 10, "--filters.longest_answer", 25, "--texts", run / "own.txt"]
+    called(own_chats, run / "own.jsonl", "--local", LLM, *asked)
     rows = [json.dumps({"question": f"please say {text}", "answer": text}) for text in SENTENCES.split("|")]
     (run / "chats.jsonl").write_text("\n".join(rows) + "\n")
     for name, texts in (("train", "chats.jsonl"), ("chats", "own.jsonl")):
