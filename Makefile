@@ -477,7 +477,8 @@ $(RUN)/results/done: $(RUN)/model/speechgpt.json
 	@echo "[9/9] eval: questions of the toy world, then open English in voices that no line of the corpus is spoken in"
 	@mkdir -p $(@D)
 	@{ $(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/toy --out $(@D) --limit 60; \
-	  $(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/corpus/test.jsonl --out $(RUN)/results_open --limit 60; } | tee $@.part
+	  $(PYTHON) -m eval.run --model $(RUN)/model --corpus $(RUN)/corpus/test.jsonl --out $(RUN)/results_open --limit 60 \
+	    --asr whisper:$(dir $(REAL)); } | tee $@.part
 	@mv $@.part $@
 
 # What the LLM keeps of its own: the same texts and questions before and after.
