@@ -20,6 +20,7 @@ from instruct_data.speech.voices import open_voice
 from instruct_data.text import own_chats
 from speechgpt.generation.likelihood import log_likelihoods, text_row
 from stages.callbacks.checkpoints import Checkpoints
+from stages.callbacks.log import read_log
 from stages.config import StageConfig
 from stages.train import train
 from units.corpus import align
@@ -81,11 +82,6 @@ def config_of(monkeypatch: pytest.MonkeyPatch, run: Path, stage: str) -> StageCo
     return dataclasses.replace(config, **changes)
 
 
-def losses(folder: Path) -> list[float]:
-    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [record["loss"] for record in records if "loss" in record]
-
-
 def perplexity(folder: Path) -> float:
     """A token of the texts that say what an LLM keeps, by plain transformers."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -108,8 +104,10 @@ def test_a_few_steps_of_each_stage_with_a_stop_in_each(run: Path, monkeypatch: p
                 train(config)
         assert not (config.at(config.out) / "speechgpt.json").exists()
         folder = train(config)
-        found = losses(folder)
-        assert len(found) == STEPS and all(map(math.isfinite, found)) and found[-1] < found[0]
+        records = read_log(folder / "log.jsonl")
+        assert [record["step"] for record in records if "loss" in record] == [*range(1, STEPS + 1)]
+        assert all(math.isfinite(record["loss"]) for record in records if "loss" in record)
+        assert records[-1]["dev_units_loss"] < 16  # new rows begin at 19
         facts = json.loads((folder / "speechgpt.json").read_text())
         assert facts["codebook"]["name"] == "whisper-tiny.en-L3-km500"
         for checkpoint in folder.glob("checkpoint-*"):
