@@ -89,6 +89,12 @@ class CheckpointFacts:
         """Kind of the stage that made the checkpoint, a word of its system; "" if it is not known."""
         return self.config.get("kind") or KIND_OF_STAGE.get(self.stage, "")
 
+    @property
+    def taught(self) -> str:
+        """Kind of the stage that taught the model what it can do: of the last one, but of that before it if the last
+        one taught it only to do the same better."""
+        return self.extra.get("taught", self.kind)
+
     def save(self, folder: str | Path) -> None:
         """Write `speechgpt.json` into a checkpoint folder; fields without a value are left out."""
         record = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}

@@ -126,7 +126,7 @@ class SpeechGPT:
     @property
     def capabilities(self) -> frozenset[Capability]:
         """The methods that the stage has taught and for which the folder has the parts."""
-        learned = LEARNED.get(self.facts.kind, CAPABILITIES)
+        learned = LEARNED.get(self.facts.taught, CAPABILITIES)
         return frozenset(one for one in learned if all((self.folder / part).is_dir() for part in NEEDS[one]))
 
     def _require(self, capability: Capability) -> None:

@@ -55,8 +55,7 @@ def training_arguments(config: StageConfig) -> TrainingArguments:
 def _on_cpu(config: StageConfig, chosen: dict[str, Any]) -> dict[str, Any]:
     """Arguments that change on a machine without a GPU."""
     changes: dict[str, Any] = {"use_cpu": True}
-    only_for_speed = not chosen.get("deepspeed") and not config.lora  # both use bf16 to save memory
-    if chosen.get("bf16") and only_for_speed and not multiplies_bfloat16("cpu"):
+    if chosen.get("bf16") and half_precision(config) is None:
         print("this processor has no instructions for bfloat16 and would emulate it slowly: training in float32")
         changes["bf16"] = False
     if chosen.get("fsdp"):
@@ -65,6 +64,18 @@ def _on_cpu(config: StageConfig, chosen: dict[str, Any]) -> dict[str, Any]:
             "--training.fsdp null --training.deepspeed zero3"
         )
     return changes
+
+
+def half_precision(config: StageConfig) -> torch.dtype | None:
+    """The half precision in which a stage trains on this machine; None for float32."""
+    chosen = config.training
+    if chosen.get("fp16"):
+        return torch.float16
+    if not chosen.get("bf16"):
+        return None
+    only_for_speed = not chosen.get("deepspeed") and not config.lora  # both use bf16 to save memory
+    emulated = not torch.cuda.is_available() and not multiplies_bfloat16("cpu")
+    return None if emulated and only_for_speed else torch.bfloat16
 
 
 def _defaults(config: StageConfig, chosen: dict[str, Any]) -> dict[str, Any]:

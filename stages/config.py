@@ -39,7 +39,7 @@ TRAINING_NUMBERS: dict[str, tuple[float, bool, bool]] = {
     "adam_beta2": (0, False, False),
 }
 # Kinds of stages that were written by release 0.1.0, which had names only.
-KIND_OF_NAME = {"text": "text", "stage1": "units", "stage2": "cross_modal", "stage3": "chain"}
+KIND_OF_NAME = {"text": "text", "stage1": "units", "stage2": "cross_modal", "stage3": "chain", "stage4": "preference"}
 
 
 def check_number(
@@ -149,6 +149,26 @@ class Lora:
 
 
 @dataclass
+class Preference:
+    """How a stage of kind preference learns from pairs of replies (stages/unit_system/preference_loss.py)."""
+
+    loss: Literal["dpo", "dpo_norm", "ipo"] = "dpo"
+    """dpo, direct preference optimisation; dpo_norm, the same of means over tokens; or ipo."""
+    beta: float = 0.1
+    """How closely the model keeps to the one that it starts from: the larger, the closer."""
+    sft: float = 0.0
+    """Weight of an added term: minus the mean log-likelihood of the chosen reply's tokens (Pang et al. 2024, arXiv
+    2404.19733)."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "preference.")
+        check_number("preference.beta", self.beta, 0, above=True)
+        check_number("preference.sft", self.sft, 0)
+        if self.loss not in ("dpo", "dpo_norm", "ipo"):
+            raise ValueError(f"--preference.loss is {self.loss!r}; it must be dpo, dpo_norm or ipo")
+
+
+@dataclass
 class StageConfig:
     """One stage of training. A stage's file states only what differs from these defaults."""
 
@@ -162,9 +182,9 @@ class StageConfig:
     """Training documents."""
     kind: str = ""
     """Kind of the stage, a word that its system defines. For SpeechGPT: text (a text LLM without units), units (unit
-    pre-training), cross_modal or chain (instruction tuning). It decides whether the start has units, and what the
-    finished model is said to be capable of. Default: by the names text, stage1, stage2 and stage3; chain for other
-    names."""
+    pre-training), cross_modal or chain (instruction tuning), or preference (of two replies the better one). It decides
+    whether the start has units, and what the finished model is said to be capable of. Default: by the names text,
+    stage1, stage2, stage3 and stage4; chain for other names."""
     run: Path = Path("runs/toy")
     """Run folder."""
     widen: Widening | None = None
@@ -193,6 +213,8 @@ class StageConfig:
     """For embeddings_then_all: steps at the start in which only the embedding rows learn."""
     lora: Lora | None = None
     """Train low-rank adapters only."""
+    preference: Preference | None = None
+    """For kind preference: how it learns from pairs of replies. Without it the defaults hold."""
     attention: Literal[
         "auto",
         "sdpa",
@@ -280,6 +302,13 @@ class StageConfig:
             raise ValueError(
                 "unit_noise changes the units of prompts, and train_on_prompt learns to predict them; leave one of "
                 "them out"
+            )
+        if self.preference and self.kind != "preference":
+            raise ValueError(f"preference is for kind: preference; {self.stage} is of kind {self.kind}")
+        if self.kind == "preference" and (self.unit_noise or self.train_on_prompt or self.unit_loss_weight != 1):
+            raise ValueError(
+                "unit_noise, train_on_prompt and unit_loss_weight are not for kind: preference, whose loss is of whole "
+                "replies; leave them out"
             )
         if self.fused_loss == "always" and not self.weighs_all_tokens_alike:
             raise ValueError(

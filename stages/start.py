@@ -14,7 +14,8 @@ from stages.config import StageConfig
 from stages.packing.attention import BY_DOCUMENT, VARLEN
 from stages.planning.size import check_block, positions_of
 
-OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3")  # in a run folder; never hub ids
+# in a run folder; never hub ids
+OUR_FOLDERS = ("text_llm_untrained", "text_llm", "stage1", "stage2", "stage3", "stage4")
 
 
 def find_start(config: StageConfig, whole: bool) -> Path | str:

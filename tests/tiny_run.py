@@ -13,7 +13,7 @@ from instruct_data.build.records import write_conversations
 from speechgpt.dialogue import Conversation, Message
 from stages.config import Source, StageConfig, Widening
 from stages.start_models import text_llm
-from stages.unit_system.system import UnitOpened
+from stages.unit_system.opened import UnitOpened
 from units.codebook import Codebook, Units
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, shard_path, write_shard
 from units.encoder.kmeans import save_centres

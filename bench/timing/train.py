@@ -26,7 +26,7 @@ from stages.packing.tokens import Tokenised
 from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.start import loading_arguments
 from stages.start_models.text_llm import train_tokenizer
-from stages.unit_system.system import UnitOpened
+from stages.unit_system.opened import UnitOpened
 from units.codebook import Codebook
 from units.dataset.unit_set import COMPLETION_FILE, SCHEMA, shard_path
 from units.runtime.precision import multiplies_bfloat16

@@ -22,7 +22,7 @@ import math
 import shutil
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,18 +53,8 @@ class ConversationSet:
     counts: dict[str, int]
 
     def __iter__(self) -> Iterator[Conversation]:
-        number = 1
-        with opened(self.path) as lines:
-            try:
-                next(lines)
-                for number, line in enumerate(lines, 2):
-                    yield parse_conversation(line, f"{self.path}:{number}", self.codebook)
-            except _DAMAGE as error:
-                raise RecordError(f"{self.path}:{number + 1}: the file is cut short or damaged ({error})") from error
-        if number - 1 != len(self):
-            raise RecordError(
-                f"{self.path}: {number - 1} conversations, but its header counts {len(self)}; the file is cut short"
-            )
+        for where, line in record_lines(self.path, len(self), "conversations"):
+            yield parse_conversation(line, where, self.codebook)
 
     def __len__(self) -> int:
         return sum(self.counts.values())
@@ -81,13 +71,7 @@ def read_conversations(path: str | Path) -> ConversationSet:
         FileNotFoundError: there is no such file.
         RecordError: the first line is not a header.
     """
-    path = Path(path)
-    with opened(path) as lines:
-        try:
-            codebook, seed, counts = _parse_header(next(lines, ""))
-        except (ValueError, RecursionError, *_DAMAGE) as error:
-            raise RecordError(f"{path}:1: not the header of a conversation set: {error}") from error
-    return ConversationSet(path, codebook, seed, counts)
+    return ConversationSet(Path(path), *read_header(path, READABLE_FORMATS, "a conversation set"))
 
 
 def write_conversations(
@@ -97,17 +81,31 @@ def write_conversations(
 
     Returns: conversations by task.
     """
+    return write_records(path, ((one.task, conversation_line(one)) for one in conversations), codebook, seed, FORMAT)
+
+
+def write_records(
+    path: str | Path, records: Iterable[tuple[str, bytes]], codebook: Codebook | None, seed: int, format: str
+) -> dict[str, int]:
+    """Stream records to a set, compressed if its name ends in .gz. The file appears whole or not at all.
+
+    Args:
+        records: task and line of each.
+        format: of the set, for its header.
+
+    Returns: records by task.
+    """
     path = Path(path)
     counts: Counter[str] = Counter()
     body = path.with_name(f".{path.name}.body")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with body.open("wb") as file:
-            for conversation in conversations:
-                counts[conversation.task] += 1
-                file.write(conversation_line(conversation))
+            for task, line in records:
+                counts[task] += 1
+                file.write(line)
         with opened_to_write(path) as out:
-            out.write(header_line(codebook, seed, counts))
+            out.write(header_line(codebook, seed, counts, format))
             with body.open("rb") as file:
                 shutil.copyfileobj(file, out)
     finally:
@@ -115,13 +113,34 @@ def write_conversations(
     return dict(counts)
 
 
+def record_lines(path: Path, count: int, what: str) -> Iterator[tuple[str, str]]:
+    """FILE:LINE and text of each line behind a set's header.
+
+    Args:
+        count: lines that the header states. what: they are, for errors.
+
+    Raises:
+        RecordError: the file is damaged, or has more or fewer lines.
+    """
+    number = 1
+    with opened(path) as lines:
+        try:
+            next(lines)
+            for number, line in enumerate(lines, 2):
+                yield f"{path}:{number}", line
+        except _DAMAGE as error:
+            raise RecordError(f"{path}:{number + 1}: the file is cut short or damaged ({error})") from error
+    if number - 1 != count:
+        raise RecordError(f"{path}: {number - 1} {what}, but its header counts {count}; the file is cut short")
+
+
 # --- the header
 
 
-def header_line(codebook: Codebook | None, seed: int, counts: Mapping[str, int]) -> bytes:
+def header_line(codebook: Codebook | None, seed: int, counts: Mapping[str, int], format: str = FORMAT) -> bytes:
     """The first line of a set."""
     header = {
-        "format": FORMAT,
+        "format": format,
         "codebook": json.loads(codebook.to_json()) if codebook else None,
         "seed": seed,
         "counts": dict(sorted(counts.items())),
@@ -129,13 +148,30 @@ def header_line(codebook: Codebook | None, seed: int, counts: Mapping[str, int])
     return (json.dumps(header, ensure_ascii=False) + "\n").encode()
 
 
-def _parse_header(line: str) -> tuple[Codebook | None, int, dict[str, int]]:
+def read_header(path: str | Path, formats: Sequence[str], what: str) -> tuple[Codebook | None, int, dict[str, int]]:
+    """Codebook, seed and counts of a set.
+
+    Args:
+        formats: that are read. what: the set is, for errors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        RecordError: the first line is not a header of these formats.
+    """
+    with opened(Path(path)) as lines:
+        try:
+            return _parse_header(next(lines, ""), formats)
+        except (ValueError, RecursionError, *_DAMAGE) as error:
+            raise RecordError(f"{path}:1: not the header of {what}: {error}") from error
+
+
+def _parse_header(line: str, formats: Sequence[str]) -> tuple[Codebook | None, int, dict[str, int]]:
     """Codebook, seed and counts. Raises ValueError; its message names the field that is wrong."""
     header = json.loads(line)
     if not isinstance(header, dict):
         raise ValueError(f"{line[:60]!r} is not an object")
-    if header.get("format") not in READABLE_FORMATS:
-        raise ValueError(f"format is {header.get('format')!r}; it must be one of {', '.join(READABLE_FORMATS)}")
+    if header.get("format") not in formats:
+        raise ValueError(f"format is {header.get('format')!r}; it must be one of {', '.join(formats)}")
     if missing := {"codebook", "seed", "counts"} - header.keys():
         raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     counts = header["counts"]
@@ -160,8 +196,13 @@ def conversation_line(conversation: Conversation) -> bytes:
 
 def conversation_record(conversation: Conversation) -> dict[str, Any]:
     """A conversation as JSON values."""
-    messages = [{"role": m.role, "parts": [_part_record(part) for part in m.parts]} for m in conversation.messages]
+    messages = [message_record(message) for message in conversation.messages]
     return {"id": conversation.id, "task": conversation.task, "messages": messages}
+
+
+def message_record(message: Message) -> dict[str, Any]:
+    """A message as JSON values; inverse of parse_message."""
+    return {"role": message.role, "parts": [_part_record(part) for part in message.parts]}
 
 
 def _part_record(part: Part) -> dict[str, Any]:
@@ -193,7 +234,7 @@ def parse_conversation(line: str, where: str, codebook: Codebook | None) -> Conv
     try:
         record = json.loads(line)
         _check_fields(record)
-        messages = tuple(_parse_message(message, codebook) for message in record["messages"])
+        messages = tuple(parse_message(message, codebook) for message in record["messages"])
         return Conversation(messages, record["task"], record["id"])
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise RecordError(f"{where}: {error}") from error
@@ -209,7 +250,8 @@ def _check_fields(record: Any) -> None:
             raise ValueError(f"{name} is {str(record[name])[:60]!r}; it must be a {kind.__name__}")
 
 
-def _parse_message(message: Any, codebook: Codebook | None) -> Message:
+def parse_message(message: Any, codebook: Codebook | None) -> Message:
+    """Read a message strictly. Raises ValueError if it is none."""
     if not isinstance(message, dict) or set(message) != {"role", "parts"}:
         raise ValueError(f"a message has the fields parts and role; this one is {str(message)[:60]}")
     return Message(message["role"], tuple(_parse_part(part, codebook) for part in message["parts"]))

@@ -263,7 +263,8 @@ def _fit_lengths(tokenised: Tokenised, config: StageConfig) -> tuple[Tokenised, 
         return tokenised, long
     if tokenised.columns:
         raise ValueError(
-            f"{long} documents are longer than a block, and a document with speech cannot be {config.too_long}; "
+            f"{long} documents are longer than a block, and documents with speech, or of two replies, cannot be "
+            f"{config.too_long}; "
             "raise block_size, or set too_long: skip"
         )
     if config.too_long == "cut":

@@ -23,7 +23,8 @@ from units.encoder.kmeans import load_centres
 from units.runtime.files.json_files import checked
 from units.runtime.files.yaml_files import read_yaml
 
-KINDS = ("text", "units", "cross_modal", "chain")
+PREFERENCE = "preference"
+KINDS = ("text", "units", "cross_modal", "chain", PREFERENCE)
 SHAPES = Path(__file__).parents[1] / "configs" / "shapes.json"  # configs of the presets' models: no download for a plan
 ASSUMED_UNITS = 1000  # the paper's number, for a plan before there is a unit encoder
 
@@ -35,6 +36,8 @@ def starts_with_units(config: StageConfig) -> bool:
     """
     if config.kind not in KINDS:
         raise ValueError(f"{config.stage}: kind is {config.kind!r}; a stage of SpeechGPT is one of {', '.join(KINDS)}")
+    if config.kind == PREFERENCE and config.widen:
+        raise ValueError(f"{config.stage}: kind {PREFERENCE} starts from a model with units; leave widen out")
     return config.widen is None and config.kind != "text"
 
 

@@ -20,8 +20,9 @@ from stages.planning.page import host_rows, rows
 from stages.planning.plan import Plan, make_plan, memory
 from stages.train import main
 from stages.trainable import add_adapters, choose_trainable
+from stages.unit_system.opened import UnitOpened
 from stages.unit_system.start import open_start
-from stages.unit_system.system import UNIT_SYSTEM, UnitOpened
+from stages.unit_system.system import UNIT_SYSTEM
 from units.runtime.command import WRONG_CALL
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechgpt.vocab import UnitVocab
-from stages.unit_system.system import weighted_loss
+from stages.unit_system.opened import weighted_loss
 
 VOCAB = UnitVocab(6, 4, {})  # tokens 0-5 are text, 6-9 units
 

@@ -30,7 +30,8 @@ from stages.config import Lora, Source, StageConfig
 from stages.packing.blocks import IGNORED, load_blocks
 from stages.planning.page import kept_checkpoints
 from stages.train import cli, main, train
-from stages.unit_system.system import UnitOpened, UnitSystem
+from stages.unit_system.opened import UnitOpened
+from stages.unit_system.system import UnitSystem
 from units.runtime.files.yaml_files import read_yaml
 from units.runtime.precision import autocast
 

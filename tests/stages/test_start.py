@@ -18,8 +18,9 @@ from stages.planning.plan import memory
 from stages.start import find_start, loading_arguments
 from stages.train import train
 from stages.trainable import choose_trainable
+from stages.unit_system.opened import UnitOpened
 from stages.unit_system.start import open_start
-from stages.unit_system.system import UNIT_SYSTEM, UnitOpened
+from stages.unit_system.system import UNIT_SYSTEM
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from speechgpt.dialogue import Conversation, Dialogue, Message
 from speechgpt.vocab import new_words
 from stages.config import Interleaving, Source
 from stages.packing.tokens import DIGESTS, tokenise
-from stages.unit_system import documents, system
+from stages.unit_system import documents
+from stages.unit_system import opened as opened_stage
 from units.dataset.unit_set import read_unit_set
 
 TEXT = "red blue green\nmy dog is blue\n"
@@ -74,7 +75,7 @@ def test_cache_follows_the_content_of_all_that_went_in(tmp_path, run, widened, m
         return caches(cache)
 
     assert made() == 1
-    monkeypatch.setattr(system, "documents", None)  # the second time must not tokenise
+    monkeypatch.setattr(opened_stage, "documents", None)  # the second time must not tokenise
     assert made() == 1
     assert made(block_size=32, too_long="cut", training={"max_steps": 9}) == 1  # these do not change tokens
     monkeypatch.undo()
@@ -182,9 +183,9 @@ def test_another_way_to_cut_words_is_another_cache(made, widened) -> None:
 def test_another_way_to_mix_is_another_cache_of_what_is_mixed(made, monkeypatch) -> None:
     plain, mixed = Source("units/train"), Source("units/train", interleave=Interleaving("words.tsv", span=1))
     assert (made(plain), made(mixed)) == (1, 2)
-    monkeypatch.setattr(system, "INTERLEAVING_VERSION", 99)
+    monkeypatch.setattr(opened_stage, "INTERLEAVING_VERSION", 99)
     assert made(plain) == 2 and made(mixed) == 3
-    monkeypatch.setattr(system, "DOCUMENTS_VERSION", 99)
+    monkeypatch.setattr(opened_stage, "DOCUMENTS_VERSION", 99)
     assert made(plain) == 4 and made(mixed) == 5
 
 

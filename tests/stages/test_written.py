@@ -21,7 +21,7 @@ from speechgpt.language_models.adapters import BaseModelError, find_base, open_l
 from stages.config import Lora, Source, StageConfig, Widening
 from stages.system import Opened
 from stages.train import train
-from stages.unit_system.system import UnitOpened
+from stages.unit_system.opened import UnitOpened
 from stages.written import WrittenModelError
 
 CHAT = {"stage": "stage3", "widen": None, "data": [Source("data/chat.jsonl.gz")]}

@@ -12,13 +12,13 @@ from torch.nn import functional
 
 from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
+from stages.counted import counted_logits
 from units.encoder.published.checkpoint_files import read_torch
 from variants.blsp import generate
 from variants.blsp.inference import BLSP, Request
 from variants.blsp.stages.opened import divergence
 from variants.blsp.upstream import export
 from variants.listening import Row, Tokens, ends_of, padded, replies, row
-from variants.speech_in.stage import counted_logits
 
 GREEDY = Sampling(max_new_tokens=20)
 

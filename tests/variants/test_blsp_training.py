@@ -18,6 +18,7 @@ from speechgpt.dialogue import Message, Speech
 from speechgpt.sampling import Sampling
 from stages import stage
 from stages.config import Source
+from stages.counted import counted_logits
 from stages.packing.blocks import PackedBlocks, load_blocks
 from stages.planning.cluster import Cluster
 from stages.planning.plan import make_plan
@@ -38,7 +39,6 @@ from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.blsp.upstream import adopt
 from variants.listening import row
 from variants.references import PartError
-from variants.speech_in.stage import counted_logits
 
 CPU = {"attn_implementation": "by_document"}
 

@@ -16,7 +16,7 @@ FLOORS = {
     "units": (),
     "speechgpt": ("units",),
     "instruct_data": ("units", "speechgpt"),
-    "stages": ("units", "speechgpt", "instruct_data.build.records"),
+    "stages": ("units", "speechgpt", "instruct_data.build.records", "instruct_data.build.preference_sets"),
     "eval": ("units", "speechgpt", "instruct_data.text", "instruct_data.speech"),
     "variants": ("units", "speechgpt", "instruct_data", "stages", "eval"),
 }

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.language_models.whole import open_tokenizer, open_whole
 from stages.config import Source
+from stages.counted import counted_logits
 from stages.held_out import held_out_report, sample_documents
 from stages.packing.attention import takes_bounds
 from stages.packing.blocks import PackedBlocks
@@ -53,7 +54,7 @@ from variants.references import Reference, fingerprint, located
 from variants.speech_in import batch as speech_batch
 from variants.speech_in.batch import Block
 from variants.speech_in.facts import read_part
-from variants.speech_in.stage import LLM_FOLDER, ListeningOpened, counted_logits, on_device
+from variants.speech_in.stage import LLM_FOLDER, ListeningOpened, on_device
 
 PARTS: dict[str, tuple[str, ...]] = {"adaptor": ("adapter.",), "llm": ("llm.",), "decoder": ("decoder.",)}
 ASSUMED_UNITS = 1000  # the paper's number, for a plan before there is a codebook

@@ -8,19 +8,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.sampling import Sampling
 from stages.held_out import sample_documents
 from stages.packing.attention import BY_DOCUMENT, takes_bounds
-from stages.packing.blocks import IGNORED, PackedBlocks
+from stages.packing.blocks import PackedBlocks
 from stages.system import Opened
 from units.codebook import Codebook
 from units.dataset.feature_set import COMPLETION_FILE, FeatureSet, read_feature_set
@@ -178,22 +177,6 @@ class ListeningOpened(Opened):
         return CheckpointFacts(
             codebook, self.config.stage, config=resolved, versions=versions, system=system, extra=extra
         )
-
-
-def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits for the counted tokens alone, float (n, V), and these tokens, (n,).
-
-    The output layer is computed at the positions that predict a counted token of any row, which saves most of it.
-
-    Args:
-        labels: (B, L), -100 for tokens that are not counted.
-    """
-    nexts = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    keep = torch.nonzero((nexts != IGNORED).any(0)).flatten()
-    chosen = nexts[:, keep]
-    logits = model(**inputs, logits_to_keep=keep).logits
-    counted = chosen != IGNORED
-    return logits[counted].float(), chosen[counted]
 
 
 def disturbed(states: Tensor, frames: Tensor, how: Disturbance, span: int) -> Tensor:

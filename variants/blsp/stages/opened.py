@@ -17,6 +17,7 @@ from torch.nn import functional
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.language_models.whole import open_whole
 from stages.config import Source
+from stages.counted import counted_logits
 from stages.held_out import held_out_report
 from stages.packing.attention import takes_bounds
 from stages.packing.blocks import PackedBlocks
@@ -35,7 +36,7 @@ from variants.encoders import width_of
 from variants.listening import SpeechLLM, row
 from variants.references import Reference, fingerprint, located
 from variants.speech_in.batch import Block
-from variants.speech_in.stage import LLM_FOLDER, ListeningOpened, counted_logits
+from variants.speech_in.stage import LLM_FOLDER, ListeningOpened
 
 
 class BlspOpened(ListeningOpened):
