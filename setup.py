@@ -47,6 +47,7 @@ DEV = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "joblib>=1.3",
+    "trl>=1.0; python_version >= '3.11'",  # its losses on pairs of replies, to compare with
     "playwright>=1.45",  # drives Chromium, for the tests of the page
     "ruff>=0.14",
     "mypy>=1.15",
@@ -74,9 +75,11 @@ COMMANDS = {
     "instruct-open-corpus": "instruct_data.speech.open_corpus",
     "instruct-speak-units": "instruct_data.speech.unit_voice",
     "instruct-build": "instruct_data.build.sets",
+    "instruct-preferences": "instruct_data.preferences.pairs",
     "instruct-describe": "instruct_data.describe.report",
     "instruct-speech-instruct": "instruct_data.released.speech_instruct",
     "instruct-stage1-text": "instruct_data.released.stage1_text",
+    "instruct-trl-pairs": "instruct_data.released.trl_pairs",
     "stages-train": "stages.train",
     "stages-text-llm": "stages.start_models.text_llm",
     "stages-real-models": "stages.start_models.real_models",

@@ -144,8 +144,18 @@ def _messages(text: str, size: int) -> Iterator[Message]:
     rest = text
     while rest.strip():
         prompt, reply, rest = _next_turn(rest)
-        yield Message("human", tuple(_parts(_without_colon(prompt), size)))
-        yield Message("assistant", _reply(_without_colon(reply), size).parts())
+        yield read_prompt(_without_colon(prompt), size)
+        yield read_reply(_without_colon(reply), size)
+
+
+def read_prompt(text: str, size: int) -> Message:
+    """A prompt without `[Human]:` and `<eoh>`. Raises ReleasedError if it is malformed. size: K."""
+    return Message("human", tuple(_parts(text, size)))
+
+
+def read_reply(text: str, size: int) -> Message:
+    """A reply without `[SpeechGPT]:` and `<eoa>`. Raises ReleasedError if it is malformed. size: K."""
+    return Message("assistant", _reply(text, size).parts())
 
 
 def _next_turn(text: str) -> tuple[str, str, str]:
@@ -273,13 +283,24 @@ def spell_conversation(conversation: Conversation) -> str:
 
 
 def _spell_turn(human: Message, assistant: Message) -> str:
-    reply = Reply.from_parts(assistant.parts)
-    prompt = " ".join(_spell(part) for part in human.parts)
-    if reply.transcript is None and (reply.text is None or reply.units is None):
-        return f"{HUMAN}: {prompt}{EOH} {SPEECHGPT}: {_spell(assistant.parts[0])}{EOA} "
+    chained = len(assistant.parts) > 1
+    prompt, reply = spell_prompt(human), spell_reply(assistant)
+    return f"{HUMAN}: {prompt}{EOH}{'.' * chained} {SPEECHGPT}: {reply}{EOA}{'.' if chained else ' '}"
+
+
+def spell_prompt(message: Message) -> str:
+    """A prompt as text; inverse of read_prompt. Raises NoUnitsError for speech whose units are not known."""
+    return " ".join(_spell(part) for part in message.parts)
+
+
+def spell_reply(message: Message) -> str:
+    """A reply as text; inverse of read_reply. Raises NoUnitsError for speech whose units are not known."""
+    if len(message.parts) == 1:
+        return _spell(message.parts[0])
+    reply = Reply.from_parts(message.parts)
     transcript = "" if reply.transcript is None else f"{reply.transcript.strip()}; "
     units = "" if reply.units is None else f"; {UA} {_spell(reply.units)}"
-    return f"{HUMAN}: {prompt}{EOH}. {SPEECHGPT}: {transcript}{TA} {_spell(reply.text or '')}{units}{EOA}."
+    return f"{transcript}{TA} {_spell(reply.text or '')}{units}"
 
 
 def _spell(part: Part) -> str:

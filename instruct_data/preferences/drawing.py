@@ -1,0 +1,208 @@
+"""Candidates of a spoken reply, their scores, and the two of them that make a pair.
+
+C candidates of a reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from eval.asr.recogniser import EvaluationASR, open_asr
+from eval.metrics import word_errors
+from instruct_data.build.preference_sets import Pair
+from instruct_data.preferences.config import Pairing
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply
+from speechgpt.generation.generate import context_length, generate
+from speechgpt.inference import SpeechGPT
+from speechgpt.prompts import asr_prompt
+from speechgpt.sampling import Sampling
+from units.codebook import Units
+from units.notation import SOSP
+from units.runtime.provenance import digest
+from units.runtime.refusals import Reason, Refusal, refusal_of
+
+
+class PairReason(Reason):
+    """Why a spoken reply gives no pair."""
+
+    LONG_PROMPT = "long_prompt"
+    """its prompt and a transcript of it do not fit the model's context"""
+    UNFINISHED = "unfinished"
+    """fewer than two candidates came to their end"""
+    NOT_UNDERSTOOD = "not_understood"
+    """no candidate is understood well enough to be chosen"""
+    ALIKE = "alike"
+    """the candidates are understood equally well"""
+
+
+@dataclass(frozen=True)
+class SpokenReply:
+    """A reply to be spoken again: the last one of a conversation. text: what it says."""
+
+    conversation: Conversation
+    text: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A candidate. error: its word error rate, the mean over those who listen."""
+
+    units: tuple[int, ...]
+    error: float
+
+
+def spoken_reply(conversation: Conversation) -> SpokenReply | None:
+    """The spoken reply that a conversation ends with; None if that has no units, or its text is not known."""
+    last = conversation.messages[-1]
+    if last.role != "assistant":
+        return None
+    reply = Reply.from_parts(last.parts)
+    if not reply.units:
+        return None
+    text = reply.text or _read_aloud(conversation.messages[-2])
+    return SpokenReply(conversation, text) if text else None
+
+
+def _read_aloud(asked: Message) -> str:
+    """The text that a message asks to be read aloud; "" if it asks for something else."""
+    written = [part for part in asked.parts if isinstance(part, str)]
+    if len(written) != len(asked.parts) or not written:
+        return ""
+    return " ".join(written).partition(INPUT_FOLLOWS)[2].strip()
+
+
+class PairDrawer:
+    """A model that speaks, and those who listen to it.
+
+    Raises: as SpeechGPT.from_pretrained and eval.asr.recogniser.open_asr.
+    """
+
+    def __init__(self, model: Path, how: Pairing, device: str = "cpu") -> None:
+        self.how = how
+        self.gpt = SpeechGPT.from_pretrained(model, device)
+        self.device = device
+
+    @cached_property
+    def asr(self) -> EvaluationASR | None:
+        """The evaluation ASR, if one listens."""
+        return open_asr(self.how.asr, self.how.grammar, self.device)
+
+    def pairs(self, replies: Sequence[SpokenReply], number: int) -> tuple[list[Pair], list[Refusal]]:
+        """The pairs of some replies, and those that give none.
+
+        Args:
+            number: of the shard; with the seed it decides the draws.
+        """
+        found: list[Pair] = []
+        refused: list[Refusal] = []
+        fitting = [reply for reply in replies if self._fits(reply)]
+        drawn = dict(zip(map(id, fitting), self._candidates(fitting, number)))
+        heard = iter(self._scored([(ids, reply.text) for reply in fitting for ids in drawn[id(reply)]]))
+        for reply in replies:
+            name = reply.conversation.id
+            if id(reply) not in drawn:
+                refused.append(refusal_of(name, PairReason.LONG_PROMPT))
+                continue
+            candidates = [next(heard) for _ in drawn[id(reply)]]
+            pair = self._pair(reply, candidates)
+            if isinstance(pair, Pair):
+                found.append(pair)
+            else:
+                errors = ", ".join(f"{candidate.error:.2f}" for candidate in candidates)
+                refused.append(refusal_of(name, pair, f"word error rates of its candidates: {errors or 'none'}"))
+        return found, refused
+
+    # --- candidates
+
+    def _prompt(self, reply: SpokenReply) -> list[int]:
+        """Token ids after which the reply is spoken: the turns before it, and its text."""
+        dialogue = self.gpt.dialogue
+        ids = dialogue.render(reply.conversation).ids
+        last = len(ids) - 1 - ids[::-1].index(dialogue.vocab.special_id(SOSP))
+        return ids[:last]
+
+    def _fits(self, reply: SpokenReply) -> bool:
+        room = context_length(self.gpt.model) - self.how.longest
+        transcript = len(self.gpt.dialogue.encode_text(reply.text)) + len(self.gpt.dialogue.prompt([asr_prompt(())]))
+        return max(len(self._prompt(reply)), transcript) < room
+
+    def _candidates(self, replies: Sequence[SpokenReply], number: int) -> list[list[tuple[int, ...]]]:
+        """Up to C candidates of each reply, units (K,): those that came to their end; the recorded one last."""
+        how, dialogue = self.how, self.gpt.dialogue
+        prompts = [self._prompt(reply) for reply in replies for _ in range(how.candidates)]
+        spoken: list[tuple[int, ...]] = []
+        for start in range(0, len(prompts), how.batch):
+            seed = int(digest([f"{how.seed} {number} {start}"], 8), 16)
+            sampling = Sampling(how.temperature, top_p=how.top_p, max_new_tokens=how.longest, seed=seed)
+            for ids in generate(self.gpt.model, dialogue, prompts[start : start + how.batch], "units", sampling):
+                units = dialogue.parse_reply(ids).units if dialogue.ended(ids) else None
+                spoken.append(units or ())
+        every = how.candidates
+        groups = [spoken[start : start + every] for start in range(0, len(spoken), every)]
+        found = [list(filter(None, group)) for group in groups]
+        if how.recorded:
+            found = [[*group, _units(reply)] for group, reply in zip(found, replies)]
+        return found
+
+    # --- scores
+
+    def _scored(self, spoken: Sequence[tuple[tuple[int, ...], str]]) -> list[Scored]:
+        """Candidates, each with what it is meant to say, and their word error rates."""
+        units, meant = [ids for ids, _ in spoken], [text for _, text in spoken]
+        rates: list[list[float]] = []
+        if self.how.hearing:
+            rates.append(_rates(meant, self._transcripts(units)))
+        if (asr := self.asr) is not None:
+            given = self._recognised(asr, units)
+            rates.append(_rates(asr.comparable(meant), asr.comparable(given)))
+        return [Scored(ids, sum(of) / len(of)) for ids, of in zip(units, zip(*rates))]
+
+    def _transcripts(self, units: Sequence[tuple[int, ...]]) -> list[str]:
+        """What the model itself hears."""
+        dialogue, found = self.gpt.dialogue, []
+        sampling = Sampling(max_new_tokens=self.how.longest)
+        for start in range(0, len(units), self.how.batch):
+            prompts = [dialogue.prompt([asr_prompt(ids)]) for ids in units[start : start + self.how.batch]]
+            drawn = generate(self.gpt.model, dialogue, prompts, "text", sampling)
+            found += [dialogue.parse_reply(ids).text or "" for ids in drawn]
+        return found
+
+    def _recognised(self, asr: EvaluationASR, units: Sequence[tuple[int, ...]]) -> list[str]:
+        """What an evaluation ASR hears of the sound."""
+        vocoder, found = self.gpt.vocoder, []
+        for start in range(0, len(units), self.how.batch):
+            some = [Units(ids, None, self.gpt.codebook) for ids in units[start : start + self.how.batch]]
+            found += asr.transcribe_all(vocoder.decode_batch(some))
+        return found
+
+    # --- choice
+
+    def _pair(self, reply: SpokenReply, candidates: Sequence[Scored]) -> Pair | PairReason:
+        """The candidate that is understood best and the one that is understood worst; of equals the first."""
+        if len(candidates) < 2:
+            return PairReason.UNFINISHED
+        best = min(candidates, key=lambda one: one.error)
+        drawn = candidates[:-1] if self.how.recorded else candidates
+        worst = max(drawn, key=lambda one: one.error)
+        if best.error > self.how.worst_chosen:
+            return PairReason.NOT_UNDERSTOOD
+        if worst.error - best.error < self.how.margin:
+            return PairReason.ALIKE
+        *turns, last = reply.conversation.messages
+        chosen, rejected = (replace(last, parts=(*last.parts[:-1], one.units)) for one in (best, worst))
+        task, name = reply.conversation.task, reply.conversation.id
+        return Pair(tuple(turns), chosen, rejected, task, name, (round(best.error, 4), round(worst.error, 4)))
+
+
+def _units(reply: SpokenReply) -> tuple[int, ...]:
+    """The units of a reply as it is in its set."""
+    return Reply.from_parts(reply.conversation.messages[-1].parts).units or ()
+
+
+def _rates(meant: Sequence[str | None], given: Sequence[str | None]) -> list[float]:
+    """Word error rate of each transcript."""
+    counts = [word_errors(*pair) for pair in zip(meant, given, strict=True)]
+    return [errors / max(1, expected) for errors, expected in counts]
