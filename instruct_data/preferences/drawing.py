@@ -16,13 +16,18 @@ from instruct_data.build.preference_sets import Pair
 from instruct_data.preferences.config import Pairing
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply
 from speechgpt.generation.generate import context_length, generate
+from speechgpt.generation.grammar import Form
+from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.inference import SpeechGPT
 from speechgpt.prompts import asr_prompt
 from speechgpt.sampling import Sampling
+from speechgpt.vocab import TA
 from units.codebook import Units
 from units.notation import SOSP
 from units.runtime.provenance import digest
 from units.runtime.refusals import Reason, Refusal, refusal_of
+
+KnownText = tuple[int, ...]  # token ids of a text that is said in an interleaved reply
 
 
 class PairReason(Reason):
@@ -117,32 +122,41 @@ class PairDrawer:
 
     # --- candidates
 
-    def _prompt(self, reply: SpokenReply) -> list[int]:
-        """Token ids after which the reply is spoken: the turns before it, and its text."""
-        dialogue = self.gpt.dialogue
+    def _prompt(self, reply: SpokenReply) -> tuple[list[int], KnownText | None]:
+        """Token ids after which the reply is spoken: the turns before it, and its text. Of an interleaved reply, those
+        up to its first `[ta]`, with the text beside them."""
+        dialogue, special = self.gpt.dialogue, self.gpt.dialogue.vocab.special_id
+        before = dialogue.prompt(reply.conversation.messages[:-1])
         ids = dialogue.render(reply.conversation).ids
-        last = len(ids) - 1 - ids[::-1].index(dialogue.vocab.special_id(SOSP))
-        return ids[:last]
+        said = ids[len(before) :]
+        if dialogue.interleaving is None or special(TA) not in said:
+            return before + said[: said.index(special(SOSP))], None
+        return before + said[: said.index(special(TA)) + 1], tuple(dialogue.answer_tokens(said))
 
     def _fits(self, reply: SpokenReply) -> bool:
         room = context_length(self.gpt.model) - self.how.longest
         transcript = len(self.gpt.dialogue.encode_text(reply.text)) + len(self.gpt.dialogue.prompt([asr_prompt(())]))
-        return max(len(self._prompt(reply)), transcript) < room
+        return max(len(self._prompt(reply)[0]), transcript) < room
 
     def _candidates(self, replies: Sequence[SpokenReply], number: int) -> list[list[tuple[int, ...]]]:
         """Up to C candidates of each reply, units (K,): those that came to their end; the recorded one last."""
         how, dialogue = self.how, self.gpt.dialogue
-        prompts = [self._prompt(reply) for reply in replies for _ in range(how.candidates)]
-        spoken: list[tuple[int, ...]] = []
-        for start in range(0, len(prompts), how.batch):
-            seed = int(digest([f"{how.seed} {number} {start}"], 8), 16)
-            sampling = Sampling(how.temperature, top_p=how.top_p, max_new_tokens=how.longest, seed=seed)
-            for ids in generate(self.gpt.model, dialogue, prompts[start : start + how.batch], "units", sampling):
-                units = dialogue.parse_reply(ids).units if dialogue.ended(ids) else None
-                spoken.append(units or ())
-        every = how.candidates
-        groups = [spoken[start : start + every] for start in range(0, len(spoken), every)]
-        found = [list(filter(None, group)) for group in groups]
+        prompts = [prompt for reply in replies for prompt in [self._prompt(reply)] * how.candidates]
+        spoken: dict[int, tuple[int, ...] | None] = {}
+        alike = [[i for i, (_, text) in enumerate(prompts) if (text is None) == chained] for chained in (True, False)]
+        for rows in alike:
+            for start in range(0, len(rows), how.batch):
+                some = rows[start : start + how.batch]
+                seed = int(digest([f"{how.seed} {number} {some[0]}"], 8), 16)
+                sampling = Sampling(how.temperature, top_p=how.top_p, max_new_tokens=how.longest, seed=seed)
+                texts = tuple(text for text in (prompts[i][1] for i in some) if text is not None)
+                form: Form | KnownTexts = KnownTexts(texts) if texts else "units"
+                drawn = generate(self.gpt.model, dialogue, [prompts[i][0] for i in some], form, sampling)
+                for i, ids in zip(some, drawn):
+                    spoken[i] = dialogue.parse_reply(ids).units if dialogue.ended(ids) else None
+        every = [spoken[i] for i in range(len(prompts))]
+        groups = [every[start : start + how.candidates] for start in range(0, len(every), how.candidates)]
+        found = [[units for units in group if units] for group in groups]
         if how.recorded:
             found = [[*group, _units(reply)] for group, reply in zip(found, replies)]
         return found

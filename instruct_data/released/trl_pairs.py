@@ -110,7 +110,7 @@ def _turns(given: Any, role: str) -> list[dict[str, str]]:
     """The turns of a field; plain text is one turn of a role, empty text none."""
     if isinstance(given, str):
         return [{"role": role, "content": given}] if given.strip() else []
-    found = given if isinstance(given, list) else [None]
+    found: list[Any] = given if isinstance(given, list) else [None]
     for turn in found:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(name), str) for name in ("role", "content")):
             message = f"a turn has a role and a content, both text: {str(turn)[:60]}"

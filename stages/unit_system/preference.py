@@ -30,9 +30,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct_data.build.preference_sets import Pair, read_preferences
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.dialogue import Conversation, Dialogue
+from speechgpt.dialogue import Conversation
 from speechgpt.generation.generate import context_length, continuation
 from speechgpt.generation.likelihood import Row, log_likelihoods
+from speechgpt.inference import open_dialogue
 from speechgpt.language_models.adapters import open_language_model
 from speechgpt.vocab import UnitVocab
 from stages.arguments import half_precision
@@ -82,8 +83,13 @@ class PreferenceOpened(UnitOpened):
     ) -> None:
         super().__init__(config, model, tokenizer, codebook)
         self.start = start
+        self.start_facts = CheckpointFacts.load(start)
         self.how = config.preference or Preference()
-        self.dialogue = Dialogue(tokenizer, config.prefix)
+        self.dialogue = open_dialogue(tokenizer, self.start_facts, start)
+        if config.prefix != self.dialogue.prefix:
+            raise ValueError(
+                f"prefix is {config.prefix!r}, and {start} was trained with {self.dialogue.prefix!r}; give the same one"
+            )
 
     # --- documents
 
@@ -258,8 +264,7 @@ class PreferenceOpened(UnitOpened):
     def facts(self) -> CheckpointFacts | None:
         """As of every stage; what the model has learned to do is what its start had."""
         facts = super().facts()
-        taught = CheckpointFacts.load(self.start).taught
-        return facts and dataclasses.replace(facts, extra={**facts.extra, "taught": taught})
+        return facts and dataclasses.replace(facts, extra=self.start_facts.extra | {"taught": self.start_facts.taught})
 
 
 def _common(one: list[int], two: list[int]) -> int:
