@@ -95,7 +95,7 @@ export LD_LIBRARY_PATH := $(FLITE_LIB):$(LD_LIBRARY_PATH)
 endif
 endif
 
-.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval blsp llama-omni page chat starter-encoder starter-codec \
+.PHONY: help install demo data units vocoder text-llm stage1 stage2 stage3 plan model eval stage4 blsp llama-omni page chat starter-encoder starter-codec \
         eval-sets real-models test test-all check docs bench clean
 
 ##@ Start here
@@ -128,6 +128,12 @@ plan: $(INSTALLED) ## what the stages would take (PRESET=7b GPUS=8 GPU=A100-80G 
 	@[ -d $(CONFIGS_$(SYSTEM)) ] || { echo "$(SYSTEM) has no preset $(PRESET); it has: $$(ls $(dir $(CONFIGS_$(SYSTEM))) | tr '\n' ' ')"; exit 2; }
 	@for stage in $(sort $(wildcard $(CONFIGS_$(SYSTEM))/stage*.yaml)); do \
 	  $(PYTHON) -m $(TRAINER_$(SYSTEM)) $$stage --run $(RUN) --plan --gpus $(GPUS) --gpu $(GPU) $(ARGS); done
+ifeq ($(PRESET),toy)
+stage4: $(RUN)/stage4_results/done ## after stage 3 and eval: the model learns to prefer what it understands of itself
+	@cat $<
+else
+stage4: $(RUN)/stage4/speechgpt.json
+endif
 model: $(RUN)/model/speechgpt.json ## one self-contained folder: LLM, unit encoder, vocoder
 ifeq ($(PRESET),toy)
 eval: $(REPORT) ## measure the model, draw the report (other presets: CORPUS=test.jsonl)
@@ -535,6 +541,26 @@ $(RUN)/stage3/speechgpt.json: | $(RUN)/stage2/speechgpt.json
 $(RUN)/stage%/speechgpt.json: | $(INSTALLED)
 	@echo "[7/9] stage $*"
 	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml --run $(RUN)$(if $(ARGS), $(ARGS))
+
+# Preferences: each reply of the training set is spoken several times, and paired by what is understood of it.
+PAIRS_toy := --limit 1500 --candidates 3 --temperature 0.8 --recorded true
+$(RUN)/preferences.jsonl.gz: | $(RUN)/stage3/speechgpt.json $(RUN)/data/build.json
+	@echo "[1/4] stage 4: replies are spoken again, and what is understood is paired with what is not"
+	@$(PYTHON) -m instruct_data.preferences $(RUN)/stage3 $(RUN)/data/chain.jsonl.gz $@ $(PAIRS_$(PRESET)) $(PAIRS)
+
+$(RUN)/stage4/speechgpt.json: | $(RUN)/preferences.jsonl.gz
+	@echo "[2/4] stage 4: of two replies the better one becomes the likelier one"
+	@$(LAUNCH) stages.train $(CONFIGS)/stage4.yaml --run $(RUN)$(if $(ARGS), $(ARGS))
+
+$(RUN)/stage4_model/speechgpt.json: $(RUN)/stage4/speechgpt.json $(RUN)/vocoder/config.json
+	@echo "[3/4] stage 4: one folder with everything in it"
+	@$(PYTHON) -m speechgpt.bundle --stage $(RUN)/stage4 --encoder $(ENCODER) --vocoder $(RUN)/vocoder --out $(@D)
+
+$(RUN)/stage4_results/done: $(RUN)/stage4_model/speechgpt.json | $(RUN)/results/done
+	@echo "[4/4] stage 4: the test questions again, and a table beside the figures before"
+	@$(PYTHON) -m eval.run --model $(RUN)/stage4_model --corpus $(RUN)/corpus --out $(@D)
+	@$(PYTHON) -m eval.compare before=$(RUN)/results after=$(@D) --out $(RUN)/stage4_report --title "Before and after stage 4" --every true
+	@cp $(RUN)/stage4_report/compare.md $@
 
 # From here on a newer part means a new whole: these steps are cheap, and a stale report would be a lie.
 $(RUN)/model/speechgpt.json: $(RUN)/stage3/speechgpt.json $(RUN)/vocoder/config.json

@@ -15,7 +15,7 @@ HOUSE = ("units", "speechgpt", "instruct_data", "stages", "eval", "variants")
 FLOORS = {
     "units": (),
     "speechgpt": ("units",),
-    "instruct_data": ("units", "speechgpt"),
+    "instruct_data": ("units", "speechgpt", "eval.asr", "eval.metrics"),
     "stages": ("units", "speechgpt", "instruct_data.build.records", "instruct_data.build.preference_sets"),
     "eval": ("units", "speechgpt", "instruct_data.text", "instruct_data.speech"),
     "variants": ("units", "speechgpt", "instruct_data", "stages", "eval"),
@@ -24,7 +24,7 @@ FLOORS = {
 ROOMS = {
     "units": ("runtime", "containers", "audio codebook notation", "corpus", "encoder", "dataset", "vocoder"),
     "speechgpt": ("vocab", "dialogue", "generation", "inference", "serve"),
-    "instruct_data": ("text", "speech", "build", "describe toy released"),
+    "instruct_data": ("text", "speech", "build", "describe toy released preferences"),
     "stages": ("config", "planning system packing", "unit_system", "train"),
     "variants": ("references published_files", "encoders", "listening", "speech_in", "blsp llama_omni"),
     "eval": (
