@@ -23,8 +23,8 @@ from stages.config import Source, StageConfig
 from stages.packing.tokens import tokenise
 from stages.train import train
 from stages.unit_system.documents import DOCUMENTS_VERSION
+from stages.unit_system.opened import unit_noise
 from stages.unit_system.samples import prompt_end, reply_opening
-from stages.unit_system.system import unit_noise
 from units.vocoder.heads.configs import VocosConfig
 from units.vocoder.unit_vocoder import UnitVocoder
 from variants.blsp.config import BlspConfig
