@@ -31,10 +31,13 @@ class Pairing:
     The model folder then needs a vocoder. Report no figures by the same ASR: the model learns to please it."""
     grammar: Path | None = None
     """JSGF grammar of pocketsphinx."""
+    dnsmos: float = 0.0
+    """Weight of the sound: a candidate for which DNSMOS estimates an opinion of 1, the worst, counts as if so many more
+    of its words were wrong as one of 5, the best. Needs a vocoder, and `pip install '.[signal]'`."""
     worst_chosen: float = 0.0
     """The highest word error rate of a chosen reply; 0 chooses only those that are understood word for word."""
     margin: float = 0.1
-    """The least difference of word error rates between the two replies of a pair."""
+    """The least difference between the two replies of a pair, in word error rate, with `dnsmos` in both."""
     tasks: list[str] | None = None
     """Use only these tasks of the conversation set, such as chain and tts."""
     limit: int = 0
@@ -55,6 +58,7 @@ class Pairing:
             check_range(name, getattr(self, name), 1)
         check_range("limit", self.limit, 0)
         check_range("seed", self.seed, 0, 2**31)
+        check_range("dnsmos", self.dnsmos, 0)
         check_range("worst_chosen", self.worst_chosen, 0)
         check_range("margin", self.margin, 0, exclusive=True)
         if not self.hearing and self.asr is None:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from eval.asr.recogniser import EvaluationASR, open_asr
 from eval.metrics import word_errors
+from eval.signal.mos import Dnsmos
 from instruct_data.build.preference_sets import Pair
 from instruct_data.preferences.config import Pairing
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply
@@ -27,6 +30,7 @@ from units.notation import SOSP
 from units.runtime.provenance import digest
 from units.runtime.refusals import Reason, Refusal, refusal_of
 
+WORST, BEST = 1.0, 5.0  # opinions of DNSMOS
 KnownText = tuple[int, ...]  # token ids of a text that is said in an interleaved reply
 
 
@@ -53,10 +57,17 @@ class SpokenReply:
 
 @dataclass(frozen=True)
 class Scored:
-    """A candidate. error: its word error rate, the mean over those who listen."""
+    """A candidate. error: its word error rate, the mean over those who listen. poor: what its sound adds, 0 without
+    DNSMOS."""
 
     units: tuple[int, ...]
     error: float
+    poor: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """By what candidates are compared, lower is better."""
+        return self.error + self.poor
 
 
 def spoken_reply(conversation: Conversation) -> SpokenReply | None:
@@ -94,6 +105,11 @@ class PairDrawer:
     def asr(self) -> EvaluationASR | None:
         """The evaluation ASR, if one listens."""
         return open_asr(self.how.asr, self.how.grammar, self.device)
+
+    @cached_property
+    def dnsmos(self) -> Dnsmos | None:
+        """The network that estimates how the sound is, if that counts."""
+        return Dnsmos() if self.how.dnsmos else None
 
     def pairs(self, replies: Sequence[SpokenReply], number: int) -> tuple[list[Pair], list[Refusal]]:
         """The pairs of some replies, and those that give none.
@@ -169,10 +185,14 @@ class PairDrawer:
         rates: list[list[float]] = []
         if self.how.hearing:
             rates.append(_rates(meant, self._transcripts(units)))
-        if (asr := self.asr) is not None:
-            given = self._recognised(asr, units)
-            rates.append(_rates(asr.comparable(meant), asr.comparable(given)))
-        return [Scored(ids, sum(of) / len(of)) for ids, of in zip(units, zip(*rates))]
+        asr, dnsmos = self.asr, self.dnsmos
+        wavs = self._wavs(units) if asr or dnsmos else []
+        if asr is not None:
+            rates.append(_rates(asr.comparable(meant), asr.comparable(asr.transcribe_all(wavs))))
+        poor = [0.0] * len(units)
+        if dnsmos is not None:
+            poor = [self.how.dnsmos * (BEST - dnsmos.scores(wav)["overall"]) / (BEST - WORST) for wav in wavs]
+        return [Scored(ids, sum(of) / len(of), cost) for ids, of, cost in zip(units, zip(*rates), poor)]
 
     def _transcripts(self, units: Sequence[tuple[int, ...]]) -> list[str]:
         """What the model itself hears."""
@@ -184,12 +204,12 @@ class PairDrawer:
             found += [dialogue.parse_reply(ids).text or "" for ids in drawn]
         return found
 
-    def _recognised(self, asr: EvaluationASR, units: Sequence[tuple[int, ...]]) -> list[str]:
-        """What an evaluation ASR hears of the sound."""
+    def _wavs(self, units: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+        """The sound of each candidate, (T,) at 16 kHz."""
         vocoder, found = self.gpt.vocoder, []
         for start in range(0, len(units), self.how.batch):
             some = [Units(ids, None, self.gpt.codebook) for ids in units[start : start + self.how.batch]]
-            found += asr.transcribe_all(vocoder.decode_batch(some))
+            found += vocoder.decode_batch(some)
         return found
 
     # --- choice
@@ -198,17 +218,17 @@ class PairDrawer:
         """The candidate that is understood best and the one that is understood worst; of equals the first."""
         if len(candidates) < 2:
             return PairReason.UNFINISHED
-        best = min(candidates, key=lambda one: one.error)
+        best = min(candidates, key=lambda one: one.cost)
         drawn = candidates[:-1] if self.how.recorded else candidates
-        worst = max(drawn, key=lambda one: one.error)
+        worst = max(drawn, key=lambda one: one.cost)
         if best.error > self.how.worst_chosen:
             return PairReason.NOT_UNDERSTOOD
-        if worst.error - best.error < self.how.margin:
+        if worst.cost - best.cost < self.how.margin:
             return PairReason.ALIKE
         *turns, last = reply.conversation.messages
         chosen, rejected = (replace(last, parts=(*last.parts[:-1], one.units)) for one in (best, worst))
         task, name = reply.conversation.task, reply.conversation.id
-        return Pair(tuple(turns), chosen, rejected, task, name, (round(best.error, 4), round(worst.error, 4)))
+        return Pair(tuple(turns), chosen, rejected, task, name, (round(best.cost, 4), round(worst.cost, 4)))
 
 
 def _units(reply: SpokenReply) -> tuple[int, ...]:

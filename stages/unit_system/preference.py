@@ -86,6 +86,10 @@ class PreferenceOpened(UnitOpened):
         self.start_facts = CheckpointFacts.load(start)
         self.how = config.preference or Preference()
         self.dialogue = open_dialogue(tokenizer, self.start_facts, start)
+        if "template" in self.start_facts.extra:
+            raise ValueError(
+                f"{start} has the published SpeechGPT's template; preferences are for stages of this package"
+            )
         if config.prefix != self.dialogue.prefix:
             raise ValueError(
                 f"prefix is {config.prefix!r}, and {start} was trained with {self.dialogue.prefix!r}; give the same one"

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import copy
 import json
-import random
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_run import CODEBOOK, FOREIGN, K, make_run, sentence, spoken, stage_config
+from tiny_pairs import pairs
+from tiny_run import CODEBOOK, FOREIGN, K, make_run, stage_config
 from torch.nn import functional
 
 from instruct_data.build.preference_sets import Pair, write_preferences
@@ -20,7 +20,6 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Message
 from speechgpt.generation.likelihood import Row, log_likelihoods
 from speechgpt.inference import LEARNED
-from speechgpt.prompts import tts_prompt
 from stages.callbacks.log import read_log
 from stages.config import Preference, Source, StageConfig
 from stages.packing.blocks import PackedBlocks
@@ -30,25 +29,6 @@ from stages.unit_system.preference import PreferenceOpened, collate
 from stages.unit_system.system import UNIT_SYSTEM
 
 STEPS = 10
-
-
-def pairs(count: int = 60, seed: int = 0) -> list[Pair]:
-    """Answers in chains, read texts, and utterances of units that go on from the same ones."""
-    draw, found = random.Random(seed), []
-    for i in range(count):
-        good, bad = (tuple(unit // 2 + half for unit in spoken(draw)) for half in (0, K // 2))
-        kind = ("chain", "tts", "continuation")[i % 3]
-        if kind == "continuation":
-            begun = spoken(draw)
-            replies = ((begun + good,), (begun + bad,))
-            asked: tuple[Message, ...] = ()
-        else:
-            texts = (sentence(draw), sentence(draw)) if kind == "chain" else ()
-            replies = ((*texts, good), (*texts, bad))
-            asked = (Message("human", (spoken(draw),)) if kind == "chain" else tts_prompt(sentence(draw)),)
-        chosen, rejected = (Message("assistant", parts) for parts in replies)
-        found.append(Pair(asked, chosen, rejected, kind, f"p{i}", (0.0, 0.5)))
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tiny_run import make_run, stage_config
+from tiny_pairs import pairs
+from tiny_run import CODEBOOK, make_run, stage_config
 from transformers import AutoModelForCausalLM
 
+from instruct_data.build.preference_sets import write_preferences
 from speechgpt.checkpoint import CheckpointFacts
 from stages.callbacks.checkpoints import checkpoints, damage, processes_of
 from stages.config import Lora, Source, StageConfig, Widening
@@ -234,6 +236,22 @@ def test_embeddings_learn_first_under_sharding(built, sharding: str | None) -> N
     processes(planned(built, sharding, out=f"first_{sharding}", **first))
     check_same(alone, built / f"first_{sharding}")
     assert curve(alone) != pytest.approx(curve(built / "stage1"), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", [None, "zero2", "zero3"])
+def test_preferences_of_two_processes_equal_those_of_one(built, sharding: str | None) -> None:
+    write_preferences(built / "pairs.jsonl.gz", pairs(), CODEBOOK)
+    pairwise = {"kind": "preference", "model": "stage1", "widen": None, "data": [Source("pairs.jsonl.gz")]}
+    changes = {**pairwise, "stage": "stage4", "block_size": 128, "training": {"learning_rate": 1e-3}}
+    alone = train(planned(built, None, each=4, out="preferred_alone", **changes))
+    processes(planned(built, sharding, each=1, out=f"preferred_{sharding}", **changes))
+    together = built / f"preferred_{sharding}"
+    for name in ("loss", "dev_loss", "dev_margin", "dev_kl"):
+        assert curve(together, name) == pytest.approx(curve(alone, name), abs=2e-3)
+    assert curve(alone)[STEPS] < curve(alone)[1]
+    found = weights(together)
+    assert max((found[name] - weight).abs().max().item() for name, weight in weights(alone).items()) < 2e-3
 
 
 @pytest.mark.slow

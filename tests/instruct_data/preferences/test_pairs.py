@@ -150,6 +150,19 @@ def test_every_listener_counts(run, monkeypatch) -> None:
     assert [one.error for one in found] == [0.25, 0.5]
 
 
+def test_the_sound_counts_where_words_are_equal(run, monkeypatch) -> None:
+    """DNSMOS of 5 adds nothing, of 1 the whole weight; a misunderstood candidate is never chosen for its sound."""
+    drawer = PairDrawer(run / "stage3", Pairing(dnsmos=0.4))
+    drawer.__dict__["dnsmos"] = type("Ear", (), {"scores": staticmethod(lambda wav: {"overall": wav})})
+    monkeypatch.setattr(drawer, "_transcripts", lambda units: ["red dog"] * 2 + ["no idea"])
+    monkeypatch.setattr(drawer, "_wavs", lambda units: [1.0, 3.0, 5.0])
+    found = drawer._scored([((i,), "red dog") for i in range(3)])
+    assert [(one.error, one.poor) for one in found] == [(0.0, 0.4), (0.0, 0.2), (1.0, 0.0)]
+    pair = drawer._pair(spoken_reply(ANSWERED), found[:2])
+    assert (pair.chosen.parts[-1], pair.rejected.parts[-1], pair.scores) == ((1,), (0,), (0.2, 0.4))
+    assert drawer._pair(spoken_reply(ANSWERED), [found[2], Scored((9,), 2.0)]) == "not_understood"
+
+
 def test_a_prompt_without_room_is_listed(run) -> None:
     drawer = PairDrawer(run / "stage3", Pairing(**{**HOW, "longest": 100}))
     found, refused = drawer.pairs([spoken_reply(ANSWERED), spoken_reply(READ)], 0)
