@@ -29,6 +29,7 @@ from units.runtime.command import check_range, command
 
 if TYPE_CHECKING:
     from instruct_data.build.preference_sets import Pair
+    from instruct_data.build.records import ConversationSet
     from instruct_data.preferences.drawing import PairDrawer, SpokenReply
     from units.codebook import Codebook
 
@@ -58,6 +59,7 @@ def main(
         world: number of processes that were started
         how: how candidates are drawn, scored and chosen
     """
+    from instruct_data.build.records import read_conversations
     from speechgpt.checkpoint import CheckpointFacts
     from units.runtime.files.atomic import check_begun
     from units.runtime.pool import Workers
@@ -68,7 +70,10 @@ def main(
     check_range("workers", workers, 1)
     ranks = this_rank(rank, world)
     codebook = CheckpointFacts.load(model).units
-    replies = spoken_replies(source, how)
+    conversations = read_conversations(source)
+    if conversations.codebook is not None:
+        codebook.check_same(conversations.codebook, f"the model in {model}", str(source))
+    replies = spoken_replies(conversations, how)
     parts = out.with_name(f"{out.name}.parts")
     if out.exists() and not parts.exists():
         print(f"{out} is done already")
@@ -93,19 +98,18 @@ def main(
     finish(parts, len(shards), out, codebook, how.seed)
 
 
-def spoken_replies(source: Path, how: Pairing) -> list[SpokenReply]:
+def spoken_replies(conversations: ConversationSet, how: Pairing) -> list[SpokenReply]:
     """The spoken replies of a conversation set that are to be spoken again.
 
     Raises: ValueError if it has none.
     """
-    from instruct_data.build.records import read_conversations
     from instruct_data.preferences.drawing import spoken_reply
 
-    chosen = (one for one in read_conversations(source) if how.tasks is None or one.task in how.tasks)
+    chosen = (one for one in conversations if how.tasks is None or one.task in how.tasks)
     found = [reply for reply in map(spoken_reply, chosen) if reply]
     if not found:
         of = f" of the tasks {', '.join(how.tasks)}" if how.tasks else ""
-        raise ValueError(f"{source} holds no conversation{of} that ends with a spoken reply and its text")
+        raise ValueError(f"{conversations.path} holds no conversation{of} that ends with a spoken reply and its text")
     if how.limit and how.limit < len(found):
         found = [found[i * len(found) // how.limit] for i in range(how.limit)]
     return found

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny_run import CODEBOOK, make_run, sentence, spoken, stage_config
+from tiny_run import CODEBOOK, FOREIGN, make_run, sentence, spoken, stage_config
 
 from instruct_data.build.preference_sets import read_preferences
 from instruct_data.build.records import write_conversations
@@ -17,6 +17,7 @@ from speechgpt.dialogue import Conversation, Message
 from speechgpt.prompts import tts_prompt
 from stages.config import Source
 from stages.train import train
+from units.codebook import CodebookMismatch
 
 READ = Conversation((tts_prompt("red cat"), Message("assistant", ((1, 2),))), "tts", "read")
 ANSWERED = Conversation(
@@ -184,6 +185,12 @@ def test_a_prompt_without_room_is_listed(run) -> None:
 def test_bad_settings(given) -> None:
     with pytest.raises(ValueError, match=next(iter(given)).replace("_", "-")):
         Pairing(**given)
+
+
+def test_units_of_another_codebook(run) -> None:
+    write_conversations(run / "foreign.jsonl", [READ], FOREIGN, 0)
+    with pytest.raises(CodebookMismatch, match="foreign"):
+        pairs.main(run / "stage3", run / "foreign.jsonl", run / "mixed.jsonl")
 
 
 def test_a_set_without_spoken_replies(run) -> None:
