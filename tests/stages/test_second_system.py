@@ -178,7 +178,7 @@ def test_text_that_a_user_types_is_never_a_place_for_speech(run) -> None:
 def test_documents_with_speech_cannot_be_cut(run) -> None:
     config = tiny_config(run, block_size=24, too_long="cut")
     opened = TinySystem().open(config)
-    with pytest.raises(ValueError, match="a document with speech cannot be cut"):
+    with pytest.raises(ValueError, match="documents with speech, or of two replies, cannot be cut"):
         load_blocks(opened, 2)
 
 

@@ -15,6 +15,7 @@ import pytest
 from eval.resynthesis import ResynthesisOptions
 from instruct_data.build.config import BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.splits import Splits
+from instruct_data.preferences.config import Pairing
 from instruct_data.speech.espeak import EspeakVoice
 from instruct_data.speech.flite import FliteVoice
 from instruct_data.speech.speak import SpeakConfig
@@ -25,7 +26,7 @@ from instruct_data.text.filters import Filters
 from instruct_data.text.rewrite import RewriteConfig
 from instruct_data.toy.world import ToyConfig
 from speechgpt.sampling import Sampling
-from stages.config import TRAINING_NUMBERS, Interleaving, Lora, Source, StageConfig
+from stages.config import TRAINING_NUMBERS, Interleaving, Lora, Preference, Source, StageConfig, Widening
 from stages.planning.cluster import Cluster
 from stages.start_models.text_llm import TinyLlama
 from units.dataset.extract_config import EncoderConfig, WorkConfig
@@ -46,7 +47,7 @@ CONFIGS = (
     *(MelGeneratorConfig, HifiGanConfig, VocosConfig, ResynthesisOptions, Sampling),
     *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
     *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
-    *(StageConfig, Source, Lora, Interleaving, Cluster, TinyLlama),
+    *(StageConfig, Source, Lora, Interleaving, Widening, Preference, Pairing, Cluster, TinyLlama),
     *(BlspConfig, LossWeights, AdapterShape, Labelling, Generation),
 )
 STAGE: dict[str, Any] = {"stage": "s", "model": "m", "out": "o", "data": [], "training": {"max_steps": 3}}
@@ -63,6 +64,7 @@ NEEDED: dict[type, dict[str, Any]] = {  # beside the field
     BlspConfig: STAGE,
     Source: {"path": "u"},
     Interleaving: {"alignments": "a.tsv"},
+    Widening: {"encoder": "codec"},
 }
 
 
@@ -142,7 +144,7 @@ def test_the_list_of_settings_is_whole() -> None:
     """Every settings class with numbers of units, eval and speechgpt is in the table above."""
     modules = ("eval.resynthesis", "units.dataset.extract_config", "units.dataset.quality_config")
     modules += ("stages.config", "stages.planning.cluster", "stages.start_models.text_llm")
-    modules += ("variants.blsp.config", "variants.blsp.adapter_shape")
+    modules += ("instruct_data.preferences.config", "variants.blsp.config", "variants.blsp.adapter_shape")
     modules += ("units.encoder.recipes", "units.vocoder.training.recipe", "units.vocoder.heads.configs")
     for module in map(importlib.import_module, (*modules, "speechgpt.sampling")):
         for name, found in inspect.getmembers(module, inspect.isclass):
@@ -163,6 +165,10 @@ BEYOND: tuple[tuple[type, str, object], ...] = (
     *((Lora, "dropout", value) for value in (1.0, 2.0)),
     *((Lora, "bits", value) for value in (True, 5, 0, math.nan)),
     *((Interleaving, "span", value) for value in (0, 0.5)),
+    *((Preference, "beta", value) for value in (0, -1, "0.1")),
+    (Preference, "sft", -0.1),
+    *((Pairing, "candidates", value) for value in (1, 2.5, 101)),
+    *((Pairing, name, value) for name in ("temperature", "margin", "longest") for value in (0, "1")),
     *((Interleaving, "text_share", value) for value in (0, 1, 1.5)),
     *((Cluster, "gpus", value) for value in (0,)),
     *((Cluster, "mfu", value) for value in (0.0, 1.5)),
