@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.options import WARM_UP
-from stages.packing.blocks import IGNORED, PackedBlocks, load_blocks
+from stages.packing.blocks import IGNORED, PackedBlocks, load_blocks, on_device
 from stages.trainable import choose_trainable
 from units.runtime.provenance import commit, machine
 from variants.blsp.config import BlspConfig
 from variants.blsp.stages.opened import BlspOpened
 from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.listening import padded
-from variants.speech_in.stage import on_device
 
 Step = Callable[[], tuple[Tensor, int]]  # a loss, and how many tokens and places that are not padding it is of
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from instruct_data.build.records import (
     RecordError,
+    RecordSet,
     message_record,
     parse_message,
     read_header,
@@ -58,24 +59,12 @@ class Pair:
                 raise ValueError("without messages, the chosen and the rejected reply are one part of units each")
 
 
-@dataclass(frozen=True)
-class PreferenceSet:
-    """A preference set on disk; iterating streams its pairs.
-
-    path: the file. codebook: of its units, None if it has none. seed: of the draws. counts: pairs by task.
-    """
-
-    path: Path
-    codebook: Codebook | None
-    seed: int
-    counts: dict[str, int]
+class PreferenceSet(RecordSet):
+    """A preference set on disk; iterating streams its pairs."""
 
     def __iter__(self) -> Iterator[Pair]:
         for where, line in record_lines(self.path, len(self), "pairs"):
             yield parse_pair(line, where, self.codebook)
-
-    def __len__(self) -> int:
-        return sum(self.counts.values())
 
 
 def read_preferences(path: str | Path) -> PreferenceSet:

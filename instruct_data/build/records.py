@@ -41,10 +41,10 @@ class RecordError(ValueError):
 
 
 @dataclass(frozen=True)
-class ConversationSet:
-    """A conversation set on disk; iterating streams its conversations.
+class RecordSet:
+    """A set on disk: a header line, then one record a line.
 
-    path: the file. codebook: of its units, None if it has none. seed: of the build. counts: conversations by task.
+    path: the file. codebook: of its units, None if it has none. seed: of the run that made it. counts: records by task.
     """
 
     path: Path
@@ -52,12 +52,16 @@ class ConversationSet:
     seed: int
     counts: dict[str, int]
 
+    def __len__(self) -> int:
+        return sum(self.counts.values())
+
+
+class ConversationSet(RecordSet):
+    """A conversation set on disk; iterating streams its conversations."""
+
     def __iter__(self) -> Iterator[Conversation]:
         for where, line in record_lines(self.path, len(self), "conversations"):
             yield parse_conversation(line, where, self.codebook)
-
-    def __len__(self) -> int:
-        return sum(self.counts.values())
 
     def audio_path(self, speech: Speech) -> Path:
         """The audio file of a speech part of this set."""

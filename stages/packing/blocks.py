@@ -297,3 +297,8 @@ def flattened(blocks: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
     """Blocks end to end as one row, (1, B * L), with the bounds of their documents, as flash-attention needs them."""
     row = {name: torch.cat([block[name] for block in blocks])[None] for name in blocks[0]}
     return row | bounds(row["position_ids"])
+
+
+def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """A batch on a device."""
+    return {name: part.to(device) if isinstance(part, torch.Tensor) else part for name, part in batch.items()}

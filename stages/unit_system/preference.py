@@ -41,7 +41,7 @@ from stages.config import Preference, Source, StageConfig
 from stages.counted import counted_logits
 from stages.held_out import sample_documents
 from stages.packing.attention import any_length, takes_bounds
-from stages.packing.blocks import IGNORED, PackedBlocks, flattened, stacked
+from stages.packing.blocks import IGNORED, PackedBlocks, flattened, on_device, stacked
 from stages.system import Augmentation, Block, Collator, Column, Documents
 from stages.unit_system.documents import check_codebook
 from stages.unit_system.opened import UnitOpened
@@ -215,7 +215,7 @@ class PreferenceOpened(UnitOpened):
         parts = []
         tasks: list[str] = []
         for index in range(min(blocks, len(held_out))):
-            batch = self._on_device(self.collator()([held_out[index]]))
+            batch = on_device(self.collator()([held_out[index]]), self.model.device)
             likelihoods, tokens, units = self.likelihoods(model, batch)
             gained = likelihoods - batch["reference"]
             loss = preference_loss(self.how, likelihoods, batch["reference"], tokens)
@@ -258,10 +258,6 @@ class PreferenceOpened(UnitOpened):
             found.append({"task": task, **{n: self.tokenizer.decode(part) for n, part in zip(names, shown)}})
         model.train(training)
         return found
-
-    def _on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        device = self.model.device
-        return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}
 
     # --- the finished model
 

@@ -26,7 +26,7 @@ from stages.config import Source
 from stages.counted import counted_logits
 from stages.held_out import held_out_report, sample_documents
 from stages.packing.attention import takes_bounds
-from stages.packing.blocks import PackedBlocks
+from stages.packing.blocks import PackedBlocks, on_device
 from stages.planning.size import Size, count
 from stages.start import check_positions, find_start
 from stages.system import Collator, Documents
@@ -54,7 +54,7 @@ from variants.references import Reference, fingerprint, located
 from variants.speech_in import batch as speech_batch
 from variants.speech_in.batch import Block
 from variants.speech_in.facts import read_part
-from variants.speech_in.stage import LLM_FOLDER, ListeningOpened, on_device
+from variants.speech_in.stage import LLM_FOLDER, ListeningOpened
 
 PARTS: dict[str, tuple[str, ...]] = {"adaptor": ("adapter.",), "llm": ("llm.",), "decoder": ("decoder.",)}
 ASSUMED_UNITS = 1000  # the paper's number, for a plan before there is a codebook

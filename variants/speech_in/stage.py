@@ -19,7 +19,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.sampling import Sampling
 from stages.held_out import sample_documents
 from stages.packing.attention import BY_DOCUMENT, takes_bounds
-from stages.packing.blocks import PackedBlocks
+from stages.packing.blocks import PackedBlocks, on_device
 from stages.system import Opened
 from units.codebook import Codebook
 from units.dataset.feature_set import COMPLETION_FILE, FeatureSet, read_feature_set
@@ -200,8 +200,3 @@ def disturbed(states: Tensor, frames: Tensor, how: Disturbance, span: int) -> Te
     if how.channels:
         states = states * (torch.rand(sounds, 1, width, device=states.device) >= how.channels)
     return states
-
-
-def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """A batch on a device."""
-    return {name: part.to(device) if isinstance(part, Tensor) else part for name, part in batch.items()}

@@ -20,7 +20,7 @@ from torch import Tensor
 from eval.metrics import word_error_rate
 from stages.config import Source
 from stages.held_out import SOME_BLOCKS
-from stages.packing.blocks import PackedBlocks
+from stages.packing.blocks import PackedBlocks, on_device
 from stages.planning.size import Size, count
 from stages.system import Collator, Documents
 from units.runtime.refusals import Refusals
@@ -35,7 +35,6 @@ from variants.blsp.stages.ctc import HEAD_FILE, Listener, TokenHead, ctc_loss, e
 from variants.blsp.stages.opened import BlspOpened
 from variants.encoders import width_of
 from variants.listening import SpeechLLMConfig
-from variants.speech_in.stage import on_device
 from variants.speech_in.templates import text_encoder
 
 
