@@ -100,8 +100,9 @@ class MelGeneratorConfig:
     """Hidden width of a block's MLP, divided by D."""
     mels: int = 80
     """Mel bands."""
-    griffin_lim_iterations: int = 40
-    """Iterations of phase reconstruction. More are clearer and slower."""
+    griffin_lim_iterations: int = 16
+    """Iterations of phase reconstruction. A block starts from the sound that the block before expected, so few are
+    enough; whole utterances (`block_frames: 0`) start from nothing and need about 40."""
     block_frames: int = 16
     """Unit frames of 20 ms that are inverted together, each block continuing the sound of the one before, so that sound
     can be streamed. 0 inverts whole utterances, as release 0.1.0 did."""
