@@ -11,10 +11,13 @@ from units.runtime.settings import check_types
 
 @dataclass(frozen=True)
 class Pairing:
-    """How candidates of a spoken reply are drawn, scored and chosen."""
+    """How candidates are drawn, scored and chosen."""
 
     candidates: int = 4
-    """How often each reply is spoken."""
+    """How often each reply is spoken, or each utterance continued."""
+    beginning: int = 50
+    """Units of an utterance that its continuations begin with, where the source is a unit set; shorter ones are left
+    out."""
     temperature: float = 1.0
     """Of the draws; each candidate is drawn at random, so it is above 0."""
     top_p: float = 1.0
@@ -34,31 +37,41 @@ class Pairing:
     dnsmos: float = 0.0
     """Weight of the sound: a candidate for which DNSMOS estimates an opinion of 1, the worst, counts as if so many more
     of its words were wrong as one of 5, the best. Needs a vocoder, and `pip install '.[signal]'`."""
+    judge: str | None = None
+    """A language model that grades what is heard of a candidate: URL#MODEL of a server with OpenAI's chat completions,
+    or a folder or hub id of a causal LM. It reads the transcript of the evaluation ASR, or of the model itself where
+    there is none. A candidate without a grade is left out. Continuations need one: nothing else says what is good."""
+    judge_prompt: Path | None = None
+    """The judge's prompt, with {question} and {reply}; default: that of `eval-run` for replies, and
+    instruct_data/prompts/judge_continuation.txt for continuations."""
+    judge_weight: float = 1.0
+    """A candidate with the worst grades counts as if so many more of its words were wrong as one with the best."""
     worst_chosen: float = 0.0
     """The highest word error rate of a chosen reply; 0 chooses only those that are understood word for word."""
     margin: float = 0.1
-    """The least difference between the two replies of a pair, in word error rate, with `dnsmos` in both."""
+    """The least difference between the two of a pair, in word error rate with what sound and judge add."""
     tasks: list[str] | None = None
     """Use only these tasks of the conversation set, such as chain and tts."""
     limit: int = 0
-    """Use only so many of its spoken replies, spread evenly over the set; 0 uses all."""
+    """Use only so many of its replies or utterances, spread evenly over the set; 0 uses all."""
     seed: int = 0
     """Of the draws."""
     batch: int = 64
     """Candidates that are drawn at once."""
     shard_size: int = 64
-    """Replies of a shard: what a killed run loses at most, and what a worker does at a time."""
+    """Replies or utterances of a shard: what a killed run loses at most, and what a worker does at a time."""
 
     def __post_init__(self) -> None:
         check_types(self)
         check_range("candidates", self.candidates, 2, 100)
         check_range("temperature", self.temperature, 0.001, 1000)
         check_range("top_p", self.top_p, 0, 1, exclusive=True)
-        for name in ("longest", "batch", "shard_size"):
+        for name in ("beginning", "longest", "batch", "shard_size"):
             check_range(name, getattr(self, name), 1)
         check_range("limit", self.limit, 0)
         check_range("seed", self.seed, 0, 2**31)
         check_range("dnsmos", self.dnsmos, 0)
+        check_range("judge_weight", self.judge_weight, 0, exclusive=True)
         check_range("worst_chosen", self.worst_chosen, 0)
         check_range("margin", self.margin, 0, exclusive=True)
         if not self.hearing and self.asr is None:

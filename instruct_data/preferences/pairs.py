@@ -2,11 +2,13 @@
 
     instruct-preferences runs/toy/stage3 runs/toy/data/chain.jsonl.gz runs/toy/preferences.jsonl.gz
     instruct-preferences runs/toy/model chain.jsonl.gz pairs.jsonl.gz --asr whisper:openai/whisper-small --candidates 8
+    instruct-preferences runs/toy/stage1 runs/toy/units/train pairs.jsonl.gz --judge http://localhost:8000/v1#my-model
 
 Each spoken reply of a conversation set (answers in chains, texts that are read aloud) is spoken several times by the
 model, after the reply's own text. The model transcribes what it said, and an evaluation ASR listens too if one is
 given. The candidate with the fewest wrong words becomes the chosen reply of a pair, the one with the most the rejected
-reply. Replies that give no pair are listed in OUT.refused.jsonl, with the reason.
+reply. A judge may grade the transcripts as well. Of a unit set, each utterance is continued several times after its
+beginning, and the judge alone decides. What gives no pair is listed in OUT.refused.jsonl, with the reason.
 
 The work is done in shards, each with random numbers of its own, by one thread each: any number of workers gives the
 same pairs for the same seed. A killed run continues with the shards that it has.
@@ -30,10 +32,14 @@ from units.runtime.command import check_range, command
 if TYPE_CHECKING:
     from instruct_data.build.preference_sets import Pair
     from instruct_data.build.records import ConversationSet
-    from instruct_data.preferences.drawing import PairDrawer, SpokenReply
+    from instruct_data.preferences.drawing import PairDrawer
+    from instruct_data.preferences.spoken import Spoken
     from units.codebook import Codebook
+    from units.dataset.unit_set import UnitSet
 
 BEGUN = "begun.json"
+JUDGED = "judge.cache"  # what a judge said of all shards
+CONTINUATIONS = Path(__file__).parents[1] / "prompts" / "judge_continuation.txt"
 
 
 @command("instruct-preferences", flat=True)
@@ -47,11 +53,11 @@ def main(
     world: int | None = None,
     how: Pairing = Pairing(),
 ) -> None:
-    """Have a model speak replies several times, and pair what is understood with what is not.
+    """Have a model speak several times, and pair what is understood with what is not.
 
     Args:
         model: a model folder, or the folder of a stage; with --asr it needs a vocoder
-        source: a conversation set with spoken replies
+        source: a conversation set with spoken replies, or a unit set, whose utterances are continued
         out: the preference set to write: .jsonl or .jsonl.gz
         device: cpu, cuda, or cuda:N
         workers: processes; default: one for each core of a CPU, one on a GPU
@@ -61,6 +67,7 @@ def main(
     """
     from instruct_data.build.records import read_conversations
     from speechgpt.checkpoint import CheckpointFacts
+    from units.dataset.unit_set import read_unit_set
     from units.runtime.files.atomic import check_begun
     from units.runtime.pool import Workers
     from units.runtime.progress import progress
@@ -70,23 +77,25 @@ def main(
     check_range("workers", workers, 1)
     ranks = this_rank(rank, world)
     codebook = CheckpointFacts.load(model).units
-    conversations = read_conversations(source)
-    if conversations.codebook is not None:
-        codebook.check_same(conversations.codebook, f"the model in {model}", str(source))
-    replies = spoken_replies(conversations, how)
+    opened = read_unit_set(source) if source.is_dir() else read_conversations(source)
+    if opened.codebook is not None:
+        codebook.check_same(opened.codebook, f"the model in {model}", str(source))
+    spoken = to_be_spoken(opened, how)
     parts = out.with_name(f"{out.name}.parts")
     if out.exists() and not parts.exists():
         print(f"{out} is done already")
         return
-    plan = {"model": fingerprint(model), "source": str(source), "replies": len(replies), **asdict(how)}
+    plan = {"model": fingerprint(model), "source": str(source), "spoken": len(spoken), **asdict(how)}
     check_begun(parts / BEGUN, json.loads(json.dumps(plan, default=str)))
-    shards = [replies[start : start + how.shard_size] for start in range(0, len(replies), how.shard_size)]
+    shards = [spoken[start : start + how.shard_size] for start in range(0, len(spoken), how.shard_size)]
     todo = [
         (number, shard)
         for number, shard in enumerate(shards)
         if number % ranks.world == ranks.rank and not part_files(parts, number)[1].exists()
     ]
     place = ranks.device(device)
+    if source.is_dir():
+        how = replace(how, judge_prompt=how.judge_prompt or CONTINUATIONS)
     by = DrawnBy(model.absolute(), replace(how, tasks=None), place, parts.absolute())  # tasks are chosen already
     job = functools.partial(draw_shard, by)
     with Workers(workers or (os.cpu_count() if place == "cpu" else 1)) as pool:
@@ -98,18 +107,30 @@ def main(
     finish(parts, len(shards), out, codebook, how.seed)
 
 
-def spoken_replies(conversations: ConversationSet, how: Pairing) -> list[SpokenReply]:
-    """The spoken replies of a conversation set that are to be spoken again.
+def to_be_spoken(source: ConversationSet | UnitSet, how: Pairing) -> Sequence[Spoken]:
+    """The replies of a conversation set that are to be spoken again, or the utterances of a unit set to be continued.
 
-    Raises: ValueError if it has none.
+    Raises: ValueError if there are none, or no judge would grade continuations.
     """
-    from instruct_data.preferences.drawing import spoken_reply
+    from instruct_data.preferences.spoken import continuations, spoken_reply
+    from units.dataset.unit_set import UnitSet
 
-    chosen = (one for one in conversations if how.tasks is None or one.task in how.tasks)
-    found = [reply for reply in map(spoken_reply, chosen) if reply]
-    if not found:
+    found: Sequence[Spoken]
+    if isinstance(source, UnitSet):
+        if how.judge is None:
+            raise ValueError(
+                f"{source.folder} is a unit set: nothing says which of two continuations is better; give --judge, or a "
+                "conversation set"
+            )
+        found = list(continuations(source, how.beginning))
+        none = f"{source.folder} holds no utterance of more than {how.beginning} units; give --beginning"
+    else:
+        chosen = (one for one in source if how.tasks is None or one.task in how.tasks)
+        found = [reply for reply in map(spoken_reply, chosen) if reply]
         of = f" of the tasks {', '.join(how.tasks)}" if how.tasks else ""
-        raise ValueError(f"{conversations.path} holds no conversation{of} that ends with a spoken reply and its text")
+        none = f"{source.path} holds no conversation{of} that ends with a spoken reply and its text"
+    if not found:
+        raise ValueError(none)
     if how.limit and how.limit < len(found):
         found = [found[i * len(found) // how.limit] for i in range(how.limit)]
     return found
@@ -125,20 +146,20 @@ class DrawnBy:
     parts: Path
 
 
-def draw_shard(by: DrawnBy, work: tuple[int, Sequence[SpokenReply]]) -> None:
+def draw_shard(by: DrawnBy, work: tuple[int, Sequence[Spoken]]) -> None:
     """Write the pairs of one shard, then what gave none."""
     import torch
 
     from instruct_data.build.preference_sets import write_preferences
     from units.runtime.files.atomic import written_whole
 
-    number, replies = work
+    number, spoken = work
     threads = torch.get_num_threads()
     if by.device == "cpu":
         torch.set_num_threads(1)  # more would add up numbers in another order, and so now and then draw another unit
     try:
-        drawer = _drawer(by.model, by.how, by.device)
-        pairs, refused = drawer.pairs(replies, number)
+        drawer = _drawer(by)
+        pairs, refused = drawer.pairs(spoken, number)
     finally:
         torch.set_num_threads(threads)
     file, last = part_files(by.parts, number)
@@ -148,11 +169,11 @@ def draw_shard(by: DrawnBy, work: tuple[int, Sequence[SpokenReply]]) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _drawer(model: Path, how: Pairing, device: str) -> PairDrawer:
+def _drawer(by: DrawnBy) -> PairDrawer:
     """Opened once in each worker."""
     from instruct_data.preferences.drawing import PairDrawer
 
-    return PairDrawer(model, how, device)
+    return PairDrawer(by.model, by.how, by.parts / JUDGED, by.device)
 
 
 def part_files(parts: Path, number: int) -> tuple[Path, Path]:

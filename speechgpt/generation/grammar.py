@@ -16,7 +16,7 @@ from speechgpt.generation.interleaved_grammar import KnownTexts, Table, interlea
 from speechgpt.vocab import EOA, TA, TQ, UA, unused_word
 from units.notation import EOSP, SOSP
 
-Form = Literal["text", "units", "chain", "interleaved"]
+Form = Literal["text", "units", "continuation", "chain", "interleaved"]
 
 # state -> class of the next token -> next state; what is not listed is not allowed
 _SPEECH = {
@@ -28,6 +28,7 @@ _SPEECH = {
 GRAMMARS: dict[Form, Table] = {
     "text": {"start": {"text": "start", EOA: "end"}, "end": {EOA: "end"}},
     "units": {"start": {SOSP: "spoken"}, **_SPEECH},
+    "continuation": {"start": _SPEECH["speaking"], **_SPEECH},  # of an utterance that has begun
     "chain": {
         "start": {TQ: "transcript", "text": "transcript"},
         "transcript": {"text": "transcript", TA: "answer"},
@@ -42,6 +43,7 @@ _SPELLED_SPEECH = {"spoken": {"unit": "speaking"}, "speaking": {"unit": "speakin
 SPELLED: dict[Form, Table] = {
     "text": {"start": {"text": "start", EOA: "end"}, "end": {EOA: "end"}},
     "units": {"start": {SOSP: "spoken"}, **_SPELLED_SPEECH},
+    "continuation": {"start": _SPELLED_SPEECH["speaking"], **_SPELLED_SPEECH},
     "chain": {
         "start": {"text": "written"},
         "written": {"text": "written", SOSP: "spoken", EOA: "end"},

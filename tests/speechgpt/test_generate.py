@@ -93,6 +93,13 @@ def test_every_reply_has_its_form(brief: PreTrainedModel, dialogue: Dialogue, pr
     assert finished > 2
 
 
+def test_a_continuation_is_units_up_to_the_end(brief: PreTrainedModel, dialogue: Dialogue) -> None:
+    begun = [[*dialogue.vocab.encode((1, 2))[:-1]]] * 4
+    ended = [reply for seed in range(4) for reply in draw(brief, dialogue, begun, "continuation", seed)]
+    ended = [sections(dialogue, reply) for reply in ended if dialogue.ended(reply)]
+    assert len(ended) > 4 and all(found in (["units", EOSP, EOA], [EOSP, EOA]) for found in ended)
+
+
 def test_no_step_allows_padding_rows(model: PreTrainedModel, dialogue: Dialogue) -> None:
     rows = model.get_output_embeddings().weight.shape[0]
     assert rows > len(dialogue.tokenizer)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chat_server import chat_server
 from tiny_run import CODEBOOK, FOREIGN, make_run, sentence, spoken, stage_config
 
+from eval.judge import TRIES
 from instruct_data.build.preference_sets import read_preferences
 from instruct_data.build.records import write_conversations
-from instruct_data.preferences import drawing, pairs
+from instruct_data.preferences import pairs, scoring
 from instruct_data.preferences.config import Pairing
-from instruct_data.preferences.drawing import PairDrawer, Scored, spoken_reply
+from instruct_data.preferences.drawing import PairDrawer
+from instruct_data.preferences.scoring import Candidate, Scored
+from instruct_data.preferences.spoken import continuations, spoken_reply
 from speechgpt.dialogue import Conversation, Message
 from speechgpt.prompts import tts_prompt
 from stages.config import Source
 from stages.train import train
 from units.codebook import CodebookMismatch
+from units.dataset.unit_set import read_unit_set
 
 READ = Conversation((tts_prompt("red cat"), Message("assistant", ((1, 2),))), "tts", "read")
 ANSWERED = Conversation(
@@ -120,9 +126,11 @@ def test_what_can_be_spoken_again() -> None:
         ([0.0, 0.5, 0.0], {"recorded": True}, (0, 1)),
     ],
 )
-def test_which_candidates_make_a_pair(run, errors, how, found) -> None:
-    drawer = PairDrawer(run / "stage3", Pairing(**how))
-    pair = drawer._pair(spoken_reply(ANSWERED), [Scored((i,), error) for i, error in enumerate(errors)])
+def test_which_candidates_make_a_pair(run, errors, how, found, tmp_path) -> None:
+    drawer = PairDrawer(run / "stage3", Pairing(**how), tmp_path / "cache")
+    own = len(errors) - 1 if how.get("recorded") else -1
+    candidates = [Scored(Candidate((i,), drawn=i != own), error) for i, error in enumerate(errors)]
+    pair = drawer._pair(spoken_reply(ANSWERED), candidates)
     if isinstance(found, str):
         assert pair == found
         return
@@ -131,7 +139,11 @@ def test_which_candidates_make_a_pair(run, errors, how, found) -> None:
     assert pair.scores == (errors[best], errors[worst]) and pair.messages == ANSWERED.messages[:1]
 
 
-def test_every_listener_counts(run, monkeypatch) -> None:
+def candidates(count: int) -> list[tuple]:
+    return [(spoken_reply(ANSWERED), Candidate((i,))) for i in range(count)]
+
+
+def test_every_listener_counts(run, monkeypatch, tmp_path) -> None:
     """A candidate's error is the mean of the model's own and of the evaluation ASR's."""
 
     class Ear:
@@ -143,29 +155,28 @@ def test_every_listener_counts(run, monkeypatch) -> None:
         def comparable(self, texts):
             return list(texts)
 
-    drawer = PairDrawer(run / "stage3", Pairing(asr="pocketsphinx"))
-    monkeypatch.setattr(drawing, "open_asr", lambda *_: Ear())
-    monkeypatch.setattr(drawer, "_transcripts", lambda units: ["red dog", "no idea"])
-    drawer.gpt.__dict__["vocoder"] = type("Deaf", (), {"decode_batch": staticmethod(lambda some: some)})
-    found = drawer._scored([((1,), "red dog"), ((2,), "red dog")])
-    assert [one.error for one in found] == [0.25, 0.5]
+    scorer = PairDrawer(run / "stage3", Pairing(asr="pocketsphinx"), tmp_path / "cache").scorer
+    monkeypatch.setattr(scoring, "open_asr", lambda *_: Ear())
+    monkeypatch.setattr(scorer, "_transcripts", lambda units: ["red dog", "no idea"])
+    scorer.gpt.__dict__["vocoder"] = type("Deaf", (), {"decode_batch": staticmethod(lambda some: some)})
+    assert [one.error for one in scorer.scores(candidates(2))] == [0.25, 0.5]
 
 
-def test_the_sound_counts_where_words_are_equal(run, monkeypatch) -> None:
+def test_the_sound_counts_where_words_are_equal(run, monkeypatch, tmp_path) -> None:
     """DNSMOS of 5 adds nothing, of 1 the whole weight; a misunderstood candidate is never chosen for its sound."""
-    drawer = PairDrawer(run / "stage3", Pairing(dnsmos=0.4))
-    drawer.__dict__["dnsmos"] = type("Ear", (), {"scores": staticmethod(lambda wav: {"overall": wav})})
-    monkeypatch.setattr(drawer, "_transcripts", lambda units: ["red dog"] * 2 + ["no idea"])
-    monkeypatch.setattr(drawer, "_wavs", lambda units: [1.0, 3.0, 5.0])
-    found = drawer._scored([((i,), "red dog") for i in range(3)])
+    drawer = PairDrawer(run / "stage3", Pairing(dnsmos=0.4), tmp_path / "cache")
+    drawer.scorer.__dict__["dnsmos"] = type("Ear", (), {"scores": staticmethod(lambda wav: {"overall": wav})})
+    monkeypatch.setattr(drawer.scorer, "_transcripts", lambda units: ["red dog"] * 2 + ["no idea"])
+    monkeypatch.setattr(drawer.scorer, "_wavs", lambda units: [1.0, 3.0, 5.0])
+    found = drawer.scorer.scores(candidates(3))
     assert [(one.error, one.poor) for one in found] == [(0.0, 0.4), (0.0, 0.2), (1.0, 0.0)]
     pair = drawer._pair(spoken_reply(ANSWERED), found[:2])
     assert (pair.chosen.parts[-1], pair.rejected.parts[-1], pair.scores) == ((1,), (0,), (0.2, 0.4))
-    assert drawer._pair(spoken_reply(ANSWERED), [found[2], Scored((9,), 2.0)]) == "not_understood"
+    assert drawer._pair(spoken_reply(ANSWERED), [found[2], Scored(Candidate((9,)), 2.0)]) == "not_understood"
 
 
-def test_a_prompt_without_room_is_listed(run) -> None:
-    drawer = PairDrawer(run / "stage3", Pairing(**{**HOW, "longest": 100}))
+def test_a_prompt_without_room_is_listed(run, tmp_path) -> None:
+    drawer = PairDrawer(run / "stage3", Pairing(**{**HOW, "longest": 100}), tmp_path / "cache")
     found, refused = drawer.pairs([spoken_reply(ANSWERED), spoken_reply(READ)], 0)
     assert not found and [one.reason for one in refused] == ["long_prompt", "long_prompt"]
 
@@ -180,6 +191,8 @@ def test_a_prompt_without_room_is_listed(run) -> None:
         {"top_p": 0},
         {"limit": -1},
         {"batch": 0},
+        {"beginning": 0},
+        {"judge_weight": 0},
     ],
 )
 def test_bad_settings(given) -> None:
@@ -197,3 +210,61 @@ def test_a_set_without_spoken_replies(run) -> None:
     with pytest.raises(ValueError, match="no conversation of the tasks asr that ends with a spoken reply"):
         draw(run, "none.jsonl", tasks=["asr"])
     assert not (run / "none.jsonl.parts").exists()
+
+
+# --- a judge, and continuations
+
+
+def test_a_judge_reads_what_was_heard(run, monkeypatch, tmp_path) -> None:
+    """Its grades count where words are equal; what it gives no grade is no candidate; no request is made twice."""
+    said = {"red dog": '{"content": 5, "style": 3}', "red cat": '{"content": 1, "style": 1}', "blue": "I cannot say"}
+    with chat_server(
+        lambda messages: said[messages[-1]["content"].partition("Reply: ")[2].partition("\n")[0]]
+    ) as server:
+        drawer = PairDrawer(run / "stage3", Pairing(judge=f"{server.url}#m", judge_weight=0.4), tmp_path / "cache")
+        monkeypatch.setattr(drawer.scorer, "_transcripts", lambda units: ["red dog", "red cat", "blue"][: len(units)])
+        found = drawer.scorer.scores(candidates(3))
+        drawer.scorer.scores(candidates(2))
+    assert [one and (one.error, round(one.poor, 4)) for one in found] == [(0.0, 0.1), (0.5, 0.4), None]
+    asked = [request["messages"][-1]["content"] for request in server.requests]
+    assert len(asked) == 2 + TRIES and "Question: what\n" in asked[0]
+    assert drawer._pair(spoken_reply(ANSWERED), found).scores == (0.1, 0.9)
+    assert drawer._pair(spoken_reply(ANSWERED), found[1:]) == "unjudged"
+
+
+def test_utterances_are_continued_and_judged(run, capsys) -> None:
+    """Both utterances of a pair begin with the recorded units; the judge reads the beginning and the whole."""
+
+    def graded(messages) -> str:
+        grade = 1 + len(messages[-1]["content"]) % 5
+        return json.dumps({"content": grade, "style": grade})
+
+    utterances = {record.id: record.units.ids for record in read_unit_set(run / "units/train")}
+    how = Pairing(**{**HOW, "judge": None, "beginning": 5, "limit": 12})
+    with chat_server(graded) as server:
+        how = replace(how, judge=f"{server.url}#m")
+        for out in ("one", "two"):
+            pairs.main(run / "stage1", run / "units/train", run / f"continued_{out}.jsonl", workers=1, how=how)
+    text = server.requests[0]["messages"][-1]["content"]
+    assert "continues speech" in text and "Beginning: " in text
+    made = list(read_preferences(run / "continued_one.jsonl"))
+    assert made and (run / "continued_one.jsonl").read_bytes() == (run / "continued_two.jsonl").read_bytes()
+    for pair in made:
+        assert pair.messages == () and pair.task == "continuation"
+        for one in (pair.chosen, pair.rejected):
+            assert one.parts[0][:5] == tuple(utterances[pair.id][:5]) and len(one.parts[0]) > 5
+    refused = [json.loads(line) for line in (run / "continued_one.jsonl.refused.jsonl").read_text().splitlines()]
+    assert len(made) + len(refused) == 12
+
+
+def test_what_can_be_continued(run) -> None:
+    records = list(read_unit_set(run / "units/train"))
+    longest = max(len(record.units.ids) for record in records)
+    found = list(continuations(records, 5))
+    assert [one.recorded for one in found] == [tuple(r.units.ids) for r in records if len(r.units.ids) > 5]
+    assert all(len(one.beginning) == 5 and one.text is None for one in found)
+    with pytest.raises(ValueError, match=f"no utterance of more than {longest} units; give --beginning"):
+        how = Pairing(judge="http://localhost:1/v1#m", beginning=longest)
+        pairs.main(run / "stage1", run / "units/train", run / "none.jsonl", how=how)
+    with pytest.raises(ValueError, match="give --judge"):
+        pairs.main(run / "stage1", run / "units/train", run / "none.jsonl")
