@@ -12,7 +12,7 @@ from units.codebook import Units
 from units.notation import EOSP, SOSP
 from units.vocoder.unit_vocoder import UnitVocoder
 
-UNITS_AT_ONCE = 25  # units that the vocoder gets at a time: half a second of speech, or somewhat more
+UNITS_AT_ONCE = 5  # units that the vocoder gets at a time: a tenth of a second of speech, or somewhat more
 
 
 class ReplyStream:

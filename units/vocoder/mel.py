@@ -23,6 +23,7 @@ FLOOR = 1e-3  # smallest mel magnitude
 SHARPEN = 1.2  # exponent on the magnitudes: the mel filters and the L1 loss blur the harmonics
 SPEECH_LEVEL = 20.0  # spectrum magnitude: sharpening around it keeps the energy of speech at the usual levels
 MOMENTUM = 0.9  # of fast Griffin-Lim
+TINY = 1e-18  # beside the square of a magnitude that may be 0
 PHASE_FRAMES = 512  # the table of starting phases repeats after this many frames
 
 
@@ -106,12 +107,11 @@ class MelSpectrogram(nn.Module):
 
     def _refined(self, target: Tensor, phase: Tensor, scale: Tensor, fixed: Tensor) -> Tensor:
         """Fast Griffin-Lim from given phases, complex (B, F, S). The wav (B, F * 160) begins with `fixed` (B, T)."""
-        last = torch.zeros_like(target)
+        spectrum, last = target * phase, torch.zeros_like(target)
         for _ in range(self.iterations):
-            found = self._analyse(_begun(self._synthesise(target * phase, scale), fixed))
-            moved = found + MOMENTUM * (found - last)
-            phase, last = moved / (moved.abs() + 1e-9), found
-        return _begun(self._synthesise(target * phase, scale), fixed)
+            found = self._analyse(_begun(self._synthesise(spectrum, scale), fixed))
+            spectrum, last = _with_magnitudes(found + MOMENTUM * (found - last), target), found
+        return _begun(self._synthesise(spectrum, scale), fixed)
 
     def _scale(self, mask: Tensor) -> Tensor:
         """1 / the summed squares of the windows, (B, F * 160), of frames (B, F); zero where the mask is False."""
@@ -136,6 +136,12 @@ class MelSpectrogram(nn.Module):
         """
         frames = torch.fft.irfft(spectrum, n=FFT)[..., :WINDOW] * self.window
         return overlap_add(frames, MEL_HOP) * scale
+
+
+def _with_magnitudes(spectrum: Tensor, magnitudes: Tensor) -> Tensor:
+    """A complex spectrum with other magnitudes and its own phases; 0 where it is 0."""
+    squares = torch.view_as_real(spectrum).square()  # torch's abs() of complex numbers takes three times as long
+    return spectrum * (magnitudes * (squares[..., 0] + squares[..., 1] + TINY).rsqrt())
 
 
 def _begun(wav: Tensor, fixed: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ class BlockNetwork(Protocol):
     reach: int
     spectrogram: MelSpectrogram
 
-    def log_mels(self, ids: Tensor, runs: Tensor) -> Tensor:
-        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2)."""
+    def log_mels(self, ids: Tensor, runs: Tensor, wanted: slice) -> Tensor:
+        """Log-mels (F, M) of some frames of a row: units int64 (N,) and run features (N, 2). wanted: the frames."""
 
 
 class MelBlocks:
@@ -78,12 +78,12 @@ class MelBlocks:
         size = min(self._size, self._waiting)
         start = max(self._first, self._next - self._reach)
         window = slice(start - self._first, self._next - self._first + size + self._reach)
-        log_mels = self._network.log_mels(self._ids[window], self._runs[window])
-        own = log_mels[2 * (self._next - start) :][: 2 * size]
+        own = slice(self._next - start, self._next - start + size)
+        log_mels = self._network.log_mels(self._ids[window], self._runs[window], own)
         self._next += size
         dropped = max(0, self._next - self._reach - self._first)
         self._ids, self._runs, self._first = self._ids[dropped:], self._runs[dropped:], self._first + dropped
-        return own
+        return log_mels
 
 
 class BlockInverse:

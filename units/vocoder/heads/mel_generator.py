@@ -28,8 +28,9 @@ class MelGenerator(nn.Module):
         super().__init__()
         width = config.width
         self.block = config.block_frames
-        # unit frames to each side that the log-mels of a frame depend on
-        self.reach = config.kernel // 2 * config.slow_blocks + -(-(config.kernel // 2 * config.fast_blocks) // 2)
+        # unit frames to each side that the log-mels of a frame depend on, by the fast blocks alone and in all
+        self.fast_reach = -(-(config.kernel // 2 * config.fast_blocks) // 2)
+        self.reach = config.kernel // 2 * config.slow_blocks + self.fast_reach
         self.unit = nn.Embedding(num_units, width)
         self.run = nn.Linear(2, width)
         self.slow = self._blocks(config.slow_blocks, config)
@@ -43,17 +44,24 @@ class MelGenerator(nn.Module):
     def _blocks(count: int, config: MelGeneratorConfig) -> nn.ModuleList:
         return nn.ModuleList(ConvNeXtBlock(config.width, config.kernel, config.expansion) for _ in range(count))
 
-    def forward(self, frames: Frames) -> Tensor:
-        """Units laid out in time -> log-mels (B, 2 N, M)."""
+    def forward(self, frames: Frames, wanted: slice | None = None) -> Tensor:
+        """Units laid out in time -> log-mels (B, 2 N, M).
+
+        Args:
+            wanted: the N unit frames whose log-mels are computed; None for all of them.
+        """
         mask = frames.mask[..., None]
         x = (self.unit(frames.ids) + self.run(frames.runs)) * mask
         for block in self.slow:
             x = block(x, mask)
+        start, stop, _ = (wanted or slice(None)).indices(x.shape[1])
+        first = max(0, start - self.fast_reach)
+        x, mask = x[:, first : stop + self.fast_reach], mask[:, first : stop + self.fast_reach]
         mask = mask.repeat_interleave(2, dim=1)
         x = self.upsample(x).reshape(len(x), mask.shape[1], -1) * mask
         for block in self.fast:
             x = block(x, mask)
-        return self.head(self.norm(x))
+        return self.head(self.norm(x[:, 2 * (start - first) : 2 * (stop - first)]))
 
     def synthesise(self, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Units to wavs.
@@ -73,11 +81,11 @@ class MelGenerator(nn.Module):
         blocks = MelBlocks(self)
         return torch.cat([blocks.push(ids, runs), blocks.finish()])
 
-    def log_mels(self, ids: Tensor, runs: Tensor) -> Tensor:
-        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2)."""
+    def log_mels(self, ids: Tensor, runs: Tensor, wanted: slice | None = None) -> Tensor:
+        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2). wanted: as in forward."""
         device = self.head.weight.device
         inside = torch.ones(1, len(ids), dtype=torch.bool, device=device)
-        return self(Frames(ids[None].to(device), runs[None].to(device), inside))[0]
+        return self(Frames(ids[None].to(device), runs[None].to(device), inside), wanted)[0]
 
     def loss(self, frames: Frames, log_mels: Tensor) -> Tensor:
         """Mean absolute error against log-mels (B, 2 N, M), without the padding."""
