@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.evaluating import evaluating
 from stages.packing.attention import bounds, takes_bounds
 from stages.packing.blocks import PackedBlocks
 
@@ -53,11 +54,9 @@ def held_out_report(
 
     Returns: figures over all documents (`dev_text_loss`), and, if there are several tasks, of each (`asr/text_loss`).
     """
-    training = model.training
-    model.eval()
-    chosen = range(min(blocks, len(held_out)))
-    parts = [token_losses(model, held_out[i], logits) for i in chosen]
-    model.train(training)
+    with evaluating(model):
+        chosen = range(min(blocks, len(held_out)))
+        parts = [token_losses(model, held_out[i], logits) for i in chosen]
     losses, hits, tokens = (torch.cat(column) for column in zip(*parts))
     tasks = torch.cat([held_out.tasks(i)[1:][held_out[i]["labels"][1:] >= 0] for i in chosen]).to(tokens.device)
     groups = {"dev_": torch.ones_like(hits)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from stages.evaluating import evaluating
 from stages.held_out import sample_documents
 from stages.packing.blocks import PackedBlocks
 from stages.system import Block, Opened
@@ -39,16 +40,14 @@ def documents_to_score(held_out: PackedBlocks, train: PackedBlocks) -> list[Bloc
 @torch.no_grad()
 def scores(opened: Opened, model: Any, blocks: list[Block]) -> list[float]:
     """The loss of each block, per item that the loss counts; blocks without any are left out."""
-    training = model.training
-    model.eval()
-    collate = opened.collator()
-    found = []
-    for block in blocks:
-        batch = {name: _to(part, model.device) for name, part in collate([block]).items()}
-        items = opened.items(batch)
-        if items > 0:
-            found.append(float(opened.loss(model, batch, items)))
-    model.train(training)
+    with evaluating(model):
+        collate = opened.collator()
+        found = []
+        for block in blocks:
+            batch = {name: _to(part, model.device) for name, part in collate([block]).items()}
+            items = opened.items(batch)
+            if items > 0:
+                found.append(float(opened.loss(model, batch, items)))
     return found
 
 

@@ -170,6 +170,7 @@ class SharedModel:
         self._jobs: dict[object, list[Job]] = {}
         self._batches: list[Batch] = []
         self._thread: threading.Thread | None = None
+        self._cores = torch.get_num_threads()  # callers may be on fewer
 
     @property
     def rows(self) -> int:
@@ -208,6 +209,7 @@ class SharedModel:
             self._changed.notify()
 
     def _run(self) -> None:
+        torch.set_num_threads(self._cores)
         with torch.inference_mode():
             while True:
                 with self._changed:

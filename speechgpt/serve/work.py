@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+import torch
+
 from speechgpt.answers import SpeechModel
 from speechgpt.generation.shared import stoppable
 
@@ -55,7 +57,9 @@ class Work:
         self.model, self.waiting = model, waiting
         self.running = self.queued = 0
         self._turns: list[asyncio.Future[None]] = []
-        self._threads = ThreadPoolExecutor(self.rows, thread_name_prefix="request")
+        # many requests compute at once, and the model in a thread of its own: more of torch's threads would only wait
+        one = {"initializer": torch.set_num_threads, "initargs": (1,)} if self.rows > 1 else {}
+        self._threads = ThreadPoolExecutor(self.rows, thread_name_prefix="request", **one)
         self._seconds = FIRST_GUESS
         self._closing = False
 

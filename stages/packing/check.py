@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from stages.evaluating import evaluating
 from stages.packing.attention import AttentionError, bounds, takes_bounds
 
 OWN = "eager"  # every model's own code
@@ -50,19 +51,16 @@ def check_packing(model: PreTrainedModel) -> None:
 
     Raises: AttentionError if it does; then this architecture, or its attention, does not use position_ids.
     """
-    training, device = model.training, model.device
-    model.eval()
+    device = model.device
     half = 8
     positions = torch.arange(half, device=device).repeat(2)[None]
     packed = bounds(positions) if takes_bounds(model) else {}
     scores = []
-    try:
+    with evaluating(model):
         for first in (1, 2):
             ids = torch.cat([torch.full((half,), first), torch.arange(FIRST_ID, FIRST_ID + half)])[None].to(device)
             output = model(input_ids=ids, position_ids=positions, use_cache=False, **packed)
             scores.append(output.logits[0, half:].float())
-    finally:
-        model.train(training)
     leak = (scores[0] - scores[1]).abs().max().item()
     if leak > 1e-3 * scores[0].abs().max().item():
         raise AttentionError(
@@ -84,19 +82,15 @@ def check_attention(model: PreTrainedModel, half: bool = False) -> None:
 
     Raises: AttentionError if they differ by more than rounding.
     """
-    chosen, training = model.config._attn_implementation, model.training
-    model.eval()
+    chosen = model.config._attn_implementation
     documents = _documents(model)
-    try:
-        packed = _responses(model, [torch.cat(documents)], [len(one) for one in documents])
-        if set_attention(model, OWN):
-            own = OWN
-        else:
-            own = chosen
-        alone = _responses(model, documents, None)
-    finally:
-        set_attention(model, chosen)
-        model.train(training)
+    with evaluating(model):
+        try:
+            packed = _responses(model, [torch.cat(documents)], [len(one) for one in documents])
+            own = OWN if set_attention(model, OWN) else chosen
+            alone = _responses(model, documents, None)
+        finally:
+            set_attention(model, chosen)
     half = half or model.dtype in (torch.float16, torch.bfloat16)
     for what, one, two in zip(("scores", "gradients"), packed, alone, strict=True):
         if two is None or one is None:

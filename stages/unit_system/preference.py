@@ -39,6 +39,7 @@ from speechgpt.vocab import UnitVocab
 from stages.arguments import half_precision
 from stages.config import Preference, Source, StageConfig
 from stages.counted import counted_logits
+from stages.evaluating import evaluating
 from stages.held_out import sample_documents
 from stages.packing.attention import any_length, takes_bounds
 from stages.packing.blocks import IGNORED, PackedBlocks, flattened, on_device, stacked
@@ -210,23 +211,28 @@ class PreferenceOpened(UnitOpened):
         has gained more likelihood than the rejected one; `margin`, by how much, times beta; `kl`, how much likelier the
         reference model finds a reply, which for replies that it drew estimates its divergence from it; `units`, the
         share of counted tokens that are units."""
-        training = model.training
-        model.eval()
-        parts = []
-        tasks: list[str] = []
-        for index in range(min(blocks, len(held_out))):
-            batch = on_device(self.collator()([held_out[index]]), self.model.device)
-            likelihoods, tokens, units = self.likelihoods(model, batch)
-            gained = likelihoods - batch["reference"]
-            loss = preference_loss(self.how, likelihoods, batch["reference"], tokens)
-            margin = gained[:, 0] - gained[:, 1]
-            columns = (loss, (margin > 0).float(), self.how.beta * margin, -gained.mean(1), units.sum(1), tokens.sum(1))
-            parts.append(torch.stack(columns).cpu())
-            tasks += [
-                held_out.sources[source].task_names[held_out.sources[source].tasks[document]]
-                for source, document in held_out.documents_of(index)
-            ]
-        model.train(training)
+        with evaluating(model):
+            parts = []
+            tasks: list[str] = []
+            for index in range(min(blocks, len(held_out))):
+                batch = on_device(self.collator()([held_out[index]]), self.model.device)
+                likelihoods, tokens, units = self.likelihoods(model, batch)
+                gained = likelihoods - batch["reference"]
+                loss = preference_loss(self.how, likelihoods, batch["reference"], tokens)
+                margin = gained[:, 0] - gained[:, 1]
+                columns = (
+                    loss,
+                    (margin > 0).float(),
+                    self.how.beta * margin,
+                    -gained.mean(1),
+                    units.sum(1),
+                    tokens.sum(1),
+                )
+                parts.append(torch.stack(columns).cpu())
+                tasks += [
+                    held_out.sources[source].task_names[held_out.sources[source].tasks[document]]
+                    for source, document in held_out.documents_of(index)
+                ]
         found = torch.cat(parts, dim=1)
         groups = {"dev_": torch.ones(len(tasks), dtype=torch.bool)}
         if len(names := sorted(set(tasks))) > 1:
@@ -242,21 +248,19 @@ class PreferenceOpened(UnitOpened):
     @torch.no_grad()
     def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
         """What the model replies, greedily, after what both replies of some held-out pairs begin with."""
-        training = model.training
-        model.eval()
-        found = []
-        for task, source, document in sample_documents(held_out, count):
-            tokenised = held_out.sources[source]
-            ids, train = tokenised.document(document)
-            middle = int(tokenised.column("side", document)[1])
-            chosen, rejected = ids[:middle].tolist(), ids[middle:].tolist()
-            start = int(train.argmax())
-            with any_length():
-                reply = continuation(model, chosen[:start], set(self.dialogue.ends), SAMPLING)
-            shown = (chosen[:start], reply, chosen[start:], rejected[start:])
-            names = ("prompt", "reply", "chosen", "rejected")
-            found.append({"task": task, **{n: self.tokenizer.decode(part) for n, part in zip(names, shown)}})
-        model.train(training)
+        with evaluating(model):
+            found = []
+            for task, source, document in sample_documents(held_out, count):
+                tokenised = held_out.sources[source]
+                ids, train = tokenised.document(document)
+                middle = int(tokenised.column("side", document)[1])
+                chosen, rejected = ids[:middle].tolist(), ids[middle:].tolist()
+                start = int(train.argmax())
+                with any_length():
+                    reply = continuation(model, chosen[:start], set(self.dialogue.ends), SAMPLING)
+                shown = (chosen[:start], reply, chosen[start:], rejected[start:])
+                names = ("prompt", "reply", "chosen", "rejected")
+                found.append({"task": task, **{n: self.tokenizer.decode(part) for n, part in zip(names, shown)}})
         return found
 
     # --- the finished model

@@ -12,6 +12,7 @@ from speechgpt.dialogue import Dialogue, Message
 from speechgpt.generation.generate import continuation
 from speechgpt.sampling import Sampling
 from speechgpt.vocab import EOA, SPEECHGPT, UnitVocab
+from stages.evaluating import evaluating
 from stages.held_out import sample_documents
 from stages.packing.attention import any_length
 from stages.packing.blocks import PackedBlocks
@@ -29,17 +30,15 @@ def sample_replies(
     """
     ends = {tokenizer.eos_token_id, vocab.special_ids.get(EOA) if vocab else None} - {None}
     opening = reply_opening(tokenizer, vocab)
-    training = model.training
-    model.eval()
-    samples = []
-    for task, source, document in sample_documents(held_out, count):
-        ids = held_out.sources[source].document(document)[0].tolist()
-        start = prompt_end(ids, opening)
-        with any_length():
-            reply = continuation(model, ids[:start], ends, SAMPLING)
-        prompt, written, expected = (tokenizer.decode(part) for part in (ids[:start], reply, ids[start:]))
-        samples.append({"task": task, "prompt": prompt, "reply": written, "expected": expected})
-    model.train(training)
+    with evaluating(model):
+        samples = []
+        for task, source, document in sample_documents(held_out, count):
+            ids = held_out.sources[source].document(document)[0].tolist()
+            start = prompt_end(ids, opening)
+            with any_length():
+                reply = continuation(model, ids[:start], ends, SAMPLING)
+            prompt, written, expected = (tokenizer.decode(part) for part in (ids[:start], reply, ids[start:]))
+            samples.append({"task": task, "prompt": prompt, "reply": written, "expected": expected})
     return samples
 
 

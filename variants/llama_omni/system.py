@@ -24,6 +24,7 @@ from speechgpt.checkpoint import FILE, CheckpointFacts
 from speechgpt.language_models.whole import open_tokenizer, open_whole
 from stages.config import Source
 from stages.counted import counted_logits
+from stages.evaluating import evaluating
 from stages.held_out import held_out_report, sample_documents
 from stages.packing.attention import takes_bounds
 from stages.packing.blocks import PackedBlocks, on_device
@@ -238,24 +239,22 @@ class SpeakingOpened(OmniOpened):
     def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
         """What the decoder says of some held-out answers: units, and sound in `samples/` where there is a vocoder."""
         assert self.model.decoder is not None
-        training = model.training
-        model.eval()
-        found = []
-        for number, (task, source, document) in enumerate(sample_documents(held_out, count)):
-            tokenised = held_out.sources[source]
-            length = int(tokenised.lengths[document])
-            block = PackedBlocks([(tokenised, np.array([document]), 1.0)], length, None, held_out.pad, 0)[0]
-            batch = on_device(self.collator()([block]), self.model.device)
-            batch["said_frames"] = batch["said_lengths"] * self.config.decoder.upsample  # as in use
-            said = collapse(self.unit_logits(model, batch)[0].argmax(-1).tolist(), self.model.decoder.blank)
-            text = self.tokenizer.decode(batch["input_ids"].flatten()[batch["said"]], skip_special_tokens=True)
-            target = batch["units"].tolist()
-            sample = {"task": task, "text": text, "units": said, "expected": target}
-            found.append(sample | {"unit_error": round(edit_distance(target, said) / len(target), 4)})
-            if self.vocoder is not None and said:
-                units = Units(tuple(said), None, self.vocoder.codebook)
-                save_wav(self.config.at(self.config.out) / f"samples/{number}.wav", self.vocoder.decode(units))
-        model.train(training)
+        with evaluating(model):
+            found = []
+            for number, (task, source, document) in enumerate(sample_documents(held_out, count)):
+                tokenised = held_out.sources[source]
+                length = int(tokenised.lengths[document])
+                block = PackedBlocks([(tokenised, np.array([document]), 1.0)], length, None, held_out.pad, 0)[0]
+                batch = on_device(self.collator()([block]), self.model.device)
+                batch["said_frames"] = batch["said_lengths"] * self.config.decoder.upsample  # as in use
+                said = collapse(self.unit_logits(model, batch)[0].argmax(-1).tolist(), self.model.decoder.blank)
+                text = self.tokenizer.decode(batch["input_ids"].flatten()[batch["said"]], skip_special_tokens=True)
+                target = batch["units"].tolist()
+                sample = {"task": task, "text": text, "units": said, "expected": target}
+                found.append(sample | {"unit_error": round(edit_distance(target, said) / len(target), 4)})
+                if self.vocoder is not None and said:
+                    units = Units(tuple(said), None, self.vocoder.codebook)
+                    save_wav(self.config.at(self.config.out) / f"samples/{number}.wav", self.vocoder.decode(units))
         return found
 
     @functools.cached_property

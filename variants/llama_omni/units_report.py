@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stages.evaluating import evaluating
 from stages.packing.blocks import PackedBlocks
 from units.dataset.measures.information import edit_distance
 from variants.llama_omni.network.ctc import collapse, ctc_loss, frames_needed
@@ -36,27 +37,25 @@ def units_report(
         logits_of: of a block: logits (S, U, K + 1), and the batch with the answers.
         upsample: frames of a token in use.
     """
-    training = model.training
-    model.eval()
-    loss = 0.0
-    answers = blanks = frames = wrong = units = refused = 0
-    for index in range(min(blocks, len(held_out))):
-        logits, batch = logits_of(held_out[index])
-        counts, lengths = batch["unit_counts"].tolist(), batch["said_lengths"].tolist()
-        loss += float(ctc_loss(logits, batch["said_frames"], batch["units"], batch["unit_counts"]))
-        blank = logits.shape[-1] - 1
-        targets = [row.tolist() for row in batch["units"].split(counts)]
-        for said, frame_count, target, tokens in zip(
-            logits.argmax(-1), batch["said_frames"].tolist(), targets, lengths, strict=True
-        ):
-            symbols = said[:frame_count].tolist()
-            answers += 1
-            frames += frame_count
-            blanks += symbols.count(blank)
-            wrong += edit_distance(target, collapse(symbols, blank))
-            units += len(target)
-            refused += frames_needed(target) > tokens * upsample
-    model.train(training)
+    with evaluating(model):
+        loss = 0.0
+        answers = blanks = frames = wrong = units = refused = 0
+        for index in range(min(blocks, len(held_out))):
+            logits, batch = logits_of(held_out[index])
+            counts, lengths = batch["unit_counts"].tolist(), batch["said_lengths"].tolist()
+            loss += float(ctc_loss(logits, batch["said_frames"], batch["units"], batch["unit_counts"]))
+            blank = logits.shape[-1] - 1
+            targets = [row.tolist() for row in batch["units"].split(counts)]
+            for said, frame_count, target, tokens in zip(
+                logits.argmax(-1), batch["said_frames"].tolist(), targets, lengths, strict=True
+            ):
+                symbols = said[:frame_count].tolist()
+                answers += 1
+                frames += frame_count
+                blanks += symbols.count(blank)
+                wrong += edit_distance(target, collapse(symbols, blank))
+                units += len(target)
+                refused += frames_needed(target) > tokens * upsample
     return {
         "dev_unit_loss": round(loss / units, 4),
         "dev_blank_share": round(blanks / frames, 4),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.sampling import Sampling
+from stages.evaluating import evaluating
 from stages.held_out import sample_documents
 from stages.packing.attention import BY_DOCUMENT, takes_bounds
 from stages.packing.blocks import PackedBlocks, on_device
@@ -127,26 +128,26 @@ class ListeningOpened(Opened):
     @torch.no_grad()
     def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
         """Replies to some held-out documents."""
-        training = model.training
-        model.eval()
-        found = []
-        for task, source, document in sample_documents(held_out, count):
-            tokenised = held_out.sources[source]
-            ids, train = tokenised.document(document)
-            start = int(train.argmax()) or len(ids)
-            columns = {name: torch.from_numpy(tokenised.column(name, document).copy()) for name in tokenised.columns}
-            columns |= {f"{name}_start": torch.zeros(len(column)) for name, column in columns.items()}
-            block = {name: torch.from_numpy(ids.astype("int64")) for name in COMMON} | columns
-            batch = self.inputs(on_device(self.collator()([self.plain(block)]), self.model.device))
-            frames = batch["frames"].tolist() if "frames" in batch else []
-            states = [one[:size] for one, size in zip(batch.get("states", ()), frames)]
-            prompt = Row(ids[:start].tolist(), [False] * start, columns["places"].tolist())
-            (reply,) = replies(self.model, [prompt], states, ends_of(self.model.llm, self.tokenizer), SAMPLING)
-            places = set(prompt.places)
-            asked = [token for place, token in enumerate(prompt.ids) if place not in places]
-            written, answered, expected = (self.tokenizer.decode(part) for part in (asked, reply, ids[start:]))
-            found.append({"task": task, "prompt": written, "reply": answered, "expected": expected})
-        model.train(training)
+        with evaluating(model):
+            found = []
+            for task, source, document in sample_documents(held_out, count):
+                tokenised = held_out.sources[source]
+                ids, train = tokenised.document(document)
+                start = int(train.argmax()) or len(ids)
+                columns = {
+                    name: torch.from_numpy(tokenised.column(name, document).copy()) for name in tokenised.columns
+                }
+                columns |= {f"{name}_start": torch.zeros(len(column)) for name, column in columns.items()}
+                block = {name: torch.from_numpy(ids.astype("int64")) for name in COMMON} | columns
+                batch = self.inputs(on_device(self.collator()([self.plain(block)]), self.model.device))
+                frames = batch["frames"].tolist() if "frames" in batch else []
+                states = [one[:size] for one, size in zip(batch.get("states", ()), frames)]
+                prompt = Row(ids[:start].tolist(), [False] * start, columns["places"].tolist())
+                (reply,) = replies(self.model, [prompt], states, ends_of(self.model.llm, self.tokenizer), SAMPLING)
+                places = set(prompt.places)
+                asked = [token for place, token in enumerate(prompt.ids) if place not in places]
+                written, answered, expected = (self.tokenizer.decode(part) for part in (asked, reply, ids[start:]))
+                found.append({"task": task, "prompt": written, "reply": answered, "expected": expected})
         return found
 
     # --- the finished model

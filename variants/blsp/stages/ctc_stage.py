@@ -19,6 +19,7 @@ from torch import Tensor
 
 from eval.metrics import word_error_rate
 from stages.config import Source
+from stages.evaluating import evaluating
 from stages.held_out import SOME_BLOCKS
 from stages.packing.blocks import PackedBlocks, on_device
 from stages.planning.size import Size, count
@@ -92,20 +93,18 @@ class CtcOpened(BlspOpened):
     @torch.no_grad()
     def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
         """Loss of a token, and word error rate, on the first so many held-out blocks."""
-        training = model.training
-        model.eval()
-        losses, tokens = 0.0, 0
-        pairs: list[tuple[str, str]] = []
-        for index in range(min(blocks, len(held_out))):
-            batch = on_device(self.collator()([held_out[index]]), self.model.device)
-            scores = model(**self.heard_inputs(batch))
-            counts = self.counts(batch)
-            said = self.model.head.columns(batch["said"])
-            losses += float(ctc_loss(scores, counts, said, batch["said_counts"].tolist()))
-            tokens += int(batch["said_counts"].sum())
-            expected = [part.tolist() for part in batch["said"].split(batch["said_counts"].tolist())]
-            pairs += [(self._text(one), self._text(two)) for one, two in zip(expected, self._heard(scores, counts))]
-        model.train(training)
+        with evaluating(model):
+            losses, tokens = 0.0, 0
+            pairs: list[tuple[str, str]] = []
+            for index in range(min(blocks, len(held_out))):
+                batch = on_device(self.collator()([held_out[index]]), self.model.device)
+                scores = model(**self.heard_inputs(batch))
+                counts = self.counts(batch)
+                said = self.model.head.columns(batch["said"])
+                losses += float(ctc_loss(scores, counts, said, batch["said_counts"].tolist()))
+                tokens += int(batch["said_counts"].sum())
+                expected = [part.tolist() for part in batch["said"].split(batch["said_counts"].tolist())]
+                pairs += [(self._text(one), self._text(two)) for one, two in zip(expected, self._heard(scores, counts))]
         rate = word_error_rate([one for one, _ in pairs], [two for _, two in pairs]).value
         report = {"dev_ctc_loss": round(losses / max(1, tokens), 4)}
         return report | ({} if rate is None else {"dev_wer": round(rate, 4)})
@@ -113,18 +112,16 @@ class CtcOpened(BlspOpened):
     @torch.no_grad()
     def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
         """What is heard in some held-out recordings."""
-        training = model.training
-        model.eval()
-        found: list[dict[str, Any]] = []
-        for index in range(min(SOME_BLOCKS, len(held_out))):
-            batch = on_device(self.collator()([held_out[index]]), self.model.device)
-            replies = self._heard(model(**self.heard_inputs(batch)), self.counts(batch))
-            expected = batch["said"].split(batch["said_counts"].tolist())
-            for said, reply in zip(expected, replies):
-                found.append({"task": "ctc", "reply": self._text(reply), "expected": self._text(said.tolist())})
-            if len(found) >= count:
-                break
-        model.train(training)
+        with evaluating(model):
+            found: list[dict[str, Any]] = []
+            for index in range(min(SOME_BLOCKS, len(held_out))):
+                batch = on_device(self.collator()([held_out[index]]), self.model.device)
+                replies = self._heard(model(**self.heard_inputs(batch)), self.counts(batch))
+                expected = batch["said"].split(batch["said_counts"].tolist())
+                for said, reply in zip(expected, replies):
+                    found.append({"task": "ctc", "reply": self._text(reply), "expected": self._text(said.tolist())})
+                if len(found) >= count:
+                    break
         return found[:count]
 
     def _heard(self, scores: Tensor, counts: list[int]) -> list[list[int]]:
