@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from speechgpt.answers import Piece
 from speechgpt.dialogue import Dialogue
 from units.codebook import Units
@@ -84,16 +82,14 @@ class _Speech:
     def push(self, units: Sequence[int]) -> Iterator[Piece]:
         if units:
             self._begun = True
-            yield from self._piece(self._stream.push(Units(tuple(units), None, self._codebook)))
+            wav = self._stream.push(Units(tuple(units), None, self._codebook))
+            if len(wav):
+                yield Piece(wav=wav)
 
     def finish(self) -> Iterator[Piece]:
         """The rest; nothing where the reply was cut off before its speech."""
         if self._begun:
-            yield from self._piece(self._stream.finish())
-
-    def _piece(self, wav: np.ndarray) -> Iterator[Piece]:
-        if len(wav):
-            yield Piece(wav=wav)
+            yield from (Piece(wav=wav) for wav in self._stream.finish())
 
 
 def _gained(before: str, now: str) -> str:

@@ -6,7 +6,7 @@ of the past and holds back that much of the newest frames, so the joined pieces 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -96,10 +96,10 @@ class UnitStream:
         self._add(*self._timer.add(ids, durations))
         return self._synthesise(len(self._frames) - self._right)
 
-    def finish(self) -> np.ndarray:
-        """End the utterance; returns the rest of the wav (T,)."""
+    def finish(self) -> Iterator[np.ndarray]:
+        """End the utterance; gives the rest of the wav, in pieces (T,) as they are made: here in one."""
         self._add(*self._timer.add(NOTHING, None, last=True))
-        return self._synthesise(len(self._frames))
+        yield self._synthesise(len(self._frames))
 
     def _add(self, ids: Tensor, durations: Tensor) -> None:
         self._frames = torch.cat([self._frames, ids.repeat_interleave(durations)])
@@ -133,12 +133,13 @@ class MelStream:
 
     def push(self, ids: Tensor, durations: Tensor | None = None) -> np.ndarray:
         """As UnitStream.push."""
-        return self._blocks.push(*run_frames(*self._timer.add(ids, durations))).numpy()
+        self._blocks.add(*run_frames(*self._timer.add(ids, durations)))
+        return torch.cat([torch.zeros(0), *self._blocks.sounds()]).numpy()
 
-    def finish(self) -> np.ndarray:
-        """As UnitStream.finish."""
-        rest = self._blocks.push(*run_frames(*self._timer.add(NOTHING, None, last=True)))
-        return torch.cat([rest, self._blocks.finish()]).numpy()
+    def finish(self) -> Iterator[np.ndarray]:
+        """As UnitStream.finish; a piece for each block."""
+        self._blocks.add(*run_frames(*self._timer.add(NOTHING, None, last=True)))
+        return (sound.numpy() for sound in self._blocks.sounds(last=True))
 
 
 class WholeStream:
@@ -155,7 +156,7 @@ class WholeStream:
         self._durations.append(durations)
         return np.zeros(0, np.float32)
 
-    def finish(self) -> np.ndarray:
-        """End the utterance; returns the whole wav."""
+    def finish(self) -> Iterator[np.ndarray]:
+        """End the utterance; gives the whole wav."""
         known = [one for one in self._durations if one is not None]
-        return self._decode(torch.cat(self._ids), torch.cat(known) if len(known) == len(self._ids) else None)
+        yield self._decode(torch.cat(self._ids), torch.cat(known) if len(known) == len(self._ids) else None)

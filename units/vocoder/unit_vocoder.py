@@ -218,9 +218,7 @@ class UnitVocoder(nn.Module):
             wav = stream.push(piece)
             if len(wav):
                 yield wav
-        wav = stream.finish()
-        if len(wav):
-            yield wav
+        yield from stream.finish()
 
     def open_stream(
         self, predict_durations: bool = False, speaker: int | str = 0, lookahead: int | None = None
@@ -330,14 +328,14 @@ class VocoderStream:
         return self._stream.push(torch.tensor(units.ids), torch.tensor(units.durations) if known else None)
 
     @torch.inference_mode()
-    def finish(self) -> np.ndarray:
-        """End the utterance; returns the rest of the wav.
+    def finish(self) -> Iterator[np.ndarray]:
+        """End the utterance; gives the rest of the wav, in pieces (T,) as they are made.
 
         Raises: VocoderError if there were no units.
         """
         if not self._count:
             raise _no_units()
-        return self._stream.finish()
+        yield from (wav for wav in self._stream.finish() if len(wav))
 
 
 def _no_units() -> VocoderError:

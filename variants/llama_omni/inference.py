@@ -207,15 +207,17 @@ class LlamaOmni(Listener):
             if len(wav):
                 wavs.append(wav)
                 yield Piece(wav=wav)
-        rest = SILENCE if speech is None else speech.finish()
-        wavs += [rest] if len(rest) else []
         whole = self._decode(ids)
+        if whole.startswith(shown) and whole != shown:
+            yield Piece(text=whole[len(shown) :])
+        for wav in () if speech is None else speech.finish():
+            wavs.append(wav)
+            yield Piece(wav=wav)
         answer = self._answered_with(
             asked, ids, [] if speech is None else speech.units, np.concatenate(wavs) if wavs else None
         )
         (answer,) = self._heard([heard], [answer])
-        text = whole[len(shown) :] if whole.startswith(shown) else ""
-        yield Piece(text=text, wav=rest if len(rest) else None, answer=answer)
+        yield Piece(answer=answer)
 
     def transcribe(self, sound: Sound, sampling: Sampling = Sampling()) -> str:
         """Write down what is said in a sound: the LLM is asked to repeat it."""

@@ -7,7 +7,8 @@ as chunks are joined exactly. `islands` decodes each chunk alone, as the publish
 from __future__ import annotations
 
 import time
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from units.vocoder.unit_vocoder import UnitVocoder
 from variants.llama_omni.network.ctc import CtcStream
 from variants.llama_omni.network.decoder import SpeechDecoder
 
+T = TypeVar("T")
 Join = Literal["exact", "islands"]
 SILENCE = np.zeros(0, np.float32)
 
@@ -26,7 +28,7 @@ class SoundStream(Protocol):
     """Units to sound, some at a time."""
 
     def push(self, units: Units) -> np.ndarray: ...
-    def finish(self) -> np.ndarray: ...
+    def finish(self) -> Iterator[np.ndarray]: ...
 
 
 class IslandStream:
@@ -38,8 +40,8 @@ class IslandStream:
     def push(self, units: Units) -> np.ndarray:
         return self._vocoder.decode(units) if units.ids else SILENCE
 
-    def finish(self) -> np.ndarray:
-        return SILENCE
+    def finish(self) -> Iterator[np.ndarray]:
+        return iter(())
 
 
 def sound_stream(vocoder: UnitVocoder, join: Join = "exact") -> SoundStream:
@@ -85,25 +87,31 @@ class AnswerSpeech:
         self._waiting += new
         return self._spoken() if len(self._waiting) >= self._omega else SILENCE
 
-    def finish(self) -> np.ndarray:
-        """End the answer; returns the rest of the wav."""
+    def finish(self) -> Iterator[np.ndarray]:
+        """End the answer; gives the rest of the wav, in pieces as they are made."""
         rest = self._spoken()
+        if len(rest):
+            yield rest
         if self._sound is None or not self.units:
-            return rest
-        began = time.perf_counter()
-        last = self._sound.finish()
-        self.seconds["vocoder"] += time.perf_counter() - began
-        return np.concatenate([rest, last])
+            return
+        pieces = self._sound.finish()
+        while (piece := self._timed(lambda: next(pieces, None))) is not None:
+            yield piece
 
     def _spoken(self) -> np.ndarray:
         """Give the vocoder all units that wait."""
         units, self._waiting = self._waiting, []
         if self._sound is None or not units:
             return SILENCE
+        sound = self._sound
+        return self._timed(lambda: sound.push(Units(tuple(units), None, self._codebook)))
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        """What the vocoder gives; its time is added up."""
         began = time.perf_counter()
-        wav = self._sound.push(Units(tuple(units), None, self._codebook))
+        found = work()
         self.seconds["vocoder"] += time.perf_counter() - began
-        return wav
+        return found
 
 
 def most_likely(decoder: SpeechDecoder, tokens: Tensor, lengths: list[int]) -> list[list[int]]:

@@ -10,6 +10,7 @@ N unit frames (50 a second), F mel frames (100 a second), M mels, S spectrum bin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -48,20 +49,20 @@ class MelBlocks:
         self._first = 0  # the utterance's frame that self._ids begins with
         self._next = 0  # the first frame whose log-mels are not computed yet
 
-    def push(self, ids: Tensor, runs: Tensor) -> Tensor:
-        """Add frames: their units int64 (N,) and run features (N, 2). Returns the sound (T,) that they complete."""
+    def add(self, ids: Tensor, runs: Tensor) -> None:
+        """Add frames: their units int64 (N,) and run features (N, 2)."""
         self._ids, self._runs = torch.cat([self._ids, ids]), torch.cat([self._runs, runs])
-        sound = []
-        while self._waiting >= self._size + self._reach:
-            sound.append(self._inverse.push(self._log_mels()))
-        return torch.cat(sound) if sound else torch.zeros(0)
 
-    def finish(self) -> Tensor:
-        """End the utterance; returns the rest of its sound (T,)."""
-        sound = []
-        while self._waiting:
-            sound.append(self._inverse.push(self._log_mels()))
-        return torch.cat([*sound, self._inverse.finish()])
+    def sounds(self, last: bool = False) -> Iterator[Tensor]:
+        """The sound (T,) of each block whose frames are there, as it is made.
+
+        Args:
+            last: no more frames will come; the rest of the utterance's sound follows.
+        """
+        while self._waiting >= self._size + self._reach or (last and self._waiting):
+            yield self._inverse.push(self._log_mels())
+        if last:
+            yield self._inverse.finish()
 
     @property
     def _waiting(self) -> int:

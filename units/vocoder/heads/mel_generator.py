@@ -79,7 +79,8 @@ class MelGenerator(nn.Module):
     def _in_blocks(self, ids: Tensor, runs: Tensor) -> Tensor:
         """Frames of a whole utterance to a wav, as a stream of them gives it."""
         blocks = MelBlocks(self)
-        return torch.cat([blocks.push(ids, runs), blocks.finish()])
+        blocks.add(ids, runs)
+        return torch.cat([*blocks.sounds(last=True)])
 
     def log_mels(self, ids: Tensor, runs: Tensor, wanted: slice | None = None) -> Tensor:
         """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2). wanted: as in forward."""
