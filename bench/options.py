@@ -16,8 +16,8 @@ WARM_UP = 3  # steps that are not timed
 class TrainOptions:
     """What is trained, and what is written."""
 
-    shape: Literal["toy", "1b"] = "toy"
-    """toy or 1b."""
+    shape: Literal["toy", "smol", "1b"] = "toy"
+    """toy, smol (SmolLM2-135M, widened) or 1b."""
     steps: int = 60
     """Steps of each training; the first three are not timed."""
     batch: int = 6

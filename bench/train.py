@@ -2,6 +2,7 @@
 
     python -m bench.train --steps 6 --units 1000000          # a minute: a quick run
     python -m bench.train                                    # the figures, on two cores or one GPU
+    python -m bench.train --shape smol --batch 2 --steps 8 --units 1000000              # a real small LLM, two cores
     python -m bench.train --shape 1b --block 2048 --batch 8  # a GPU: MFU, and memory with and without the fused loss
     python -m bench.train --shape 1b --block 2048 --batch 1 --checkpointing             # a GPU of 24 GB
 

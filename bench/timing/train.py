@@ -41,6 +41,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 1024,
         "tie_word_embeddings": True,
     },
+    "smol": {  # SmolLM2-135M-Instruct, widened by 500 units
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49664,
+        "tie_word_embeddings": True,
+    },
     "1b": {
         "hidden_size": 2048,
         "num_hidden_layers": 22,
