@@ -170,6 +170,26 @@ def test_the_head_mel_streams_within_its_delay() -> None:
         assert samples % (16 * 320) == 0 and samples >= (frames - wait) * 320, (frames, samples)
 
 
+def test_the_rest_of_an_utterance_comes_block_by_block() -> None:
+    """The first sound of units that come all at once does not wait for the last."""
+    vocoder = UnitVocoder(CODEBOOK, MEL).eval()
+    units = Units((1, 2, 3, 4, 5), (20,) * 5, CODEBOOK)
+    stream = vocoder.open_stream()
+    pushed = stream.push(units)
+    rest = [*stream.finish()]
+    assert len(rest) > 1 and all(0 < len(piece) <= 16 * 320 for piece in rest)
+    np.testing.assert_array_equal(np.concatenate([pushed, *rest]), vocoder.decode(units))
+
+
+@pytest.mark.parametrize("wanted", [slice(0, 4), slice(7, 12), slice(26, 30), slice(0, 30)])
+def test_log_mels_of_some_frames_are_those_of_all(wanted: slice) -> None:
+    generator = UnitVocoder(CODEBOOK, dataclasses.replace(MEL, slow_blocks=2, fast_blocks=3)).eval().network.generator
+    ids, runs = torch.arange(30) % K, torch.rand(30, 2, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        every, some = generator.log_mels(ids, runs), generator.log_mels(ids, runs, wanted)
+    torch.testing.assert_close(some, every[2 * wanted.start : 2 * wanted.stop], atol=1e-5, rtol=1e-5)
+
+
 def test_a_block_continues_the_block_before() -> None:
     """A steady tone has no step and no dip where blocks meet."""
     spectrogram = MelSpectrogram(80, iterations=40)
