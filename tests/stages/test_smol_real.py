@@ -1,4 +1,4 @@
-"""The preset smol on the real SmolLM2: data by the commands of make data; a few steps of each stage, with a resume."""
+"""The preset smol on the real SmolLM2: data by the commands of make data; thirty steps of each stage, with a resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from units.runtime.command import SOME_REFUSED
 
 ROOT = Path(__file__).parents[2]
 LLM = ROOT / "runs/real/smollm2-135m-instruct"
-STEPS = 4
+STEPS = 30
 SENTENCES = "the cat sat on the mat|bread needs time and water|we walked home in the rain|she reads a book every week"
 
 
@@ -74,7 +74,7 @@ def called(command: Any, *arguments: object) -> None:
 def config_of(monkeypatch: pytest.MonkeyPatch, run: Path, stage: str) -> StageConfig:
     """The preset's own file, at a few steps, of one block each."""
     config = parsed(monkeypatch, str(CONFIGS / f"smol/{stage}.yaml"), "--run", str(run), "--threads", "1")
-    training = {**config.training, "max_steps": STEPS, "save_steps": 2, "eval_steps": 100, "logging_steps": 1}
+    training = {**config.training, "max_steps": STEPS, "save_steps": STEPS, "eval_steps": 100, "logging_steps": 1}
     training |= {"per_device_train_batch_size": 1, "warmup_steps": 0, "disable_tqdm": True, "save_total_limit": None}
     changes = {"batch": 1, "dev_documents": 4, "samples": 1, "training": training, "seed": 1}
     if stage == "stage1":
@@ -94,7 +94,7 @@ def perplexity(folder: Path) -> float:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_few_steps_of_each_stage_with_a_stop_in_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thirty_steps_of_each_stage_with_a_stop_in_each(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for stage in ("stage1", "stage2", "stage3"):
         config = config_of(monkeypatch, run, stage)
         with monkeypatch.context() as patch:  # as SIGTERM in step 2: a checkpoint, then exit code 143
@@ -114,7 +114,8 @@ def test_a_few_steps_of_each_stage_with_a_stop_in_each(run: Path, monkeypatch: p
             shutil.rmtree(checkpoint)  # 1.6 GB each
     model = AutoModelForCausalLM.from_pretrained(run / "stage3")
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight  # still tied
-    assert perplexity(run / "stage3") < 3 * perplexity(LLM)
+    # these are a dozen sentences, seen again and again: the preset's own data must keep it within 1.15 times
+    assert perplexity(run / "stage3") < 2 * perplexity(LLM)
 
 
 def asks_in_step(number: int):
