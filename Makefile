@@ -543,7 +543,7 @@ $(RUN)/stage%/speechgpt.json: | $(INSTALLED)
 	@$(LAUNCH) stages.train $(CONFIGS)/stage$*.yaml --run $(RUN)$(if $(ARGS), $(ARGS))
 
 # Preferences: each reply of the training set is spoken several times, and paired by what is understood of it.
-PAIRS_toy := --limit 1500 --candidates 3 --temperature 0.8 --recorded true
+PAIRS_toy := --limit 1500 --candidates 3 --recorded true
 $(RUN)/preferences.jsonl.gz: | $(RUN)/stage3/speechgpt.json $(RUN)/data/build.json
 	@echo "[1/4] stage 4: replies are spoken again, and what is understood is paired with what is not"
 	@$(PYTHON) -m instruct_data.preferences $(RUN)/stage3 $(RUN)/data/chain.jsonl.gz $@ $(PAIRS_$(PRESET)) $(PAIRS)
