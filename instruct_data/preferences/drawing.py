@@ -95,8 +95,8 @@ class PairDrawer:
                 drawn = generate(self.gpt.model, dialogue, [prompts[i] for i in some], form, sampling)
                 units |= {i: tuple(dialogue.vocab.decode(ids)) for i, ids in zip(some, drawn) if dialogue.ended(ids)}
         found = []
-        for number, what in enumerate(spoken):
-            rows = range(number * how.candidates, (number + 1) * how.candidates)
+        for place, what in enumerate(spoken):
+            rows = range(place * how.candidates, (place + 1) * how.candidates)
             group = [Candidate(what.whole(units[i])) for i in rows if units.get(i)]
             found.append([*group, Candidate(what.recorded, drawn=False)] if how.recorded else group)
         return found
