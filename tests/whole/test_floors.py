@@ -15,7 +15,7 @@ HOUSE = ("units", "speechgpt", "instruct_data", "stages", "eval", "variants")
 FLOORS = {
     "units": (),
     "speechgpt": ("units",),
-    "instruct_data": ("units", "speechgpt", "eval.asr", "eval.metrics", "eval.signal"),
+    "instruct_data": ("units", "speechgpt", "eval.asr", "eval.judge", "eval.metrics", "eval.signal"),
     "stages": ("units", "speechgpt", "instruct_data.build.records", "instruct_data.build.preference_sets"),
     "eval": ("units", "speechgpt", "instruct_data.text", "instruct_data.speech"),
     "variants": ("units", "speechgpt", "instruct_data", "stages", "eval"),
