@@ -38,7 +38,7 @@ class Spoken(Protocol):
 
     @property
     def asked(self) -> str | Ids:
-        """What a judge is told was asked: a text, or units that are yet to be transcribed."""
+        """The question for the judge: a text, or units, which are transcribed first."""
 
     def prompt(self, dialogue: Dialogue) -> tuple[list[int], Form | KnownTexts]:
         """Token ids after which it is spoken, and the form of what follows them."""
