@@ -253,7 +253,8 @@ class SpeechGPT:
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
         """Write down what is said in several sounds at once."""
         self._require("transcribe")
-        return self._written([self._prompt(asr_prompt(units)) for units in self._encoded(sounds)], sampling)
+        prompts = [self._prompt(asr_prompt(units)) for units in self._encoded(sounds)]
+        return self._written(prompts, sampling.of_transcripts)
 
     def likelihoods(self, sounds: Sequence[Sound]) -> list[Likelihood]:
         """Log-likelihood of the units of each sound, behind `<sosp>` as stage 1 trains on them.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from units.runtime.settings import check_types
 
 MOST_SEED = 2**32 - 1  # candidates add to it; torch takes 64 bits
 MOST_CANDIDATES = 100
+LOOP = 24  # tokens at the end of a reply that show that it only repeats itself
+MOST_LOOPED = 6  # tokens of what it repeats, at most
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Sampling:
     """Makes random draws repeatable."""
     candidates: int = 3
     """Speak a reply up to this many times, until the model understands it (self-verification); 1 turns that off."""
+    end_loops: bool = False
+    """End a reply whose last 24 tokens say one phrase, of at most 6 tokens, over and over; transcripts always do."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -40,3 +45,14 @@ class Sampling:
         ):
             if not fits:
                 raise ValueError(f"{name} is {value}; allowed: {allowed}")
+
+    @property
+    def of_transcripts(self) -> Sampling:
+        """The same for a transcript: a model that has lost the thread would repeat a word until its context is full."""
+        return replace(self, end_loops=True)
+
+
+def loops(ids: Sequence[int]) -> bool:
+    """Whether the last LOOP tokens are one phrase of at most MOST_LOOPED tokens over and over."""
+    last = list(ids[-LOOP:])
+    return len(last) == LOOP and any(last[:-size] == last[size:] for size in range(1, MOST_LOOPED + 1))

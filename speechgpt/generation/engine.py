@@ -27,7 +27,7 @@ from speechgpt.dialogue import Dialogue
 from speechgpt.generation.grammar import Form, Grammar, grammar_of
 from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.shared import check_stop
-from speechgpt.sampling import Sampling
+from speechgpt.sampling import Sampling, loops
 
 BIAS = 100.0  # OpenAI's largest: a token is as good as certain, or as good as forbidden
 MOST_BIASED = 2048  # tokens in one request; where more are allowed, those that were drawn and are not are forbidden
@@ -139,6 +139,10 @@ class Engine:
         room, ends = min(sampling.max_new_tokens, self.context - len(prompt)), sorted(dialogue.ends)
         reply: list[int] = []
         state = torch.tensor([begin])
+
+        def over() -> bool:
+            return len(reply) == room or dialogue.ended(reply) or (sampling.end_loops and loops(reply))
+
         while True:
             stream, wrong = self._stream(prompt + reply, sampling, room - len(reply), ends), None
             with closing(stream):
@@ -149,14 +153,14 @@ class Engine:
                     reply.append(token)
                     state = grammar.after(state, torch.tensor([token]))
                     yield token
-                    if len(reply) == room or dialogue.ended(reply):
+                    if over():
                         return
             # An engine may also have ended where none may end, or keep the end to itself.
             token = self._drawn_again(prompt + reply, grammar.allowed(state)[0], wrong, sampling)
             reply.append(token)
             state = grammar.after(state, torch.tensor([token]))
             yield token
-            if len(reply) == room or dialogue.ended(reply):
+            if over():
                 return
 
     def _drawn_again(self, ids: list[int], allowed: torch.Tensor, wrong: int | None, sampling: Sampling) -> int:

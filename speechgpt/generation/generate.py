@@ -24,7 +24,7 @@ from speechgpt.generation.grammar import Form, Grammar, grammar_of
 from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.padding import left_padded
 from speechgpt.generation.shared import Draw, check_stop, shared
-from speechgpt.sampling import Sampling
+from speechgpt.sampling import Sampling, loops
 
 LanguageModel: TypeAlias = PreTrainedModel | Engine  # runs here, or in an inference engine
 
@@ -113,11 +113,15 @@ def _draws(
             f"the prompt has {longest} tokens and this model's context is {context}; give less audio or text"
         )
     choose = _chooser(sampling, model.device)
+
+    def over(reply: list[int]) -> bool:
+        return ended(reply) or (sampling.end_loops and loops(reply))
+
     room = [min(sampling.max_new_tokens, context - len(prompt)) for prompt in prompts]
     together = shared(model)
     if together is not None:
         greedy = sampling.temperature == 0
-        yield from together.draw(Draw(prompts, pad, ended, grammar, choose, greedy, room, embed, observe))
+        yield from together.draw(Draw(prompts, pad, over, grammar, choose, greedy, room, embed, observe))
         return
     ids, mask = left_padded(prompts, pad, model.device)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
@@ -146,7 +150,7 @@ def _draws(
         for number, (reply, token) in enumerate(zip(replies, tokens)):
             if token is not None:
                 reply.append(token)
-                room[number] = 0 if ended(reply) else room[number] - 1
+                room[number] = 0 if over(reply) else room[number] - 1
         given, mask = {"input_ids": chosen[:, None]}, torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         positions = (positions[:, -1:] + 1).clamp(max=context - 1)  # finished rows would run past the context
 

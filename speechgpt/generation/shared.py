@@ -209,7 +209,6 @@ class SharedModel:
             self._changed.notify()
 
     def _run(self) -> None:
-        torch.set_num_threads(self._cores)
         with torch.inference_mode():
             while True:
                 with self._changed:
@@ -220,6 +219,7 @@ class SharedModel:
                             return
                     jobs, self._jobs = self._jobs, {}
                     taken = self._taken()
+                torch.set_num_threads(self._threads(taken))
                 for called in jobs.values():
                     work_together(called)
                 self._join(taken)
@@ -228,6 +228,14 @@ class SharedModel:
                     if not self._guarded(draws, lambda batch=batch: self._step(batch)):  # type: ignore[misc]
                         batch.rows = []
                 self._batches = [batch for batch in self._batches if batch.rows]
+
+    def _threads(self, taken: Sequence[Draw]) -> int:
+        """Threads that the model runs on: all, but for those that the callers of several draws are busy with.
+
+        A core that two threads want holds up the whole step: all of them wait at its end.
+        """
+        callers = len(taken) + len({id(row.draw) for batch in self._batches for row in batch.rows})
+        return self._cores if callers < 2 else max(1, self._cores - callers)
 
     def _guarded(self, draws: Sequence[Draw], work: Callable[[], None]) -> bool:
         """Do some work for draws; its error is theirs."""

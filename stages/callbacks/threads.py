@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ FIRST = 4  # steps before the first trial: the first ones allocate memory
 EVERY = 100  # steps on all threads until the next trial
 AGAIN, LONGEST = 25, 200  # steps on one thread until the next trial: the first time, and at most
 TRIAL = 3  # steps of a trial on each number of threads
+RECENT = 5  # steps on all threads whose median is compared with one thread's
 PAYS = 1.15  # all threads are used if they are so many times as fast as one
 
 
@@ -20,9 +22,10 @@ class FastestThreads(TrainerCallback):
     """Trains on one thread or on all, whichever is faster at the time.
 
     A few steps are timed on one thread and on all by turns, and again later, since a process that starts beside the
-    training slows many threads down far more than one. A step on all threads that is slower than those on one ends the
-    trial; the next one comes soon, as the step may have been a slow one by chance, and then after twice as many steps
-    each time. All are the threads that torch has at the start of the training (OMP_NUM_THREADS, or the cores).
+    training slows many threads down far more than one; at once, if steps on all threads take longer than those on one
+    thread did. A step on all threads that is slower than those on one ends the trial; the next one comes soon, as the
+    step may have been a slow one by chance, and then after twice as many steps each time. All are the threads that
+    torch has at the start of the training (OMP_NUM_THREADS, or the cores).
     """
 
     def __init__(self) -> None:
@@ -30,6 +33,8 @@ class FastestThreads(TrainerCallback):
         self._next_trial = FIRST  # steps until then
         self._wait = AGAIN  # steps after the next trial that one thread wins
         self._seconds: dict[int, list[float]] = {}
+        self._one = 0.0  # of a step on one thread, in the last trial
+        self._recent: deque[float] = deque(maxlen=RECENT)  # of the last steps on all threads
         self._began = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs) -> None:
@@ -42,20 +47,28 @@ class FastestThreads(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs) -> None:
+        seconds, threads = time.perf_counter() - self._began, torch.get_num_threads()
         if self._next_trial:
-            self._next_trial -= 1
+            self._next_trial = 0 if threads > 1 and self._slowed(seconds) else self._next_trial - 1
             return
         if self._all == 1:
             return
-        self._seconds.setdefault(torch.get_num_threads(), []).append(time.perf_counter() - self._began)
+        self._seconds.setdefault(threads, []).append(seconds)
         one, many = self._seconds[1], self._seconds.get(self._all, [])
         if len(many) == TRIAL or (many and many[-1] > max(one)):
             self._choose(faster(self._seconds))
 
+    def _slowed(self, seconds: float) -> bool:
+        """Whether the last steps on all threads, and this one, took longer than a step on one thread in the trial."""
+        self._recent.append(seconds)
+        return len(self._recent) == RECENT and statistics.median(self._recent) > self._one
+
     def _choose(self, threads: int) -> None:
         """End the trial."""
         torch.set_num_threads(threads)
+        self._one = statistics.median(self._seconds[1])
         self._seconds = {}
+        self._recent.clear()
         if threads > 1:
             self._next_trial, self._wait = EVERY, AGAIN
         else:

@@ -23,7 +23,7 @@ from transformers import (
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.generation.generate import context_length, draws, generate
 from speechgpt.generation.grammar import Form, Grammar
-from speechgpt.sampling import Sampling
+from speechgpt.sampling import LOOP, MOST_LOOPED, Sampling, loops
 from speechgpt.vocab import EOA, EOH, HUMAN, SPEECHGPT, TA, TQ, UA
 from units.notation import EOSP, SOSP
 
@@ -250,3 +250,32 @@ def test_a_config_without_a_context_is_refused() -> None:
     model = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="this bloom has no max_position_embeddings"):
         context_length(model)
+
+
+@pytest.mark.parametrize(
+    ("ids", "looping"),
+    [
+        ([5] * LOOP, True),
+        ([5] * (LOOP - 1), False),
+        ([1, 2, 3] + [7, 8] * LOOP, True),
+        ([7, 8] * LOOP + [7], True),
+        ([7, 8] * LOOP + [9], False),
+        (list(range(MOST_LOOPED)) * 4, True),
+        (list(range(MOST_LOOPED + 1)) * 4, False),
+    ],
+)
+def test_a_reply_loops_where_its_end_is_one_phrase_over_and_over(ids: list[int], looping: bool) -> None:
+    assert loops(ids) is looping
+
+
+def test_a_transcript_that_loops_is_ended(widened: Path, dialogue: Dialogue) -> None:
+    model = AutoModelForCausalLM.from_pretrained(widened).eval()
+    word = dialogue.text.encode("a")[0]
+    favoured = torch.zeros(model.get_output_embeddings().weight.shape[0])
+    favoured[word] = 1e4
+    model.get_output_embeddings().register_forward_hook(lambda module, given, logits: logits + favoured)
+    prompt = dialogue.prompt([Message("human", ("x",))])
+    [endless] = generate(model, dialogue, [prompt], "text", Sampling(max_new_tokens=60))
+    assert endless == [word] * 60
+    [ended] = generate(model, dialogue, [prompt], "text", Sampling(max_new_tokens=60).of_transcripts)
+    assert ended == [word] * LOOP

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.callbacks import threads as module
-from stages.callbacks.threads import AGAIN, EVERY, FIRST, LONGEST, TRIAL, FastestThreads, faster
+from stages.callbacks.threads import AGAIN, EVERY, FIRST, LONGEST, RECENT, TRIAL, FastestThreads, faster
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,16 @@ def test_the_faster_number_is_found_and_found_again_when_the_machine_has_other_w
     assert used == [1, 2] * TRIAL + [2] * EVERY + [1]
     callback.on_train_end(None, None, None)
     assert machine.threads == 2
+
+
+def test_all_threads_are_given_up_as_soon_as_they_are_slower(monkeypatch) -> None:
+    machine = Machine(monkeypatch, {1: 1.0, 2: 0.6})
+    callback = FastestThreads()
+    callback.on_train_begin(None, None, None)
+    machine.train(callback, FIRST + 2 * TRIAL + EVERY // 2)
+    machine.seconds = {1: 1.1, 2: 4.0}
+    slow = RECENT // 2 + 1  # more than half of the recent steps
+    assert machine.train(callback, slow + 2 + AGAIN) == [2] * slow + [1, 2] + [1] * AGAIN
 
 
 def test_one_thread_is_never_tried_against_itself(monkeypatch) -> None:

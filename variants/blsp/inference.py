@@ -119,7 +119,7 @@ class BLSP(Listener):
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
         """Write down what is said in several sounds at once."""
         _, prompts = self._all_asked(sounds, "transcribe")
-        return [self._decode(reply) for reply in self._replies(prompts, sampling)]
+        return [self._decode(reply) for reply in self._replies(prompts, sampling.of_transcripts)]
 
     def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:
         """Raises NotSupported: BLSP answers in text."""

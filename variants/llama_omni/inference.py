@@ -226,7 +226,7 @@ class LlamaOmni(Listener):
     def transcribe_batch(self, sounds: Sequence[Sound], sampling: Sampling = Sampling()) -> list[str]:
         """Write down what is said in several sounds at once."""
         _, prompts = self._all_asked(sounds, "transcribe")
-        return [self._decode(reply) for reply in self._replies(prompts, sampling)]
+        return [self._decode(reply) for reply in self._replies(prompts, sampling.of_transcripts)]
 
     def say(self, text: str, sampling: Sampling = Sampling()) -> Answer:
         """Read a text aloud: the decoder speaks the states of an LLM that is made to write it."""

@@ -5,6 +5,8 @@ B batch, N frames or units, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -36,3 +38,45 @@ class ConvNeXtBlock(nn.Module):
         # a (B, D, 1, N) view of (B, N, D) is the channels-last layout of a 2-d convolution, so nothing is copied
         mixed = self.mix(x.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
         return (x + self.scale * self.mlp(self.norm(mixed))) * mask
+
+    @property
+    def edge(self) -> int:
+        """How many frames to each side an output depends on."""
+        return self.mix.kernel_size[1] // 2
+
+    def inside(self, x: Tensor) -> Tensor:
+        """The outputs whose neighbours are all given: (N, D) -> (N - 2 edge, D)."""
+        mixed = nn.functional.conv2d(x.T[None, :, None], self.mix.weight, self.mix.bias, groups=self.mix.groups)
+        own = x[self.edge : len(x) - self.edge]
+        return own + self.scale * self.mlp(self.norm(mixed[0, :, 0].T))
+
+
+class ConvNeXtStream:
+    """Some blocks on one row that arrives in pieces: all outputs together are those of the whole row.
+
+    Nothing is computed twice: each block keeps the frames that its next outputs depend on.
+    """
+
+    def __init__(self, blocks: Iterable[ConvNeXtBlock]) -> None:
+        self._blocks = list(blocks)
+        # a row begins behind zeros, as in a padded batch
+        self._kept = [block.scale.new_zeros(block.edge, len(block.scale)) for block in self._blocks]
+
+    def push(self, x: Tensor) -> Tensor:
+        """Add frames (N, D); returns the outputs (M, D) that they complete."""
+        for number, block in enumerate(self._blocks):
+            x = self._next(number, block, x)
+        return x
+
+    def finish(self) -> Tensor:
+        """End the row; returns the rest of its outputs (M, D)."""
+        x = self._kept[0][:0]
+        for number, block in enumerate(self._blocks):
+            x = self._next(number, block, torch.cat([x, x.new_zeros(block.edge, x.shape[1])]))
+        return x
+
+    def _next(self, number: int, block: ConvNeXtBlock, x: Tensor) -> Tensor:
+        x = torch.cat([self._kept[number], x])
+        complete = len(x) > 2 * block.edge
+        self._kept[number] = x[len(x) - 2 * block.edge :] if complete else x
+        return block.inside(x) if complete else x[:0]

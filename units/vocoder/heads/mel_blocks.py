@@ -1,9 +1,9 @@
 """The head "mel" block by block, so that sound begins while units still arrive.
 
-An utterance is cut into blocks of fixed length. The log-mels of a block are computed from its frames and from those
-around it, as far as the network reaches. Griffin-Lim then runs on a block and AHEAD mel frames behind it: the sound
-before the block stays as it is, and the phases start from the sound that the block before expected. So each block
-continues the one before, and an utterance that arrives in pieces gives the very samples that it gives as a whole.
+An utterance is cut into blocks of fixed length. The network goes on from block to block, and each of its layers keeps
+the frames that it reads again. Griffin-Lim then runs on a block and AHEAD mel frames behind it: the sound before the
+block stays as it is, and the phases start from the sound that the block before expected. So each block continues the
+one before, and an utterance that arrives in pieces gives the very samples that it gives as a whole.
 
 N unit frames (50 a second), F mel frames (100 a second), M mels, S spectrum bins, T samples.
 """
@@ -23,6 +23,13 @@ AHEAD = 8  # mel frames behind a block that are inverted with it
 FADE = 2 * MEL_HOP  # samples over which a block takes over from what the block before expected
 
 
+class LogMels(Protocol):
+    """Log-mels (F, M) of one utterance, from its frames as they come: units int64 (N,) and run features (N, 2)."""
+
+    def push(self, ids: Tensor, runs: Tensor) -> Tensor: ...
+    def finish(self) -> Tensor: ...
+
+
 class BlockNetwork(Protocol):
     """What predicts log-mels.
 
@@ -33,8 +40,7 @@ class BlockNetwork(Protocol):
     reach: int
     spectrogram: MelSpectrogram
 
-    def log_mels(self, ids: Tensor, runs: Tensor, wanted: slice) -> Tensor:
-        """Log-mels (F, M) of some frames of a row: units int64 (N,) and run features (N, 2). wanted: the frames."""
+    def open_stream(self) -> LogMels: ...
 
 
 class MelBlocks:
@@ -42,12 +48,12 @@ class MelBlocks:
 
     def __init__(self, network: BlockNetwork) -> None:
         """network: predicts the log-mels."""
-        self._network, self._block, self._reach = network, network.block, network.reach
+        self._log_mels = network.open_stream()
         self._inverse = BlockInverse(network.spectrogram, 2 * network.block)
-        self._ids = torch.zeros(0, dtype=torch.long)  # (N,) of the frames from self._first on
+        self._ids = torch.zeros(0, dtype=torch.long)  # (N,) of the frames that wait
         self._runs = torch.zeros(0, 2)
-        self._first = 0  # the utterance's frame that self._ids begins with
-        self._next = 0  # the first frame whose log-mels are not computed yet
+        self._block = network.block
+        self._next = network.block + AHEAD // 2 + network.reach  # frames that the next block of sound needs
 
     def add(self, ids: Tensor, runs: Tensor) -> None:
         """Add frames: their units int64 (N,) and run features (N, 2)."""
@@ -56,35 +62,18 @@ class MelBlocks:
     def sounds(self, last: bool = False) -> Iterator[Tensor]:
         """The sound (T,) of each block whose frames are there, as it is made.
 
+        The network always gets the same frames at once, however they were added, as its products round otherwise.
+
         Args:
             last: no more frames will come; the rest of the utterance's sound follows.
         """
-        while self._waiting >= self._size + self._reach or (last and self._waiting):
-            yield self._inverse.push(self._log_mels())
+        while len(self._ids) >= self._next or (last and len(self._ids)):
+            ids, runs = self._ids[: self._next], self._runs[: self._next]
+            self._ids, self._runs, self._next = self._ids[self._next :], self._runs[self._next :], self._block
+            yield from self._inverse.push(self._log_mels.push(ids, runs))
         if last:
-            yield self._inverse.finish()
-
-    @property
-    def _waiting(self) -> int:
-        """Frames whose log-mels are not computed yet."""
-        return self._first + len(self._ids) - self._next
-
-    @property
-    def _size(self) -> int:
-        """Frames whose log-mels are computed next. The first are more, as the first block needs AHEAD of them."""
-        return self._block if self._next else self._block + AHEAD // 2
-
-    def _log_mels(self) -> Tensor:
-        """Log-mels (F, M) of the next frames."""
-        size = min(self._size, self._waiting)
-        start = max(self._first, self._next - self._reach)
-        window = slice(start - self._first, self._next - self._first + size + self._reach)
-        own = slice(self._next - start, self._next - start + size)
-        log_mels = self._network.log_mels(self._ids[window], self._runs[window], own)
-        self._next += size
-        dropped = max(0, self._next - self._reach - self._first)
-        self._ids, self._runs, self._first = self._ids[dropped:], self._runs[dropped:], self._first + dropped
-        return log_mels
+            yield from self._inverse.push(self._log_mels.finish())
+            yield from self._inverse.finish()
 
 
 class BlockInverse:
@@ -103,20 +92,18 @@ class BlockInverse:
         self._expected = torch.zeros(0, device=device)  # the samples after them, as the last block has them
         self._done = 0  # mel frames that were returned
 
-    def push(self, log_mels: Tensor) -> Tensor:
-        """Add log-mels (F, M). Returns the sound (T,) that they complete."""
+    def push(self, log_mels: Tensor) -> Iterator[Tensor]:
+        """Add log-mels (F, M). Gives the sound (T,) of each block that they complete."""
         self._magnitudes = torch.cat([self._magnitudes, self._spectrogram.block_magnitudes(log_mels)])
         return self._blocks(self._block + AHEAD)
 
-    def finish(self) -> Tensor:
-        """End the utterance; returns the rest of its sound (T,)."""
+    def finish(self) -> Iterator[Tensor]:
+        """End the utterance; gives the sound (T,) of the blocks that are left."""
         return self._blocks(1)
 
-    def _blocks(self, least: int) -> Tensor:
-        sound = []
+    def _blocks(self, least: int) -> Iterator[Tensor]:
         while len(self._magnitudes) - len(self._past) // MEL_HOP >= least:
-            sound.append(self._sound())
-        return torch.cat(sound) if sound else torch.zeros(0)
+            yield self._sound()
 
     def _sound(self) -> Tensor:
         """The sound of the next block."""

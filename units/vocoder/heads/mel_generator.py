@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from units.vocoder.heads.configs import MelGeneratorConfig
-from units.vocoder.heads.convnext import ConvNeXtBlock
+from units.vocoder.heads.convnext import ConvNeXtBlock, ConvNeXtStream
 from units.vocoder.heads.duration_predictors import Context, ConvNeXtDurationPredictor
 from units.vocoder.heads.frames import Frames, run_frames
 from units.vocoder.heads.mel_blocks import AHEAD, MelBlocks
@@ -28,9 +28,8 @@ class MelGenerator(nn.Module):
         super().__init__()
         width = config.width
         self.block = config.block_frames
-        # unit frames to each side that the log-mels of a frame depend on, by the fast blocks alone and in all
-        self.fast_reach = -(-(config.kernel // 2 * config.fast_blocks) // 2)
-        self.reach = config.kernel // 2 * config.slow_blocks + self.fast_reach
+        # unit frames to each side that the log-mels of a frame depend on
+        self.reach = config.kernel // 2 * config.slow_blocks - (-(config.kernel // 2 * config.fast_blocks) // 2)
         self.unit = nn.Embedding(num_units, width)
         self.run = nn.Linear(2, width)
         self.slow = self._blocks(config.slow_blocks, config)
@@ -44,24 +43,17 @@ class MelGenerator(nn.Module):
     def _blocks(count: int, config: MelGeneratorConfig) -> nn.ModuleList:
         return nn.ModuleList(ConvNeXtBlock(config.width, config.kernel, config.expansion) for _ in range(count))
 
-    def forward(self, frames: Frames, wanted: slice | None = None) -> Tensor:
-        """Units laid out in time -> log-mels (B, 2 N, M).
-
-        Args:
-            wanted: the N unit frames whose log-mels are computed; None for all of them.
-        """
+    def forward(self, frames: Frames) -> Tensor:
+        """Units laid out in time -> log-mels (B, 2 N, M)."""
         mask = frames.mask[..., None]
         x = (self.unit(frames.ids) + self.run(frames.runs)) * mask
         for block in self.slow:
             x = block(x, mask)
-        start, stop, _ = (wanted or slice(None)).indices(x.shape[1])
-        first = max(0, start - self.fast_reach)
-        x, mask = x[:, first : stop + self.fast_reach], mask[:, first : stop + self.fast_reach]
         mask = mask.repeat_interleave(2, dim=1)
         x = self.upsample(x).reshape(len(x), mask.shape[1], -1) * mask
         for block in self.fast:
             x = block(x, mask)
-        return self.head(self.norm(x[:, 2 * (start - first) : 2 * (stop - first)]))
+        return self.head(self.norm(x))
 
     def synthesise(self, rows: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
         """Units to wavs.
@@ -82,17 +74,47 @@ class MelGenerator(nn.Module):
         blocks.add(ids, runs)
         return torch.cat([*blocks.sounds(last=True)])
 
-    def log_mels(self, ids: Tensor, runs: Tensor, wanted: slice | None = None) -> Tensor:
-        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2). wanted: as in forward."""
+    def log_mels(self, ids: Tensor, runs: Tensor) -> Tensor:
+        """Log-mels (2 N, M) of one row: units int64 (N,) and run features (N, 2)."""
         device = self.head.weight.device
         inside = torch.ones(1, len(ids), dtype=torch.bool, device=device)
-        return self(Frames(ids[None].to(device), runs[None].to(device), inside), wanted)[0]
+        return self(Frames(ids[None].to(device), runs[None].to(device), inside))[0]
+
+    def open_stream(self) -> LogMelStream:
+        """The log-mels of one row that arrives in pieces."""
+        return LogMelStream(self)
 
     def loss(self, frames: Frames, log_mels: Tensor) -> Tensor:
         """Mean absolute error against log-mels (B, 2 N, M), without the padding."""
         mask = frames.mask.repeat_interleave(2, dim=1)
         error = (self(frames).float() - log_mels).abs().mean(-1)
         return (error * mask).sum() / mask.sum()
+
+
+class LogMelStream:
+    """The log-mels of one row that arrives in pieces; all together they are those of the whole row."""
+
+    def __init__(self, network: MelGenerator) -> None:
+        self._network = network
+        self._slow = ConvNeXtStream(network.slow)  # type: ignore[arg-type]
+        self._fast = ConvNeXtStream(network.fast)  # type: ignore[arg-type]
+
+    def push(self, ids: Tensor, runs: Tensor) -> Tensor:
+        """Add units int64 (N,) and run features (N, 2); returns the log-mels (F, M) that they complete."""
+        network, device = self._network, self._network.head.weight.device
+        x = network.unit(ids.to(device)) + network.run(runs.to(device))
+        return self._log_mels(self._fast.push(self._upsampled(self._slow.push(x))))
+
+    def finish(self) -> Tensor:
+        """End the row; returns the rest of its log-mels (F, M)."""
+        last = self._fast.push(self._upsampled(self._slow.finish()))
+        return self._log_mels(torch.cat([last, self._fast.finish()]))
+
+    def _upsampled(self, x: Tensor) -> Tensor:
+        return self._network.upsample(x).reshape(2 * len(x), x.shape[1])
+
+    def _log_mels(self, x: Tensor) -> Tensor:
+        return self._network.head(self._network.norm(x))
 
 
 class MelNetwork(nn.Module):
