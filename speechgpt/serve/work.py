@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,6 +23,7 @@ from speechgpt.answers import SpeechModel
 from speechgpt.generation.shared import stoppable
 
 T = TypeVar("T")
+SWITCH = 0.0001  # seconds that a thread may hold the interpreter; the model's thread waits for it after every operation
 FIRST_GUESS = 2.0  # seconds of an answer, before any was timed
 _END = object()
 
@@ -58,6 +60,8 @@ class Work:
         self.running = self.queued = 0
         self._turns: list[asyncio.Future[None]] = []
         # many requests compute at once, and the model in a thread of its own: more of torch's threads would only wait
+        if self.rows > 1:
+            sys.setswitchinterval(SWITCH)
         one = {"initializer": torch.set_num_threads, "initargs": (1,)} if self.rows > 1 else {}
         self._threads = ThreadPoolExecutor(self.rows, thread_name_prefix="request", **one)
         self._seconds = FIRST_GUESS
