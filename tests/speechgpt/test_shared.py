@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_parts import talkative, tones
 
 from speechgpt.dialogue import Message
@@ -166,6 +167,26 @@ def test_a_gatherer_works_for_those_who_wait() -> None:
     assert found[:4] == [[number * number, 49] for number in range(4)]
     assert isinstance(found[4], ValueError)
     assert calls[1] == 10  # the five that waited, at once; then each alone, since one of them failed
+
+
+def test_the_model_leaves_cores_to_its_callers(gpt: SpeechGPT, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: set[int] = set()
+    monkeypatch.setattr(shared(gpt.model), "_cores", 4)
+    hook = gpt.model.register_forward_pre_hook(lambda module, given: used.add(torch.get_num_threads()))
+    try:
+        drawn(gpt, 3)
+        assert used == {4}
+        used.clear()
+        together = threading.Barrier(6)
+
+        def late(number: int) -> list[list[int]]:
+            together.wait(60)
+            return drawn(gpt, 3 * number + 3)  # of one row each
+
+        at_once(6, late)
+        assert min(used) == 1
+    finally:
+        hook.remove()
 
 
 def test_sharing_twice_is_sharing_once(gpt: SpeechGPT) -> None:
