@@ -48,7 +48,7 @@ class Sampling:
 
     @property
     def of_transcripts(self) -> Sampling:
-        """The same for a transcript: a model that has lost the thread would repeat a word until its context is full."""
+        """The same for a transcript, in which a model that mishears may repeat a word until its context is full."""
         return replace(self, end_loops=True)
 
 

@@ -183,8 +183,12 @@ def test_the_rest_of_an_utterance_comes_block_by_block() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 30])
 @pytest.mark.parametrize("frames", [1, 2, 30])
-def test_log_mels_of_frames_that_arrive_in_pieces_are_those_of_all(frames: int, size: int) -> None:
-    generator = UnitVocoder(CODEBOOK, dataclasses.replace(MEL, slow_blocks=2, fast_blocks=3)).eval().network.generator
+@pytest.mark.parametrize(("slow", "fast"), [(2, 3), (0, 1), (1, 0), (0, 0)])
+def test_log_mels_of_frames_that_arrive_in_pieces_are_those_of_all(
+    slow: int, fast: int, frames: int, size: int
+) -> None:
+    settings = dataclasses.replace(MEL, slow_blocks=slow, fast_blocks=fast)
+    generator = UnitVocoder(CODEBOOK, settings).eval().network.generator
     ids, runs = torch.arange(frames) % K, torch.rand(frames, 2, generator=torch.manual_seed(0))
     stream = generator.open_stream()
     with torch.inference_mode():

@@ -57,10 +57,16 @@ class ConvNeXtStream:
     Nothing is computed twice: each block keeps the frames that its next outputs depend on.
     """
 
-    def __init__(self, blocks: Iterable[ConvNeXtBlock]) -> None:
+    def __init__(self, blocks: Iterable[ConvNeXtBlock], width: int, device: torch.device) -> None:
+        """
+        Args:
+            blocks: any number; none gives its input back.
+            width: D of each of them. device: of their weights.
+        """
         self._blocks = list(blocks)
+        self._nothing = torch.zeros(0, width, device=device)
         # a row begins behind zeros, as in a padded batch
-        self._kept = [block.scale.new_zeros(block.edge, len(block.scale)) for block in self._blocks]
+        self._kept = [self._nothing.new_zeros(block.edge, width) for block in self._blocks]
 
     def push(self, x: Tensor) -> Tensor:
         """Add frames (N, D); returns the outputs (M, D) that they complete."""
@@ -70,7 +76,7 @@ class ConvNeXtStream:
 
     def finish(self) -> Tensor:
         """End the row; returns the rest of its outputs (M, D)."""
-        x = self._kept[0][:0]
+        x = self._nothing
         for number, block in enumerate(self._blocks):
             x = self._next(number, block, torch.cat([x, x.new_zeros(block.edge, x.shape[1])]))
         return x

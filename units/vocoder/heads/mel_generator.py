@@ -96,8 +96,9 @@ class LogMelStream:
 
     def __init__(self, network: MelGenerator) -> None:
         self._network = network
-        self._slow = ConvNeXtStream(network.slow)  # type: ignore[arg-type]
-        self._fast = ConvNeXtStream(network.fast)  # type: ignore[arg-type]
+        width, device = network.head.in_features, network.head.weight.device
+        self._slow = ConvNeXtStream(network.slow, width, device)  # type: ignore[arg-type]
+        self._fast = ConvNeXtStream(network.fast, width, device)  # type: ignore[arg-type]
 
     def push(self, ids: Tensor, runs: Tensor) -> Tensor:
         """Add units int64 (N,) and run features (N, 2); returns the log-mels (F, M) that they complete."""
