@@ -96,6 +96,7 @@ COMMANDS = {
     "blsp-continuation": "variants.blsp.continuation",
     "blsp-text-tasks": "variants.blsp.text_tasks",
     "blsp-hear": "variants.blsp.hear",
+    "blsp-label-loss": "variants.blsp.label_loss",
     "blsp-generate": "variants.blsp.generate",
     "blsp-upstream": "variants.blsp.upstream",
     "llama-omni-train": "variants.llama_omni.train",

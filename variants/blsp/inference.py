@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
 from speechgpt.answers import Answer, Capability, NotSupported, Piece, Sound
 from speechgpt.dialogue import Message, Speech
+from speechgpt.generation.generate import context_length
 from speechgpt.sampling import Sampling
 from units.runtime.hub import local_folder
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.records import BlspFacts, read_adapter
 from variants.blsp.template import Template, open_template
-from variants.listening import SpeechLLM, draws
+from variants.listening import Sounds, SpeechLLM, draws, padded
 from variants.speech_in.listener import Listener, Prompt, open_llm, text_message
 
 
@@ -170,6 +175,26 @@ class BLSP(Listener):
     def responses(self, prompts: Sequence[Prompt], sampling: Sampling = Sampling()) -> list[str]:
         """Respond to prepared requests, several at once; texts are as the LLM wrote them."""
         return [self._written(reply) for reply in self._replies(prompts, sampling)]
+
+    # --- how likely a reply is
+
+    @torch.inference_mode()
+    def losses(self, conversation: Sequence[Message]) -> Tensor:
+        """Cross-entropy in nats of each token of a conversation's last reply, and of the token that ends it, (n,).
+
+        Raises: AudioError as for answer; ValueError if the conversation is longer than the context.
+        """
+        made, states = self._joined(self.template.document(conversation))
+        if len(made.ids) > (context := context_length(self.model.llm)):
+            raise ValueError(f"the conversation has {len(made.ids)} tokens; the context of this LLM has {context}")
+        ids = torch.tensor([made.ids], device=self.device)
+        sounds = None
+        if states:
+            sounds = Sounds(*padded(states), torch.tensor(made.places, device=self.device))
+        said = sum(made.train)  # the reply is the end of the row
+        embeds = self.model.embed(ids, sounds)
+        logits = self.model.llm(inputs_embeds=embeds, logits_to_keep=said + 1).logits[0, :-1]
+        return functional.cross_entropy(logits.float(), ids[0, -said:], reduction="none")
 
     # --- prompts and replies
 
