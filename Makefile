@@ -504,7 +504,7 @@ $(RUN)/kept/done: $(RUN)/results/done | $(RUN)/kept_before/done
 BLSP_CORPUS := $(RUN)/corpus/train.jsonl
 BLSP_LLM    := $(LLM)
 BLSP_STATES := --encoder runs/real/whisper-tiny.en --window utterance
-BLSP_LABELS := --template chat --batch 16 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
+BLSP_LABELS := --template chat --batch 64 --shard_size 250 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
 
 $(RUN)/blsp_features/feature_set.json: | $(RUN)/corpus/train.jsonl $(REAL)
 $(RUN)/blsp_labels/labels.json: | $(RUN)/corpus/train.jsonl $(REAL)

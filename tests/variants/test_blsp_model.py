@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_blsp import blsp_config, make_blsp_run, saying_words, tone
 from tiny_tokenizers import llama3
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import eval.run
 import speechgpt.cli
@@ -23,8 +26,9 @@ from speechgpt.sampling import Sampling
 from stages.train import train
 from units.audio import AudioError, save_wav
 from units.runtime.files.atomic import written_whole
+from units.runtime.precision import multiplies_bfloat16
 from variants.blsp import continuation, generate
-from variants.blsp.continuation import Labelling
+from variants.blsp.continuation import Labelling, LabelWriter
 from variants.blsp.data.examples import utterances_of
 from variants.blsp.data.labels import read_labels
 from variants.blsp.inference import BLSP, Request
@@ -251,6 +255,29 @@ def test_labels_are_resumed_and_shared(run, tmp_path) -> None:
         (tmp_path / "two/labels.json").unlink()
         other = Labelling(behaviours={"continue": 1, "answer": 2}, shard_size=7, batch=4, max_new_tokens=5)
         continuation.main(run / "asr.jsonl", tmp_path / "two", llm, how=other)
+
+
+def test_labels_are_written_in_the_precision_of_the_llm_where_the_device_has_it(run, tmp_path) -> None:
+    def dtype(llm: Path, chosen: str | None = None) -> torch.dtype:
+        return LabelWriter(str(llm), "cpu", Labelling(dtype=chosen)).model.dtype
+
+    half = tmp_path / "half"
+    AutoModelForCausalLM.from_pretrained(run / "text_llm", dtype=torch.bfloat16).save_pretrained(half)
+    AutoTokenizer.from_pretrained(run / "text_llm").save_pretrained(half)
+    assert dtype(run / "text_llm") == torch.float32
+    assert dtype(half) == (torch.bfloat16 if multiplies_bfloat16("cpu") else torch.float32)
+    assert dtype(half, "float32") == torch.float32
+    with pytest.raises(ValueError, match="dtype is 'int8'; it is one of float32"):
+        dtype(half, "int8")
+
+
+def test_progress_counts_every_utterance_once(run) -> None:
+    utterances = utterances_of(run / "asr.jsonl")
+    silent = [replace(utterances[0], text="?!"), *utterances]
+    done: list[int] = []
+    writer = LabelWriter(str(run / "text_llm"), "cpu", Labelling(batch=8, max_new_tokens=2))
+    writer.labels(silent, done.append)
+    assert done == [1, 8, 8, 8, 6]
 
 
 def test_labels_that_are_left_out_are_counted(run, tmp_path) -> None:

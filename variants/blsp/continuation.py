@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,6 +81,9 @@ class Labelling:
     """Prompts at once."""
     shard_size: int = 1000
     """Rows of a shard."""
+    dtype: str | None = None
+    """Of the LLM's weights: float32, bfloat16 or float16. By default the one that they are stored in, but float32 for
+    half-precision weights on a device that would only emulate it."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -155,9 +158,11 @@ def main(
     mine = [number for number in range(len(starts)) if number % ranks.world == ranks.rank]
     todo = [number for number in mine if not shard_files(out, number)[1].exists()]
     writer = LabelWriter(llm, ranks.device(device), how) if todo else None
-    for number in progress(todo, desc="labels", unit="shards"):
-        assert writer
-        write_shard(writer, utterances[starts[number] : starts[number] + how.shard_size], out, number)
+    shards = [utterances[starts[number] : starts[number] + how.shard_size] for number in todo]
+    with progress(total=sum(map(len, shards)), desc="labels", unit="utterances") as bar:
+        for number, rows in zip(todo, shards):
+            assert writer
+            write_shard(writer, rows, out, number, bar.update)
     return finish(out, len(starts), plan)
 
 
@@ -166,12 +171,14 @@ def shard_files(out: Path, number: int) -> tuple[Path, Path]:
     return out / f"shard-{number:05d}.jsonl", out / f"shard-{number:05d}.refused"
 
 
-def write_shard(writer: LabelWriter, rows: Sequence[Utterance], out: Path, number: int) -> None:
-    """Write the labels of some utterances, then what was left out."""
+def write_shard(
+    writer: LabelWriter, rows: Sequence[Utterance], out: Path, number: int, advance: Callable[[int], Any]
+) -> None:
+    """Write the labels of some utterances, then what was left out. advance: as for LabelWriter.labels."""
     from units.runtime.files.atomic import written_whole
     from variants.blsp.data.labels import write_labels
 
-    labels, refused = writer.labels(rows)
+    labels, refused = writer.labels(rows, advance)
     file, last = shard_files(out, number)
     write_labels(file, labels)
     with written_whole(last) as lines:
@@ -207,25 +214,25 @@ class LabelWriter:
     """The LLM that responds to transcripts."""
 
     def __init__(self, llm: str, device: str, how: Labelling) -> None:
-        import torch
-
-        from speechgpt.language_models.whole import open_tokenizer, open_whole
-        from units.runtime.precision import check_device, multiplies_bfloat16
         from variants.blsp.template import open_template
         from variants.listening import ends_of
         from variants.references import located
+        from variants.speech_in.listener import open_llm
 
-        check_device(device)
-        folder = located(llm)
-        dtype = torch.bfloat16 if device != "cpu" and multiplies_bfloat16(device) else torch.float32
         self.how = how
-        self.tokenizer = open_tokenizer(folder)
-        self.model = open_whole(folder, dtype=dtype).to(device).eval()
+        model, self.tokenizer = open_llm(located(llm), device, how.dtype)
+        self.model = model.to(device).eval()
         self.template = open_template(how.template, self.tokenizer)
         self.ends = ends_of(self.model, self.tokenizer)
 
-    def labels(self, rows: Sequence[Utterance]) -> tuple[list[Label], list[Refusal]]:
-        """Labels of some utterances in their order, and those that were left out."""
+    def labels(
+        self, rows: Sequence[Utterance], advance: Callable[[int], Any] = lambda count: None
+    ) -> tuple[list[Label], list[Refusal]]:
+        """Labels of some utterances in their order, and those that were left out.
+
+        Args:
+            advance: is told of how many more utterances there is a label, or none.
+        """
         from units.corpus.manifest import has_word
         from units.runtime.refusals import refusal_of
 
@@ -244,6 +251,7 @@ class LabelWriter:
             asked.append((place, prompt))
         asked.sort(key=lambda one: len(one[1]))  # so that a batch has little padding
         found: dict[int, Label] = {}
+        advance(len(rows) - len(asked))
         for start in range(0, len(asked), self.how.batch):
             some = asked[start : start + self.how.batch]
             for (place, _), ids in zip(some, self.written([prompt for _, prompt in some])):
@@ -252,6 +260,7 @@ class LabelWriter:
                     refused[place] = refusal_of(rows[place].id, reason, label.response)
                 else:
                     found[place] = label
+            advance(len(some))
         return [label for _, label in sorted(found.items())], [refusal for _, refusal in sorted(refused.items())]
 
     def written(self, prompts: Sequence[list[int]]) -> list[list[int]]:
