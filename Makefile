@@ -521,7 +521,7 @@ endif
 # BLSP, every preset that make blsp runs. Exit code 3: some inputs were left out, and are listed.
 $(RUN)/blsp_features/feature_set.json:
 	@echo "[3/6] blsp: states of the encoder"
-	@$(PYTHON) -m units.dataset.extract $(BLSP_CORPUS) $(@D) --features $(BLSP_STATES) --processes 1 || [ $$? = 3 ]
+	@$(SHARED) $(PYTHON) -m units.dataset.extract $(BLSP_CORPUS) $(@D) --features $(BLSP_STATES) --processes 1 || [ $$? = 3 ]
 
 $(RUN)/blsp_heard/speechgpt.json: | $(RUN)/blsp_features/feature_set.json
 	@echo "[4/6] blsp: the adapter learns to hear words"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from instruct_data.speech.open_sentences import open_sentences
@@ -52,14 +52,21 @@ SEGMENT = 5.0  # seconds of a reader's recording in one utterance, about
 SHORTEST = 1.5  # seconds of the last segment
 
 
-def voice_lines(count: int, seed: int = 0) -> list[Line]:
-    """`count` lines, each with a random voice, rate, pitch and vocal-tract warp."""
+def voice_lines(
+    count: int, seed: int = 0, recorded: Sequence[str] = ("flite:kal16",), share: float = KAL_SHARE
+) -> list[Line]:
+    """`count` lines, each with a random voice, rate, pitch and vocal-tract warp.
+
+    Args:
+        recorded: voices of flite, which are made of recordings of people, in turn; the other lines are espeak's.
+        share: of the lines that they speak.
+    """
     draw = random.Random(f"codec voices {seed}")
     lines = []
     for i, text in enumerate(open_sentences(count, seed)):
         warp = round(draw.uniform(0.85, 1.18), 3)
-        if draw.random() < KAL_SHARE:
-            voice = "flite:kal16"
+        if draw.random() < share:
+            voice = recorded[i % len(recorded)]
             options = {"stretch": round(draw.uniform(0.8, 1.25), 3), "warp": warp}
         else:
             voice = f"espeak:{draw.choice(ACCENTS)}+{draw.choice(ESPEAK_VARIANTS)}"

@@ -64,6 +64,23 @@ def test_the_loss_is_the_sum_over_all_paths() -> None:
     assert ctc_loss(scores, counts, said, said_counts).item() == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [0.1, 3.0, 12.0])  # of the scores: nothing is known, to nearly all is
+def test_gradients_are_those_of_ctc_over_all_columns(scale: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    counts, said, said_counts = [9, 6, 4], torch.tensor([3, 3, 40, 7, 5, 9, 5, 2]), [4, 3, 1]
+    scores = scale * torch.randn(sum(counts), 60, generator=draw)
+    scores[torch.arange(9), torch.tensor([3, 0, 3, 40, 40, 0, 7, 7, 0])] += 2 * scale
+    own, whole = scores.clone().requires_grad_(), scores.double().requires_grad_()
+    loss = ctc_loss(own, counts, said, said_counts)
+    rows = torch.nn.utils.rnn.pad_sequence(list(whole.log_softmax(-1).split(counts)))
+    lengths = torch.tensor(counts), torch.tensor(said_counts)
+    expected = torch.nn.functional.ctc_loss(rows, said, *lengths, reduction="sum")
+    (loss + expected).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert own.grad is not None and whole.grad is not None
+    assert (own.grad - whole.grad).abs().max() < 3e-5  # of float32, as that of log_softmax
+
+
 def test_repeats_are_merged_and_blanks_left_out() -> None:
     columns = torch.tensor([0, 2, 2, 0, 2, 1, 0, 3, 3])
     assert heard(torch.eye(4)[columns], [6, 3], torch.tensor([10, 20, 30])) == [[20, 20, 10], [30]]

@@ -141,4 +141,13 @@ def test_an_open_corpus_has_answers_that_no_test_sentence_is(tmp_path: Path, mon
     open_corpus.main(tmp_path, lines=6, test=4, answers=5)
     assert spoken["test"] == first["test"] and spoken["train"] == first["train"]
     assert len(spoken["answers"]) == 5 and {line.voice for line in spoken["answers"]} == {ANSWER_VOICE}
-    assert {line.voice for line in spoken["test"]} == set(UNHEARD)
+    assert {line.voice for line in spoken["test"]} == {open_corpus.UNHEARD}
+
+
+def test_most_of_an_open_corpus_is_in_voices_made_of_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec_corpus, "open_sentences", lambda count, seed: (f"line {i}" for i in range(count)))
+    voices = [line.voice for line in voice_lines(600, 0, open_corpus.RECORDED, open_corpus.RECORDED_SHARE)]
+    shares = [voices.count(voice) / len(voices) for voice in open_corpus.RECORDED]
+    assert open_corpus.UNHEARD not in voices
+    assert sum(shares) == pytest.approx(open_corpus.RECORDED_SHARE, abs=0.06)
+    assert shares == pytest.approx([open_corpus.RECORDED_SHARE / 3] * 3, abs=0.06)

@@ -27,6 +27,8 @@ from variants.listening import SpeechLLMConfig
 HEAD_FILE = "ctc.safetensors"  # of a finished folder
 BLANK = 0  # column of the scores; token i of the head is column i + 1
 SCALE = 10.0  # of the cosines, at the start
+MOST_OF_IT = 1 - 1e-6  # the most that a transcript's tokens may have together: the logarithm of the rest is finite
+UNLIKELY = -1e4  # a log-probability that adds nothing
 
 
 class TokenHead(nn.Module):
@@ -90,14 +92,29 @@ class Listener(PreTrainedModel):
 def ctc_loss(scores: Tensor, counts: Sequence[int], said: Tensor, said_counts: Sequence[int]) -> Tensor:
     """Negative log-likelihood of what is said, summed over sounds.
 
+    CTC looks at the blank and at the tokens of a sound's own transcript, a few columns of the many. All others are one
+    more column, so that gradients are those of the whole softmax.
+
     Args:
         scores: (sum of M, 1 + C). counts: M of each sound.
         said: (sum of W,), as columns of the scores. said_counts: W of each sound.
     """
-    likely = functional.log_softmax(scores.float(), dim=-1).split(list(counts))
-    batch = nn.utils.rnn.pad_sequence(list(likely))  # (M, S, 1 + C)
-    lengths, targets = torch.tensor(counts), torch.tensor(said_counts)
-    return functional.ctc_loss(batch, said, lengths, targets, blank=BLANK, reduction="sum")
+    scores = scores.float()
+    normalisers = scores.logsumexp(-1, keepdim=True)
+    parts = zip(scores.split(list(counts)), normalisers.split(list(counts)), said.split(list(said_counts)))
+    likely, targets = [], []
+    for rows, normaliser, words in parts:
+        columns, places = words.unique(return_inverse=True)
+        own = rows[:, functional.pad(columns, (1, 0), value=BLANK)] - normaliser
+        others = torch.log1p(-own.exp().sum(-1, keepdim=True).clamp(max=MOST_OF_IT))
+        likely.append(torch.cat([own, others], dim=1))
+        targets.append(places + 1)
+    widest = max(one.shape[1] for one in likely)
+    batch = nn.utils.rnn.pad_sequence(  # (M, S, columns)
+        [functional.pad(one, (0, widest - one.shape[1]), value=UNLIKELY) for one in likely]
+    )
+    lengths = torch.tensor(counts), torch.tensor(said_counts)
+    return functional.ctc_loss(batch, torch.cat(targets), *lengths, blank=BLANK, reduction="sum")
 
 
 def heard(scores: Tensor, counts: Sequence[int], tokens: Tensor) -> list[list[int]]:
