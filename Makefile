@@ -500,20 +500,25 @@ $(RUN)/kept/done: $(RUN)/results/done | $(RUN)/kept_before/done
 	  --title "What the LLM keeps" >$@.part
 	@mv $@.part $@
 
-# BLSP on SmolLM2-135M-Instruct and whisper-tiny.en: open English in many TTS voices; measured on two others.
-BLSP_CORPUS := $(RUN)/corpus/train.jsonl
+# BLSP on SmolLM2-135M-Instruct and whisper-tiny.en: more open English than the stages of SpeechGPT have time for, measured
+# on a voice that was never heard.
+BLSP_CORPUS := $(RUN)/heard_corpus/train.jsonl
 BLSP_LLM    := $(LLM)
 BLSP_STATES := --encoder runs/real/whisper-tiny.en --window utterance
-BLSP_LABELS := --template chat --batch 64 --shard_size 250 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
+BLSP_LABELS := --template chat --limit 8000 --batch 64 --shard_size 250 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
 
-$(RUN)/blsp_features/feature_set.json: | $(RUN)/corpus/train.jsonl $(REAL)
-$(RUN)/blsp_labels/labels.json: | $(RUN)/corpus/train.jsonl $(REAL)
+$(BLSP_CORPUS): | $(INSTALLED) $(SPEAKS)
+	@echo "[1/6] blsp: open English, spoken by local engines"
+	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --lines 20000 || [ $$? = 3 ]
+
+$(RUN)/blsp_features/feature_set.json: | $(BLSP_CORPUS) $(REAL)
+$(RUN)/blsp_labels/labels.json: | $(BLSP_CORPUS) $(REAL)
 
 $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
-	@echo "[6/6] blsp: sentences never heard, in voices never heard"
+	@echo "[6/6] blsp: sentences never heard, in a voice never heard"
 	@mkdir -p $(@D)
-	@{ $(PYTHON) -m variants.blsp.hear $(RUN)/blsp_heard $(RUN)/corpus/test.jsonl $(@D)/heard.jsonl; \
-	  $(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/corpus/test.jsonl --out $(@D); } | tee $@.part
+	@{ $(PYTHON) -m variants.blsp.hear $(RUN)/blsp_heard $(RUN)/heard_corpus/test.jsonl $(@D)/heard.jsonl; \
+	  $(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/heard_corpus/test.jsonl --out $(@D); } | tee $@.part
 	@mv $@.part $@
 
 endif

@@ -271,6 +271,16 @@ def test_labels_are_written_in_the_precision_of_the_llm_where_the_device_has_it(
         dtype(half, "int8")
 
 
+def test_some_of_a_corpus_are_labelled_evenly(run, tmp_path) -> None:
+    llm = str(saying_words(run / "text_llm", tmp_path / "llm"))
+    how = Labelling(limit=3, max_new_tokens=6)
+    continuation.main(run / "asr.jsonl", tmp_path / "some", llm, how=how)
+    assert [label.id for label in read_labels(tmp_path / "some")] == ["t0", "t10", "t20"]
+    assert json.loads((tmp_path / "some/labels.json").read_text())["utterances"] == 3
+    with pytest.raises(ValueError, match="limit"):
+        Labelling(limit=-1)
+
+
 def test_progress_counts_every_utterance_once(run) -> None:
     utterances = utterances_of(run / "asr.jsonl")
     silent = [replace(utterances[0], text="?!"), *utterances]

@@ -81,6 +81,8 @@ class Labelling:
     """Prompts at once."""
     shard_size: int = 1000
     """Rows of a shard."""
+    limit: int = 0
+    """The most utterances, evenly spaced; 0 takes all."""
     dtype: str | None = None
     """Of the LLM's weights: float32, bfloat16 or float16. By default the one that they are stored in, but float32 for
     half-precision weights on a device that would only emulate it."""
@@ -89,6 +91,7 @@ class Labelling:
         check_types(self)
         for name in ("max_new_tokens", "longest_prompt", "batch", "shard_size"):
             check_range(name, getattr(self, name), 1)
+        check_range("limit", self.limit, 0)
         if not self.behaviours:
             raise ValueError(f"behaviours are {self.behaviours}; at least one is needed")
         for behaviour, weight in self.behaviours.items():
@@ -149,6 +152,8 @@ def main(
     utterances = utterances_of(source)
     if not utterances:
         raise ValueError(f"{source} holds no utterances")
+    if how.limit and how.limit < len(utterances):
+        utterances = [utterances[i * len(utterances) // how.limit] for i in range(how.limit)]
     starts = range(0, len(utterances), how.shard_size)
     if (out / COMPLETION_FILE).exists():
         print(f"the labels in {out} are done already")
