@@ -77,12 +77,16 @@ def adopt(cm: Path, com: Path | None, encoder: Path, out: Path) -> CheckpointFac
 
     from speechgpt.checkpoint import CheckpointFacts
     from speechgpt.published.template import PREFIX, TEMPLATE, PublishedDialogue
+    from speechgpt.vocab import VocabularyError
     from units.codebook import Codebook
 
     codebook = Codebook.load(encoder / "codebook.json")
     config = _json(cm / CONFIG)
     tokenizer = adopted_tokenizer(cm)
-    dialogue = PublishedDialogue.from_folder(tokenizer, cm)
+    try:
+        dialogue = PublishedDialogue.from_folder(tokenizer, cm)
+    except VocabularyError as error:
+        raise AdoptError(f"{cm / ADDED}: {error}") from error
     if dialogue.vocab.size != codebook.size:
         raise AdoptError(
             f"{cm} has {dialogue.vocab.size} units, and the unit encoder {encoder} has {codebook.size}; "
@@ -260,7 +264,8 @@ def write_weights(cm: Path, config: dict[str, Any], adapter: LowRank | None, out
         size += sum(weight.numel() * weight.element_size() for weight in kept.values())
     if missing := sorted(needed.keys() - places.keys()):
         raise AdoptError(
-            f"{cm} lacks the weight {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}"
+            f"{cm} lacks the weight {missing[0]}{f' and {len(missing) - 1} others' if missing[1:] else ''}, which "
+            f"{cm / CONFIG} asks for"
         )
     if adapter is not None and (unknown := sorted(adapter.pairs.keys() - places.keys())):
         raise AdoptError(f"{adapter.folder} changes {unknown[0]}, which {cm} does not have")

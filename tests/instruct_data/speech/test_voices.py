@@ -183,7 +183,7 @@ def test_a_gpu_holds_a_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_a_text_set_is_spoken_and_built_into_a_chain(tmp_path: Path, mfcc_encoder) -> None:
-    from units.dataset import extract
+    from units.dataset.shards import extract
 
     pairs = text_set(tmp_path / "chats.jsonl")
     speak.main(
@@ -196,7 +196,7 @@ def test_a_text_set_is_spoken_and_built_into_a_chain(tmp_path: Path, mfcc_encode
         pairs, tmp_path / "corpus", ["espeak:en-us", "espeak:en-us+f2"], "espeak:en-us+f5", SpeakConfig(workers=2)
     )
     assert written == {u.audio: u.audio.stat().st_mtime_ns for u in utterances}
-    extract.extract(utterances, tmp_path / "units", mfcc_encoder)
+    extract(utterances, tmp_path / "units", mfcc_encoder)
     build.main(tmp_path / "units", pairs, "espeak:en-us+f5", tmp_path / "out")
     chain = list(read_conversations(tmp_path / "out" / "chain.jsonl.gz"))
     assert sorted(len(c.messages) // 2 for c in chain) == [1, 1, 1, 2]  # "and bob" needs the turn before it
