@@ -139,6 +139,7 @@ def main(
         world: number of processes
         how: how labels are written
     """
+    from eval.test_set import spread
     from units.runtime.files.atomic import check_begun
     from units.runtime.progress import progress
     from units.runtime.ranks import this_rank
@@ -152,8 +153,7 @@ def main(
     utterances = utterances_of(source)
     if not utterances:
         raise ValueError(f"{source} holds no utterances")
-    if how.limit and how.limit < len(utterances):
-        utterances = [utterances[i * len(utterances) // how.limit] for i in range(how.limit)]
+    utterances = spread(utterances, how.limit or None)
     starts = range(0, len(utterances), how.shard_size)
     if (out / COMPLETION_FILE).exists():
         print(f"the labels in {out} are done already")
@@ -236,7 +236,7 @@ class LabelWriter:
         """Labels of some utterances in their order, and those that were left out.
 
         Args:
-            advance: is told of how many more utterances there is a label, or none.
+            advance: called with the number of utterances that were labelled or left out since the last call.
         """
         from units.corpus.manifest import has_word
         from units.runtime.refusals import refusal_of

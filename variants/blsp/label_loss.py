@@ -83,7 +83,7 @@ def main(model: Path, labels: Path, before: Path | None = None, device: str = "c
     found = label_losses(models, progress(chosen, desc="losses", unit="labels"), refusals)
     if not found:
         raise ValueError(f"{labels} has no label that can be scored: {refusals}")
-    print("\n".join(table(found, before is not None)))
+    print("\n".join(summary(found, before is not None)))
     if refusals.counts:
         print(f"{refusals} of {len(chosen)} labels")
     return SOME_REFUSED if refusals.counts else None
@@ -127,16 +127,17 @@ def label_losses(models: Mapping[str, BLSP], labels: Iterable[Label], refusals: 
     return dict(found)
 
 
-def table(found: Mapping[str, LabelLoss], compared: bool) -> list[str]:
-    """Lines of a table in Markdown, in nats a token. compared: whether there is an earlier adapter."""
-    head = ["behaviour", "labels", "tokens", "read", "heard", *(["before", "closed"] if compared else [])]
-    rows = [head, ["---"] * len(head)]
+def summary(found: Mapping[str, LabelLoss], compared: bool) -> list[str]:
+    """The lines of a table, in nats a token. compared: whether there is an earlier adapter."""
+    from eval.report.markdown import table
+
+    rows = []
     for behaviour, one in sorted(found.items()):
         cells = [behaviour, str(one.labels), str(one.tokens), f"{one.mean('read'):.3f}", f"{one.mean('heard'):.3f}"]
         if compared:
             cells += [f"{one.mean('before'):.3f}", "-" if one.closed is None else f"{one.closed:.0%}"]
         rows.append(cells)
-    return [f"| {' | '.join(cells)} |" for cells in rows]
+    return table(["behaviour", "labels", "tokens", "read", "heard", *(["before", "closed"] if compared else [])], rows)
 
 
 if __name__ == "__main__":
