@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG, INDEX, WEIGHTS = "config.json", "pytorch_model.bin.index.json", "pytorch_model.bin"
 ADDED = "added_tokens.json"
+LARGEST_ALPHA = 1e6  # of an adapter: a larger one is a damaged file
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.bin"
 BUFFER = "rotary_emb.inv_freq"  # a constant that older transformers stored with the weights
 _LORA = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<side>[AB])(\.default)?\.weight")
@@ -212,9 +213,14 @@ class LowRank:
         for name, allowed in plain:
             if settings.get(name) not in allowed:
                 raise AdoptError(f"{folder / ADAPTER_CONFIG}: {name} is {settings.get(name)!r}; allowed: {allowed[0]}")
-        rank, alpha = settings.get("r"), settings.get("lora_alpha")
-        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, (int, float)):
-            raise AdoptError(f"{folder / ADAPTER_CONFIG}: r is {rank!r} and lora_alpha is {alpha!r}; they are numbers")
+        rank: Any = settings.get("r")
+        alpha: Any = settings.get("lora_alpha")
+        numbers = isinstance(rank, int) and isinstance(alpha, (int, float))
+        if not numbers or rank < 1 or not abs(alpha) <= LARGEST_ALPHA:
+            raise AdoptError(
+                f"{folder / ADAPTER_CONFIG}: r is {rank!r:.60} and lora_alpha is {alpha!r:.60}; they are numbers, r at "
+                f"least 1 and lora_alpha at most {LARGEST_ALPHA:g}"
+            )
         sides: dict[str, dict[str, Tensor]] = {}
         for name, weight in _tensors(read_torch(folder / ADAPTER), folder / ADAPTER).items():
             found = _LORA.fullmatch(name)
@@ -223,7 +229,10 @@ class LowRank:
             sides.setdefault(found["layer"] + ".weight", {})[found["side"]] = weight
         for name, pair in sides.items():
             if pair.keys() != {"A", "B"} or len(pair["A"]) != rank or pair["B"].shape[1:] != (rank,):
-                raise AdoptError(f"{folder / ADAPTER}: the two matrices of {name} are not of rank {rank}")
+                raise AdoptError(
+                    f"{folder / ADAPTER}: the two matrices of {name} are not of rank {rank}, which "
+                    f"{folder / ADAPTER_CONFIG} states"
+                )
         return cls(folder, alpha / rank, {name: (pair["A"], pair["B"]) for name, pair in sides.items()})
 
     def added(self, name: str, weight: Tensor) -> Tensor:
