@@ -44,6 +44,7 @@ DAMAGE = (
     TypeError,
     AttributeError,
 )
+UNFIT = (ArithmeticError, AssertionError)  # raised for numbers of a config that no model can have, such as a width of 0
 
 
 class ModelFilesError(ValueError):
@@ -94,6 +95,10 @@ def open_whole(folder: str | Path, **loading: Any) -> PreTrainedModel:
         if isinstance(error, OSError) and error.errno is None:  # of transformers: there is no such model
             raise
         raise ModelFilesError(f"{_files(folder)} are damaged ({_said(error)}); copy them again") from error
+    except UNFIT as error:
+        raise ModelFilesError(
+            f"no model can be made as {Path(folder) / 'config.json'} says ({_said(error)}); copy it again"
+        ) from error
     missing = sorted(found["missing_keys"])
     if missing and not is_deepspeed_zero3_enabled():  # which loads a weight in parts
         more = f" and {len(missing) - SOME} others" if len(missing) > SOME else ""
@@ -153,11 +158,22 @@ def folder_config(folder: str | Path) -> PreTrainedConfig:
     """The config of the model in a folder. Raises ModelFilesError if it is damaged."""
     path = Path(folder) / "config.json"
     try:
-        return AutoConfig.from_pretrained(folder)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder)
     except FileNotFoundError:
         raise
     except Exception as error:  # each config class of transformers has its own errors
         raise ModelFilesError(f"{path}: {_said(error)}") from error
+    _check_integers(config.to_dict(), path)
+    return config
+
+
+def _check_integers(fields: dict[str, Any], path: Path) -> None:
+    """Raise ModelFilesError for an integer of over 64 bits: as a number of layers, it would fill the memory."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            _check_integers(value, path)
+        elif isinstance(value, int) and value.bit_length() > 63:
+            raise ModelFilesError(f"{path}: {name} has {len(str(value))} digits; integers of a config have 64 bits")
 
 
 def _files(folder: str | Path) -> str:

@@ -63,10 +63,11 @@ def check_packing(model: PreTrainedModel) -> None:
             scores.append(output.logits[0, half:].float())
     leak = (scores[0] - scores[1]).abs().max().item()
     if leak > 1e-3 * scores[0].abs().max().item():
+        chosen = model.config._attn_implementation
+        others = " or ".join(name for name in ("auto", "sdpa", OWN) if name != chosen)
         raise AttentionError(
-            f"{type(model).__name__} with {model.config._attn_implementation} attention lets packed documents attend "
-            f"to each other (logits move by {leak:.2g}); choose another attention: auto, sdpa or eager, or another "
-            "model"
+            f"{type(model).__name__} with {chosen} attention lets packed documents attend to each other (logits move "
+            f"by {leak:.2g}); choose another attention, {others}, or another model"
         )
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from speechgpt.language_models.adapters import open_language_model
 from speechgpt.language_models.whole import ModelFilesError, open_tokenizer, open_whole
+from units.runtime.command import one_line
 from units.runtime.files.json_files import FileError
 
 
@@ -30,6 +31,20 @@ def test_weights_of_another_shape_are_refused(tmp_path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 50}))
     with pytest.raises(ModelFilesError, match="model.safetensors"):
         open_whole(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("head_dim", 0), ("num_key_value_heads", 0), ("pad_token_id", 10**400), ("num_hidden_layers", 10**400)],
+)
+def test_a_number_that_no_model_can_have_is_refused(tmp_path, field: str, value: int) -> None:
+    """As a number of layers, 10^400 once filled the memory."""
+    write_whole(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, field: value}))
+    with pytest.raises(ModelFilesError, match="config.json") as refusal:
+        open_whole(tmp_path)
+    assert one_line(refusal.value)
 
 
 def test_a_file_of_an_index_that_is_missing_is_named(tmp_path) -> None:
