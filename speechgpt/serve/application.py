@@ -74,8 +74,6 @@ def application(service: Service, access: Access) -> ASGIApp:
     app.state.service = service
     methods = {path: method for path, (method, _) in table.items()}
     app.router.default = _not_found(methods)
-    for route in routes:
-        route.methods.discard("HEAD")
     return Gate(_raising(app, methods), access, service.metrics)
 
 
@@ -85,14 +83,19 @@ def _raising(app: Starlette, methods: dict[str, str]) -> ASGIApp:
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = app
         path = scope["path"]
-        if scope["type"] == "http" and path in methods and scope["method"] != methods[path]:
+        if scope["type"] == "http" and path in methods and _as_get(scope["method"]) != methods[path]:
+            allowed = "GET, HEAD" if methods[path] == "GET" else methods[path]
             raise ApiError(
-                405, f"{scope['method']} {path} is not supported; allowed: {methods[path]}",
-                headers={"Allow": methods[path]},
-            )  # fmt: skip
+                405, f"{scope['method']} {path} is not supported; allowed: {allowed}", headers={"Allow": allowed}
+            )
         await app.router(scope, receive, send)
 
     return call
+
+
+def _as_get(method: str) -> str:
+    """The method whose answer is made: HEAD asks for the header of GET's, and the server leaves its body out."""
+    return "GET" if method == "HEAD" else method
 
 
 def _not_found(methods: dict[str, str]) -> ASGIApp:
@@ -101,9 +104,10 @@ def _not_found(methods: dict[str, str]) -> ASGIApp:
             await receive()
             await send({"type": "websocket.close", "code": 1008})
             return
-        if scope["method"] not in ("GET", "POST"):
-            raise ApiError(405, f"{scope['method']} is not supported", headers={"Allow": "GET, POST"})
-        paths = " or ".join(path for path, method in methods.items() if method == scope["method"])
+        asked = _as_get(scope["method"])
+        if asked not in ("GET", "POST"):
+            raise ApiError(405, f"{scope['method']} is not supported", headers={"Allow": "GET, HEAD, POST"})
+        paths = " or ".join(path for path, method in methods.items() if method == asked)
         verb = "POST to" if scope["method"] == "POST" else "GET"
         raise ApiError(404, f"there is no {scope['path']}; {verb} {paths}")
 

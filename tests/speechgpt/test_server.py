@@ -228,7 +228,9 @@ def test_an_error_of_the_server_is_a_reply_too(server: Server, monkeypatch: pyte
 
 def test_head_has_no_body(server: Server) -> None:
     status, _, content = ask(server, "HEAD", "/")
-    assert (status, content) == (405, b"")
+    assert (status, content) == (200, b"")
+    assert ask(server, "HEAD", "/no/such")[0] == 404
+    assert ask(server, "HEAD", "/chat")[0] == 405
 
 
 def test_an_address_of_version_6(gpt: SpeechGPT) -> None:

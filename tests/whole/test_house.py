@@ -93,7 +93,7 @@ def test_the_gate_is_shut_on_a_vocoder_that_learned_nothing(run: Path) -> None:
 
 
 def test_figures_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    eval.run.main(run / "model", run / "corpus", run / "results", limit=3)
+    eval.run.main(str(run / "model"), run / "corpus", run / "results", limit=3)
     eval.report.card.main(run, run / "report", name="toy")
     assert "toy: asr_wer=" in capsys.readouterr().out
     assert "<audio" in (run / "report" / "report.html").read_text()
