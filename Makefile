@@ -161,13 +161,13 @@ blsp:
 	@echo "make blsp runs the presets toy and smol; for others docs/systems/blsp.md has the commands"; exit 2
 endif
 
-ifeq ($(PRESET),toy)
-llama-omni: $(RUN)/omni_results/done ## LLaMA-Omni (docs/systems/llama-omni.md) on the demo's corpus, units and vocoder: two stages, figures, latency
-	@printf '\nAll is done in %s; talk to it with: make chat SYSTEM=llama-omni\n' '$(RUN)/omni'
+ifneq ($(filter toy smol,$(PRESET)),)
+llama-omni: $(RUN)/omni_results/done ## LLaMA-Omni (docs/systems/llama-omni.md) on the demo's corpus, units and vocoder; PRESET=smol on a real small LLM
+	@printf '\nAll is done in %s; talk to it with: make chat SYSTEM=llama-omni PRESET=%s\n' '$(RUN)/omni' '$(PRESET)'
 	@cat $<
 else
 llama-omni:
-	@echo "make llama-omni runs the toy preset only; for others docs/systems/llama-omni.md has the commands"; exit 2
+	@echo "make llama-omni runs the presets toy and smol; for others docs/systems/llama-omni.md has the commands"; exit 2
 endif
 
 ##@ Use it
@@ -388,13 +388,7 @@ $(RUN)/omni_data/build.json: | $(RUN)/units/train/unit_set.json
 	  --least_of_a_family 200 --most_of_a_family 600 --splits.named false --speech audio \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
-$(RUN)/omni_llm/speechgpt.json: | $(RUN)/text_llm/config.json $(RUN)/facts.jsonl $(RUN)/omni_data/build.json
-	@echo "[2/4] llama-omni: stage 1, the LLM learns to listen"
-	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/toy/stage1.yaml --run $(RUN)
-
-$(RUN)/omni/speechgpt.json: | $(RUN)/omni_llm/speechgpt.json $(GATE)
-	@echo "[3/4] llama-omni: stage 2, the speech decoder"
-	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/toy/stage2.yaml --run $(RUN)
+$(RUN)/omni_llm/speechgpt.json: | $(RUN)/text_llm/config.json $(RUN)/facts.jsonl
 
 $(RUN)/omni_results/done: $(RUN)/omni/speechgpt.json
 	@echo "[4/4] llama-omni: questions never heard in training, and how soon it speaks"
@@ -416,7 +410,7 @@ else
 # Exit code 3: some inputs were left out, and are listed.
 LLM  := runs/real/smollm2-135m-instruct
 REAL := runs/real/whisper-tiny.en/config.json
-ASKING := [flite:kal16, flite:awb, espeak:en-us, espeak:en-us+f2, espeak:en-us+f5, espeak:en-us+m3, espeak:en-029, \
+ASKING := [flite:kal16, flite:rms, espeak:en-us, espeak:en-us+f2, espeak:en-us+f5, espeak:en-us+m3, espeak:en-029, \
   espeak:gmw/en-GB-scotland, espeak:gmw/en-GB-x-rp+f4, espeak:gmw/en-GB-x-rp+m7]
 SPOKEN := $(RUN)/corpus/train.jsonl $(RUN)/corpus/answers.jsonl $(RUN)/toy/corpus.json $(RUN)/chats/train.jsonl
 UNITS_OF := $(foreach set,train answers toy chats,$(RUN)/units/$(set)/unit_set.json)
@@ -521,7 +515,35 @@ $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
 	  $(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/heard_corpus/test.jsonl --out $(@D); } | tee $@.part
 	@mv $@.part $@
 
+# LLaMA-Omni on SmolLM2-135M-Instruct and whisper-tiny.en: the LLM's own chats, spoken, and open English to hear and to read.
+$(RUN)/omni_data/own/build.json: | $(RUN)/units/chats/unit_set.json
+	@echo "[1/4] llama-omni: the LLM's own chats, with recordings"
+	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/chats --pairs $(RUN)/own.jsonl --voice flite:slt --speech audio --out $(@D)
+
+$(RUN)/omni_data/build.json: | $(RUN)/units/train/unit_set.json $(RUN)/units/answers/unit_set.json $(RUN)/omni_data/own/build.json
+	@echo "[1/4] llama-omni: open English, with recordings"
+	@$(PYTHON) -m instruct_data.build --units '[{path: $(RUN)/units/train}, {path: $(RUN)/units/answers}]' --voice flite:slt \
+	  --speech audio --out $(@D)
+
+$(RUN)/omni_llm/speechgpt.json: | $(REAL)
+
+$(RUN)/omni_results/done: $(RUN)/omni/speechgpt.json
+	@echo "[4/4] llama-omni: sentences and answers, heard by Whisper, and how soon it speaks"
+	@mkdir -p $(@D)
+	@{ $(PYTHON) -m eval.run --model $(RUN)/omni --corpus $(RUN)/corpus/test.jsonl --out $(@D) --limit 60 --asr whisper:$(dir $(REAL)); \
+	  $(PYTHON) -m variants.llama_omni.latency --model $(RUN)/omni --corpus $(RUN)/corpus/test.jsonl --out $(@D) --asr whisper:$(dir $(REAL)); } | tee $@.part
+	@mv $@.part $@
+
 endif
+
+# LLaMA-Omni, every preset that make llama-omni runs.
+$(RUN)/omni_llm/speechgpt.json: | $(RUN)/omni_data/build.json
+	@echo "[2/4] llama-omni: stage 1, the LLM learns to listen"
+	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/$(PRESET)/stage1.yaml --run $(RUN)
+
+$(RUN)/omni/speechgpt.json: | $(RUN)/omni_llm/speechgpt.json $(GATE)
+	@echo "[3/4] llama-omni: stage 2, the speech decoder"
+	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/$(PRESET)/stage2.yaml --run $(RUN)
 
 # BLSP, every preset that make blsp runs. Exit code 3: some inputs were left out, and are listed.
 $(RUN)/blsp_features/feature_set.json:

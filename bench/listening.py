@@ -19,7 +19,7 @@ from units.runtime.command import command
 
 @command("python -m bench.listening")
 def main(
-    config: Path,
+    stage: Path,
     run: Path = Path("runs/toy"),
     steps: int = 30,
     live: bool = True,
@@ -29,7 +29,7 @@ def main(
     """Train in both ways, and print the figures.
 
     Args:
-        config: a stage of kind speech
+        stage: the config (.yaml) of a stage of kind speech
         run: the run folder, with the stage's start and labels
         steps: of each way; the first three are not timed
         live: also train with recordings that are encoded in each step
@@ -41,7 +41,7 @@ def main(
     from bench.timing.listening import compare
     from units.runtime.files.atomic import written_whole
 
-    figures = compare(config, run, steps, live, device)
+    figures = compare(stage, run, steps, live, device)
     for name, value in figures.items():
         print(f"{name:40} {value:,.4g}" if isinstance(value, float) else f"{name:40} {value}")
     if out:

@@ -6,6 +6,7 @@ states = encoder(wavs)                        # one float32 (N, D) for each wav 
 
 from __future__ import annotations
 
+from stages.start_models.real_models import preset_folder
 from units.encoder.states import Window, encoder_config, open_states
 from units.encoder.unit_encoder import Features, open_features
 from variants.references import located
@@ -28,8 +29,9 @@ def open_encoder(encoder: str, layer: int, device: str = "cpu", window: Window =
 
 def width_of(encoder: str) -> int:
     """The width D of an encoder's states, without its weights where its config states it."""
-    if encoder in PUBLISHED_WIDTHS:  # so that a plan downloads nothing
-        return PUBLISHED_WIDTHS[encoder]
+    for hub, width in PUBLISHED_WIDTHS.items():  # so that a plan downloads nothing
+        if encoder in (hub, preset_folder(hub)):
+            return width
     folder = located(encoder)
     if folder.suffix == ".pt":
         return open_features(folder, 1).dim

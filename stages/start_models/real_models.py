@@ -30,6 +30,11 @@ COMPLETION_FILE = "real_model.json"  # written last: where the folder came from
 HUB_FILES = ["*.json", "*.txt", "*.safetensors", "*.jinja"]
 
 
+def preset_folder(hub: str) -> str:
+    """Where `make real-models` writes a model of the hub, as the configs of the presets name it."""
+    return f"../real/{hub.rpartition('/')[2].lower()}"
+
+
 @dataclass(frozen=True)
 class RealModel:
     """A published model. wheel: its package, version and SHA-256."""

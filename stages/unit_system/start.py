@@ -18,6 +18,7 @@ from speechgpt.vocab import UnitVocab, new_words
 from speechgpt.widen import ROW_MULTIPLE, widen
 from stages.config import StageConfig, Widening
 from stages.start import check_positions, find_start
+from stages.start_models.real_models import preset_folder
 from units.codebook import Codebook
 from units.encoder.kmeans import load_centres
 from units.runtime.files.json_files import checked
@@ -106,7 +107,7 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
         if widening is not None:
             widening = Widening(checked(widening, f"{maker}: widen", {"encoder": str})["encoder"])
         return model_shape(dataclasses.replace(config, model=given["model"], widen=widening), maker)
-    elif name := next((name for name in known if config.model in (name, _real_folder(name))), None):
+    elif name := next((name for name in known if config.model in (name, preset_folder(name))), None):
         shape = AutoConfig.for_model(**known[name])
     else:
         shape = shape_of(find_start(config, whole=False))
@@ -118,8 +119,3 @@ def model_shape(config: StageConfig, file: Path | None) -> tuple[PreTrainedConfi
         rows = text.vocab_size + len(new_words(units))
         text.vocab_size = -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE
     return shape, assumed
-
-
-def _real_folder(hub: str) -> str:
-    """Where `make real-models` writes a model of the hub, as the presets name it."""
-    return f"../real/{hub.rpartition('/')[2].lower()}"

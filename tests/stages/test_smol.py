@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from stage_configs import CONFIGS, parsed
 
 from stages.planning.cluster import Cluster
@@ -106,3 +107,14 @@ def test_blsp_hears_a_larger_corpus_with_the_same_models(tmp_path: Path) -> None
     assert f"open_corpus --out {tmp_path}/heard_corpus --lines 20000" in printed
     assert f"{tmp_path}/corpus" not in printed
     assert "--llm runs/real/smollm2-135m-instruct" in printed
+
+
+def test_llama_omni_learns_from_files_that_make_makes(tmp_path: Path) -> None:
+    printed = made(tmp_path, "llama-omni")
+    configs = ROOT / "variants" / "llama_omni" / "configs" / "smol"
+    for stage in ("stage1", "stage2"):
+        assert f"llama_omni.train variants/llama_omni/configs/smol/{stage}.yaml --run {tmp_path}" in printed
+        for source in yaml.safe_load((configs / f"{stage}.yaml").read_text())["data"]:
+            folder = (tmp_path / source["path"]).parent
+            assert re.search(rf"instruct_data.build .*\n?.*--speech audio --out {folder}\n", printed), source
+    assert "-m stages.train" not in printed  # it starts from the LLM itself

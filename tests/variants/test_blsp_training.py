@@ -327,7 +327,7 @@ def test_settings_out_of_range_are_refused(run, changes, named) -> None:
 CONFIGS = Path(config.__file__).parent / "configs"
 
 
-@pytest.mark.parametrize("name", ["toy/stage1", "toy/stage2", "7b/stage1", "7b/stage2"])
+@pytest.mark.parametrize("name", ["toy/stage1", "toy/stage2", "smol/hear", "smol/stage2", "7b/stage1", "7b/stage2"])
 def test_the_presets_are_planned(name: str, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr("variants.blsp.stages.system.model_shape", lambda config, file: (LLAMA_2, False))
     command.main([str(CONFIGS / f"{name}.yaml"), "--run", str(tmp_path), "--plan", "--gpus", "8", "--gpu", "A100-80G"])

@@ -7,6 +7,7 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -67,12 +68,33 @@ def commands() -> dict[str, str]:
 COMMANDS = commands()
 
 
-def called(*args: str) -> dict[str, dict]:
-    """What each command's module gives for some arguments."""
-    line = [sys.executable, "-c", PROGRAM, json.dumps(args), json.dumps(sorted(COMMANDS.values()))]
+def programs() -> list[str]:
+    """Modules with a command that setup.py does not list, such as those of bench."""
+    found = []
+    for path in sorted(ROOT.glob("[a-z]*/**/*.py")):
+        if '\n@command("python -m ' in path.read_text(encoding="utf-8"):
+            found.append(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    return found
+
+
+PROGRAMS = programs()
+
+
+def called(*args: str, modules: Iterable[str] = COMMANDS.values()) -> dict[str, dict]:
+    """What each module's command gives for some arguments."""
+    line = [sys.executable, "-c", PROGRAM, json.dumps(args), json.dumps(sorted(modules))]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_program_without_an_entry_in_setup_py_has_help_too() -> None:
+    assert "bench.listening" in PROGRAMS
+    wrong = {}
+    for module, found in called("--help", modules=PROGRAMS).items():
+        if found["code"] != 0 or not found["out"].startswith(f"usage: python -m {module} "):
+            wrong[module] = found
+    assert wrong == {}
 
 
 @pytest.fixture(scope="module")
