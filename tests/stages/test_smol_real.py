@@ -22,6 +22,8 @@ from speechgpt.generation.likelihood import log_likelihoods, text_row
 from stages.callbacks.checkpoints import Checkpoints
 from stages.callbacks.log import read_log
 from stages.config import StageConfig
+from stages.packing.attention import BY_DOCUMENT
+from stages.packing.check import check_attention
 from stages.train import train
 from units.corpus import align
 from units.dataset import extract
@@ -61,6 +63,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("toy", "answers"):
         (run / "units" / name).symlink_to(run / "units/train")
     return run
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("attention", [BY_DOCUMENT, "sdpa"])
+def test_bfloat16_is_no_reason_for_another_attention(attention: str) -> None:
+    """Gradients at a few tokens of this model are of rounding alone in bfloat16, in its own attention too."""
+    if not (LLM / "config.json").exists():
+        pytest.skip("run make real-models first")
+    model = AutoModelForCausalLM.from_pretrained(LLM, dtype=torch.bfloat16, attn_implementation=attention)
+    check_attention(model)
 
 
 def called(command: Any, *arguments: object) -> None:
