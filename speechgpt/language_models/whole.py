@@ -173,7 +173,9 @@ def _check_integers(fields: dict[str, Any], path: Path) -> None:
         if isinstance(value, dict):
             _check_integers(value, path)
         elif isinstance(value, int) and value.bit_length() > 63:
-            raise ModelFilesError(f"{path}: {name} has {len(str(value))} digits; integers of a config have 64 bits")
+            raise ModelFilesError(
+                f"{path}: {name} has {len(str(value))} digits; an integer of a config has at most 64 bits"
+            )
 
 
 def _files(folder: str | Path) -> str:
