@@ -306,6 +306,24 @@ def test_labels_that_are_left_out_are_counted(run, tmp_path) -> None:
         Labelling(behaviours={"dance": 1})
 
 
+def test_repeats_may_be_the_transcripts_themselves_and_the_llm_is_not_asked(run, monkeypatch) -> None:
+    utterances = utterances_of(run / "asr.jsonl")
+    how = Labelling(behaviours={"repeat": 1, "continue": 1}, repeats="transcript", batch=8, max_new_tokens=2)
+    writer = LabelWriter(str(run / "text_llm"), "cpu", how)
+    asked: list[int] = []
+    written = writer.written
+    monkeypatch.setattr(writer, "written", lambda prompts: asked.extend(map(len, prompts)) or written(prompts))
+    done: list[int] = []
+    labels, _ = writer.labels(utterances, done.append)
+    repeats = [label for label in labels if label.behaviour == "repeat"]
+    wanted = [one.text for one in utterances if how.behaviour(one.id) == "repeat"]
+    assert wanted and [label.response for label in repeats] == wanted
+    assert all(label.instruction == "Please repeat the following words." for label in repeats)
+    assert len(asked) == len(utterances) - len(wanted) and sum(done) == len(utterances)
+    with pytest.raises(ValueError, match="exact, any or transcript"):
+        Labelling(repeats="sometimes")  # type: ignore[arg-type]
+
+
 def test_recordings_with_transcripts_come_in_three_forms(run, tmp_path) -> None:
     wav = str(run / "wav/t0.wav")
     (tmp_path / "published.jsonl").write_text(json.dumps({"audio": wav, "text": "red dog"}) + "\n")

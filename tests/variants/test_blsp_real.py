@@ -65,7 +65,7 @@ def test_thirty_steps_of_each_stage(tmp_path) -> None:
     hear.main(folder, tmp_path / "asr.jsonl", tmp_path / "heard.jsonl")
     heard = [json.loads(line)["response"] for line in (tmp_path / "heard.jsonl").read_text().splitlines()]
     assert len(heard) == len(WAVS) and "zero" in heard
-    how = Labelling(behaviours={"repeat": 1.0}, template="chat", max_new_tokens=8, exact_repeats=False)
+    how = Labelling(behaviours={"repeat": 1.0}, template="chat", max_new_tokens=8, repeats="any")
     labels, _ = LabelWriter(str(REAL / "smollm2-135m-instruct"), "cpu", how).labels(
         utterances_of(tmp_path / "asr.jsonl")
     )

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from units.runtime.command import SOME_REFUSED, check_range, command
 from units.runtime.refusals import Reason
@@ -39,6 +39,7 @@ INSTRUCTIONS: Mapping[str, str] = {
     "translate": "Please translate the following text into German text.",
 }
 BEGUN = "begun.json"
+Repeats = Literal["exact", "any", "transcript"]
 
 
 class LabelReason(Reason):
@@ -53,7 +54,7 @@ class LabelReason(Reason):
     UNFINISHED = "unfinished_response"
     """the response was cut at its longest, and --finished asks for whole ones"""
     NOT_REPEATED = "not_repeated"
-    """the LLM did not repeat the transcript, and --exact_repeats asks for that"""
+    """the LLM did not repeat the transcript, and --repeats exact asks for that"""
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,10 @@ class Labelling:
     """The longest prompt, in tokens."""
     finished: bool = False
     """Leave out responses that are cut at `max_new_tokens`."""
-    exact_repeats: bool = True
-    """Leave out responses of the behaviour repeat that are not the transcript."""
+    repeats: Repeats = "exact"
+    """Responses of the behaviour repeat. exact leaves out those that are not the transcript, any keeps them, and
+    transcript takes the transcript itself without asking the LLM: for one that could repeat it, and mostly says
+    something else first."""
     batch: int = 32
     """Prompts at once."""
     shard_size: int = 1000
@@ -96,6 +99,8 @@ class Labelling:
             raise ValueError(f"behaviours are {self.behaviours}; at least one is needed")
         for behaviour, weight in self.behaviours.items():
             check_range(f"behaviours.{behaviour}", weight, 0, exclusive=True)
+        if self.repeats not in get_args(Repeats):
+            raise ValueError(f"repeats is {self.repeats!r}; it is exact, any or transcript")
         if unknown := sorted(self.behaviours.keys() - {**INSTRUCTIONS, **self.instructions}.keys()):
             raise ValueError(
                 f"behaviours: {', '.join(unknown)} has no instruction; known are {', '.join(INSTRUCTIONS)}, and "
@@ -242,6 +247,7 @@ class LabelWriter:
         from units.runtime.refusals import refusal_of
 
         asked: list[tuple[int, list[int]]] = []
+        found: dict[int, Label] = {}
         refused: dict[int, Refusal] = {}
         for place, utterance in enumerate(rows):
             transcript = self._transcript(utterance)
@@ -253,15 +259,20 @@ class LabelWriter:
                 detail = f"{len(prompt)} tokens; at most {self.how.longest_prompt} are allowed"
                 refused[place] = refusal_of(utterance.id, LabelReason.LONG_PROMPT, detail)
                 continue
+            if self.how.repeats == "transcript" and self.how.behaviour(utterance.id) == "repeat":
+                found[place] = self._label(utterance, transcript)
+                continue
             asked.append((place, prompt))
         asked.sort(key=lambda one: len(one[1]))  # so that a batch has little padding
-        found: dict[int, Label] = {}
         advance(len(rows) - len(asked))
         for start in range(0, len(asked), self.how.batch):
             some = asked[start : start + self.how.batch]
             for (place, _), ids in zip(some, self.written([prompt for _, prompt in some])):
-                label, reason = self._label(rows[place], ids)
-                if reason is not None:
+                text = self.tokenizer.decode(
+                    [token for token in ids if token not in self.ends], skip_special_tokens=True
+                )
+                label = self._label(rows[place], text.strip())
+                if (reason := self._left_out(label, finished=ids[-1] in self.ends)) is not None:
                     refused[place] = refusal_of(rows[place].id, reason, label.response)
                 else:
                     found[place] = label
@@ -293,23 +304,25 @@ class LabelWriter:
             text = EnglishTextNormalizer({})(text)
         return text
 
-    def _label(self, utterance: Utterance, ids: list[int]) -> tuple[Label, LabelReason | None]:
-        """A label, and why it is left out, if it is."""
+    def _label(self, utterance: Utterance, response: str) -> Label:
         from speechgpt.dialogue import Speech
-        from units.corpus.manifest import has_word
         from variants.blsp.data.labels import Label
 
-        text = self.tokenizer.decode([token for token in ids if token not in self.ends], skip_special_tokens=True)
-        behaviour, transcript = self.how.behaviour(utterance.id), self._transcript(utterance)
         speech = Speech(str(utterance.audio), utterance.start, utterance.duration)
-        label = Label(utterance.id, speech, text.strip(), behaviour, self._instruction(utterance), transcript)
+        behaviour, transcript = self.how.behaviour(utterance.id), self._transcript(utterance)
+        return Label(utterance.id, speech, response, behaviour, self._instruction(utterance), transcript)
+
+    def _left_out(self, label: Label, finished: bool) -> LabelReason | None:
+        """Why a label is left out, if it is. finished: whether the LLM ended the response itself."""
+        from units.corpus.manifest import has_word
+
         if not has_word(label.response):
-            return label, LabelReason.EMPTY
-        if self.how.finished and ids[-1] not in self.ends:
-            return label, LabelReason.UNFINISHED
-        if behaviour == "repeat" and self.how.exact_repeats and label.response != transcript:
-            return label, LabelReason.NOT_REPEATED
-        return label, None
+            return LabelReason.EMPTY
+        if self.how.finished and not finished:
+            return LabelReason.UNFINISHED
+        if label.behaviour == "repeat" and self.how.repeats == "exact" and label.response != label.transcript:
+            return LabelReason.NOT_REPEATED
+        return None
 
 
 if __name__ == "__main__":
