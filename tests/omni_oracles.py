@@ -18,7 +18,7 @@ from units.encoder.unit_encoder import Features
 from variants.encoders import open_encoder
 from variants.listening import Row, row
 from variants.llama_omni.network.adaptor import SpeechAdaptor
-from variants.llama_omni.network.decoder import SpeechDecoder
+from variants.llama_omni.network.ctc_decoder import CtcDecoder
 from variants.llama_omni.network.model import OmniLLM
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
 from variants.llama_omni.template import Llama3Template
@@ -50,8 +50,8 @@ class Oracle:
         return list(self.json["wavs"])
 
     @property
-    def decoder(self) -> SpeechDecoder:
-        assert self.model.decoder is not None
+    def decoder(self) -> CtcDecoder:
+        assert isinstance(self.model.decoder, CtcDecoder)
         return self.model.decoder
 
     def question(self, sound: str) -> Message:
@@ -79,7 +79,7 @@ def open_oracle(name: str, out: Path) -> Oracle:
     adaptor = SpeechAdaptor(facts.width, llm.config.hidden_size, facts.shape)
     adaptor.load_state_dict(read_part(out, ADAPTOR_FILE, "adapter."))
     assert facts.decoder and facts.speaking
-    decoder = SpeechDecoder(facts.decoder, facts.speaking)
+    decoder = CtcDecoder(facts.decoder, facts.speaking)
     decoder.load_state_dict(read_part(out, DECODER_FILE, "decoder."))
     tokenizer = AutoTokenizer.from_pretrained(out)
     encoder = open_encoder(str(facts.encoder.find(out)), facts.layer, window=facts.window)

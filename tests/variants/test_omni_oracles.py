@@ -16,7 +16,8 @@ from units.audio import load_wav
 from units.encoder.published.checkpoint_files import read_torch
 from variants.listening import Row, draws, ends_of
 from variants.llama_omni.network.ctc import CtcStream, collapse, ctc_loss, frames_of, spread
-from variants.llama_omni.network.model import Answers
+from variants.llama_omni.network.ctc_decoder import FrameStream
+from variants.llama_omni.network.decoder import Answers
 from variants.llama_omni.network.shapes import DecoderShape
 from variants.llama_omni.upstream import export
 from variants.published_files import read_object
@@ -113,8 +114,8 @@ def test_greedy_ids_states_frames_and_units(oracle: Oracle) -> None:
 
 def streamed(oracle: Oracle, states: Tensor) -> list[list[int]]:
     """New units after each token."""
-    stream, units = oracle.decoder.stream(), CtcStream(oracle.decoder.blank)
-    return [units.push(stream.push(state).argmax(-1).tolist()) for state in states]
+    stream = oracle.decoder.stream()
+    return [stream.push(state) for state in states]
 
 
 def chunks_of(added: list[list[int]], omega: int) -> list[dict]:
@@ -162,7 +163,7 @@ def test_cached_frames_equal_the_whole(oracle: Oracle) -> None:
     decoder, upsample = oracle.decoder, oracle.facts.decoder.upsample
     with torch.no_grad():
         whole = decoder(decoder.tokens(states), [len(states)], [len(states) * upsample])[0]
-    stream = decoder.stream()
+    stream = FrameStream(decoder)
     parts = torch.cat([stream.push(state) for state in states])
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
 
@@ -226,8 +227,8 @@ def test_stage_1_losses_and_gradients(oracle: Oracle, case: str, numbers: list[i
     check_gradients(oracle, expected["grad_norms"])
 
 
-def answers_of(oracle: Oracle, number: int, units: list[int], late: int, needed: bool) -> tuple[Answers, Row]:
-    """Where an answer stands.
+def answer_of(oracle: Oracle, number: int, units: list[int], late: int, needed: bool) -> tuple[Row, Tensor, int]:
+    """An example, the places of its answer's tokens, and the frames that it has.
 
     Args:
         late: 1 takes the states that upstream's training code takes, which stand one later than generation's.
@@ -237,21 +238,21 @@ def answers_of(oracle: Oracle, number: int, units: list[int], late: int, needed:
     places = torch.tensor([place for place, train in enumerate(one.train) if train])
     upsample = oracle.facts.decoder.upsample
     frames = frames_of(len(places), units, upsample) if needed else max(len(places) * upsample, len(units))
-    return Answers(places + late, [len(places)], [frames]), one
+    return one, places + late, frames
 
 
 def unit_loss(oracle: Oracle, cases: list[tuple[int, list[int]]], late: int = 1, needed: bool = False) -> Tensor:
     total, count = torch.zeros(()), 0
     for number, padded in cases:
         units = [unit for unit in padded if unit >= 0]  # the published batch is padded with -100
-        answers, one = answers_of(oracle, number, units, late, needed)
+        one, places, frames = answer_of(oracle, number, units, late, needed)
         sound = oracle.json["training"]["wavs"][number]
         inputs = oracle.inputs(one, sound)
         if late:  # the word after the last one is not there; upstream's decoder reads no words
             inputs["input_ids"] = functional.pad(inputs["input_ids"], (0, 1))
-        logits = oracle.model(**inputs, answers=answers)
+        logits = oracle.decoder(oracle.model.answer_tokens(said=places, **inputs), [len(places)], [frames])
         target = torch.tensor(units)
-        total = total + ctc_loss(logits, torch.tensor(answers.frames), target, torch.tensor([len(units)]))
+        total = total + ctc_loss(logits, torch.tensor([frames]), target, torch.tensor([len(units)]))
         count += len(units)
     return total / count
 
@@ -286,8 +287,10 @@ def test_stage_2_losses_and_gradients(oracle: Oracle) -> None:
 
 def test_what_this_package_trains_is_what_generation_gives_the_decoder(oracle: Oracle) -> None:
     given = oracle.json["training"]["stage2"]
-    cases = [(0, given["first"]["tgt_units"][0])]
-    loss = unit_loss(oracle, cases, late=0, needed=True)
+    units = given["first"]["tgt_units"][0]
+    one, places, _ = answer_of(oracle, 0, units, late=0, needed=True)
+    answers = Answers(places, [len(places)], torch.tensor(units), [len(units)])
+    loss = oracle.model(**oracle.inputs(one, oracle.json["training"]["wavs"][0]), answers=answers) / len(units)
     assert loss.item() == pytest.approx(given["loss_of_first_with_states_that_predict_the_answer"], rel=1e-4)
 
 

@@ -30,11 +30,10 @@ from units.vocoder.unit_vocoder import UnitVocoder
 from variants.listening import draws
 from variants.llama_omni.data.examples import with_instruction
 from variants.llama_omni.network.adaptor import SpeechAdaptor
-from variants.llama_omni.network.ctc import collapse
-from variants.llama_omni.network.decoder import SpeechDecoder
+from variants.llama_omni.network.decoders import make_decoder
 from variants.llama_omni.network.model import OmniLLM
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
-from variants.llama_omni.speech_out import SILENCE, AnswerSpeech, Join, most_likely
+from variants.llama_omni.speech_out import SILENCE, AnswerSpeech, Join
 from variants.llama_omni.template import open_template
 from variants.speech_in.facts import read_part
 from variants.speech_in.listener import Listener, Prompt, open_llm, text_message
@@ -91,7 +90,7 @@ class LlamaOmni(Listener):
         adaptor = SpeechAdaptor(facts.width, llm.config.get_text_config().hidden_size, facts.shape)
         decoder = None
         if facts.decoder is not None and facts.speaking is not None:
-            decoder = SpeechDecoder(facts.decoder, facts.speaking)
+            decoder = make_decoder(facts.decoder, facts.speaking)
         for part, file, prefix in ((adaptor, ADAPTOR_FILE, "adapter."), (decoder, DECODER_FILE, "decoder.")):
             if part is None:
                 continue
@@ -339,8 +338,7 @@ class LlamaOmni(Listener):
         with torch.inference_mode():
             states = torch.cat([one for _, one in drawn])
             tokens = decoder.tokens(states, self._words([token for ids, _ in drawn for token in ids]))
-        symbols = most_likely(decoder, tokens, [len(ids) for ids, _ in drawn])
-        return [collapse(row, decoder.blank) for row in symbols]
+        return decoder.units_of(tokens, [len(ids) for ids, _ in drawn])
 
     def _answered_with(
         self, asked: Message, ids: Sequence[int], units: Sequence[int], wav: np.ndarray | None

@@ -1,4 +1,4 @@
-"""An answer's sound, while its text is written: states -> frames -> units -> chunks of at least omega units -> wav.
+"""An answer's sound, while its text is written: states -> units -> chunks of at least omega units -> wav.
 
 Whatever omega is, all units together are those of the whole answer, and the joined sound is that of all units, as long
 as chunks are joined exactly. `islands` decodes each chunk alone, as the published code does, for comparison only.
@@ -11,12 +11,10 @@ from collections.abc import Callable, Iterator
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from units.codebook import Codebook, Units
 from units.vocoder.unit_vocoder import UnitVocoder
-from variants.llama_omni.network.ctc import CtcStream
 from variants.llama_omni.network.decoder import SpeechDecoder
 
 T = TypeVar("T")
@@ -63,12 +61,7 @@ class AnswerSpeech:
             vocoder: None gives units alone.
             omega: units that the vocoder gets at a time, at least.
         """
-        self._stream, self._ctc, self._codebook, self._omega = (
-            decoder.stream(),
-            CtcStream(decoder.blank),
-            codebook,
-            omega,
-        )
+        self._stream, self._codebook, self._omega = decoder.stream(), codebook, omega
         self._sound = None if vocoder is None else sound_stream(vocoder, join)
         self._waiting: list[int] = []
         self.units: list[int] = []
@@ -80,23 +73,28 @@ class AnswerSpeech:
         Args:
             state: (H,), which predicts the token. word: (H,), its embedding.
         """
-        began = time.perf_counter()
-        new = self._ctc.push(self._stream.push(state, word).argmax(-1).tolist())
-        self.seconds["decoder"] += time.perf_counter() - began
-        self.units += new
-        self._waiting += new
-        return self._spoken() if len(self._waiting) >= self._omega else SILENCE
+        return self._said(self._timed("decoder", lambda: self._stream.push(state, word)))
 
     def finish(self) -> Iterator[np.ndarray]:
         """End the answer; gives the rest of the wav, in pieces as they are made."""
+        units = self._stream.finish()
+        while (unit := self._timed("decoder", lambda: next(units, None))) is not None:
+            if len(wav := self._said([unit])):
+                yield wav
         rest = self._spoken()
         if len(rest):
             yield rest
         if self._sound is None or not self.units:
             return
         pieces = self._sound.finish()
-        while (piece := self._timed(lambda: next(pieces, None))) is not None:
+        while (piece := self._timed("vocoder", lambda: next(pieces, None))) is not None:
             yield piece
+
+    def _said(self, new: list[int]) -> np.ndarray:
+        """Add units; returns the wav that can now be made."""
+        self.units += new
+        self._waiting += new
+        return self._spoken() if len(self._waiting) >= self._omega else SILENCE
 
     def _spoken(self) -> np.ndarray:
         """Give the vocoder all units that wait."""
@@ -104,23 +102,11 @@ class AnswerSpeech:
         if self._sound is None or not units:
             return SILENCE
         sound = self._sound
-        return self._timed(lambda: sound.push(Units(tuple(units), None, self._codebook)))
+        return self._timed("vocoder", lambda: sound.push(Units(tuple(units), None, self._codebook)))
 
-    def _timed(self, work: Callable[[], T]) -> T:
-        """What the vocoder gives; its time is added up."""
+    def _timed(self, part: str, work: Callable[[], T]) -> T:
+        """What a part gives; its time is added up."""
         began = time.perf_counter()
         found = work()
-        self.seconds["vocoder"] += time.perf_counter() - began
+        self.seconds[part] += time.perf_counter() - began
         return found
-
-
-def most_likely(decoder: SpeechDecoder, tokens: Tensor, lengths: list[int]) -> list[list[int]]:
-    """The most likely symbol of each frame of some whole answers.
-
-    Args:
-        tokens: (sum of lengths, D), from `decoder.tokens`. lengths: tokens of each answer.
-    """
-    frames = [length * decoder.shape.upsample for length in lengths]
-    with torch.inference_mode():
-        symbols = decoder(tokens, lengths, frames).argmax(-1).cpu()
-    return [row[:count].tolist() for row, count in zip(symbols, frames)]

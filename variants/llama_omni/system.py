@@ -44,13 +44,12 @@ from variants.llama_omni.data.documents import DOCUMENTS_VERSION, Writer
 from variants.llama_omni.data.examples import Reading, codebook_of, example_files, read_examples
 from variants.llama_omni.lora import lora_names, with_lora, without_lora
 from variants.llama_omni.network.adaptor import SpeechAdaptor
-from variants.llama_omni.network.ctc import collapse, ctc_loss
-from variants.llama_omni.network.decoder import SpeechDecoder
-from variants.llama_omni.network.model import Answers, OmniLLM
+from variants.llama_omni.network.decoder import Answers, SpeechDecoder
+from variants.llama_omni.network.decoders import make_decoder
+from variants.llama_omni.network.model import OmniLLM, Wanted
 from variants.llama_omni.network.shapes import Speaking
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, SYSTEM, OmniFacts
 from variants.llama_omni.template import TEMPLATE_VERSION, open_template
-from variants.llama_omni.units_report import units_report
 from variants.references import Reference, fingerprint, located
 from variants.speech_in import batch as speech_batch
 from variants.speech_in.batch import Block
@@ -161,7 +160,7 @@ class OmniOpened(ListeningOpened):
         adaptor.load_state_dict(read_part(folder, ADAPTOR_FILE, "adapter."))
         decoder = None
         if self.model.decoder is not None:
-            decoder = SpeechDecoder(self.model.decoder.shape, self.model.decoder.made_for)
+            decoder = make_decoder(self.model.decoder.shape, self.model.decoder.made_for)
             decoder.load_state_dict(read_part(folder, DECODER_FILE, "decoder."))
         return OmniLLM(llm, adaptor, decoder)
 
@@ -207,29 +206,25 @@ class SpeakingOpened(OmniOpened):
 
     def collator(self) -> Collator:
         return functools.partial(
-            collate,
-            one_row=self.one_row,
-            with_bounds=takes_bounds(self.model.llm),
-            grid=self.encoder.grid,
-            upsample=self.config.decoder.upsample,
+            collate, one_row=self.one_row, with_bounds=takes_bounds(self.model.llm), grid=self.encoder.grid
         )
 
     def items(self, batch: dict[str, Any]) -> Tensor:
-        """Target units."""
-        return batch["unit_counts"].sum()
+        """Target units, and the ends of answers where the decoder says these."""
+        assert self.model.decoder is not None
+        return batch["unit_counts"].sum() + self.model.decoder.ends * len(batch["unit_counts"])
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
-        """CTC of the answers' units, summed, divided by the units of the whole step."""
-        logits = self.unit_logits(model, batch)
-        return ctc_loss(logits, batch["said_frames"], batch["units"], batch["unit_counts"]) / items
+        """The loss of the answers' units, summed, divided by the targets of the whole step."""
+        return self.spoken(model, batch, "loss") / items
 
-    def unit_logits(self, model: Any, batch: dict[str, Any]) -> Tensor:
-        """The decoder's logits of a batch, (S, U, K + 1)."""
+    def spoken(self, model: Any, batch: dict[str, Any], wanted: Wanted) -> Any:
+        """What the decoder makes of the answers of a batch. wanted: as for OmniLLM.forward."""
         inputs = self.inputs(batch)
-        for name in ("said", "said_lengths", "said_frames", "units", "unit_counts"):
+        for name in ("said", "said_lengths", "units", "unit_counts"):
             inputs.pop(name)
-        answers = Answers(batch["said"], batch["said_lengths"].tolist(), batch["said_frames"].tolist())
-        return model(**inputs, answers=answers)
+        lengths, counts = batch["said_lengths"].tolist(), batch["unit_counts"].tolist()
+        return model(**inputs, answers=Answers(batch["said"], lengths, batch["units"], counts), wanted=wanted)
 
     def plain(self, block: Block) -> Block:
         left_out = ("said", "said_start", "units", "units_start")
@@ -238,7 +233,6 @@ class SpeakingOpened(OmniOpened):
     @torch.no_grad()
     def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
         """What the decoder says of some held-out answers: units, and sound in `samples/` where there is a vocoder."""
-        assert self.model.decoder is not None
         with evaluating(model):
             found = []
             for number, (task, source, document) in enumerate(sample_documents(held_out, count)):
@@ -246,8 +240,7 @@ class SpeakingOpened(OmniOpened):
                 length = int(tokenised.lengths[document])
                 block = PackedBlocks([(tokenised, np.array([document]), 1.0)], length, None, held_out.pad, 0)[0]
                 batch = on_device(self.collator()([block]), self.model.device)
-                batch["said_frames"] = batch["said_lengths"] * self.config.decoder.upsample  # as in use
-                said = collapse(self.unit_logits(model, batch)[0].argmax(-1).tolist(), self.model.decoder.blank)
+                (said,) = self.spoken(model, batch, "units")
                 text = self.tokenizer.decode(batch["input_ids"].flatten()[batch["said"]], skip_special_tokens=True)
                 target = batch["units"].tolist()
                 sample = {"task": task, "text": text, "units": said, "expected": target}
@@ -263,14 +256,17 @@ class SpeakingOpened(OmniOpened):
         folder = self.config.vocoder and self.config.at(self.config.vocoder)
         return UnitVocoder.from_pretrained(folder) if folder and (folder / "config.json").exists() else None
 
+    @torch.no_grad()
     def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        """See units_report."""
-
-        def logits(block: Block) -> tuple[Tensor, dict[str, Any]]:
-            batch = on_device(self.collator()([block]), self.model.device)
-            return self.unit_logits(model, batch), batch
-
-        return units_report(model, held_out, blocks, logits, self.config.decoder.upsample)
+        """Figures of the decoder on the first so many held-out blocks (docs/systems/llama-omni.md)."""
+        assert self.model.decoder is not None
+        sums: dict[str, float] = {}
+        with evaluating(model):
+            for index in range(min(blocks, len(held_out))):
+                batch = on_device(self.collator()([held_out[index]]), self.model.device)
+                for name, value in self.spoken(model, batch, "figures").items():
+                    sums[name] = sums.get(name, 0.0) + value
+        return self.model.decoder.report(sums)
 
 
 class OmniSystem:
@@ -318,7 +314,7 @@ class OmniSystem:
                 units, assumed = _planned_units(config)
                 notes += [f"{units} units are assumed: there is no codebook yet"] if assumed else []
                 notes.append("the decoder's own frames are not counted among the tokens")
-                model.decoder = SpeechDecoder(config.decoder, Speaking.of(shape, units))
+                model.decoder = make_decoder(config.decoder, Speaking.of(shape, units))
             parts = dict(PARTS)
             if config.llm_lora:
                 model.llm = with_lora(model.llm, config.llm_lora)
@@ -381,7 +377,7 @@ def _joined(config: OmniConfig, llm: Any, found: Path, begun: OmniFacts | None) 
 def _decoder(config: OmniConfig, llm: Any, found: Path, begun: OmniFacts, codebook: Codebook) -> SpeechDecoder:
     """A new decoder, or that of an earlier stage."""
     torch.manual_seed(config.seed)
-    decoder = SpeechDecoder(config.decoder, Speaking.of(llm.config, codebook.size))
+    decoder = make_decoder(config.decoder, Speaking.of(llm.config, codebook.size))
     decoder.take_scale(llm.get_input_embeddings().weight.detach())
     if begun.decoder is None:
         return decoder

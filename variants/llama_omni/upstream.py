@@ -224,7 +224,7 @@ def _decoder(
     import torch
     from transformers import LlamaConfig
 
-    from variants.llama_omni.network.decoder import SpeechDecoder
+    from variants.llama_omni.network.ctc_decoder import CtcDecoder
     from variants.llama_omni.network.shapes import DecoderShape, Speaking
 
     if not weights:
@@ -234,7 +234,7 @@ def _decoder(
     shape = DecoderShape.published(config["ctc_decoder_config"], config["ctc_upsample_factor"])
     speaking = Speaking.of(LlamaConfig.from_dict(copy.deepcopy(llm_config)), config["unit_vocab_size"])
     with torch.device("meta"):
-        decoder = SpeechDecoder(shape, speaking)
+        decoder = CtcDecoder(shape, speaking)
     check_shapes(decoder.state_dict(), weights, source, lambda name: DECODER + name)
     return shape, speaking
 
@@ -276,6 +276,7 @@ def _check_exportable(source: Path, facts: Any, settings: dict[str, Any], listen
             ("the encoder", listening.get("model_type"), "whisper"),
             ("the encoder's layer", facts.layer, listening.get("encoder_layers", facts.layer)),
             ("the adaptor's inner width", facts.shape.inner, INNER),
+            ("the decoder's kind", facts.decoder.kind if facts.decoder else "ctc", "ctc"),
             ("the decoder's input", facts.decoder.input if facts.decoder else "state", "state"),
         )
         if found != needed

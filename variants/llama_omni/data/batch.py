@@ -10,33 +10,25 @@ from typing import Any
 import torch
 
 from units.audio import FrameGrid
-from variants.llama_omni.network.ctc import frames_of
 from variants.speech_in import batch
 from variants.speech_in.batch import Block, lengths_of
 
 
-def collate(blocks: list[Block], one_row: bool, with_bounds: bool, grid: FrameGrid, upsample: int) -> dict[str, Any]:
+def collate(blocks: list[Block], one_row: bool, with_bounds: bool, grid: FrameGrid) -> dict[str, Any]:
     """As variants.speech_in.batch.collate, and the answers of all blocks, one after the other.
 
     Returns: also said, int64 (n,), places of the answers' tokens counted over all rows; said_lengths, int64 (S,);
-        units, int64, the targets end to end; unit_counts, int64 (S,); said_frames, int64 (S,), of each answer.
+        units, int64, the targets end to end; unit_counts, int64 (S,).
     """
     made = batch.collate(blocks, one_row, with_bounds, grid)
     length = len(blocks[0]["input_ids"])
     lengths: list[int] = []
     counts: list[int] = []
-    frames: list[int] = []
     for block in blocks:
-        said, units = lengths_of(block["said_start"]), lengths_of(block["units_start"])
-        rows = block["units"].split(units)
-        frames += [frames_of(tokens, row.tolist(), upsample) for tokens, row in zip(said, rows, strict=True)]
-        lengths, counts = lengths + said, counts + units
+        lengths += lengths_of(block["said_start"])
+        counts += lengths_of(block["units_start"])
     made["said"] = torch.cat(
         [block["said"] + block["said_start"] + number * length for number, block in enumerate(blocks)]
     )
     made["units"] = torch.cat([block["units"] for block in blocks]).long()
-    return made | {
-        "said_lengths": torch.tensor(lengths),
-        "unit_counts": torch.tensor(counts),
-        "said_frames": torch.tensor(frames),
-    }
+    return made | {"said_lengths": torch.tensor(lengths), "unit_counts": torch.tensor(counts)}

@@ -1,14 +1,11 @@
 """LLaMA-Omni's model: an LLM that listens, and a speech decoder on its states.
 
-B rows of a batch, L tokens of a row, S answers, U frames of an answer, H width of the LLM, D width of the decoder, K
-units.
+B rows of a batch, L tokens of a row, n tokens of all answers, H width of the LLM, D width of the decoder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,20 +13,9 @@ from transformers import PreTrainedModel
 
 from variants.listening import SpeechLLM
 from variants.llama_omni.network.adaptor import SpeechAdaptor
-from variants.llama_omni.network.decoder import SpeechDecoder
+from variants.llama_omni.network.decoder import Answers, SpeechDecoder
 
-
-@dataclass(frozen=True)
-class Answers:
-    """Where answers stand in a batch, and how long they are to be spoken.
-
-    places: int64 (n,), of the tokens of all answers, counted over all rows, row after row. lengths: tokens of each
-    answer, n together. frames: U of each answer.
-    """
-
-    places: Tensor
-    lengths: Sequence[int]
-    frames: Sequence[int]
+Wanted = Literal["loss", "figures", "units"]
 
 
 class OmniLLM(SpeechLLM):
@@ -46,24 +32,46 @@ class OmniLLM(SpeechLLM):
         frames: Tensor | None = None,
         places: Tensor | None = None,
         answers: Answers | None = None,
+        wanted: Wanted = "loss",
         **kwargs: Any,
     ) -> Any:
-        """The LLM's output, or, with answers, the speech decoder's logits of their frames, (S, U, K + 1).
+        """The LLM's output, or, with answers, what the speech decoder makes of them.
+
+        Args:
+            input_ids, states, frames, places, kwargs: as for SpeechLLM.
+            wanted: with answers: their summed loss, sums for figures, or the units that it says of each.
+        """
+        if answers is None:
+            return super().forward(input_ids, states, frames, places, **kwargs)
+        assert self.decoder is not None
+        tokens = self.answer_tokens(input_ids, answers.places, states, frames, places, **kwargs)
+        if wanted == "units":
+            return self.decoder.units_of(tokens, answers.lengths)
+        return self.decoder.figures(tokens, answers) if wanted == "figures" else self.decoder.loss(tokens, answers)
+
+    def answer_tokens(
+        self,
+        input_ids: Tensor,
+        said: Tensor,
+        states: Tensor | None = None,
+        frames: Tensor | None = None,
+        places: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """What the tokens of answers bring to the speech decoder, (n, D).
 
         The state that predicts a token makes its units, in training as in generation. Upstream's unused training code
         takes the state after it.
 
         Args:
-            input_ids, states, frames, places, kwargs: as for SpeechLLM.
+            said: int64 (n,), as `places` of Answers. The others: as for forward.
         """
-        if answers is None:
-            return super().forward(input_ids, states, frames, places, **kwargs)
         assert self.decoder is not None
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._llm_learns):
             hidden = self.last_states(input_ids, states, frames, places, **kwargs)
-            before = hidden.flatten(0, 1)[answers.places - 1]
-            words = self.get_input_embeddings()(input_ids.flatten()[answers.places])
-        return self.decoder(self.decoder.tokens(before, words), answers.lengths, answers.frames)
+            before = hidden.flatten(0, 1)[said - 1]
+            words = self.get_input_embeddings()(input_ids.flatten()[said])
+        return self.decoder.tokens(before, words)
 
     @property
     def _llm_learns(self) -> bool:

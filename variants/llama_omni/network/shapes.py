@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from units.runtime.command import check_range
 from units.runtime.settings import check_types
 
-DecoderInput = Literal["state", "state_and_word"]
+DecoderInput = Literal["state", "state_and_word", "gate"]
+DecoderKind = Literal["ctc", "autoregressive"]
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,31 @@ class DecoderShape:
     inner: int = 11008
     """Width of the feed-forward layers."""
     upsample: int = 25
-    """Frames of a token: each state is repeated so often. Units a token, times 1.5 to 2, is enough."""
+    """Frames of a token: each state is repeated so often. Units a token, times 1.5 to 2, is enough. For kind
+    autoregressive the most units of a token, where an answer does not end."""
     input: DecoderInput = "state"
     """state: the LLM's state that predicts a token, as published. state_and_word: also the embedding of that token,
-    which makes the decoder learn several times faster."""
+    which makes the decoder learn several times faster. gate: both, in shares that a learned gate gives, as in
+    LLaMA-Omni2."""
+    kind: DecoderKind = "ctc"
+    """ctc: all units of a token at once, as LLaMA-Omni. autoregressive: one unit after the other, as LLaMA-Omni2."""
+    read: int = 3
+    """For kind autoregressive: tokens that are read before units are written."""
+    write: int = 10
+    """For kind autoregressive: units that are written before further tokens are read; at most those of `read` tokens,
+    or speech runs ahead of its text."""
 
     def __post_init__(self) -> None:
         check_types(self, "decoder.")
-        for name in ("layers", "width", "heads", "inner", "upsample"):
+        for name in ("layers", "width", "heads", "inner", "upsample", "read", "write"):
             check_range(name, getattr(self, name), 1)
         if self.width % self.heads or self.width // self.heads % 2:
             raise ValueError(
                 f"decoder: a width of {self.width} and {self.heads} heads; each head needs an even, whole width"
             )
-        if self.input not in ("state", "state_and_word"):
-            raise ValueError(f"decoder: input is {self.input!r}; it is state or state_and_word")
+        for name, choices in (("input", get_args(DecoderInput)), ("kind", get_args(DecoderKind))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"decoder: {name} is {getattr(self, name)!r}; it is {' or '.join(choices)}")
 
     @classmethod
     def published(cls, text: str, upsample: int) -> DecoderShape:
