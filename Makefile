@@ -371,7 +371,7 @@ $(RUN)/blsp_llm/config.json: | $(RUN)/text_llm/config.json $(RUN)/facts.jsonl $(
 	@echo "[2/6] blsp: stage 1, the text LLM learns to repeat and to answer"
 	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/toy/stage1.yaml --run $(RUN)
 
-$(RUN)/blsp_features/feature_set.json: | $(RUN)/corpus/corpus.json
+$(RUN)/heard_features/feature_set.json: | $(RUN)/corpus/corpus.json
 $(RUN)/blsp_labels/labels.json $(RUN)/blsp_heard/speechgpt.json: | $(RUN)/blsp_llm/config.json
 
 $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
@@ -505,7 +505,7 @@ $(BLSP_CORPUS): | $(INSTALLED) $(SPEAKS)
 	@echo "[1/6] blsp: open English, spoken by local engines"
 	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --lines 20000 || [ $$? = 3 ]
 
-$(RUN)/blsp_features/feature_set.json: | $(BLSP_CORPUS) $(REAL)
+$(RUN)/heard_features/feature_set.json: | $(BLSP_CORPUS) $(REAL)
 $(RUN)/blsp_labels/labels.json: | $(BLSP_CORPUS) $(REAL)
 
 $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
@@ -546,11 +546,11 @@ $(RUN)/omni/speechgpt.json: | $(RUN)/omni_llm/speechgpt.json $(GATE)
 	@$(PYTHON) -m variants.llama_omni.train variants/llama_omni/configs/$(PRESET)/stage2.yaml --run $(RUN)
 
 # BLSP, every preset that make blsp runs. Exit code 3: some inputs were left out, and are listed.
-$(RUN)/blsp_features/feature_set.json:
+$(RUN)/heard_features/feature_set.json:
 	@echo "[3/6] blsp: states of the encoder"
 	@$(SHARED) $(PYTHON) -m units.dataset.extract $(BLSP_CORPUS) $(@D) --features $(BLSP_STATES) --processes 1 || [ $$? = 3 ]
 
-$(RUN)/blsp_heard/speechgpt.json: | $(RUN)/blsp_features/feature_set.json
+$(RUN)/blsp_heard/speechgpt.json: | $(RUN)/heard_features/feature_set.json
 	@echo "[4/6] blsp: the adapter learns to hear words"
 	@$(PYTHON) -m variants.blsp.train variants/blsp/configs/$(PRESET)/hear.yaml --run $(RUN)
 

@@ -100,6 +100,7 @@ COMMANDS = {
     "blsp-generate": "variants.blsp.generate",
     "blsp-upstream": "variants.blsp.upstream",
     "llama-omni-train": "variants.llama_omni.train",
+    "llama-omni-hear": "variants.llama_omni.hear",
     "llama-omni-generate": "variants.llama_omni.generate",
     "llama-omni-latency": "variants.llama_omni.latency",
     "llama-omni-upstream": "variants.llama_omni.upstream",

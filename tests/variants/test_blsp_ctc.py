@@ -24,9 +24,9 @@ from units.dataset import extract
 from variants.blsp import hear
 from variants.blsp.inference import BLSP
 from variants.blsp.records import ADAPTER_FILE, read_adapter
-from variants.blsp.stages.ctc import HEAD_FILE, TokenHead, ctc_loss, heard, places_needed
 from variants.blsp.stages.system import BLSP_SYSTEM
 from variants.speech_in.config import Disturbance
+from variants.speech_in.hearing.ctc import HEAD_FILE, TokenHead, ctc_loss, heard, places_needed
 from variants.speech_in.stage import disturbed
 
 LONG = {"max_steps": 60, "save_steps": 30, "eval_steps": 30}
@@ -183,10 +183,10 @@ def test_a_head_of_another_llm_is_refused(listened, tmp_path) -> None:
     weights = load_file(listened / HEAD_FILE)
     save_file({**weights, "blank": weights["blank"][:5].clone()}, tmp_path / HEAD_FILE)
     with pytest.raises(ValueError, match="another LLM"):
-        hear.Hearer(tmp_path)
+        hear.open_hearer(tmp_path)
     (tmp_path / HEAD_FILE).unlink()
-    with pytest.raises(FileNotFoundError, match="kind ctc"):
-        hear.Hearer(tmp_path)
+    with pytest.raises(FileNotFoundError, match="learns to hear words"):
+        hear.open_hearer(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from variants.llama_omni.network.decoder import Answers
 from variants.llama_omni.network.decoders import make_decoder
 from variants.llama_omni.network.shapes import DecoderShape, Speaking
 from variants.llama_omni.records import DECODER_FILE, OmniFacts
-from variants.llama_omni.system import OMNI_SYSTEM
+from variants.llama_omni.stages.system import OMNI_SYSTEM
 from variants.llama_omni.upstream import export
 from variants.speech_in.batch import lengths_of
 

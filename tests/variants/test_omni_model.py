@@ -27,7 +27,7 @@ from units.vocoder.unit_vocoder import UnitVocoder
 from variants.llama_omni import generate, latency
 from variants.llama_omni.inference import LlamaOmni
 from variants.llama_omni.records import DECODER_FILE
-from variants.llama_omni.system import OMNI_SYSTEM
+from variants.llama_omni.stages.system import OMNI_SYSTEM
 from variants.llama_omni.upstream import export
 from variants.references import PartError
 

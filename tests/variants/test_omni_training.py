@@ -29,7 +29,7 @@ from variants.llama_omni import train as command
 from variants.llama_omni.config import OmniConfig
 from variants.llama_omni.network.shapes import AdaptorShape, DecoderShape
 from variants.llama_omni.records import ADAPTOR_FILE, DECODER_FILE, OmniFacts
-from variants.llama_omni.system import OMNI_SYSTEM, OmniOpened, SpeakingOpened
+from variants.llama_omni.stages.system import OMNI_SYSTEM, OmniOpened, SpeakingOpened
 
 CPU = {"attn_implementation": "by_document"}
 SPEAKING = {"kind": "speaking"}
@@ -306,7 +306,7 @@ LLAMA_3 = LlamaConfig(
 
 @pytest.mark.parametrize("name", sorted(f"{path.parent.name}/{path.stem}" for path in CONFIGS.glob("*/stage*.yaml")))
 def test_the_presets_are_planned(name: str, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("variants.llama_omni.system.model_shape", lambda config, file: (LLAMA_3, False))
+    monkeypatch.setattr("variants.llama_omni.stages.system.model_shape", lambda config, file: (LLAMA_3, False))
     command.main([str(CONFIGS / f"{name}.yaml"), "--run", str(tmp_path), "--plan", "--gpus", "8", "--gpu", "A100-80G"])
     printed = capsys.readouterr().out
     assert "trained" in printed

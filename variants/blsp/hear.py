@@ -9,16 +9,13 @@ OUT.refused.jsonl, and the exit code is 3.
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from units.runtime.command import SOME_REFUSED, check_range, command
+from units.runtime.command import command
 
 if TYPE_CHECKING:
-    import numpy as np
+    from variants.speech_in.hearing.hear import Hearer
 
 
 @command("blsp-hear")
@@ -32,79 +29,27 @@ def main(model: Path, source: Path, out: Path, device: str = "cpu", batch: int =
         device: cpu, cuda, or cuda:N
         batch: recordings at once
     """
-    from eval.metrics import word_error_rate
-    from units.corpus.decoding import decoded
-    from units.runtime.files.atomic import written_whole
-    from units.runtime.progress import progress
-    from units.runtime.refusals import Refusal, listed_refusals
     from variants.blsp.data.examples import utterances_of
+    from variants.speech_in.hearing.hear import write_heard
 
-    check_range("batch", batch, 1)
     utterances = utterances_of(source)
-    hearer = Hearer(model, device)
-    pairs: list[tuple[str, str]] = []
-    with listed_refusals(out.with_name(f"{out.name}.refused.jsonl")) as refusals, written_whole(out) as file:
-        rows = zip(utterances, decoded(utterances, 0, hearer.grid, keep_silent=False))
-        bar = iter(progress(rows, desc="heard", unit="recordings", total=len(utterances)))
-        while some := list(itertools.islice(bar, batch)):
-            for _, wav in some:
-                if isinstance(wav, Refusal):
-                    refusals.add(wav.id, wav.reason, wav.detail, wav.audio)
-            kept = [(utterance, wav) for utterance, wav in some if not isinstance(wav, Refusal)]
-            for (utterance, _), response in zip(kept, hearer.hear([wav for _, wav in kept])):
-                record = {"id": utterance.id, "audio": str(utterance.audio), "response": response}
-                if utterance.text:
-                    record["reference"] = utterance.text
-                    pairs.append((utterance.text, response))
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    score = word_error_rate([one for one, _ in pairs], [two for _, two in pairs])
-    told = "" if score.value is None else f"word error rate {score.value:.3f} +- {score.standard_error or 0:.3f}, "
-    print(f"{len(utterances)} recordings: {told}{refusals} -> {out}")
-    return SOME_REFUSED if refusals.counts else None
+    return write_heard(open_hearer(model, device), utterances, out, batch)
 
 
-class Hearer:
-    """An adapter and the head that reads tokens off it."""
+def open_hearer(folder: Path, device: str = "cpu") -> Hearer:
+    """The adapter of a stage of kind ctc. Raises: as Hearer."""
+    from variants.blsp.adapter import SpeechAdapter
+    from variants.blsp.records import BlspFacts, read_adapter
+    from variants.speech_in.hearing.hear import Hearer
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
-        """Open the folder of a stage of kind ctc.
+    facts = BlspFacts.load(folder)
 
-        Raises: FileNotFoundError if a file is missing; ValueError if one is damaged, or of another LLM or encoder.
-        """
-        from speechgpt.language_models.whole import open_tokenizer
-        from units.runtime.precision import check_device
-        from variants.blsp.adapter import SpeechAdapter
-        from variants.blsp.records import BlspFacts, read_adapter
-        from variants.blsp.stages.ctc import embedding_rows, read_head
-        from variants.encoders import open_encoder
+    def adapter_of(hidden: int) -> SpeechAdapter:
+        adapter = SpeechAdapter(facts.width, hidden, facts.shape)
+        adapter.load_state_dict(read_adapter(folder))
+        return adapter
 
-        check_device(device)
-        facts = BlspFacts.load(folder)
-        llm = facts.llm.find(folder)
-        rows = embedding_rows(llm)
-        self.head = read_head(folder, rows).to(device)
-        self.adapter = SpeechAdapter(facts.width, rows.shape[1], facts.shape)
-        self.adapter.load_state_dict(read_adapter(folder))
-        self.adapter.to(device).eval()
-        self.tokenizer = open_tokenizer(llm)
-        self.encoder = open_encoder(str(facts.encoder.find(folder)), facts.layer, device, facts.window)
-        self.shape, self.device, self.grid = facts.shape, device, self.encoder.grid
-
-    def hear(self, wavs: Sequence[np.ndarray]) -> list[str]:
-        """What is said in wavs (T,), as text."""
-        import torch
-
-        from variants.blsp.stages.ctc import heard
-        from variants.listening import padded
-
-        if not wavs:
-            return []
-        with torch.inference_mode():
-            states = self.encoder(list(wavs))
-            batch, frames = padded([one.half().float() for one in states])  # as training reads them
-            scores = self.head(self.adapter(batch.to(self.device), frames.to(self.device)))
-        counts = [self.shape.embeddings(len(one)) for one in states]
-        return [self.tokenizer.decode(ids).strip() for ids in heard(scores, counts, self.head.tokens)]
+    return Hearer(folder, facts, adapter_of, device)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from units.runtime.command import check_range
 from variants.llama_omni.network.shapes import AdaptorShape, DecoderShape
 from variants.speech_in.config import ListeningConfig
 
-KINDS = ("listening", "speaking")
+KINDS = ("hearing", "listening", "speaking")
 INSTRUCTIONS: Mapping[str, str] = {
     "answer": "Please directly answer the questions in the user's speech.",  # the published one
     "transcribe": "Please repeat the user's words.",
@@ -21,11 +21,11 @@ INSTRUCTIONS: Mapping[str, str] = {
 
 @dataclass
 class OmniConfig(ListeningConfig):
-    """One stage of LLaMA-Omni: kind listening tunes adaptor and LLM on text answers, kind speaking the speech decoder
-    on their units."""
+    """One stage of LLaMA-Omni: kind hearing teaches the adaptor words, without the LLM, listening tunes adaptor and LLM
+    on text answers, and speaking the speech decoder on their units."""
 
     kind: str = "listening"
-    """listening, or speaking."""
+    """hearing, listening, or speaking."""
     adaptor: AdaptorShape = field(default_factory=AdaptorShape)
     """Shape of the adaptor."""
     adaptor_scale: float | None = None
@@ -59,21 +59,21 @@ class OmniConfig(ListeningConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind not in KINDS:
-            raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of LLaMA-Omni is listening or speaking")
-        if self.features not in ("cached", "live"):
-            raise ValueError(f"features is {self.features!r}; a stage of LLaMA-Omni takes cached or live")
+            raise ValueError(f"{self.stage}: kind is {self.kind!r}; a stage of LLaMA-Omni is {', '.join(KINDS)}")
         check_range("adaptor_scale", self.adaptor_scale, 0, exclusive=True)
         if self.lora:
             raise ValueError("lora trains no adaptor: set llm_lora, and trainable: [adaptor, lora]")
+        if self.kind == "hearing" and self.trainable != ["adaptor"]:
+            raise ValueError(f"trainable is {self.trainable}; kind hearing runs no LLM, so it is [adaptor]")
         if self.widen is not None:
             raise ValueError("LLaMA-Omni has no units in its vocabulary: leave widen out")
-        if self.questions == "written" and self.kind == "listening":
+        if self.questions == "written" and self.kind != "speaking":
             raise ValueError("questions: written teaches nobody to listen; it is for kind: speaking")
         learns_lora = isinstance(self.trainable, list) and "lora" in self.trainable
         if bool(self.llm_lora) != learns_lora:
             raise ValueError("llm_lora and trainable: [adaptor, lora] belong together")
-        if self.llm_lora and self.kind == "speaking":
-            raise ValueError("llm_lora is for kind: listening; kind speaking trains [decoder]")
+        if self.llm_lora and self.kind != "listening":
+            raise ValueError(f"llm_lora is for kind: listening; kind {self.kind} trains no LLM")
         if self.llm_lora and self.llm_lora.bits < 16:
             raise ValueError("llm_lora: bits: the LLM is merged at the end, and needs 16")
         self.instructions = {**INSTRUCTIONS, **self.instructions}

@@ -22,7 +22,7 @@ NAME = "llama-omni-train"
 
 
 def _omni() -> System:
-    from variants.llama_omni.system import OMNI_SYSTEM
+    from variants.llama_omni.stages.system import OMNI_SYSTEM
 
     return OMNI_SYSTEM
 

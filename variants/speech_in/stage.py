@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.sampling import Sampling
@@ -31,8 +32,9 @@ from variants.listening import Row, SpeechLLM, ends_of, padded, replies
 from variants.references import Reference, fingerprint, located
 from variants.speech_in.batch import COMMON, Block
 from variants.speech_in.config import Disturbance, ListeningConfig
-from variants.speech_in.documents import stored
+from variants.speech_in.documents import AdapterShape, stored
 from variants.speech_in.examples import Example
+from variants.speech_in.templates import Template
 
 LLM_FOLDER = "llm"  # in a finished folder, where the LLM learned
 SAMPLING = Sampling(max_new_tokens=64)
@@ -47,11 +49,29 @@ class ListeningOpened(Opened):
 
     config: ListeningConfig
     model: SpeechLLM
+    template: Template
 
     def __init__(self, config: ListeningConfig, model: SpeechLLM, tokenizer: Any, start: Path) -> None:
         super().__init__(config, model, tokenizer)
         self.start = start
         self.source = config.part(config.encoder)
+
+    # --- the adapter
+
+    @property
+    @abstractmethod
+    def shape(self) -> AdapterShape:
+        """Shape of the adapter."""
+
+    @abstractmethod
+    def new_adapter(self, hidden: int) -> nn.Module:
+        """An adapter before an LLM of width `hidden`."""
+
+    @abstractmethod
+    def read_adapter(self, folder: Path) -> Mapping[str, Tensor]:
+        """The weights of a finished folder's adapter."""
+
+    # --- the encoder
 
     @functools.cached_property
     def encoder(self) -> Features:

@@ -21,12 +21,8 @@ from variants.speech_in.batch import Block, joined, lengths_of
 def collate(
     blocks: list[Block], one_row: bool, with_bounds: bool, grid: FrameGrid, features: FeatureSet | None = None
 ) -> dict[str, Any]:
-    """As variants.speech_in.batch.collate; with a teacher, also teacher_ids, teacher_labels and teacher_positions; for
-    kind ctc, also said, the tokens of all transcripts, int64, and said_counts, int64 (S,)."""
+    """As variants.speech_in.batch.collate; with a teacher, also teacher_ids, teacher_labels and teacher_positions."""
     made = batch.collate(blocks, one_row, with_bounds, grid, features)
-    if "said" in blocks[0]:
-        made["said"] = torch.cat([block["said"].long() for block in blocks])
-        made["said_counts"] = torch.tensor([size for block in blocks for size in lengths_of(block["said_start"])])
     if "teacher" in blocks[0]:
         made |= _teachers(blocks, joined if one_row else torch.stack, with_bounds)
     return made

@@ -3,7 +3,6 @@
 | column | rows of a document | what |
 |---|---|---|
 | `teacher`, `teacher_train` | tokens | the document with transcripts in place of speech, for the loss kl |
-| `said` | tokens | the transcript of its one sound, for kind ctc |
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from units.dataset.feature_set import FeatureSet
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, RefusedError
 from variants.blsp.adapter_shape import AdapterShape
-from variants.blsp.stages.ctc import places_needed
 from variants.blsp.template import Template
 from variants.listening import Piece, Row, Tokens, row
 from variants.speech_in import documents
@@ -33,13 +31,6 @@ class TeacherReason(Reason):
 
     NO_TRANSCRIPT = "no_transcript"
     """the loss kl needs the transcript of a recording, and it is not known"""
-
-
-class HearingReason(Reason):
-    """Why a recording has no document for kind ctc."""
-
-    TOO_SHORT = "too_short"
-    """it has fewer places than its transcript needs"""
 
 
 class Writer(documents.Writer):
@@ -81,18 +72,3 @@ class Writer(documents.Writer):
             "teacher": column_of(np.array(made.ids, np.int32)),
             "teacher_train": column_of(np.array(made.train, bool)),
         }
-
-
-class TranscriptWriter(Writer):
-    """Turns recordings with transcripts into documents of places alone, for kind ctc."""
-
-    def pieces(self, example: Example) -> list[Piece]:
-        return list(example.sounds)
-
-    def columns(self, example: Example, pieces: Sequence[Piece], made: Row) -> dict[str, Column]:
-        (sound,) = example.sounds
-        said = self.template.text(example.transcripts[sound])
-        if len(made.places) < (needed := places_needed(said)):
-            detail = f"{len(made.places)} places, and its transcript of {len(said)} tokens needs {needed}"
-            raise RefusedError(HearingReason.TOO_SHORT, detail)
-        return {"said": column_of(np.array(said, np.int32))}

@@ -13,15 +13,14 @@ from typing import Literal
 
 from instruct_data.build.records import read_conversations
 from instruct_data.text.chats import read_chats
-from speechgpt.dialogue import Message, Speech
-from units.corpus.manifest import CorpusReason, ManifestError, Utterance, has_word
-from units.corpus.sources import list_source
+from speechgpt.dialogue import Speech
+from units.corpus.manifest import Utterance
 from units.runtime.refusals import Refusals
 from variants.blsp.data.labels import Label, read_labels
 from variants.speech_in.examples import Example, first_fields, of_chat, of_conversation
+from variants.speech_in.hearing import transcripts
 
 Form = Literal["labels", "conversations", "chats"]
-TRANSCRIPT = "transcript"  # task of the examples of kind ctc
 
 
 def form_of(path: Path) -> Form:
@@ -65,67 +64,22 @@ def read_examples(path: Path, instruction: str) -> Iterator[Example]:
             print(f"{path}: {refusals}", flush=True)
 
 
-def read_transcripts(path: Path) -> Iterator[Example]:
-    """Recordings with their transcripts, each once: what is said in them is to be heard.
-
-    Args:
-        path: labels with transcripts, or any source of `utterances_of`. Recordings without a transcript, or with one
-            that has no word, are left out.
-    """
-    seen: set[Speech] = set()
-    for sound, text in _transcripts(path):
-        if text and has_word(text) and sound not in seen:
-            seen.add(sound)
-            yield Example(TRANSCRIPT, (Message("human", (sound,)),), {sound: text.strip()})
-
-
-def _transcripts(path: Path) -> Iterator[tuple[Speech, str | None]]:
+def transcripts_of(path: Path) -> Iterator[tuple[Speech, str | None]]:
+    """Recordings and what is said in each, if it is known: of labels, or of any source of `utterances_of`."""
     if path.is_dir() or "response" in first_fields(path):
-        yield from ((label.speech, label.transcript) for label in read_labels(path))
-        return
-    for one in utterances_of(path):
-        yield Speech(str(one.audio), one.start, one.duration), one.text
+        return ((label.speech, label.transcript) for label in read_labels(path))
+    return ((Speech(str(one.audio), one.start, one.duration), one.text) for one in utterances_of(path))
 
 
 def utterances_of(path: Path) -> list[Utterance]:
-    """The recordings of a source with their transcripts, where these are known.
-
-    Args:
-        path: any source of units.corpus.sources, the published code's lines of audio and text, or a conversation set.
-
-    Raises: ValueError if a line is of no form that is read, or an id occurs twice.
-    """
-    if path.suffix != ".jsonl" and not path.name.endswith(".jsonl.gz"):
-        return list_source(path).utterances
-    fields = first_fields(path)
-    if "format" in fields:
-        return _unique(_spoken(path), path)
-    if "audio" in fields and "id" not in fields:  # the published code's lines, whose text is a transcript here
-        return _unique([_utterance(label.id, label.speech, label.response) for label in read_labels(path)], path)
-    return list_source(path).utterances
-
-
-def _unique(utterances: list[Utterance], path: Path) -> list[Utterance]:
-    """The utterances. Raises ManifestError if an id occurs twice."""
-    seen: set[str] = set()
-    for one in utterances:
-        if one.id in seen:
-            raise ManifestError(CorpusReason.SAME_ID, f"{path}: the id {one.id!r} is used twice; ids are unique")
-        seen.add(one.id)
-    return utterances
-
-
-def _spoken(path: Path) -> list[Utterance]:
-    found: list[Utterance] = []
-    for conversation in read_conversations(path):
-        example = of_conversation(conversation, path.parent)
-        for place, sound in enumerate(example.sounds):
-            found.append(_utterance(f"{conversation.id}-{place}", sound, example.transcripts.get(sound)))
-    return found
-
-
-def _utterance(id: str, speech: Speech, text: str | None) -> Utterance:
-    return Utterance(id, Path(speech.audio), speech.start, speech.duration, text)
+    """As variants.speech_in.hearing.transcripts.utterances_of; also reads the published code's lines of audio and text,
+    whose text is a transcript here."""
+    if transcripts.is_json_lines(path):
+        fields = first_fields(path)
+        if "audio" in fields and not fields & {"id", "format"}:
+            found = [transcripts.utterance_of(one.id, one.speech, one.response) for one in read_labels(path)]
+            return transcripts.unique(found, path)
+    return transcripts.utterances_of(path)
 
 
 def _of_label(label: Label, instruction: str) -> Example:

@@ -6,7 +6,7 @@ A stage of kind text tunes the LLM on text instructions, and saves a plain Huggi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from stages.packing.blocks import PackedBlocks
 from stages.system import Collator, Documents, Opened
 from units.runtime.refusals import Refusals
 from variants.blsp.adapter import SpeechAdapter
+from variants.blsp.adapter_shape import AdapterShape
 from variants.blsp.config import BlspConfig
 from variants.blsp.data.asked import Asked
 from variants.blsp.data.batch import collate
@@ -31,7 +32,7 @@ from variants.blsp.data.documents import DOCUMENTS_VERSION, Writer
 from variants.blsp.data.examples import form_of, read_examples
 from variants.blsp.data.labels import label_files
 from variants.blsp.records import ADAPTER_FILE, SYSTEM, BlspFacts, read_adapter
-from variants.blsp.template import TEMPLATE_VERSION, open_template
+from variants.blsp.template import TEMPLATE_VERSION, Template, open_template
 from variants.encoders import width_of
 from variants.listening import SpeechLLM, row
 from variants.references import Reference, fingerprint, located
@@ -45,10 +46,23 @@ class BlspOpened(ListeningOpened):
     parts = {"adapter": ("adapter.",), "llm": ("llm.",)}
     config: BlspConfig
     model: SpeechLLM
+    template: Template
 
     def __init__(self, config: BlspConfig, model: SpeechLLM, tokenizer: Any, start: Path) -> None:
         super().__init__(config, model, tokenizer, start)
         self.template = open_template(config.template, tokenizer)
+
+    # --- the adapter
+
+    @property
+    def shape(self) -> AdapterShape:
+        return self.config.adapter
+
+    def new_adapter(self, hidden: int) -> SpeechAdapter:
+        return SpeechAdapter(width_of(self.source), hidden, self.shape)
+
+    def read_adapter(self, folder: Path) -> Mapping[str, Tensor]:
+        return read_adapter(folder)
 
     # --- documents
 
@@ -146,9 +160,8 @@ class BlspOpened(ListeningOpened):
         """The adapter that `save` wrote, on its LLM."""
         begun = folder / LLM_FOLDER
         llm = open_whole(begun if begun.exists() else self.start)
-        hidden = llm.config.get_text_config().hidden_size
-        adapter = SpeechAdapter(width_of(self.source), hidden, self.config.adapter)
-        adapter.load_state_dict(read_adapter(folder))
+        adapter = self.new_adapter(llm.config.get_text_config().hidden_size)
+        adapter.load_state_dict(self.read_adapter(folder))
         return SpeechLLM(llm, adapter)
 
     def facts(self) -> CheckpointFacts:

@@ -5,6 +5,7 @@ python -m variants.blsp.train variants/blsp/configs/toy/stage2.yaml
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from stages.system import Opened
 from stages.unit_system.start import model_shape
 from variants.blsp.adapter import SpeechAdapter
 from variants.blsp.config import BlspConfig
+from variants.blsp.data.examples import transcripts_of
 from variants.blsp.records import SYSTEM, BlspFacts, read_adapter
-from variants.blsp.stages.ctc_stage import CtcOpened, ctc_size, listener
+from variants.blsp.stages.hearing import BlspHearing
 from variants.blsp.stages.opened import BlspOpened, TextOpened
 from variants.encoders import width_of
 from variants.listening import SpeechLLM
 from variants.references import fingerprint, located
+from variants.speech_in.hearing.stage import found_sources, hearing_model, hearing_size
 
 
 class BlspSystem:
@@ -49,7 +52,8 @@ class BlspSystem:
             return TextOpened(config, llm, tokenizer)
         model = self._joined(config, llm, found, begun)
         if config.kind == "ctc":
-            return CtcOpened(config, listener(config, llm, tokenizer, model.adapter, model.config), tokenizer, start)
+            transcripts = itertools.chain.from_iterable(map(transcripts_of, found_sources(config)))
+            return BlspHearing(config, hearing_model(config, llm, tokenizer, model, transcripts), tokenizer, start)
         return BlspOpened(config, model, tokenizer, start)
 
     @staticmethod
@@ -79,7 +83,7 @@ class BlspSystem:
             hidden = shape.get_text_config().hidden_size
             adapter = SpeechAdapter(width_of(config.part(config.encoder)), hidden, config.adapter)
             if config.kind == "ctc":
-                return ctc_size(config, adapter, shape)
+                return hearing_size(config, adapter, shape, BlspHearing.parts)
             model = SpeechLLM(llm, adapter)
         return count(model, shape, config, BlspOpened.parts, ("the encoder is not counted: it is frozen",))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from stages.system import Column
 from units.codebook import Codebook
+from units.dataset.feature_set import FeatureSet
 from units.encoder.unit_encoder import Features
 from units.runtime.refusals import Reason, RefusedError
 from variants.listening import Piece, Row
@@ -41,7 +42,7 @@ class Writer(documents.Writer):
     def __init__(
         self,
         template: Template,
-        encoder: Features,
+        encoder: Features | FeatureSet,
         shape: AdapterShape,
         pad: int,
         live: bool,
@@ -49,6 +50,7 @@ class Writer(documents.Writer):
     ) -> None:
         """
         Args:
+            encoder: the encoder, or its states of all recordings.
             pad: the token at places for speech. live: keep where recordings lie, instead of their encoder states.
             codebook: of the decoder's units; None for a stage that answers in text.
         """

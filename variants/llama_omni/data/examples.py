@@ -97,12 +97,6 @@ def read_examples(path: Path, how: Reading) -> Iterator[OmniExample]:
             yield from _transcription(example, instructions["transcribe"])
 
 
-def example_files(path: Path, how: Reading) -> list[Path]:
-    """All files that decide a source's examples, recordings included."""
-    sounds = {sound.audio for example in read_examples(path, how) for sound in example.sounds}
-    return [path, *sorted(map(Path, sounds))]
-
-
 def _example(example: Example, conversation: Conversation | None, instructions: Mapping[str, str]) -> OmniExample:
     reply = Reply.from_parts(example.messages[-1].parts)
     units = reply.units if reply.speech is None else reply.speech.units

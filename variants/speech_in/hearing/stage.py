@@ -1,64 +1,82 @@
-"""The stage of kind ctc: the adapter learns to hear words, from transcripts and the LLM's embedding rows alone.
+"""The stage in which an adapter learns to hear words, from transcripts and the LLM's embedding rows alone.
 
-    python -m variants.blsp.train variants/blsp/configs/toy/hear.yaml
-
-It writes a BLSP folder, from which a stage of kind speech starts, and beside it the head that the words are read off
-with (variants.blsp.hear).
+Its finished folder is one of the system, from which the next stage starts; beside the adapter it has the head that the
+words are read off with (hear.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from eval.metrics import word_error_rate
+from speechgpt.dialogue import Speech
 from stages.config import Source
 from stages.evaluating import evaluating
 from stages.held_out import SOME_BLOCKS
 from stages.packing.blocks import PackedBlocks, on_device
 from stages.planning.size import Size, count
 from stages.system import Collator, Documents
+from units.audio import FrameGrid
+from units.dataset.feature_set import FeatureSet
 from units.runtime.refusals import Refusals
-from variants.blsp.adapter import SpeechAdapter
-from variants.blsp.config import BlspConfig
-from variants.blsp.data.batch import collate
-from variants.blsp.data.documents import TranscriptWriter
-from variants.blsp.data.examples import read_transcripts
-from variants.blsp.data.labels import label_files
-from variants.blsp.records import read_adapter
-from variants.blsp.stages.ctc import HEAD_FILE, Listener, TokenHead, ctc_loss, embedding_rows, heard, read_head
-from variants.blsp.stages.opened import BlspOpened
-from variants.encoders import width_of
 from variants.listening import SpeechLLMConfig
+from variants.speech_in import batch as speech_batch
+from variants.speech_in.batch import Block, lengths_of
+from variants.speech_in.config import ListeningConfig
+from variants.speech_in.hearing.ctc import (
+    HEAD_FILE,
+    HearingModel,
+    TokenHead,
+    ctc_loss,
+    embedding_rows,
+    heard,
+    read_head,
+)
+from variants.speech_in.hearing.documents import TranscriptWriter
+from variants.speech_in.hearing.transcripts import TASK, examples_of, transcripts_of
+from variants.speech_in.stage import ListeningOpened
 from variants.speech_in.templates import text_encoder
 
+HEAD = ("head.", "loudness")  # names of the model's weights that are not the adapter's
 
-class CtcOpened(BlspOpened):
-    """BLSP at the start of a stage of kind ctc. No LLM runs."""
 
-    parts = {"adapter": ("adapter.", "head.")}
-    model: Listener  # type: ignore[assignment]
+class HearingOpened(ListeningOpened):
+    """A system at the start of a stage that learns to hear words. A system's class has it before that of its other
+    stages, which makes and writes the adapter."""
+
+    model: HearingModel  # type: ignore[assignment]
+
+    # --- documents
+
+    def transcripts(self, path: Path) -> Iterable[tuple[Speech, str | None]]:
+        """The recordings of a source, and what is said in them."""
+        return transcripts_of(path)
+
+    def source_files(self, path: Path) -> list[Path]:
+        """The files of a source, without its recordings."""
+        return [path]
 
     @property
     def language_model(self) -> None:
         return None
 
-    # --- documents
-
     def documents(self, source: Source, path: Path) -> Iterator[Documents]:
-        refusals = Refusals()
-        yield from self.writer(TranscriptWriter).documents(read_transcripts(path), refusals)
+        refusals, pad = Refusals(), self.tokenizer.eos_token_id or 0
+        live = self.config.features == "live"
+        writer = TranscriptWriter(self.template, self.listens, self.shape, pad, live)
+        yield from writer.documents(examples_of(self.transcripts(path)), refusals)
         if refusals.counts:
             print(f"{source.path}: {refusals}", flush=True)
 
     def files(self, source: Source, path: Path) -> list[Path]:
-        return self.files_of(label_files(path), read_transcripts(path))
+        return self.files_of(self.source_files(path), examples_of(self.transcripts(path)))
 
     def cache_key(self, source: Source) -> list[Any]:
         return [*super().cache_key(source), "ctc"]
@@ -66,9 +84,7 @@ class CtcOpened(BlspOpened):
     # --- batches and loss
 
     def collator(self) -> Collator:
-        return functools.partial(
-            collate, one_row=True, with_bounds=False, grid=self.listens.grid, features=self.feature_set
-        )
+        return functools.partial(collate, grid=self.listens.grid, features=self.feature_set)
 
     def items(self, batch: dict[str, Any]) -> Tensor:
         """Tokens that are said."""
@@ -86,7 +102,7 @@ class CtcOpened(BlspOpened):
 
     def counts(self, batch: dict[str, Any]) -> list[int]:
         """How many embeddings each sound of a batch has."""
-        return [self.config.adapter.embeddings(frames) for frames in batch["frames"].tolist()]
+        return [self.shape.embeddings(frames) for frames in batch["frames"].tolist()]
 
     # --- evaluation
 
@@ -119,7 +135,7 @@ class CtcOpened(BlspOpened):
                 replies = self._heard(model(**self.heard_inputs(batch)), self.counts(batch))
                 expected = batch["said"].split(batch["said_counts"].tolist())
                 for said, reply in zip(expected, replies):
-                    found.append({"task": "ctc", "reply": self._text(reply), "expected": self._text(said.tolist())})
+                    found.append({"task": TASK, "reply": self._text(reply), "expected": self._text(said.tolist())})
                 if len(found) >= count:
                     break
         return found[:count]
@@ -141,59 +157,69 @@ class CtcOpened(BlspOpened):
         from safetensors.torch import save_file
 
         weights = model.state_dict() if state_dict is None else state_dict
-        super().save(model, folder, weights)
+        super().save(model, folder, {name: part for name, part in weights.items() if not name.startswith(HEAD)})
         head = {name.removeprefix("head."): part for name, part in weights.items() if name.startswith("head.")}
         head["tokens"] = model.head.tokens
         save_file({name: part.cpu().contiguous() for name, part in head.items()}, folder / HEAD_FILE, {"format": "pt"})
 
-    def load(self, folder: Path) -> Listener:  # type: ignore[override]
+    def load(self, folder: Path) -> HearingModel:  # type: ignore[override]
         """The adapter and the head that `save` wrote."""
         rows = embedding_rows(self.start)
-        adapter = SpeechAdapter(width_of(self.source), rows.shape[1], self.config.adapter)
-        adapter.load_state_dict(read_adapter(folder))
-        return Listener(self.model.config, adapter, read_head(folder, rows))
+        adapter = self.new_adapter(rows.shape[1])
+        adapter.load_state_dict(self.read_adapter(folder))
+        return HearingModel(self.model.config, adapter, read_head(folder, rows))
 
 
-def said_tokens(config: BlspConfig, tokenizer: Any) -> Tensor:
-    """The tokens that occur in the transcripts of a config, ascending, int64 (C,).
+def collate(blocks: list[Block], grid: FrameGrid, features: FeatureSet | None = None) -> dict[str, Any]:
+    """As variants.speech_in.batch.collate, in one row; also said, the tokens of all transcripts, and said_counts (S,),
+    both int64."""
+    made = speech_batch.collate(blocks, True, False, grid, features)
+    made["said"] = torch.cat([block["said"].long() for block in blocks])
+    made["said_counts"] = torch.tensor([size for block in blocks for size in lengths_of(block["said_start"])])
+    return made
 
-    Raises: FileNotFoundError if a source does not exist; ValueError if there is no transcript.
+
+def hearing_model(
+    config: ListeningConfig, llm: Any, tokenizer: Any, model: Any, transcripts: Iterable[tuple[Speech, str | None]]
+) -> HearingModel:
+    """The model of a stage. Its head is new, of the tokens that occur in the transcripts.
+
+    Args:
+        llm: whose embedding rows are heard. model: the system's, with the adapter. transcripts: of all sources.
+
+    Raises: ValueError if there is no transcript.
     """
     encode = text_encoder(tokenizer).encode
-    found: set[int] = set()
-    for source in config.data:
-        path = config.at(source.path)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist; it is named under data: in the config of {config.stage}")
-        for example in read_transcripts(path):
-            for text in example.transcripts.values():
-                found.update(encode(text))
-    if not found:
+    said = {token for one in examples_of(transcripts) for text in one.transcripts.values() for token in encode(text)}
+    if not said:
         raise ValueError(f"no recording of {', '.join(one.path for one in config.data)} has a transcript to hear")
-    return torch.tensor(sorted(found))
-
-
-def listener(config: BlspConfig, llm: Any, tokenizer: Any, adapter: SpeechAdapter, speech_config: Any) -> Listener:
-    """The model of a stage of kind ctc. Its head is new.
-
-    Args:
-        llm: whose embedding rows are heard. speech_config: of a SpeechLLM on it.
-    """
-    tokens = said_tokens(config, tokenizer)
+    tokens = torch.tensor(sorted(said))
     rows = llm.get_input_embeddings().weight.detach().float()
     torch.manual_seed(config.seed)
-    return Listener(speech_config, adapter, TokenHead(tokens, rows[tokens].clone()))
+    return HearingModel(model.config, model.adapter, TokenHead(tokens, rows[tokens].clone()))
 
 
-def ctc_size(config: BlspConfig, adapter: SpeechAdapter, shape: Any) -> Size:
-    """The numbers of a stage of kind ctc, for the plan.
+def found_sources(config: ListeningConfig) -> Iterator[Path]:
+    """The sources of a config.
+
+    Raises: FileNotFoundError if one does not exist.
+    """
+    for source in config.data:
+        path: Path = config.at(source.path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; it is named under data: in the config of {config.stage}")
+        yield path
+
+
+def hearing_size(config: ListeningConfig, adapter: nn.Module, shape: Any, parts: Mapping[str, Any]) -> Size:
+    """The numbers of a stage, for the plan.
 
     Args:
-        adapter: without memory. shape: config of the LLM, whose embedding rows are heard.
+        adapter: without memory. shape: config of the LLM, whose embedding rows are heard. parts: of the stage.
     """
     text = shape.get_text_config()
     rows = torch.empty(text.vocab_size, text.hidden_size, device="meta")
     with torch.device("meta"):
-        model = Listener(SpeechLLMConfig(), adapter, TokenHead(torch.arange(text.vocab_size), rows))
+        model = HearingModel(SpeechLLMConfig(), adapter, TokenHead(torch.arange(text.vocab_size), rows))
     notes = ("the encoder is not counted: it is frozen", "no LLM runs: its embedding rows are counted as logits")
-    return dataclasses.replace(count(model, shape, config, CtcOpened.parts, notes), layers=1)
+    return dataclasses.replace(count(model, shape, config, parts, notes), layers=1)

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from variants.blsp.adapter import SpeechAdapter
 from variants.listening import SpeechLLMConfig
 
 HEAD_FILE = "ctc.safetensors"  # of a finished folder
 BLANK = 0  # column of the scores; token i of the head is column i + 1
 SCALE = 10.0  # of the cosines, at the start
+LATEST = 0.05  # share of the latest step in the average of loudness
 MOST_OF_IT = 1 - 1e-6  # the most that a transcript's tokens may have together: the logarithm of the rest is finite
 UNLIKELY = -1e4  # a log-probability that adds nothing
 
@@ -67,16 +67,21 @@ class TokenHead(nn.Module):
         return found + 1
 
 
-class Listener(PreTrainedModel):
-    """adapter: encoder states to embeddings. head: embeddings to scores of tokens."""
+class HearingModel(PreTrainedModel):
+    """adapter: encoder states and frames to embeddings (sum of M, H). head: embeddings to scores of tokens.
+
+    loudness: root mean square of the embeddings, an average over the last steps of training.
+    """
 
     config_class = SpeechLLMConfig
     main_input_name = "states"
     _supports_sdpa = _supports_attention_backend = _supports_flash_attn = True  # it has no attention
 
-    def __init__(self, config: SpeechLLMConfig, adapter: SpeechAdapter, head: TokenHead) -> None:
+    def __init__(self, config: SpeechLLMConfig, adapter: nn.Module, head: TokenHead) -> None:
         super().__init__(config)
         self.adapter, self.head = adapter, head
+        self.loudness: Tensor
+        self.register_buffer("loudness", torch.zeros(()))
 
     def get_input_embeddings(self) -> Any:
         """None: it reads no tokens."""
@@ -86,7 +91,11 @@ class Listener(PreTrainedModel):
 
     def forward(self, states: Tensor, frames: Tensor, **_: Any) -> Tensor:
         """Scores (sum of M, 1 + C) of sounds: states (S, N, D) and frames (S,), as the adapter takes them."""
-        return self.head(self.adapter(states, frames))
+        embeddings = self.adapter(states, frames)
+        if self.training:
+            now = embeddings.detach().float().square().mean().sqrt()
+            self.loudness.copy_(torch.where(self.loudness > 0, self.loudness.lerp(now, LATEST), now))
+        return self.head(embeddings)
 
 
 def ctc_loss(scores: Tensor, counts: Sequence[int], said: Tensor, said_counts: Sequence[int]) -> Tensor:
@@ -144,7 +153,7 @@ def embedding_rows(llm: Path) -> Tensor:
 
 
 def read_head(folder: Path, rows: Tensor) -> TokenHead:
-    """The head that a stage of kind ctc wrote.
+    """The head that a hearing stage wrote.
 
     Args:
         rows: all embedding rows of the LLM (V, H).
@@ -156,7 +165,7 @@ def read_head(folder: Path, rows: Tensor) -> TokenHead:
 
     path = folder / HEAD_FILE
     if not path.exists():
-        raise FileNotFoundError(f"{folder} has no {HEAD_FILE}: it is not of a stage of kind ctc")
+        raise FileNotFoundError(f"{folder} has no {HEAD_FILE}: it is not of a stage that learns to hear words")
     try:
         weights = load_file(path)
         head = TokenHead(weights["tokens"], rows[weights["tokens"]])

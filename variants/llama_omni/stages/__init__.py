@@ -1,0 +1,1 @@
+"""The stages of LLaMA-Omni in the one trainer."""
