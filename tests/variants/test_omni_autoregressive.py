@@ -266,6 +266,17 @@ def test_its_latency_is_measured(run, tmp_path, capsys) -> None:
     assert "ms for the first token" in printed and "all frames anew" not in printed
 
 
+def test_costs_are_of_a_decoder_that_writes_until_the_last_word() -> None:
+    decoder = decoder_of(read=1, write=2)
+    decoder.output_proj.bias.data[decoder.end] = 1e4
+    token = torch.randn(16)
+    assert decoder.stream().read(token) == []
+    with latency._endless(decoder):
+        stream = decoder.stream()
+        assert [len(stream.read(token)) for _ in range(20)] == [2] * 20
+    assert decoder.stream().read(token) == [] and decoder.output_proj.bias[decoder.end] == 1e4
+
+
 def test_the_published_code_cannot_open_it(run, tmp_path) -> None:
     with pytest.raises(ValueError, match="the decoder's kind is autoregressive, not ctc"):
         export(run / "omni", tmp_path / "exported")
