@@ -40,6 +40,7 @@ from speechgpt.language_models.whole import open_tokenizer
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published.template import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
+from speechgpt.sound_process import SoundProcess
 from speechgpt.vocab import TA
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav, loudness
 from units.codebook import Codebook, Units
@@ -78,6 +79,7 @@ class SpeechGPT:
         self.model, self.dialogue, self.facts, self.folder, self.device = model, dialogue, facts, folder, device
         self._encode: Callable[[list[np.ndarray]], list[Units]] = lambda wavs: self.encoder.encode_batch(wavs)
         self._decode: Callable[[list[tuple[Units, int]]], list[np.ndarray]] = self._decoded
+        self._sound: SoundProcess | None = None
         self._speaker = 0
 
     @classmethod
@@ -179,9 +181,19 @@ class SpeechGPT:
         if not isinstance(self.model, Engine):  # which batches by itself
             share(self.model, context_length(self.model), rows)
         if (self.folder / ENCODER).is_dir():
-            self._encode = Gatherer(self.encoder.encode_batch)
+            self._encode = Gatherer(self._sound.encode if self._sound else self.encoder.encode_batch)
         if (self.folder / VOCODER).is_dir():
-            self._decode = Gatherer(self._decoded)
+            self._decode = Gatherer(self._sound.decode if self._sound else self._decoded)
+
+    def use_sound_process(self) -> None:
+        """From now on, encode and make sound in a process of their own, on one core that the language model leaves.
+
+        For a server on a CPU; to be called before `share`.
+        """
+        encoder, vocoder = (part if part.is_dir() else None for part in (self.folder / ENCODER, self.folder / VOCODER))
+        self._sound = SoundProcess(encoder, vocoder, self.codebook, self.device)
+        self._encode, self._decode = self._sound.encode, self._sound.decode
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
 
     @property
     def voices(self) -> tuple[str, ...]:
@@ -237,7 +249,8 @@ class SpeechGPT:
         prompt = self._prompt(asked, history)
         reply = ReplyStream(self.dialogue, draws(self.model, self.dialogue, [prompt], self._form, sampling))
         spoken = []
-        for piece in reply.pieces(vocoder if sampling.candidates == 1 else None, self._speaker):
+        speaks = self._sound or vocoder
+        for piece in reply.pieces(speaks if sampling.candidates == 1 else None, self._speaker):
             if piece.wav is not None:
                 spoken.append(piece.wav)
             yield piece

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from speechgpt.answers import SpeechModel
 from speechgpt.open_model import open_model
 from speechgpt.sampling import Sampling
 from speechgpt.serve.application import Server, Serving
 from speechgpt.serve.sounds import written
+from speechgpt.sound_process import part_sound
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.manifest import read_manifest
 from units.runtime.provenance import commit, machine
@@ -66,17 +68,24 @@ def compare(
     for model in (single, shared):
         getattr(model, "preload", lambda: None)()
     ways = {BASELINE: Unshared(single), f"up to {rows} rows": shared}
+    threads = dict.fromkeys(ways, torch.get_num_threads())  # of the baseline all, as in release 0.1.0
+    part_sound(shared, rows)
+    threads[list(ways)[1]] = torch.get_num_threads()
     servers = {
         name: Server(model, sampling, Serving(port=0, rows=rows, waiting=4 * most))  # type: ignore[arg-type]
         for name, model in ways.items()
     }
     alone: dict[int, set[str]] = {}
-    for server in servers.values():
+    for name, server in servers.items():
+        torch.set_num_threads(threads[name])
         with_one = _asked(server, bodies, 1, 2)  # prepares kernels
         alone = alone or with_one.texts
     for count in clients:
         each = max(2, asked // count)
-        figures = {name: _asked(server, bodies, count, each) for name, server in servers.items()}
+        figures = {}
+        for name, server in servers.items():
+            torch.set_num_threads(threads[name])
+            figures[name] = _asked(server, bodies, count, each)
         for name, figure in figures.items():
             for number, texts in figure.texts.items():
                 alone.setdefault(number, set()).update(texts)

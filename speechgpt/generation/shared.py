@@ -80,7 +80,9 @@ class Draw:
     observe: Callable[[Tensor], None] | None = None
     stop: Stop | None = field(default_factory=_stop.get)
     steps: SimpleQueue = field(default_factory=SimpleQueue)
-    """Of the tokens (and states) of each step; None at the end; an exception."""
+    """Of lists of steps, each the tokens (and states) of one; None at the end; an exception."""
+    kept: list[Any] = field(default_factory=list)
+    """Steps that are not yet in `steps`."""
     replies: list[list[int]] = field(default_factory=list)
     closed: bool = False
 
@@ -181,13 +183,13 @@ class SharedModel:
         """The tokens of a draw, step by step."""
         self._submit(lambda: self._waiting.append(asked))
         try:
-            while (step := asked.steps.get()) is not None:
-                if isinstance(step, BaseException):
-                    raise step
-                tokens, states = step
-                if asked.observe is not None:
-                    asked.observe(states)
-                yield tokens
+            while (steps := asked.steps.get()) is not None:
+                if isinstance(steps, BaseException):
+                    raise steps
+                for tokens, states in steps:
+                    if asked.observe is not None:
+                        asked.observe(states)
+                    yield tokens
         finally:
             asked.closed = True
 
@@ -349,7 +351,10 @@ class SharedModel:
         """Hand out the tokens, and drop the rows that have ended."""
         tokens = batch.last.tolist()
         over: set[int] = set()
-        for places in _by_draw(batch.rows):
+        by_draw = _by_draw(batch.rows)
+        # to wake a thread costs as much as a row of a step: with many callers each is woken for several steps at once
+        together = 1 + len(by_draw) // 4
+        for places in by_draw:
             draw = batch.rows[places[0]].draw
             step: list[int | None] = [None] * len(draw.prompts)
             seen = None
@@ -368,7 +373,10 @@ class SharedModel:
                     live += 1
                 else:
                     over.add(place)
-            draw.steps.put((step, seen))
+            draw.kept.append((step, seen))
+            if not live or len(draw.kept) >= together:
+                draw.steps.put(draw.kept)
+                draw.kept = []
             if not live:
                 draw.closed = True
                 draw.steps.put(None)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from typing import Protocol
+
+import numpy as np
 
 from speechgpt.answers import Piece
 from speechgpt.dialogue import Dialogue
-from units.codebook import Units
+from units.codebook import Codebook, Units
 from units.notation import EOSP, SOSP
-from units.vocoder.unit_vocoder import UnitVocoder
 
-UNITS_AT_ONCE = 5  # units that the vocoder gets at a time: a tenth of a second of speech, or somewhat more
+# Units that the vocoder gets at a time: a tenth of a second of speech, or somewhat more, until it has made sound; then
+# more, which costs less.
+FIRST_UNITS, MORE_UNITS = 5, 20
 
 
 class ReplyStream:
@@ -31,7 +36,7 @@ class ReplyStream:
                 self.ids.append(token)
                 yield token
 
-    def pieces(self, vocoder: UnitVocoder | None, speaker: int = 0) -> Iterator[Piece]:
+    def pieces(self, vocoder: Speaks | None, speaker: int = 0) -> Iterator[Piece]:
         """What is drawn, as it comes: texts that have grown, and sound as soon as the vocoder can make it.
 
         The text of an interleaved reply goes on behind its first sound.
@@ -39,8 +44,14 @@ class ReplyStream:
         Args:
             vocoder: None if the sound is made later.
         """
+        if vocoder is None:
+            yield from self._pieces(None)
+            return
+        with closing(_Speech(vocoder, speaker)) as speech:
+            yield from self._pieces(speech)
+
+    def _pieces(self, speech: _Speech | None) -> Iterator[Piece]:
         vocab, units = self._dialogue.vocab, list[int]()
-        speech = None if vocoder is None else _Speech(vocoder, speaker)
         for token in self._tokens:
             if vocab.is_unit(token):
                 units += vocab.decode([token])
@@ -49,7 +60,7 @@ class ReplyStream:
                 new = self.added(reply.transcript, reply.text)
                 if new.transcript or new.text:
                     yield new
-            if speech is not None and (len(units) == UNITS_AT_ONCE or token == vocab.special_id(EOSP)):
+            if speech is not None and (len(units) >= speech.at_once or token == vocab.special_id(EOSP)):
                 yield from speech.push(units)
                 units = []
         if speech is not None:
@@ -73,23 +84,44 @@ class ReplyStream:
         return new
 
 
-class _Speech:
-    """The sound of one reply."""
+class Sounds(Protocol):
+    """One utterance of a vocoder, made while its units come."""
 
-    def __init__(self, vocoder: UnitVocoder, speaker: int) -> None:
+    def push(self, units: Units) -> np.ndarray: ...
+    def finish(self) -> Iterator[np.ndarray]: ...
+
+
+class Speaks(Protocol):
+    """What makes sound of units: UnitVocoder, or SoundProcess."""
+
+    @property
+    def codebook(self) -> Codebook: ...
+    def open_stream(self, *, speaker: int = 0) -> Sounds: ...
+
+
+class _Speech:
+    """The sound of one reply. at_once: units that it is best given at a time."""
+
+    def __init__(self, vocoder: Speaks, speaker: int) -> None:
         self._stream, self._codebook, self._begun = vocoder.open_stream(speaker=speaker), vocoder.codebook, False
+        self.at_once = FIRST_UNITS
 
     def push(self, units: Sequence[int]) -> Iterator[Piece]:
         if units:
             self._begun = True
             wav = self._stream.push(Units(tuple(units), None, self._codebook))
             if len(wav):
+                self.at_once = MORE_UNITS
                 yield Piece(wav=wav)
 
     def finish(self) -> Iterator[Piece]:
         """The rest; nothing where the reply was cut off before its speech."""
         if self._begun:
             yield from (Piece(wav=wav) for wav in self._stream.finish())
+
+    def close(self) -> None:
+        """Let go of a stream that is kept in another process."""
+        getattr(self._stream, "close", lambda: None)()
 
 
 def _gained(before: str, now: str) -> str:

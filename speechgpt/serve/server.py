@@ -49,6 +49,7 @@ def main(
     api_key: str = "",
     origins: tuple[str, ...] = (),
     rows: int = 16,
+    sound_process: bool | None = None,
     waiting: int = 64,
     device: str | None = None,
     dtype: str | None = None,
@@ -66,6 +67,8 @@ def main(
             users of this machine cannot see it
         origins: other sites whose pages may use the server, such as '[https://example.org]'
         rows: answers that are made at once, as one batch
+        sound_process: encode and make sound in a process of its own, which takes one core and some 0.5 GB of memory; by
+            default where the model runs on a CPU of several cores and more than one row
         waiting: requests that may wait for these; further ones are refused with status 429
         device: cpu or cuda; a GPU if there is one, when not given
         dtype: of the model's weights: float32, bfloat16 or float16; as they are stored if not given
@@ -82,6 +85,7 @@ def main(
             f"--host {host} is reached from other machines, so clients need a key: give --api_key or {KEY_VARIABLE}"
         )
     from speechgpt.open_model import open_model
+    from speechgpt.sound_process import part_sound
 
     try:
         from speechgpt.serve.application import Server, Serving
@@ -91,6 +95,7 @@ def main(
     opened = open_model(model, device, dtype, llm)
     getattr(opened, "preload", lambda: None)()  # a missing or foreign part fails now, not at the first request
     able = ", ".join(sorted(opened.capabilities)) or "nothing"
+    part_sound(opened, rows, sound_process)
     shown = f"[{host}]" if ":" in host else host
     server = Server(opened, sampling, Serving(host, port, key, tuple(origins), rows, waiting))
     print(f"{opened.name}, supports {able}: http://{shown}:{server.address[1]}", flush=True)

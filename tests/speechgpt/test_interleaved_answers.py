@@ -18,7 +18,7 @@ from speechgpt.answers import Answer, Candidate, Piece
 from speechgpt.checkpoint import FILE
 from speechgpt.dialogue import Conversation, Dialogue, Message
 from speechgpt.generation import candidates
-from speechgpt.generation.stream import UNITS_AT_ONCE, ReplyStream
+from speechgpt.generation.stream import FIRST_UNITS, ReplyStream
 from speechgpt.inference import SpeechGPT
 from speechgpt.interleaving import InterleavedReplies
 from speechgpt.open_model import open_model
@@ -142,7 +142,7 @@ def test_the_first_sound_waits_for_one_stretch_of_text_alone(gpt: SpeechGPT) -> 
     woven = Dialogue(gpt.dialogue.tokenizer, interleaving=InterleavedReplies(3, 50))
     heard_at, whole = first_sound(woven, gpt.vocoder)
     units = heard_at - begun(woven) - len(["[ta]", 1, 2, 3, "[ua]", "<sosp>"])
-    assert units % UNITS_AT_ONCE == 0 and 0 < units <= 50 and heard_at < whole / 2
+    assert units % FIRST_UNITS == 0 and 0 < units <= 50 and heard_at < whole / 2
     assert first_sound(Dialogue(gpt.dialogue.tokenizer), gpt.vocoder)[0] > heard_at
 
 
