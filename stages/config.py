@@ -149,6 +149,23 @@ class Lora:
 
 
 @dataclass
+class Rows:
+    """How the embedding rows learn, beside the other weights (docs/decisions/widening.md)."""
+
+    rate: float = 1.0
+    """Learning rate of the embedding rows, in that of the other weights. New rows begin far from where they belong, the
+    weights of a trained LLM near it."""
+    words: Literal["learn", "keep"] = "learn"
+    """keep leaves the rows of words as they are; those of units and of the other tokens that widening added learn."""
+
+    def __post_init__(self) -> None:
+        check_types(self, "rows.")
+        check_number("rows.rate", self.rate, 0, above=True)
+        if self.words not in ("learn", "keep"):
+            raise ValueError(f"--rows.words is {self.words!r}; it must be learn or keep")
+
+
+@dataclass
 class Preference:
     """How a stage of kind preference learns from pairs of replies (stages/unit_system/preference_loss.py)."""
 
@@ -211,6 +228,8 @@ class StageConfig:
     that the system names, such as [adapter]. All other weights are frozen."""
     embeddings_steps: int = 0
     """For embeddings_then_all: steps at the start in which only the embedding rows learn."""
+    rows: Rows = field(default_factory=Rows)
+    """How the embedding rows learn, beside the other weights."""
     lora: Lora | None = None
     """Train low-rank adapters only."""
     preference: Preference | None = None
@@ -327,6 +346,8 @@ class StageConfig:
             raise ValueError("trainable: embeddings_then_all and embeddings_steps above 0 belong together")
         if isinstance(self.trainable, list) and not self.trainable:
             raise ValueError("trainable is an empty list; name at least one part, or set trainable: all")
+        if self.rows != Rows() and (self.lora or isinstance(self.trainable, list)):
+            raise ValueError("rows is for stages whose embedding rows learn; leave it out with lora or a list of parts")
         if self.lora and self.trainable != "all":
             raise ValueError(f"lora trains adapters only; it does not go with trainable: {self.trainable}")
         if self.lora and self.lora.bits < 16 and self.training.get("deepspeed"):

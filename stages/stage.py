@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import TrainingArguments, set_seed
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from stages.arguments import training_arguments
 from stages.callbacks.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
@@ -25,7 +26,7 @@ from stages.place import RESOLVED, is_finished, read_resolved
 from stages.planning.size import check_block, positions_of
 from stages.start import loading_arguments
 from stages.system import Opened, System
-from stages.trainable import choose_trainable
+from stages.trainable import choose_trainable, keep_rows
 from stages.trainer import StageTrainer
 from units.runtime.files.atomic import written_whole
 
@@ -52,6 +53,8 @@ def train_stage(config: StageConfig, system: System) -> Path:
     opened = _open(config, system, arguments)
     blocks, held_out = _prepare(opened, arguments, checkpoint)
     model = choose_trainable(opened.model, config, opened.parts)
+    if config.rows.words == "keep":
+        _keep_words(opened, config, arguments)
     keeper = Checkpoints()
     checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
     threads = [FastestThreads()] if config.threads == "auto" and arguments.use_cpu else []
@@ -90,6 +93,18 @@ def _open(config: StageConfig, system: System, arguments: TrainingArguments) -> 
     if preferred:
         set_attention(opened.language_model, preferred)
     return opened
+
+
+def _keep_words(opened: Opened, config: StageConfig, arguments: TrainingArguments) -> None:
+    """Let the rows of words be as they are.
+
+    Raises: ValueError if no rows were added, or each process holds a part of the rows.
+    """
+    if opened.added_tokens is None:
+        raise ValueError(f"{config.stage}: rows: words: keep is for a widened LLM, and {config.model} has no units")
+    if is_deepspeed_zero3_enabled() or arguments.fsdp:
+        raise ValueError("rows: words: keep does not go with ZeRO-3 or FSDP, which divide rows; use zero2, or learn")
+    keep_rows(opened.model, opened.added_tokens)
 
 
 def _inner(opened: Opened, model: Any) -> Any:

@@ -13,7 +13,7 @@ B blocks of a batch, L tokens of a block.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +78,11 @@ class Opened(ABC):
         """The causal LLM in the model. It must keep packed documents apart: the trainer checks that. None if the stage
         runs no LLM."""
         return self.model
+
+    @property
+    def added_tokens(self) -> Sequence[int] | None:
+        """Ids of the tokens that the text LLM did not have, whose rows are new; None if there are none."""
+        return None
 
     # --- documents
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from stages.config import Lora, StageConfig
@@ -49,6 +50,35 @@ def embedding_weights(model: PreTrainedModel) -> set[int]:
         if part is not None
         for weight in part.parameters()
     }
+
+
+def split_groups(groups: Sequence[dict[str, Any]], chosen: set[int], name: str) -> list[dict[str, Any]]:
+    """An optimizer's groups, each split into the weights that are not chosen and those that are, by identity.
+
+    Args:
+        name: of the entry that says which a group has.
+    """
+    found = []
+    for group in groups:
+        for inside in (False, True):
+            weights = [weight for weight in group["params"] if (id(weight) in chosen) == inside]
+            if weights:
+                found.append({**group, "params": weights, name: inside})
+    return found
+
+
+def keep_rows(model: PreTrainedModel, learning: Sequence[int]) -> None:
+    """Let no row of the embeddings learn but those of some tokens.
+
+    Args:
+        learning: ids of these tokens.
+    """
+    for part in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for weight in () if part is None else part.parameters():
+            if weight.requires_grad:
+                mask = torch.zeros(len(weight), *[1] * (weight.dim() - 1), dtype=torch.bool, device=weight.device)
+                mask[torch.tensor(list(learning), device=weight.device)] = True
+                weight.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
 
 
 def add_adapters(model: PreTrainedModel, lora: Lora) -> Any:

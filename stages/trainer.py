@@ -18,13 +18,14 @@ from transformers.trainer_pt_utils import nested_gather
 
 from stages.callbacks.checkpoints import CheckpointError, newest_checkpoint
 from stages.callbacks.log import SAMPLES, append
+from stages.config import Rows
 from stages.held_out import SOME_BLOCKS
 from stages.packing.blocks import PackedBlocks
 from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.system import Opened
-from stages.trainable import embedding_weights
+from stages.trainable import embedding_weights, split_groups
 
-LATE = "late"  # key of the optimizer's groups that wait while the embeddings learn
+EMBEDDINGS = "embeddings"  # key of the optimizer's groups: whether they hold the embeddings
 
 
 class StageTrainer(Trainer):
@@ -142,18 +143,19 @@ class StageTrainer(Trainer):
     # --- which weights learn when
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's; if embeddings learn first, the other weights are in separate groups."""
+        """The Trainer's; embeddings that learn first, or at another rate, are in separate groups."""
         made = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        if self.config.embeddings_steps and not made:
-            early = embedding_weights(self.model)
-            groups = []
-            for group in optimizer.param_groups:
-                for late in (False, True):
-                    chosen = [weight for weight in group["params"] if (id(weight) not in early) == late]
-                    if chosen:
-                        groups.append({**group, "params": chosen, LATE: late})
-            optimizer.param_groups[:] = groups
+        rows = self.config.rows
+        if made or not (self.config.embeddings_steps or rows != Rows()):
+            return optimizer
+        groups = split_groups(optimizer.param_groups, embedding_weights(self.model), EMBEDDINGS)
+        for group in groups:
+            if group[EMBEDDINGS]:
+                group["lr"] *= rows.rate
+                group["weight_decay"] = 0.0 if rows.words == "keep" else group["weight_decay"]
+        first = bool(self.config.embeddings_steps)  # the log has the first group's rate: that of what learns first
+        optimizer.param_groups[:] = sorted(groups, key=lambda group: group[EMBEDDINGS] != first)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
@@ -167,20 +169,19 @@ class StageTrainer(Trainer):
         self._groups = [{name: value for name, value in group.items() if name != "params"} for group in groups]
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         steps = self.config.embeddings_steps
+        if (steps or self.config.rows != Rows()) and not made and EMBEDDINGS not in groups[0]:
+            raise ValueError(
+                "embeddings that learn first, or at another rate (trainable: embeddings_then_all, rows), need the "
+                "Trainer's optimizer; use a DeepSpeed file without one, such as zero3"
+            )
         if steps and not made:
-            if LATE not in groups[0]:
-                raise ValueError(
-                    "trainable: embeddings_then_all needs the Trainer's optimizer; use a DeepSpeed file without one, "
-                    "such as "
-                    "zero3"
-                )
             if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
                 raise ValueError(
                     f"trainable: embeddings_then_all does not go with {self.args.lr_scheduler_type.value}; use linear, "
                     "cosine or constant_with_warmup"
                 )
             for index, group in enumerate(scheduler.optimizer.param_groups):
-                if group[LATE]:
+                if not group[EMBEDDINGS]:
                     usual = scheduler.lr_lambdas[index]
                     scheduler.lr_lambdas[index] = lambda step, usual=usual: usual(step) if step >= steps else 0.0
                     group["lr"] = 0.0

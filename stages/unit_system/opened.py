@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,13 @@ class UnitOpened(Opened):
         super().__init__(config, model, tokenizer)
         self.codebook = codebook
         self.vocab = None if codebook is None else UnitVocab.from_words(tokenizer.get_vocab())
+
+    @property
+    def added_tokens(self) -> Sequence[int] | None:
+        if self.vocab is None:
+            return None
+        first = self.vocab.first_unit_id
+        return sorted({*range(first, first + self.vocab.size), *self.vocab.special_ids.values()})
 
     # --- documents
 

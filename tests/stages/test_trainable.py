@@ -27,7 +27,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Dialogue, Message
 from speechgpt.generation.generate import generate
 from speechgpt.sampling import Sampling
-from stages.config import Lora, Source, StageConfig
+from stages.config import Lora, Rows, Source, StageConfig
 from stages.packing.attention import VARLEN
 from stages.train import train
 from stages.unit_system.system import UNIT_SYSTEM
@@ -93,6 +93,55 @@ def test_a_schedule_without_groups_is_refused(run) -> None:
     )
     with pytest.raises(ValueError, match="does not go with reduce_lr_on_plateau; use linear, cosine"):
         train(config)
+
+
+# --- embedding rows beside the other weights
+
+
+def steps_of(run: Path, out: str, **rows) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[int]]:
+    """Weights before and after one step of Adam at a constant rate of 1e-3, and the ids of units and special tokens."""
+    training = {"max_steps": 1, "learning_rate": 1e-3, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    config = stage_config(run, out=out, **CHAT, rows=Rows(**rows), training={**training, "weight_decay": 0.1})
+    added = UNIT_SYSTEM.open(config, attn_implementation="sdpa").added_tokens
+    assert added is not None
+    return weights(run / "stage1"), weights(train(config)), list(added)
+
+
+def test_rows_learn_at_their_own_rate(run) -> None:
+    before, after, _ = steps_of(run, "rate", rate=20.0)
+    far = {name: float((after[name] - weight).abs().max()) for name, weight in before.items()}
+    rows = far.pop("model.embed_tokens.weight")
+    assert rows == pytest.approx(20e-3, rel=0.2) and max(far.values()) == pytest.approx(1e-3, rel=0.2)
+
+
+def test_rows_of_words_stay_as_they_are(run) -> None:
+    before, after, added = steps_of(run, "kept", words="keep", rate=5.0)
+    old, new = before.pop("model.embed_tokens.weight"), after.pop("model.embed_tokens.weight")
+    words = sorted(set(range(len(old))) - set(added))
+    assert torch.equal(new[words], old[words]) and words
+    assert (new[added] != old[added]).any(dim=1).sum() > len(added) // 2  # units and special tokens learn
+    assert moved(before, after) == set(before)
+
+
+def test_kept_rows_go_on_after_a_kill(run) -> None:
+    first = {"rows": Rows(10.0, "keep"), "training": {"save_steps": 2}}
+    out = train(stage_config(run, out="kept_on", **first, **CHAT))
+    whole = weights(out)
+    for path in ("config.json", "speechgpt.json", "model.safetensors"):
+        (out / path).unlink()
+    (out / "checkpoint-4" / "complete.json").unlink()
+    again = weights(train(stage_config(run, out="kept_on", **first, **CHAT)))
+    torch.testing.assert_close(again, whole, atol=1e-6, rtol=0)
+
+
+def test_rows_that_cannot_be(run, monkeypatch) -> None:
+    with pytest.raises(ValueError, match="leave it out with lora"):
+        stage_config(run, out="no", **CHAT, rows=Rows(2.0), lora=Lora())
+    with pytest.raises(ValueError, match="learn or keep"):
+        Rows(words="forget")  # type: ignore[arg-type]
+    monkeypatch.setattr(stages.stage, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ValueError, match="use zero2"):
+        train(stage_config(run, out="no", **CHAT, rows=Rows(words="keep")))
 
 
 # --- adapters

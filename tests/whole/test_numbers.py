@@ -26,7 +26,7 @@ from instruct_data.text.filters import Filters
 from instruct_data.text.rewrite import RewriteConfig
 from instruct_data.toy.world import ToyConfig
 from speechgpt.sampling import Sampling
-from stages.config import TRAINING_NUMBERS, Interleaving, Lora, Preference, Source, StageConfig, Widening
+from stages.config import TRAINING_NUMBERS, Interleaving, Lora, Preference, Rows, Source, StageConfig, Widening
 from stages.planning.cluster import Cluster
 from stages.start_models.text_llm import TinyLlama
 from units.dataset.extract_config import EncoderConfig, WorkConfig
@@ -47,7 +47,7 @@ CONFIGS = (
     *(MelGeneratorConfig, HifiGanConfig, VocosConfig, ResynthesisOptions, Sampling),
     *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
     *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
-    *(StageConfig, Source, Lora, Interleaving, Widening, Preference, Pairing, Cluster, TinyLlama),
+    *(StageConfig, Source, Lora, Rows, Interleaving, Widening, Preference, Pairing, Cluster, TinyLlama),
     *(BlspConfig, LossWeights, AdapterShape, Labelling, Generation),
 )
 STAGE: dict[str, Any] = {"stage": "s", "model": "m", "out": "o", "data": [], "training": {"max_steps": 3}}
