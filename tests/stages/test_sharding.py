@@ -15,6 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from instruct_data.build.preference_sets import write_preferences
 from speechgpt.checkpoint import CheckpointFacts
 from stages.callbacks.checkpoints import checkpoints, damage, processes_of
-from stages.config import Lora, Source, StageConfig, Widening
+from stages.config import Lora, Rows, Source, StageConfig, Widening
 from stages.train import train
 
 ROOT = Path(__file__).parents[2]
@@ -235,6 +236,18 @@ def test_embeddings_learn_first_under_sharding(built, sharding: str | None) -> N
     alone = train(planned(built, None, each=4, out="first_alone", **first))
     processes(planned(built, sharding, out=f"first_{sharding}", **first))
     check_same(alone, built / f"first_{sharding}")
+    assert curve(alone) != pytest.approx(curve(built / "stage1"), abs=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sharding", "words"), [(None, "keep"), ("zero1", "keep"), ("zero2", "keep"), ("fsdp", "learn"), ("zero3", "learn")]
+)
+def test_rows_learn_apart_under_sharding(built, sharding: str | None, words: Literal["learn", "keep"]) -> None:
+    apart = {"rows": Rows(5.0, words)}
+    alone = train(planned(built, None, each=4, out=f"apart_{words}", **apart))
+    processes(planned(built, sharding, out=f"apart_{sharding}", **apart))
+    check_same(alone, built / f"apart_{sharding}")
     assert curve(alone) != pytest.approx(curve(built / "stage1"), abs=1e-3)
 
 
