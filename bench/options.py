@@ -94,6 +94,10 @@ class WideningOptions:
     """Learning rates."""
     warm_ups: list[int] = field(default_factory=lambda: [0])
     """Steps in which the embedding rows alone learn, before all weights do."""
+    rows_rates: list[float] = field(default_factory=lambda: [1.0])
+    """Learning rates of the embedding rows, in that of the other weights."""
+    words: list[str] = field(default_factory=lambda: ["learn"])
+    """Whether the rows of words learn: learn or keep."""
     steps: list[int] = field(default_factory=lambda: [30, 100])
     """Steps after which held-out loss is measured; the largest ends a run."""
     batch: int = 1
@@ -112,11 +116,13 @@ class WideningOptions:
         for name, least in (("batch", 1), ("block", 16), ("held_out", 1), ("threads", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; allowed: at least {least}")
-        for name in ("inits", "rates", "warm_ups", "steps"):
+        for name in ("inits", "rates", "warm_ups", "rows_rates", "words", "steps"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; give at least one")
-        if min(self.steps) < 1 or min(self.warm_ups) < 0 or not min(self.rates) > 0:
-            raise ValueError("steps must be above 0, warm_ups at least 0, and rates above 0")
+        if min(self.steps) < 1 or min(self.warm_ups) < 0 or not min(*self.rates, *self.rows_rates) > 0:
+            raise ValueError("steps must be above 0, warm_ups at least 0, and rates and rows_rates above 0")
+        if wrong := set(self.words) - {"learn", "keep"}:
+            raise ValueError(f"words has {', '.join(sorted(wrong))}; allowed: learn, keep")
         for one in self.inits:
             init, _, scale = one.partition(":")
             if init not in INITS or (scale and not _is_scale(scale)):

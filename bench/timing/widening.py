@@ -21,29 +21,34 @@ from stages.packing.attention import BY_DOCUMENT
 from stages.packing.blocks import PackedBlocks, load_blocks
 from stages.packing.check import set_attention
 from stages.system import Opened
-from stages.trainable import embedding_weights
+from stages.trainable import embedding_weights, keep_rows, split_groups
 from stages.unit_system.system import UNIT_SYSTEM
 from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import finished_lines, read_text
 from units.runtime.provenance import commit, machine
 
 RUNS = "runs.jsonl"
+VARIED = ("inits", "rates", "warm_ups", "rows_rates", "words")  # options that settings have one of
 MOST_GRADIENT = 1.0  # transformers' max_grad_norm
 
 
 @dataclass(frozen=True)
 class Setting:
-    """init: INIT or INIT:SCALE. rate: learning rate. warm_up: steps in which the embedding rows alone learn."""
+    """init: INIT or INIT:SCALE. rate: learning rate. warm_up: steps in which the embedding rows alone learn.
+    rows_rate: their rate, in that of the other weights. words: whether those of words learn, learn or keep."""
 
     init: str
     rate: float
     warm_up: int
+    rows_rate: float = 1.0
+    words: str = "learn"
 
 
 def settings(options: WideningOptions) -> list[Setting]:
     """Every combination; a warm-up that is as long as the run is another question, and left out."""
-    every = itertools.product(options.rates, options.warm_ups, options.inits)
-    return [Setting(init, rate, warm_up) for rate, warm_up, init in every if warm_up < max(options.steps)]
+    every = itertools.product(options.rates, options.warm_ups, options.rows_rates, options.words, options.inits)
+    made = [Setting(init, rate, warm_up, rows_rate, words) for rate, warm_up, rows_rate, words, init in every]
+    return [setting for setting in made if setting.warm_up < max(options.steps)]
 
 
 def compare(out: Path, options: WideningOptions) -> list[dict[str, Any]]:
@@ -57,7 +62,7 @@ def compare(out: Path, options: WideningOptions) -> list[dict[str, Any]]:
     torch.set_num_threads(options.threads)
     out.mkdir(parents=True, exist_ok=True)
     path = out / RUNS
-    common = {name: value for name, value in asdict(options).items() if name not in ("inits", "rates", "warm_ups")}
+    common = {name: value for name, value in asdict(options).items() if name not in VARIED}
     common = json.loads(json.dumps(common, default=str))
     for setting in settings(options):
         key = {**asdict(setting), "options": common}
@@ -80,7 +85,14 @@ def _run(out: Path, options: WideningOptions, setting: Setting) -> dict[str, Any
     opened, blocks, held_out = _open(out, options, setting)
     model, report = opened.model, []
     embeddings = embedding_weights(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=setting.rate, weight_decay=0.0)
+    every = [{"params": list(model.parameters()), "lr": setting.rate}]
+    groups = split_groups(every, embeddings, "embeddings")
+    for group in groups:
+        group["lr"] *= setting.rows_rate if group["embeddings"] else 1.0
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    if setting.words == "keep":
+        assert opened.added_tokens is not None
+        keep_rows(model, opened.added_tokens)
     seconds = 0.0
     for step in range(max(options.steps) + 1):
         if step == 0 or step in options.steps:
@@ -147,13 +159,14 @@ def table(lines: Iterable[dict[str, Any]]) -> str:
     lines = sorted(lines, key=lambda line: (max(_steps(line)), _steps(line)[max(_steps(line))]["unit_loss"]))
     steps = sorted({step for line in lines for step in _steps(line)})
     texts = "a token of text, first and last"
-    head = ["init", "rate", "embeddings first", *(f"a unit, {n}" for n in steps), texts, "CPU s"]
+    head = ["init", "rate", "embeddings first", "rows' rate", "words", *(f"a unit, {n}" for n in steps), texts, "CPU s"]
     rows = [head, ["---"] * len(head)]
     for line in lines:
         found = _steps(line)
         units = [_shown(found[n]["unit_loss"], 2) if n in found else "" for n in steps]
         first, last = (_shown(found[n]["text_loss"], 3) for n in (0, max(found)))
         setting = [line["init"], f"{line['rate']:g}", str(line["warm_up"])]
+        setting += [f"{line.get('rows_rate', 1.0):g}", line.get("words", "learn")]
         rows.append([*setting, *units, f"{first}, {last}", f"{line['cpu_seconds']:.0f}"])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -196,7 +196,12 @@ def test_widening_runs_what_is_missing(capsys: Printed, tmp_path: Path, monkeypa
     assert len(ran) == 6 and len(runs.read_text().splitlines()) == 4
     printed = capsys.readouterr().out
     assert printed.count("| centres:0.5 | 0.01 | 1 |") >= 2
-    for wrong in ({"inits": ["mean:-1"]}, {"inits": ["best"]}, {"rates": [0.0]}, {"steps": []}, {"block": 1}):
+    apart = {"inits": ["random"], "warm_ups": [0], "rows_rates": [1.0, 5.0], "words": ["learn", "keep"]}
+    found = bench.timing.widening.compare(tmp_path / "out", dataclasses.replace(options, **apart))
+    assert len(found) == 7  # one of them had run
+    assert len({line["report"][-1]["unit_loss"] for line in found}) == 7
+    wrongs = ({"inits": ["mean:-1"]}, {"inits": ["best"]}, {"rates": [0.0]}, {"steps": []}, {"block": 1})
+    for wrong in (*wrongs, {"rows_rates": [0.0]}, {"words": ["some"]}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}"):
             dataclasses.replace(options, **wrong)
     with pytest.raises(FileNotFoundError, match="real-models"):
