@@ -17,7 +17,7 @@ from units.runtime.refusals import Refusals
 from variants.blsp import label_loss
 from variants.blsp.data.labels import Label, read_labels, write_labels
 from variants.blsp.inference import BLSP
-from variants.blsp.label_loss import LabelLoss, label_losses
+from variants.blsp.label_loss import LabelLoss, label_losses, summary
 from variants.blsp.stages.system import BLSP_SYSTEM
 
 
@@ -74,6 +74,12 @@ def test_by_behaviour_and_with_the_share_that_was_closed(run, capsys) -> None:
 def test_a_share_by_hand() -> None:
     assert LabelLoss(1, 4, {"read": 4.0, "heard": 6.0, "before": 12.0}).closed == 0.75
     assert LabelLoss(1, 4, {"read": 4.0, "heard": 6.0, "before": 4.0}).closed is None
+    found = {
+        "repeat": LabelLoss(1, 4, {"read": 4.0, "heard": 6.0, "before": 12.0}),
+        "answer": LabelLoss(2, 6, {"read": 1.0, "heard": 4.0, "before": 3.0}),
+    }
+    assert summary(found, True)[-1] == "| all | 3 | 10 | 0.500 | 1.000 | 1.500 | 50% |"
+    assert len(summary({"repeat": found["repeat"]}, True)) == 3
 
 
 def test_labels_that_cannot_be_scored_are_counted(run, model, tmp_path, capsys) -> None:

@@ -48,6 +48,11 @@ class LabelLoss:
     tokens: int = 0
     sums: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "heard": 0.0, "before": 0.0})
 
+    def __add__(self, other: LabelLoss) -> LabelLoss:
+        """The losses of both."""
+        sums = {way: value + other.sums[way] for way, value in self.sums.items()}
+        return LabelLoss(self.labels + other.labels, self.tokens + other.tokens, sums)
+
     def mean(self, way: str) -> float:
         """Nats a token: `read`, `heard`, or `before`."""
         return self.sums[way] / self.tokens
@@ -128,11 +133,16 @@ def label_losses(models: Mapping[str, BLSP], labels: Iterable[Label], refusals: 
 
 
 def summary(found: Mapping[str, LabelLoss], compared: bool) -> list[str]:
-    """The lines of a table, in nats a token. compared: whether there is an earlier adapter."""
+    """The lines of a table, in nats a token, the last one of all behaviours, where there are several.
+
+    Args:
+        compared: whether there is an earlier adapter.
+    """
     from eval.report.markdown import table
 
     rows = []
-    for behaviour, one in sorted(found.items()):
+    every = [("all", sum(found.values(), LabelLoss()))] if len(found) > 1 else []
+    for behaviour, one in [*sorted(found.items()), *every]:
         cells = [behaviour, str(one.labels), str(one.tokens), f"{one.mean('read'):.3f}", f"{one.mean('heard'):.3f}"]
         if compared:
             cells += [f"{one.mean('before'):.3f}", "-" if one.closed is None else f"{one.closed:.0%}"]
