@@ -56,7 +56,7 @@ class SoundProcess:
         self.codebook = codebook
         self._parts = (encoder, vocoder, device)
         self._lock, self._numbers = threading.Lock(), itertools.count()
-        self._line = _Line(self._parts)
+        self._worker = _Worker(self._parts)
         self._asked("ready")
 
     def encode(self, wavs: Sequence[np.ndarray]) -> list[Units]:
@@ -73,20 +73,20 @@ class SoundProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._line.close()
+        self._worker.close()
 
     def _asked(self, what: str, *arguments: Any) -> Any:
         with self._lock:
-            if self._line.ended:
-                self._line = _Line(self._parts)
-            line = self._line
-        found, error = line.ask(what, arguments)
+            if self._worker.ended:
+                self._worker = _Worker(self._parts)
+            worker = self._worker
+        found, error = worker.ask(what, arguments)
         if error is not None:
             raise error
         return found
 
 
-class _Line:
+class _Worker:
     """A process, and what was asked of it.
 
     ended: whether it answers no more.
@@ -94,7 +94,7 @@ class _Line:
 
     def __init__(self, parts: tuple[Path | None, Path | None, str]) -> None:
         spawned = multiprocessing.get_context("spawn")  # a fork would copy locks that threads hold
-        self._here, there = spawned.Pipe()
+        self._pipe, there = spawned.Pipe()
         self._process = spawned.Process(target=_serve, args=(there, *parts), name="sound", daemon=True)
         self._process.start()
         there.close()
@@ -107,7 +107,7 @@ class _Line:
         number, answer = next(self._numbers), SimpleQueue[Result]()
         self._waiting[number] = answer
         with self._sending, suppress(OSError):  # of a pipe that nobody reads
-            self._here.send((number, what, arguments))
+            self._pipe.send((number, what, arguments))
         if self.ended:  # perhaps after the last who waited were told
             self._tell_all()
         return answer.get()
@@ -117,12 +117,12 @@ class _Line:
         self._process.join()
 
     def _receive(self) -> None:
-        with suppress(EOFError, OSError):
+        with suppress(Exception):  # the end of the pipe, or something that cannot be read
             while True:
-                number, *result = self._here.recv()
+                number, *result = self._pipe.recv()
                 self._waiting.pop(number).put(tuple(result))
         self.ended = True
-        self._process.join()
+        self.close()
         self._tell_all()
 
     def _tell_all(self) -> None:
@@ -184,7 +184,7 @@ def _pays(device: str, rows: int) -> bool:
 # --- in the process
 
 
-def _serve(line: Connection, encoder: Path | None, vocoder: Path | None, device: str) -> None:
+def _serve(pipe: Connection, encoder: Path | None, vocoder: Path | None, device: str) -> None:
     """Answer until nobody asks any more, as when the server is gone."""
     import torch
 
@@ -193,12 +193,12 @@ def _serve(line: Connection, encoder: Path | None, vocoder: Path | None, device:
     parts: _Parts | None = None
     with suppress(EOFError, OSError):
         while True:
-            number, what, arguments = line.recv()
+            number, what, arguments = pipe.recv()
             try:
                 parts = parts or _Parts(encoder, vocoder, device)
-                line.send((number, getattr(parts, what)(*arguments), None))
+                pipe.send((number, getattr(parts, what)(*arguments), None))
             except Exception as error:  # noqa: BLE001 - it is raised where it was asked
-                line.send((number, None, _sendable(error)))
+                pipe.send((number, None, _sendable(error)))
 
 
 def _sendable(error: Exception) -> Exception:

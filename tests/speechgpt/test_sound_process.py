@@ -113,14 +113,14 @@ def test_a_stream_that_is_left_is_dropped(sound: SoundProcess, alone: SpeechGPT)
 
 def test_a_process_that_was_killed_is_started_again(sound: SoundProcess, alone: SpeechGPT) -> None:
     stream = _pushed(sound, said(alone))
-    killed = sound._line._process.pid
+    killed = sound._worker._process.pid
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
     with pytest.raises(SoundProcessError, match="has ended"):
         for _ in range(1000):  # until the pipe says so
             stream.push(said(alone))
     assert sound.encode([tones(0.4, 1)]) == alone.encoder.encode_batch([tones(0.4, 1)])
-    assert sound._line._process.pid != killed
+    assert sound._worker._process.pid != killed
     stream.close()
 
 
@@ -138,7 +138,7 @@ def test_it_ends_with_the_process_that_started_it(model_folder: Path, tmp_path: 
         "if __name__ == '__main__':\n"
         "    gpt = SpeechGPT.from_pretrained(sys.argv[1])\n"
         "    gpt.use_sound_process()\n"
-        "    print(gpt._sound._line._process.pid, flush=True)\n"
+        "    print(gpt._sound._worker._process.pid, flush=True)\n"
         "    time.sleep(600)\n"
     )
     root = Path(__file__).parents[2]
