@@ -499,11 +499,13 @@ $(RUN)/kept/done: $(RUN)/results/done | $(RUN)/kept_before/done
 BLSP_CORPUS := $(RUN)/heard_corpus/train.jsonl
 BLSP_LLM    := $(LLM)
 BLSP_STATES := --encoder runs/real/whisper-tiny.en --window utterance
-BLSP_LABELS := --template chat --limit 8000 --batch 64 --shard_size 250 --max_new_tokens 48 --behaviours '{"repeat": 1, "continue": 1, "answer": 1}'
+# The LLM could repeat what it reads, and mostly says something else first: its labels of repeating are the transcripts.
+BLSP_LABELS := --template chat --limit 16000 --batch 64 --shard_size 500 --max_new_tokens 48 --repeats transcript \
+  --behaviours '{"repeat": 2, "continue": 1, "answer": 1}'
 
 $(BLSP_CORPUS): | $(INSTALLED) $(SPEAKS)
 	@echo "[1/6] blsp: open English, spoken by local engines"
-	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --lines 20000 || [ $$? = 3 ]
+	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --lines 40000 || [ $$? = 3 ]
 
 $(RUN)/heard_features/feature_set.json: | $(BLSP_CORPUS) $(REAL)
 $(RUN)/blsp_labels/labels.json: | $(BLSP_CORPUS) $(REAL)
