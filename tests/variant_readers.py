@@ -15,13 +15,14 @@ from tiny_parts import tones
 
 from units.audio import save_wav
 from variants.blsp import upstream as blsp_upstream
-from variants.blsp.data.examples import read_examples, read_transcripts, utterances_of
+from variants.blsp.data.examples import read_examples, transcripts_of, utterances_of
 from variants.blsp.data.labels import read_labels
 from variants.blsp.records import BlspFacts, read_adapter
 from variants.llama_omni import upstream as omni_upstream
 from variants.llama_omni.data.published import published_conversations, read_records
 from variants.llama_omni.records import ADAPTOR_FILE, OmniFacts
 from variants.speech_in.facts import read_part
+from variants.speech_in.hearing.transcripts import examples_of
 from variants.speech_in.lines import drop_unfinished
 
 LABELS = (
@@ -94,7 +95,9 @@ VARIANT_READERS = {
     ),
     "shard of labels": Reader("shard-00000.jsonl", write_shards, lambda f: list(read_examples(f, "say"))),
     "examples": Reader("a.jsonl", written("a.jsonl", LABELS), lambda f: list(read_examples(f / "a.jsonl", "say"))),
-    "transcripts": Reader("a.jsonl", written("a.jsonl", LABELS), lambda f: list(read_transcripts(f / "a.jsonl"))),
+    "transcripts": Reader(
+        "a.jsonl", written("a.jsonl", LABELS), lambda f: list(examples_of(transcripts_of(f / "a.jsonl")))
+    ),
     "utterances": Reader("a.jsonl", written("a.jsonl", PUBLISHED), lambda f: utterances_of(f / "a.jsonl")),
     "list of questions": Reader(
         "a.json", written("a.json", json.dumps(QUESTIONS)), lambda f: read_records(f / "a.json")
