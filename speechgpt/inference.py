@@ -33,6 +33,7 @@ from speechgpt.generation.grammar import Form
 from speechgpt.generation.interleaved_grammar import KnownTexts
 from speechgpt.generation.likelihood import Row, log_likelihoods, text_row
 from speechgpt.generation.shared import share
+from speechgpt.generation.sound_process import SoundProcess
 from speechgpt.generation.stream import ReplyStream
 from speechgpt.interleaving import SETTING, InterleavedReplies
 from speechgpt.language_models.adapters import open_language_model, shape_of
@@ -40,7 +41,6 @@ from speechgpt.language_models.whole import open_tokenizer
 from speechgpt.prompts import asr_prompt, tts_prompt
 from speechgpt.published.template import TEMPLATE, PublishedDialogue
 from speechgpt.sampling import Sampling
-from speechgpt.sound_process import SoundProcess
 from speechgpt.vocab import TA
 from units.audio import NO_SPEECH, SAMPLE_RATE, AudioError, AudioReason, load_wav, loudness
 from units.codebook import Codebook, Units

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from speechgpt.answers import SpeechModel
+from speechgpt.generation.sound_process import part_sound
 from speechgpt.open_model import open_model
 from speechgpt.sampling import Sampling
 from speechgpt.serve.application import Server, Serving
 from speechgpt.serve.sounds import written
-from speechgpt.sound_process import part_sound
 from units.audio import SAMPLE_RATE, load_wav
 from units.corpus.manifest import read_manifest
 from units.runtime.provenance import commit, machine

@@ -84,8 +84,8 @@ def main(
         raise ValueError(
             f"--host {host} is reached from other machines, so clients need a key: give --api_key or {KEY_VARIABLE}"
         )
+    from speechgpt.generation.sound_process import part_sound
     from speechgpt.open_model import open_model
-    from speechgpt.sound_process import part_sound
 
     try:
         from speechgpt.serve.application import Server, Serving

@@ -16,9 +16,9 @@ import pytest
 import torch
 from tiny_parts import talkative, tones
 
+from speechgpt.generation.sound_process import SoundProcess, SoundProcessError, _sendable, part_sound
 from speechgpt.inference import ENCODER, VOCODER, SpeechGPT
 from speechgpt.sampling import Sampling
-from speechgpt.sound_process import SoundProcess, SoundProcessError, _sendable, part_sound
 from units.codebook import Units
 
 SHORT = Sampling(1.0, seed=5, max_new_tokens=60)

@@ -43,13 +43,7 @@ def open_hearer(folder: Path, device: str = "cpu") -> Hearer:
     from variants.speech_in.hearing.hear import Hearer
 
     facts = BlspFacts.load(folder)
-
-    def adapter_of(hidden: int) -> SpeechAdapter:
-        adapter = SpeechAdapter(facts.width, hidden, facts.shape)
-        adapter.load_state_dict(read_adapter(folder))
-        return adapter
-
-    return Hearer(folder, facts, adapter_of, device)
+    return Hearer(folder, facts, SpeechAdapter, read_adapter(folder), device)
 
 
 if __name__ == "__main__":

@@ -44,13 +44,7 @@ def open_hearer(folder: Path, device: str = "cpu") -> Hearer:
     from variants.speech_in.hearing.hear import Hearer
 
     facts = OmniFacts.load(folder)
-
-    def adapter_of(hidden: int) -> SpeechAdaptor:
-        adaptor = SpeechAdaptor(facts.width, hidden, facts.shape)
-        adaptor.load_state_dict(read_part(folder, ADAPTOR_FILE, "adapter."))
-        return adaptor
-
-    return Hearer(folder, facts, adapter_of, device)
+    return Hearer(folder, facts, SpeechAdaptor, read_part(folder, ADAPTOR_FILE, "adapter."), device)
 
 
 if __name__ == "__main__":

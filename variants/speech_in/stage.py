@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import importlib.metadata
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from speechgpt.checkpoint import CheckpointFacts
+from speechgpt.language_models.whole import open_whole
 from speechgpt.sampling import Sampling
 from stages.evaluating import evaluating
-from stages.held_out import sample_documents
+from stages.held_out import held_out_report, sample_documents
 from stages.packing.attention import BY_DOCUMENT, takes_bounds
 from stages.packing.blocks import PackedBlocks, on_device
-from stages.system import Opened
+from stages.system import Collator, Opened
 from units.codebook import Codebook
 from units.dataset.feature_set import COMPLETION_FILE, FeatureSet, read_feature_set
 from units.encoder.states import depth
@@ -70,6 +71,14 @@ class ListeningOpened(Opened):
     @abstractmethod
     def read_adapter(self, folder: Path) -> Mapping[str, Tensor]:
         """The weights of a finished folder's adapter."""
+
+    def read_parts(self, folder: Path) -> tuple[Any, Any]:
+        """The LLM and the adapter of a finished folder: the LLM in it where it learned, else where it was."""
+        begun = folder / LLM_FOLDER
+        llm = open_whole(begun if begun.exists() else self.start)
+        adapter = self.new_adapter(llm.config.get_text_config().hidden_size)
+        adapter.load_state_dict(self.read_adapter(folder))
+        return llm, adapter
 
     # --- the encoder
 
@@ -122,6 +131,16 @@ class ListeningOpened(Opened):
         """Whether a batch is one row of all blocks, as attention by document and flash-attention take them."""
         return takes_bounds(self.model.llm) or self.model.llm.config._attn_implementation == BY_DOCUMENT
 
+    def collator_of(self, collate: Callable[..., dict[str, Any]]) -> Collator:
+        """A collator by a function with the arguments of variants.speech_in.batch.collate."""
+        return functools.partial(
+            collate,
+            one_row=self.one_row,
+            with_bounds=takes_bounds(self.model.llm),
+            grid=self.listens.grid,
+            features=self.feature_set,
+        )
+
     def inputs(self, batch: dict[str, Any], learning: bool = False) -> dict[str, Any]:
         """What the model takes of a batch; wavs are encoded. learning: the states are disturbed, as the config says."""
         left_out = ("labels", "wavs")
@@ -135,6 +154,9 @@ class ListeningOpened(Opened):
         return found | {"use_cache": False}
 
     # --- evaluation
+
+    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
+        return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, self.logits_of)
 
     def plain(self, block: Block) -> Block:
         """A block without the columns that a reply does not need."""

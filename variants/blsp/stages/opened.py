@@ -5,7 +5,6 @@ A stage of kind text tunes the LLM on text instructions, and saves a plain Huggi
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.language_models.whole import open_whole
 from stages.config import Source
 from stages.counted import counted_logits
 from stages.held_out import held_out_report
@@ -37,7 +35,7 @@ from variants.encoders import width_of
 from variants.listening import SpeechLLM, row
 from variants.references import Reference, fingerprint, located
 from variants.speech_in.batch import Block
-from variants.speech_in.stage import LLM_FOLDER, ListeningOpened
+from variants.speech_in.stage import ListeningOpened
 
 
 class BlspOpened(ListeningOpened):
@@ -102,13 +100,7 @@ class BlspOpened(ListeningOpened):
     # --- batches and loss
 
     def collator(self) -> Collator:
-        return functools.partial(
-            collate,
-            one_row=self.one_row,
-            with_bounds=takes_bounds(self.model.llm),
-            grid=self.listens.grid,
-            features=self.feature_set,
-        )
+        return self.collator_of(collate)
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
         """Cross-entropy with the labels, and divergence from the LLM that reads the transcript, by their weights."""
@@ -136,9 +128,6 @@ class BlspOpened(ListeningOpened):
 
     # --- evaluation
 
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, self.logits_of)
-
     def plain(self, block: Block) -> Block:
         return {name: column for name, column in block.items() if not name.startswith("teacher")}
 
@@ -158,11 +147,7 @@ class BlspOpened(ListeningOpened):
 
     def load(self, folder: Path) -> SpeechLLM:
         """The adapter that `save` wrote, on its LLM."""
-        begun = folder / LLM_FOLDER
-        llm = open_whole(begun if begun.exists() else self.start)
-        adapter = self.new_adapter(llm.config.get_text_config().hidden_size)
-        adapter.load_state_dict(self.read_adapter(folder))
-        return SpeechLLM(llm, adapter)
+        return SpeechLLM(*self.read_parts(folder))
 
     def facts(self) -> CheckpointFacts:
         config = self.config

@@ -5,7 +5,6 @@ python -m variants.llama_omni.train variants/llama_omni/configs/toy/stage1.yaml
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechgpt.checkpoint import CheckpointFacts
-from speechgpt.language_models.whole import open_whole
 from stages.config import Source
 from stages.counted import counted_logits
-from stages.held_out import held_out_report
-from stages.packing.attention import takes_bounds
-from stages.packing.blocks import PackedBlocks
 from stages.system import Collator, Documents
 from units.codebook import Codebook
 from units.runtime.refusals import Refusals
@@ -117,23 +112,12 @@ class OmniOpened(ListeningOpened):
     # --- batches and loss
 
     def collator(self) -> Collator:
-        return functools.partial(
-            speech_batch.collate,
-            one_row=self.one_row,
-            with_bounds=takes_bounds(self.model.llm),
-            grid=self.listens.grid,
-            features=self.feature_set,
-        )
+        return self.collator_of(speech_batch.collate)
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
         """Cross-entropy of the answers' tokens."""
         logits, labels = counted_logits(model, self.inputs(batch, model.training), batch["labels"])
         return functional.cross_entropy(logits, labels, reduction="sum") / items
-
-    # --- evaluation
-
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, self.logits_of)
 
     # --- the finished model
 
@@ -158,10 +142,7 @@ class OmniOpened(ListeningOpened):
 
     def load(self, folder: Path) -> OmniLLM:
         """The parts that `save` wrote, on their LLM."""
-        begun = folder / LLM_FOLDER
-        llm = open_whole(begun if begun.exists() else self.start)
-        adaptor = self.new_adapter(llm.config.get_text_config().hidden_size)
-        adaptor.load_state_dict(self.read_adapter(folder))
+        llm, adaptor = self.read_parts(folder)
         decoder = None
         if self.decoder is not None:
             decoder = make_decoder(self.decoder.shape, self.decoder.made_for)

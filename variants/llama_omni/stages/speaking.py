@@ -19,7 +19,6 @@ from torch import Tensor
 from stages.config import Source
 from stages.evaluating import evaluating
 from stages.held_out import sample_documents
-from stages.packing.attention import takes_bounds
 from stages.packing.blocks import PackedBlocks, on_device
 from stages.system import Collator, Documents
 from units.audio import save_wav
@@ -53,13 +52,7 @@ class SpeakingOpened(OmniOpened):
         yield from super().documents(source, path)
 
     def collator(self) -> Collator:
-        return functools.partial(
-            collate,
-            one_row=self.one_row,
-            with_bounds=takes_bounds(self.model.llm),
-            grid=self.listens.grid,
-            features=self.feature_set,
-        )
+        return self.collator_of(collate)
 
     def items(self, batch: dict[str, Any]) -> Tensor:
         """Target units, and the ends of answers where the decoder says these."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from units.runtime.command import SOME_REFUSED, check_range
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import nn
+    from torch import Tensor, nn
 
     from units.corpus.manifest import Utterance
 
@@ -60,12 +60,14 @@ def write_heard(hearer: Hearer, utterances: list[Utterance], out: Path, batch: i
 class Hearer:
     """An adapter and the head that reads tokens off it."""
 
-    def __init__(self, folder: Path, facts: Any, adapter_of: Callable[[int], nn.Module], device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, facts: Any, kind: type[nn.Module], weights: Mapping[str, Tensor], device: str = "cpu"
+    ) -> None:
         """Open the folder of a hearing stage.
 
         Args:
             facts: of the folder: llm, encoder, layer, window and shape, as every system that listens has them.
-            adapter_of: the adapter, with the folder's weights, before an LLM of a width H.
+            kind: class of the adapter. weights: its own, of the folder.
 
         Raises: FileNotFoundError if a file is missing; ValueError if one is damaged, or of another LLM or encoder.
         """
@@ -78,7 +80,9 @@ class Hearer:
         llm = facts.llm.find(folder)
         rows = embedding_rows(llm)
         self.head = read_head(folder, rows).to(device)
-        self.adapter = adapter_of(rows.shape[1]).to(device).eval()
+        adapter = kind(facts.width, rows.shape[1], facts.shape)
+        adapter.load_state_dict(weights)
+        self.adapter = adapter.to(device).eval()
         self.tokenizer = open_tokenizer(llm)
         self.encoder = open_encoder(str(facts.encoder.find(folder)), facts.layer, device, facts.window)
         self.shape, self.device, self.grid = facts.shape, device, self.encoder.grid
