@@ -435,7 +435,11 @@ $(RUN)/toy/corpus.json: | $(INSTALLED) $(SPEAKS)
 
 $(RUN)/own.jsonl: | $(REAL)
 	@echo "[1/9] chats: the LLM answers plain questions"
-	@$(PYTHON) -m instruct_data.text.own_chats $@ --local $(LLM) --filters.longest_answer 25 --texts $(RUN)/own.txt || [ $$? = 3 ]
+	@$(PYTHON) -m instruct_data.text.own.chats $@ --local $(LLM) --filters.longest_answer 25 || [ $$? = 3 ]
+
+$(RUN)/own_texts.txt: | $(REAL)
+	@echo "[1/9] texts: the LLM writes about words"
+	@$(PYTHON) -m instruct_data.text.own.texts $@ --local $(LLM) || [ $$? = 3 ]
 
 $(RUN)/chats/train.jsonl: | $(RUN)/own.jsonl $(SPEAKS)
 	@echo "[1/9] chats, spoken"
@@ -466,7 +470,7 @@ $(RUN)/data/own/build.json: | $(RUN)/units/chats/unit_set.json
 	@echo "[5/9] data: conversations of the LLM's own chats"
 	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/chats --pairs $(RUN)/own.jsonl --voice flite:slt --out $(@D)
 
-$(RUN)/data/build.json: | $(UNITS_OF) $(RUN)/words.tsv $(RUN)/data/own/build.json
+$(RUN)/data/build.json: | $(UNITS_OF) $(RUN)/words.tsv $(RUN)/data/own/build.json $(RUN)/own_texts.txt
 	@echo "[5/9] data: conversations of all stages"
 	@$(PYTHON) -m instruct_data.build --units '[$(foreach set,train answers toy,{path: $(RUN)/units/$(set)}$(comma))]' \
 	  --pairs $(RUN)/toy/chats.jsonl --voice flite:slt --least_of_a_family 100 --most_of_a_family 300 --splits.named false --out $(@D)

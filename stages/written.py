@@ -72,7 +72,8 @@ def check_written(
             f"{len(opened.tokenizer.get_vocab())}, or their ids differ; the folder is not moved to its place"
         )
     model = opened.load(folder)
-    written = scores(opened, _placed(model, trainer.args.device, folder), blocks)
+    with trainer.accelerator.autocast():  # as the trained model: half precision can cost a deep one a tenth of a nat
+        written = scores(opened, _placed(model, trainer.args.device, folder), blocks)
     allowed = tolerance(opened, trainer, model)
     worst = max(
         (abs(one - two) / max(1.0, abs(two)) for one, two in zip(written, trained, strict=True)),

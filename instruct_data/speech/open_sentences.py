@@ -1,61 +1,27 @@
 """Sentences of ordinary English words, without end: text for a codec that serves any speech, free of any book's rights.
 
-Words are drawn by the trigram model of English that comes with pocketsphinx (extra `eval`, BSD licence): PROPOSALS
-words by their frequency, of which the trigram model chooses one. So common words and their neighbours occur as in
-English, though the sentences mean nothing. RARE of the words are drawn evenly from the CMU dictionary, so that every
-sound of English occurs.
+Words are drawn by a trigram model (instruct_data/text/english_words.py): some words by their frequency, of which the
+model chooses one. So common words and their neighbours occur as in English, though the sentences mean nothing. RARE of
+the words are drawn evenly from the CMU dictionary, so that every sound of English occurs.
 """
 
 from __future__ import annotations
 
-import itertools
-import math
 import random
 from collections.abc import Iterator
-from pathlib import Path
 
-from units.runtime.extras import required
+from instruct_data.text.english_words import EnglishWords
 
-PROPOSALS = 24  # words that compete for a place
 RARE = 0.15  # of the words
 LENGTHS = (5, 13)  # words of a sentence
-LOG_BASE = math.log(1.0001)  # of the scores of pocketsphinx's language models
-UNKNOWN = -(2**28)  # its score of a word that it does not have
-ONE_LETTER = {"a", "i", "o"}
 
 
 def open_sentences(count: int, seed: int = 0) -> Iterator[str]:
     """`count` sentences in lower case; the same seed gives the same sentences."""
-    english = _English()
+    english = EnglishWords()
     draw = random.Random(f"open sentences {seed}")
     for _ in range(count):
         words: list[str] = []
         for _ in range(draw.randint(*LENGTHS)):
             words.append(draw.choice(english.words) if draw.random() < RARE else english.following(words, draw))
         yield " ".join(words)
-
-
-class _English:
-    """The words of the CMU dictionary that the language model has, and the model."""
-
-    def __init__(self) -> None:
-        pocketsphinx = required("pocketsphinx", "eval")
-        folder = Path(pocketsphinx.get_model_path()) / "en-us"
-        self._model = pocketsphinx.NGramModel.readfile(str(folder / "en-us.lm.bin"))
-        listed = {line.split()[0] for line in (folder / "cmudict-en-us.dict").read_text(encoding="utf-8").splitlines()}
-        plain = sorted(word for word in listed if word.isascii() and word.isalpha())
-        scored = [(word, self._model.prob([word])) for word in plain if len(word) > 1 or word in ONE_LETTER]
-        known = [(word, score) for word, score in scored if score > UNKNOWN]
-        self.words = [word for word, _ in known]
-        self._chances = {word: math.exp(score * LOG_BASE) for word, score in known}
-        self._sums = list(itertools.accumulate(self._chances.values()))
-
-    def following(self, words: list[str], draw: random.Random) -> str:
-        """A word to follow `words`."""
-        proposals = draw.choices(self.words, cum_weights=self._sums, k=PROPOSALS)
-        before = list(reversed(words[-2:]))  # the nearest first
-        return draw.choices(proposals, [self._gain(word, before) for word in proposals])[0]
-
-    def _gain(self, word: str, before: list[str]) -> float:
-        """How much likelier the words before make a word."""
-        return math.exp(self._model.prob([word, *before]) * LOG_BASE) / self._chances[word]

@@ -188,7 +188,7 @@ def _text(content: str | None, truncated: bool) -> str:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A causal language model of transformers on this machine, decoded greedily."""
+    """A causal language model of transformers on this machine."""
 
     folder: str
     """A folder, or the name of a model on the Hugging Face hub."""
@@ -197,15 +197,21 @@ class LocalModel:
     """Token limit of one completion."""
     at_once: int = 8
     """Prompts in one batch."""
+    temperature: float = 0.0
+    """0 is greedy. Above it, all words are drawn from, and the same prompts in the same batch get the same texts."""
+    seed: int = 0
+    """Of what is drawn."""
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("most_tokens", "at_once"):
             check_range(name, getattr(self, name), 1)
+        check_range("temperature", self.temperature, 0)
 
     @property
     def name(self) -> str:
-        return self.folder
+        drawn = f" at {self.temperature}, {self.most_tokens} tokens, seed {self.seed}" if self.temperature else ""
+        return f"{self.folder}{drawn}"
 
     def completions(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, Completion]]:
         """See CompletionModel."""
@@ -217,12 +223,13 @@ class LocalModel:
         texts = [_rendered(tokenizer, prompt) for prompt in prompts]
         batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template)
         batch.pop("token_type_ids", None)
-        generated = model.generate(
-            **batch.to(self.device),
-            max_new_tokens=self.most_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        how: dict[str, Any] = {"do_sample": False}
+        if self.temperature:
+            how = {"do_sample": True, "temperature": self.temperature, "top_k": 0, "top_p": 1.0}
+        with _seeded(f"{self.seed}\0" + "\0".join(texts), self.device):
+            generated = model.generate(
+                **batch.to(self.device), max_new_tokens=self.most_tokens, pad_token_id=tokenizer.pad_token_id, **how
+            )
         generated = generated[:, batch["input_ids"].shape[1] :]
         completions = [text.strip() for text in tokenizer.batch_decode(generated, skip_special_tokens=True)]
         if generated.shape[1] < self.most_tokens:
@@ -238,6 +245,17 @@ def _rendered(tokenizer: Any, prompt: Prompt) -> str:
     if not tokenizer.chat_template:
         return "\n".join(message["content"] for message in messages)
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+@contextmanager
+def _seeded(text: str, device: str) -> Iterator[None]:
+    """Draw by what a text says, and leave torch's generators as they were."""
+    import torch
+
+    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(text.encode(errors="surrogatepass")).digest()[:7], "big"))
+        yield
 
 
 def _end_tokens(model: Any) -> set[int]:
@@ -265,17 +283,18 @@ def local_model(folder: str, device: str) -> tuple[Any, Any]:
 class CachedModel:
     """A model with a database of its completions, so that no prompt is completed twice."""
 
-    def __init__(self, model: CompletionModel, path: Path) -> None:
+    def __init__(self, model: CompletionModel, path: Path, truncated: bool = False) -> None:
         """Open or begin the database.
 
         Args:
             path: an SQLite file. Several models and processes may share it, and it survives a killed process.
+            truncated: keep truncated completions too, for a model whose name has its token limit.
 
         Raises:
             FileError: the file is something else.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.model, self.requested, self.path = model, 0, path
+        self.model, self.requested, self.path, self.truncated = model, 0, path, truncated
         with _named(path):
             self._database = sqlite3.connect(path, timeout=60)
             self._database.execute(
@@ -287,7 +306,7 @@ class CachedModel:
         return self.model.name
 
     def complete(self, prompts: Sequence[Prompt]) -> list[Completion]:
-        """Complete prompts, in their order. Failed and truncated completions are not cached.
+        """Complete prompts, in their order. Failed completions are not cached, nor truncated ones unless asked for.
 
         Raises:
             EndpointUnavailable: if no other prompt can succeed; completions so far are in the cache.
@@ -300,7 +319,7 @@ class CachedModel:
         new_keys = list(new)
         for i, text in self.model.completions(list(new.values())) if new else ():
             known[new_keys[i]] = text
-            if isinstance(text, str) and not isinstance(text, TruncatedText):
+            if isinstance(text, str) and (self.truncated or not isinstance(text, TruncatedText)):
                 with _named(self.path), self._database:
                     self._database.execute("insert or replace into texts values (?, ?)", (new_keys[i], text))
         return [known[key] for key in keys]

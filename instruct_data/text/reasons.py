@@ -43,6 +43,7 @@ class TextReason(Reason):
     LONG_ANSWER = "long_answer"
     LANGUAGE = "language"
     DUPLICATE = "duplicate"
+    SHORT_TEXT = "short_text"
 
     # rewriting
     SERVER_ERROR = "server_error"
@@ -83,6 +84,7 @@ FILTERED = frozenset(
         TextReason.LONG_ANSWER,
         TextReason.LANGUAGE,
         TextReason.DUPLICATE,
+        TextReason.SHORT_TEXT,
     }
 )
 """Reasons of filters. Leaving out inputs for these is what the user asked for, so the commands then exit with 0."""

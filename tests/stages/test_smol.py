@@ -41,7 +41,7 @@ def test_a_stage_keeps_a_share_of_text_and_fits(monkeypatch: pytest.MonkeyPatch,
     file = CONFIGS / f"smol/{stage}.yaml"
     config = parsed(monkeypatch, str(file))
     assert [one.path for one in config.data if one.tasks == ["chat"]][:1] == ["data/own/text.jsonl.gz"]
-    assert "own.txt" in [one.path for one in config.data]
+    assert "own_texts.txt" in [one.path for one in config.data]
     assert all(not one.hold_out for one in config.data if one.path.endswith(("text.jsonl.gz", ".txt")))
     plan = make_plan(config, UNIT_SYSTEM.size(config, file), Cluster(1, "RTX3090-24G"))
     assert plan.fits and plan.size.parameters > 134e6  # SmolLM2 and its new rows: no weights are needed to know
@@ -82,6 +82,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         "toy/corpus.json",
         "toy/train.jsonl",
         "own.jsonl",
+        "own_texts.txt",
         "chats/train.jsonl",
         "words.tsv",
         "unit_encoder/codebook.json",

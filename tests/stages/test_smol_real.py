@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from instruct_data.build import sets
 from instruct_data.speech import speak
 from instruct_data.speech.voices import open_voice
-from instruct_data.text import own_chats
+from instruct_data.text.own import chats as own_chats
+from instruct_data.text.own import texts as own_texts
 from speechgpt.generation.likelihood import log_likelihoods, text_row
 from stages.callbacks.checkpoints import Checkpoints
 from stages.callbacks.log import read_log
@@ -46,8 +47,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("flite does not speak here")
     pytest.importorskip("pocketsphinx")
     run = tmp_path_factory.mktemp("runs") / "smol"
-    asked = ["--count", 10, "--filters.longest_answer", 25, "--texts", run / "own.txt"]
-    called(own_chats, run / "own.jsonl", "--local", LLM, *asked)
+    called(own_chats, run / "own.jsonl", "--local", LLM, "--count", 10, "--filters.longest_answer", 25)
+    called(own_texts, run / "own_texts.txt", "--local", LLM, "--count", 16, "--most_tokens", 64)
     rows = [json.dumps({"question": f"please say {text}", "answer": text}) for text in SENTENCES.split("|")]
     (run / "chats.jsonl").write_text("\n".join(rows) + "\n")
     for name, texts in (("train", "chats.jsonl"), ("chats", "own.jsonl")):

@@ -9,9 +9,10 @@ import pytest
 
 from instruct_data.speech import codec_corpus, open_corpus
 from instruct_data.speech.codec_corpus import ANSWER_VOICE, UNHEARD, answer_lines, repeated, voice_lines
-from instruct_data.speech.open_sentences import ONE_LETTER, open_sentences
+from instruct_data.speech.open_sentences import open_sentences
 from instruct_data.speech.perturbed_copies import perturbed, perturbed_copies, with_pauses
 from instruct_data.speech.speak import Line, Spoken
+from instruct_data.text.english_words import ONE_LETTER
 from units.audio import load_wav, num_frames, save_wav
 from units.corpus.manifest import Utterance, read_manifest, write_manifest
 from units.encoder.mfcc import MfccFeatures

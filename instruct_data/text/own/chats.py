@@ -1,9 +1,9 @@
 """Chats whose answers a language model writes itself, so that it keeps its own way of answering while it learns more.
 
-    python -m instruct_data.text.own_chats own.jsonl --local runs/real/smollm2-135m-instruct --texts own.txt
+    python -m instruct_data.text.own.chats own.jsonl --local runs/real/smollm2-135m-instruct
 
-The questions are plain ones (instruct_data/text/plain_questions.py), or those of a file, one a line. Every answer is
-cached, so a killed run continues where it stopped. An answer that is too long, or cannot be spoken, is left out and
+The questions are plain ones (instruct_data/text/own/plain_questions.py), or those of a file, one a line. Every answer
+is cached, so a killed run continues where it stopped. An answer that is too long, or cannot be spoken, is left out and
 counted. Training on a model's own answers is the simplest guard against forgetting (self-distillation; Yang et al.
 2024, arXiv 2402.13669).
 """
@@ -18,11 +18,10 @@ from pathlib import Path
 from instruct_data.text.chats import TextChat, TextPair, write_chats
 from instruct_data.text.completion import CachedModel, Chat, CompletionError, LocalModel, TruncatedText
 from instruct_data.text.filters import Filters, kept_chats
-from instruct_data.text.plain_questions import plain_questions
+from instruct_data.text.own.plain_questions import plain_questions
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code
 from units.runtime.command import check_range, command
-from units.runtime.files.atomic import written_whole
 from units.runtime.files.json_files import read_text
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
@@ -49,8 +48,6 @@ class OwnChatConfig:
     """Questions in one batch."""
     device: str = "cpu"
     """cpu or cuda."""
-    texts: Path | None = None
-    """File for all whole answers as plain text, one a line: those too that are no chat, being too long to be spoken."""
     filters: Filters = Filters(language="en")
     """Which chats are kept."""
     seed: int = 0
@@ -63,17 +60,12 @@ class OwnChatConfig:
 
 
 def answered(
-    questions: Sequence[tuple[str, str]],
-    model: CachedModel,
-    config: OwnChatConfig,
-    refusals: Refusals,
-    texts: list[str],
+    questions: Sequence[tuple[str, str]], model: CachedModel, config: OwnChatConfig, refusals: Refusals
 ) -> Iterator[tuple[str, TextChat]]:
     """Stream (id, chat) of questions that the model answers. One without an answer, or a whole one, is refused.
 
     Args:
         questions: (id, question).
-        texts: takes the answers, each as one line.
     """
     asked = iter(questions)
     while some := list(itertools.islice(asked, config.at_once)):
@@ -86,7 +78,6 @@ def answered(
             elif not answer.strip():
                 refusals.add(id, TextReason.NO_WORD, question)
             else:
-                texts.append(" ".join(answer.split()))
                 yield id, TextChat((TextPair(question, answer, family=FAMILY),))
 
 
@@ -113,13 +104,9 @@ def main(out: Path, config: OwnChatConfig) -> int:
     model = CachedModel(local, out.with_name(f"{out.name}.cache"))
     listed = out.with_name(f"{out.name}.refused.jsonl")
     with listed_refusals(listed) as refusals:
-        texts: list[str] = []
-        chats = answered(asked, model, config, refusals, texts)
+        chats = answered(asked, model, config, refusals)
         shown = progress(chats, desc="answering", unit="questions", total=len(asked))
         kept, _ = write_chats(out, kept_chats(shown, config.filters, refusals))
-    if config.texts is not None:
-        with written_whole(config.texts) as file:
-            file.writelines(f"{text}\n" for text in texts)
     if not kept:
         raise NothingKept(f"no answer of {config.local} to {len(asked)} questions was kept; {refusals}; see {listed}")
     print(f"{out}: {kept} chats; {refusals}")
