@@ -81,8 +81,9 @@ def _finished(path: Path, task: Task, measurement: Measurement) -> Result | None
         print(f"{error}; running {task.name} again")
         return None
     test_set = measurement.test_set
-    wanted = (task.version, measurement.model.name, test_set.name, measurement.device, test_set.limit)
-    found = (result.version, result.model, result.corpus, result.device, result.limit)
+    limits = (test_set.limit, measurement.reply_tokens)
+    wanted = (task.version, measurement.model.name, test_set.name, measurement.device, *limits)
+    found = (result.version, result.model, result.corpus, result.device, result.limit, result.reply_tokens)
     own = task.listener(measurement) if task.listener else None
     if result.listener not in (THE_MODEL, NO_LISTENER, measurement.asr_name, measurement.judge_name, own):
         return None
@@ -108,6 +109,7 @@ def _run(measurement: Measurement, out: Path, task: Task) -> Result:
         score=outcome.score.value,
         standard_error=outcome.score.standard_error,
         more=outcome.more,
+        reply_tokens=measurement.reply_tokens,
     )
     save_details(out / f"{task.name}.details.jsonl", outcome.details)
     save_result(out / f"{task.name}.json", result)

@@ -26,7 +26,6 @@ from units.runtime.refusals import Reason, Refusal, RefusedError, refusal_of
 
 BATCH = 16  # questions per call of the model
 NO_ANSWER = Answer(None, None, None, None)  # stands for the answer to an utterance that was refused
-FIRST_CANDIDATE = Sampling(candidates=1)  # no self-verification
 # A model with this capability can give this part of an answer, so answers without it are wrong and not unmeasurable.
 CAPABILITY_OF_PART: dict[str, Capability] = {"text": "chat", "wav": "say"}
 
@@ -61,6 +60,7 @@ class Measurement:
         judge: grades replies; None leaves out the task that needs it.
         kept: how many spoken answers are kept as audio.
         signal: networks that judge the sound of answers.
+        reply_tokens: the longest reply, in tokens; None leaves it to the model.
     """
 
     def __init__(
@@ -73,9 +73,12 @@ class Measurement:
         judge: Judge | None = None,
         kept: int = 5,
         signal: SignalModels = SignalModels(),
+        reply_tokens: int | None = None,
     ) -> None:
         self.model, self.test_set, self.keep, self.device = model, test_set, keep, device
         self._asr, self._judge, self.kept, self.signal = asr, judge, kept, signal
+        self.reply_tokens = reply_tokens
+        self.sampling = Sampling() if reply_tokens is None else Sampling(max_new_tokens=reply_tokens)
         self.refused: dict[str, Refusal] = {}  # by the utterance's id
 
     @property
@@ -130,29 +133,35 @@ class Measurement:
             texts[i] = text
         return texts
 
-    def answer(self, wavs: Sequence[np.ndarray], sampling: Sampling = Sampling()) -> list[Answer]:
+    @property
+    def first_candidate(self) -> Sampling:
+        """How a reply is drawn without self-verification."""
+        return replace(self.sampling, candidates=1)
+
+    def answer(self, wavs: Sequence[np.ndarray], sampling: Sampling | None = None) -> list[Answer]:
         """The model's answers to wavs (T,) at 16 kHz."""
         self.require("answer")
-        return [self._at_16khz(answer) for answer in self.model.answer_batch(self.for_model(wavs), sampling)]
+        drawn = self.model.answer_batch(self.for_model(wavs), sampling or self.sampling)
+        return [self._at_16khz(answer) for answer in drawn]
 
     def answer_once(self, wavs: Sequence[np.ndarray]) -> list[Answer]:
         """As answer, without self-verification."""
-        return self.answer(wavs, FIRST_CANDIDATE)
+        return self.answer(wavs, self.first_candidate)
 
     def transcribe(self, wavs: Sequence[np.ndarray]) -> list[str]:
         """The model's transcripts of wavs (T,) at 16 kHz."""
         self.require("transcribe")
-        return self.model.transcribe_batch(self.for_model(wavs))
+        return self.model.transcribe_batch(self.for_model(wavs), self.sampling)
 
     def say(self, texts: Sequence[str]) -> list[Answer]:
         """The model's speech for texts."""
         self.require("say")
-        return [self._at_16khz(answer) for answer in self.model.say_batch(texts)]
+        return [self._at_16khz(answer) for answer in self.model.say_batch(texts, self.sampling)]
 
     def chat(self, texts: Sequence[str]) -> list[str]:
         """The model's text answers to texts."""
         self.require("chat")
-        return self.model.chat_batch(texts)
+        return self.model.chat_batch(texts, self.sampling)
 
     def require(self, capability: Capability) -> None:
         """Raises NotSupported if the model lacks a capability."""

@@ -36,6 +36,7 @@ class Result:
     corpus: name and hash of the test set.
     commit: of this code. machine: processor, cores, and the GPU if one was used. device: where the model ran.
     limit: the most examples that were allowed; None is all. n: examples behind the main figure.
+    reply_tokens: the most tokens of a reply that were allowed; None is the model's own limit.
     score, standard_error: the main figure. more: further figures by name.
     """
 
@@ -55,6 +56,7 @@ class Result:
     score: float | None
     standard_error: float | None
     more: dict[str, Score] = field(default_factory=dict)
+    reply_tokens: int | None = None
 
     @property
     def main(self) -> Score:
@@ -78,6 +80,7 @@ _TYPES: dict[str, Any] = {
     "score": float | int | None,
     "standard_error": float | int | None,
     "more": dict,
+    "reply_tokens": int | None,
 }
 _SCORE_TYPES: dict[str, Any] = {"value": float | int | None, "standard_error": float | int | None, "n": int}
 _RENAMED = {"first_take": "first_candidate"}  # figures of release 0.1.0
@@ -105,8 +108,8 @@ def load_result(path: Path) -> Result:
         record = parsed(read_text(path), str(path))
     except FileError as error:
         raise ResultError(f"{error}; run its task again with --force") from error
-    if isinstance(record, dict):  # the first results had no corpus and no device
-        record = {"corpus": "unknown", "device": "unknown", **record}
+    if isinstance(record, dict):  # the first results had no corpus and no device, later ones no limit of replies
+        record = {"corpus": "unknown", "device": "unknown", "reply_tokens": None, **record}
     _check(record, _TYPES, str(path))
     for name, score in record["more"].items():
         _check(score, _SCORE_TYPES, f"{path}, figure {name!r}")

@@ -12,7 +12,7 @@
     eval-run --model lm:slprl/slam --units.encoder ENCODER --units.spelling '<Un{}>' --corpus runs/eval_sets --out slam
 
 A task is skipped, with the reason, if the model or the corpus lacks what it needs. A task whose results file exists,
-for the same model, corpus, device, limit and evaluation ASR, is not run again unless `--force` is given.
+for the same model, corpus, device, limits and evaluation ASR, is not run again unless `--force` is given.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main(
     out: Path,
     tasks: str | None = None,
     limit: int | None = None,
+    reply_tokens: int | None = None,
     force: bool = False,
     device: str = "cpu",
     grammar: Path | None = None,
@@ -53,6 +54,8 @@ def main(
         tasks: only these tasks, separated by commas; some run only if they are named: latency, dnsmos, plcmos, utmos,
             speaker_similarity
         limit: the most examples of each list, evenly spaced, for a quick run
+        reply_tokens: the longest reply, in the model's tokens, of text and of units together; without it, a model that
+            does not end its replies writes on until its context is full
         force: run finished tasks again
         device: where the model runs, such as cpu or cuda
         grammar: JSGF grammar of the evaluation ASR that transcribes the model's speech; default: the corpus folder's
@@ -73,13 +76,16 @@ def main(
     from eval.test_set import TestSet
 
     check_range("keep", keep, 0)
+    check_range("reply_tokens", reply_tokens, 1)
     names = [name.strip() for name in tasks.split(",")] if tasks else None
     tasks_of(names)  # a misspelled name is reported before the model is loaded
     test_set = TestSet(corpus, grammar, limit)
     recogniser = open_asr(asr, test_set.grammar, device)
     grader = open_judge(judge, out / "judge.cache", device, judge_prompt or PROMPT) if judge else None
     measured = open_measured_model(model, device, test_set, units)
-    measurement = Measurement(measured, test_set, recogniser, out / "answers", device, grader, keep, signal)
+    measurement = Measurement(
+        measured, test_set, recogniser, out / "answers", device, grader, keep, signal, reply_tokens
+    )
     evaluate(measurement, out, names, force)
 
 

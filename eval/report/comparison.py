@@ -181,7 +181,7 @@ def _row(task: str, figure: Figure, columns: Sequence[Column], known: list[Publi
     if figure.beside and figure.beside.task in ("originals", "resynthesis"):
         floors = (find(column.results, figure.beside.task, figure.beside.key) for column in columns)
         floor = next((one for one in floors if one is not None), None)
-    circumstances = {(one.corpus, one.limit, one.version) for one in measured}
+    circumstances = {(one.corpus, one.limit, one.reply_tokens, one.version) for one in measured}
     listeners = {one.listener for one in measured}
     beside = [one for one in known if one.figure == figure.name]
     return ComparedRow(task, figure, scores, floor, beside, len(circumstances) > 1 or len(listeners) > 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from eval.likelihood.pairs import mean_score
-from eval.measurement import FAULTS_OF_THE_MODEL, FIRST_CANDIDATE, Measurement, refusal, resampled
+from eval.measurement import FAULTS_OF_THE_MODEL, Measurement, refusal, resampled
 from eval.tasks.task import NO_LISTENER, Figure, Outcome, Task
 from eval.test_set import NotMeasured, TestItem, spread
 from speechgpt.answers import answer_pieces
@@ -55,7 +55,7 @@ def _timed(measurement: Measurement, item: TestItem) -> dict:
     found: dict[str, float | None] = dict.fromkeys((*FIRST, "first_piece", "starved"))
     played_until = starved = 0.0  # seconds since the question, of a listener to whom the sound is played
     start = time.perf_counter()
-    for piece in answer_pieces(measurement.model, wav, FIRST_CANDIDATE):
+    for piece in answer_pieces(measurement.model, wav, measurement.first_candidate):
         now = time.perf_counter() - start
         sound = 0.0 if piece.wav is None else len(piece.wav) / measurement.model.sample_rate
         for name, came in zip(FIRST, (piece.transcript, piece.text, sound)):

@@ -62,7 +62,9 @@ def test_every_figure_can_be_shown(runs: list[str]) -> None:
     assert cells["asr/exact"][0] == "0.500 ± 0.050 (40)" and cells["asr/family/sum"][0] == "undefined (0)"
 
 
-@pytest.mark.parametrize("change", [{"corpus": "other 2"}, {"limit": 10}, {"listener": "another"}])
+@pytest.mark.parametrize(
+    "change", [{"corpus": "other 2"}, {"limit": 10}, {"reply_tokens": 48}, {"listener": "another"}]
+)
 def test_rows_of_different_test_sets_are_marked(runs: list[str], tmp_path: Path, change: dict) -> None:
     run_folder(tmp_path / "cascade", made_result(model=CASCADE, **change))
     found = compare(runs)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from spoken_test_set import CODEBOOK, LookUpModel, Speak, TextOnly
 
+from eval.evaluation import evaluate
 from eval.measurement import Measurement, resampled
 from eval.model import (
     AdaptedModel,
@@ -23,6 +24,7 @@ from eval.results import load_result
 from eval.run import main
 from eval.test_set import TestSet
 from speechgpt.answers import Answer, NotSupported, SpeechModel
+from speechgpt.sampling import Sampling
 
 
 def test_an_object_with_answer_becomes_a_speech_model(speak: Speak) -> None:
@@ -68,6 +70,24 @@ def test_a_function_returns_the_model(corpus: Path, tmp_path: Path, monkeypatch,
     for wrong in ("my_models:nothing", "no_models:baseline"):
         with pytest.raises(UnknownModel, match=wrong):
             open_measured_model(wrong, "cpu")
+
+
+def test_the_longest_reply_is_said_to_the_model_and_recorded(corpus: Path, tmp_path: Path) -> None:
+    said = []
+
+    def answer(wav: np.ndarray, sampling: Sampling) -> SimpleNamespace:
+        said.append(sampling.max_new_tokens)
+        return SimpleNamespace(text="that makes two")
+
+    def measured(tokens: int | None) -> int | None:
+        before = len(said)
+        model = as_speech_model(SimpleNamespace(name="made 1", answer=answer))
+        measurement = Measurement(model, TestSet(corpus), None, tmp_path / "kept", reply_tokens=tokens)
+        evaluate(measurement, tmp_path / "results", ["spoken_qa"])
+        assert set(said[before:]) <= {tokens or Sampling().max_new_tokens}
+        return load_result(tmp_path / "results" / "spoken_qa.json").reply_tokens if said[before:] else -1
+
+    assert [measured(tokens) for tokens in (48, 48, None, 7)] == [48, -1, None, 7]  # -1: it was measured before
 
 
 def test_a_model_of_another_sample_rate_receives_and_returns_it(corpus: Path, tmp_path: Path) -> None:

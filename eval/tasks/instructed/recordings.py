@@ -29,7 +29,8 @@ def responses(measurement: Measurement, kind: str) -> tuple[list[Instructed], li
         some = [row.item for row in rows if row.instruction == instruction]
 
         def respond(wavs: Sequence[np.ndarray], instruction: str = instruction) -> list[str]:
-            return model.respond_batch(measurement.for_model(wavs), [instruction] * len(wavs))
+            sounds = measurement.for_model(wavs)
+            return model.respond_batch(sounds, [instruction] * len(sounds), measurement.sampling)
 
         replies = measurement.over_wavs(respond, some, kind, "")
         found |= {item.id: reply for item, reply in zip(some, replies)}
