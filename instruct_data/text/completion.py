@@ -207,6 +207,7 @@ class LocalModel:
         for name in ("most_tokens", "at_once"):
             check_range(name, getattr(self, name), 1)
         check_range("temperature", self.temperature, 0)
+        check_range("seed", self.seed, 0, 2**31)
 
     @property
     def name(self) -> str:

@@ -23,6 +23,8 @@ from instruct_data.speech.transformers_tts import TransformersVoice
 from instruct_data.speech.unit_voice import UnitVoiceConfig
 from instruct_data.text.completion import EndpointModel, LocalModel
 from instruct_data.text.filters import Filters
+from instruct_data.text.own.chats import OwnChatConfig
+from instruct_data.text.own.texts import OwnTextConfig
 from instruct_data.text.rewrite import RewriteConfig
 from instruct_data.toy.world import ToyConfig
 from speechgpt.sampling import Sampling
@@ -45,7 +47,8 @@ from variants.blsp.generate import Generation
 CONFIGS = (
     *(EncoderConfig, WorkConfig, QualityConfig, Share, FitRecipe, PretrainRecipe, GanRecipe, VocoderRecipe),
     *(MelGeneratorConfig, HifiGanConfig, VocosConfig, ResynthesisOptions, Sampling),
-    *(Filters, RewriteConfig, EndpointModel, LocalModel, SpeakConfig, UnitVoiceConfig, ToyConfig),
+    *(Filters, RewriteConfig, OwnChatConfig, OwnTextConfig, EndpointModel, LocalModel),
+    *(SpeakConfig, UnitVoiceConfig, ToyConfig),
     *(BuildConfig, UnitSource, Splits, EspeakVoice, FliteVoice, TransformersVoice),
     *(StageConfig, Source, Lora, Rows, Interleaving, Widening, Preference, Pairing, Cluster, TinyLlama),
     *(BlspConfig, LossWeights, AdapterShape, Labelling, Generation),
@@ -56,6 +59,8 @@ NEEDED: dict[type, dict[str, Any]] = {  # beside the field
     RewriteConfig: {"local": "m"},
     EndpointModel: {"url": "http://localhost:1/v1", "model": "m"},
     LocalModel: {"folder": "m"},
+    OwnChatConfig: {"local": "m"},
+    OwnTextConfig: {"local": "m"},
     UnitSource: {"path": "u"},
     EspeakVoice: {"voice": "en"},
     FliteVoice: {"voice": "slt"},

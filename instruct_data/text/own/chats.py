@@ -57,6 +57,7 @@ class OwnChatConfig:
         check_types(self)
         for name in ("count", "most_tokens", "at_once"):
             check_range(name, getattr(self, name), 1)
+        check_range("seed", self.seed, 0, 2**31)
 
 
 def answered(

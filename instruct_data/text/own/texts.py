@@ -68,6 +68,7 @@ class OwnTextConfig:
         for name in ("count", "most_tokens", "least_words", "at_once"):
             check_range(name, getattr(self, name), 1)
         check_range("temperature", self.temperature, 0)
+        check_range("seed", self.seed, 0, 2**31)
 
 
 def requests_about_words(count: int, seed: int = 0) -> Iterator[str]:
