@@ -509,7 +509,7 @@ BLSP_LABELS := --template chat --limit 16000 --batch 64 --shard_size 500 --max_n
 
 $(BLSP_CORPUS): | $(INSTALLED) $(SPEAKS)
 	@echo "[1/6] blsp: open English, spoken by local engines"
-	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --lines 40000 || [ $$? = 3 ]
+	@$(PYTHON) -m instruct_data.speech.open_corpus --out $(@D) --lines 80000 || [ $$? = 3 ]
 
 $(RUN)/heard_features/feature_set.json: | $(BLSP_CORPUS) $(REAL)
 $(RUN)/blsp_labels/labels.json: | $(BLSP_CORPUS) $(REAL)

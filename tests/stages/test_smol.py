@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_blsp_hears_a_larger_corpus_with_the_same_models(tmp_path: Path) -> None:
     assert f"open_corpus --out {tmp_path}/corpus " in made(tmp_path, f"{tmp_path}/corpus/train.jsonl")
     printed = made(tmp_path, f"{tmp_path}/blsp_labels/labels.json")
-    assert f"open_corpus --out {tmp_path}/heard_corpus --lines 40000" in printed
+    assert f"open_corpus --out {tmp_path}/heard_corpus --lines 80000" in printed
     assert f"{tmp_path}/corpus" not in printed
     assert "--llm runs/real/smollm2-135m-instruct" in printed and "--repeats transcript" in printed
 
