@@ -52,10 +52,10 @@ class OwnTextConfig:
     """Requests; of a file, at most this many."""
     most_tokens: int = 128
     """Tokens of a text, at most."""
-    least_words: int = 12
+    least_characters: int = 60
     """A shorter text is left out."""
     temperature: float = 0.8
-    """Of the draws: 1 is the model's own distribution, which wanders in a small model; 0 is greedy."""
+    """Of the draws, above 0: 1 is the model's own distribution, which wanders in a small model."""
     at_once: int = 64
     """Requests in one batch."""
     device: str = "cpu"
@@ -65,9 +65,9 @@ class OwnTextConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("count", "most_tokens", "least_words", "at_once"):
+        for name in ("count", "most_tokens", "least_characters", "at_once"):
             check_range(name, getattr(self, name), 1)
-        check_range("temperature", self.temperature, 0)
+        check_range("temperature", self.temperature, 0, exclusive=True)
         check_range("seed", self.seed, 0, 2**31)
 
 
@@ -94,10 +94,10 @@ def written(
         for (id, request), text in zip(some, model.complete([request for _, request in some])):
             if isinstance(text, CompletionError):
                 refusals.add(id, text)
-            elif len(words := text.split()) < config.least_words:
-                refusals.add(id, TextReason.SHORT_TEXT, f"{request}: {text}")
+            elif len(line := " ".join(text.split())) < config.least_characters:
+                refusals.add(id, TextReason.SHORT_TEXT, f"{request}: {line}")
             else:
-                yield " ".join(words)
+                yield line
 
 
 @command("instruct-own-texts", flat=True)

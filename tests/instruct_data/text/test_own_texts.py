@@ -40,7 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def config(folder: Path, lines: str, **changes) -> OwnTextConfig:
     (folder / "r.txt").write_text(lines)
-    return OwnTextConfig(local="tiny", requests=folder / "r.txt", least_words=3, at_once=2, **changes)
+    return OwnTextConfig(local="tiny", requests=folder / "r.txt", least_characters=10, at_once=2, **changes)
 
 
 def test_texts_are_kept_cached_or_counted(asked: list[str], tmp_path: Path) -> None:
@@ -86,7 +86,9 @@ def test_draws_repeat_for_a_seed_alone(widened: Path, tmp_path: Path) -> None:
     assert drawn("a", seed=1) == drawn("c", seed=1)  # one cache for several seeds
 
 
-@pytest.mark.parametrize(("setting", "value"), [("count", 0), ("least_words", 0), ("temperature", -0.1)])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("count", 0), ("least_characters", 0), ("temperature", 0), ("temperature", -0.1)]
+)
 def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
     with pytest.raises(ValueError, match=setting.replace("_", ".")):
         OwnTextConfig(local="tiny", **{setting: value})
