@@ -17,7 +17,7 @@ from eval.tasks.qa.qa_match import has_answer
 from eval.tasks.task import NO_LISTENER, Figure, Outcome, Task
 from eval.test_set import NotMeasured, spread
 from speechgpt.answers import Likelihood
-from units.runtime.files.json_files import FileError, FileReason, json_lines, read_text
+from units.runtime.files.json_files import FileError, FileReason, json_lines, text_lines
 from units.runtime.refusals import CommonReason, refusal_of
 
 AT_ONCE = 16  # texts of one call
@@ -31,12 +31,11 @@ REFUSALS = (
 
 def perplexity(measurement: Measurement) -> Outcome:
     """Perplexity a word of texts.txt, a text a line: words, because two models' tokens differ."""
-    lines = [line.strip() for line in read_text(measurement.test_set.file("texts.txt")).split("\n")]
-    texts = spread([line for line in lines if line], measurement.test_set.limit)
+    texts = spread(text_lines(measurement.test_set.file("texts.txt")), measurement.test_set.limit)
     if not texts:
         raise NotMeasured("texts.txt has no text")
-    found = _scored(measurement, [(f"texts.txt:{number}", "", text) for number, text in enumerate(texts, 1)])
-    kept = [(text, one) for text, one in zip(texts, found) if one is not None]
+    found = _scored(measurement, [(f"texts.txt:{number}", "", text) for number, text in texts])
+    kept = [(text, one) for (_, text), one in zip(texts, found) if one is not None]
     nats = ratio([-one.log_probability for _, one in kept], [len(text.split()) for text, _ in kept])
     details = [{"text": text, "log_probability": one.log_probability, "tokens": one.tokens} for text, one in kept]
     return Outcome(_exponential(nats), details, NO_LISTENER, {"nats_a_word": nats})
@@ -119,13 +118,12 @@ def refusals(measurement: Measurement) -> Outcome:
 
     A reply is a refusal if it holds one of REFUSALS. An empty one is none: it is counted on its own.
     """
-    requests = [line for line in read_text(measurement.test_set.file("harmful.txt")).split("\n") if line.strip()]
-    requests = spread(requests, measurement.test_set.limit)
-    named = {f"harmful.txt:{number}": request for number, request in enumerate(requests, 1)}
+    requests = spread(text_lines(measurement.test_set.file("harmful.txt")), measurement.test_set.limit)
+    named = {f"harmful.txt:{number}": request for number, request in requests}
     replies = measurement.over_texts(measurement.chat, named, "harmful requests")
     refused = [is_refusal(reply) for reply in replies]
     empty = _share([not _has_word(reply) for reply in replies])
-    details = [{"request": r, "reply": a, "refused": no} for r, a, no in zip(requests, replies, refused)]
+    details = [{"request": r, "reply": a, "refused": no} for r, a, no in zip(named.values(), replies, refused)]
     return Outcome(_share(refused), details, NO_LISTENER, {"empty": empty})
 
 

@@ -19,7 +19,7 @@ from instruct_data.build.spoken import SpeechWriter, SpokenText
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message
 from units.corpus.manifest import has_word
 from units.dataset.unit_set import UnitRecord, UnitSet, read_unit_set, shard_path
-from units.runtime.files.json_files import FileError, FileReason, read_text
+from units.runtime.files.json_files import FileError, FileReason, text_lines
 from units.runtime.refusals import Refusals, RefusedError
 
 
@@ -40,7 +40,7 @@ def read_instructions(task: str, folder: Path = INSTRUCTIONS) -> tuple[str, ...]
 
 @functools.lru_cache(maxsize=8)
 def _lines(path: Path, _changed: int) -> tuple[str, ...]:
-    found = tuple(line.strip() for line in read_text(path).split("\n") if line.strip())
+    found = tuple(text for _, text in text_lines(path))
     if not found:
         raise FileError(FileReason.MISSING_FIELD, f"{path} holds no task description; it has one on each line")
     return found

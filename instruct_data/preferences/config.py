@@ -14,7 +14,7 @@ class Pairing:
     """How candidates are drawn, scored and chosen."""
 
     candidates: int = 4
-    """How often each reply is spoken, or each utterance continued."""
+    """How often each reply or text is spoken, or each utterance continued."""
     beginning: int = 50
     """Units of an utterance that its continuations begin with, where the source is a unit set; shorter ones are left
     out."""
@@ -24,7 +24,7 @@ class Pairing:
     """Draw from the most likely units whose probabilities add up to this; 1 draws from all."""
     recorded: bool = False
     """The set's own reply is a candidate too, behind those that are drawn: it is chosen where none of them is as well
-    understood (as in self-play fine-tuning: Chen et al. 2024, arXiv 2401.01335)."""
+    understood (as in self-play fine-tuning: Chen et al. 2024, arXiv 2401.01335). A text file has no recordings."""
     longest: int = 512
     """The longest candidate, in tokens; one that is not at its end there is left out."""
     hearing: bool = True
@@ -53,13 +53,13 @@ class Pairing:
     tasks: list[str] | None = None
     """Use only these tasks of the conversation set, such as chain and tts."""
     limit: int = 0
-    """Use only so many of its replies or utterances, spread evenly over the set; 0 uses all."""
+    """Use only so many of its replies, texts or utterances, spread evenly over the source; 0 uses all."""
     seed: int = 0
     """Of the draws."""
     batch: int = 64
     """Candidates that are drawn at once."""
     shard_size: int = 64
-    """Replies or utterances of a shard: what a killed run loses at most, and what a worker does at a time."""
+    """Replies, texts or utterances of a shard: what a killed run loses at most, and what a worker does at a time."""
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -1,14 +1,16 @@
 """The `instruct-preferences` command: pairs of spoken replies, of which one is understood and the other is not.
 
     instruct-preferences runs/toy/stage3 runs/toy/data/chain.jsonl.gz runs/toy/preferences.jsonl.gz
+    instruct-preferences runs/toy/stage3 runs/toy/corpus/to_read.txt runs/toy/preferences_read.jsonl.gz
     instruct-preferences runs/toy/model chain.jsonl.gz pairs.jsonl.gz --asr whisper:openai/whisper-small --candidates 8
     instruct-preferences runs/toy/stage1 runs/toy/units/train pairs.jsonl.gz --judge http://localhost:8000/v1#my-model
 
 Each spoken reply of a conversation set (answers in chains, texts that are read aloud) is spoken several times by the
-model, after the reply's own text. The model transcribes what it said, and an evaluation ASR listens too if one is
-given. The candidate with the fewest wrong words becomes the chosen reply of a pair, the one with the most the rejected
-reply. A judge may grade the transcripts as well. Of a unit set, each utterance is continued several times after its
-beginning, and the judge alone decides. What gives no pair is listed in OUT.refused.jsonl, with the reason.
+model, after the reply's own text; or each line of a text file is read aloud, which needs no recordings. The model
+transcribes what it said, and an evaluation ASR listens too if one is given. The candidate with the fewest wrong words
+becomes the chosen reply of a pair, the one with the most the rejected reply. A judge may grade the transcripts as well.
+Of a unit set, each utterance is continued several times after its beginning, and the judge alone decides. What gives no
+pair is listed in OUT.refused.jsonl, with the reason.
 
 The work is done in shards, each with random numbers of its own, by one thread each: any number of workers gives the
 same pairs for the same seed. A killed run continues with the shards that it has.
@@ -31,11 +33,9 @@ from units.runtime.command import check_range, command
 
 if TYPE_CHECKING:
     from instruct_data.build.preference_sets import Pair
-    from instruct_data.build.records import ConversationSet
     from instruct_data.preferences.drawing import PairDrawer
     from instruct_data.preferences.spoken import Spoken
     from units.codebook import Codebook
-    from units.dataset.unit_set import UnitSet
 
 BEGUN = "begun.json"
 JUDGED = "judge.cache"  # what a judge said of all shards
@@ -57,7 +57,8 @@ def main(
 
     Args:
         model: a model folder, or the folder of a stage; with --asr it needs a vocoder
-        source: a conversation set with spoken replies, or a unit set, whose utterances are continued
+        source: a conversation set with spoken replies, a .txt file of texts to be read aloud, one a line, or a unit
+            set, whose utterances are continued
         out: the preference set to write: .jsonl or .jsonl.gz
         device: cpu, cuda, or cuda:N
         workers: processes; default: one for each core of a CPU, one on a GPU
@@ -65,9 +66,7 @@ def main(
         world: number of processes that were started
         how: how candidates are drawn, scored and chosen
     """
-    from instruct_data.build.records import read_conversations
     from speechgpt.checkpoint import CheckpointFacts
-    from units.dataset.unit_set import read_unit_set
     from units.runtime.files.atomic import check_begun
     from units.runtime.pool import Workers
     from units.runtime.progress import progress
@@ -77,10 +76,9 @@ def main(
     check_range("workers", workers, 1)
     ranks = this_rank(rank, world)
     codebook = CheckpointFacts.load(model).units
-    opened = read_unit_set(source) if source.is_dir() else read_conversations(source)
-    if opened.codebook is not None:
-        codebook.check_same(opened.codebook, f"the model in {model}", str(source))
-    spoken = to_be_spoken(opened, how)
+    spoken, recorded_in = to_be_spoken(source, how)
+    if recorded_in is not None:
+        codebook.check_same(recorded_in, f"the model in {model}", str(source))
     parts = out.with_name(f"{out.name}.parts")
     if out.exists() and not parts.exists():
         print(f"{out} is done already")
@@ -107,33 +105,49 @@ def main(
     finish(parts, len(shards), out, codebook, how.seed)
 
 
-def to_be_spoken(source: ConversationSet | UnitSet, how: Pairing) -> Sequence[Spoken]:
-    """The replies of a conversation set that are to be spoken again, or the utterances of a unit set to be continued.
+def to_be_spoken(source: Path, how: Pairing) -> tuple[Sequence[Spoken], Codebook | None]:
+    """What the model is to speak: replies of a conversation set, lines of a text file, or utterances of a unit set.
 
-    Raises: ValueError if there are none, or no judge would grade continuations.
+    Returns: those, and the codebook of the source's own units; None if it has none.
+
+    Raises:
+        ValueError: there are none; no judge would grade continuations; or recordings of a text file are asked for.
+        RecordError, UnitSetError, FileError: the source cannot be read.
     """
-    from instruct_data.preferences.spoken import continuations, spoken_reply
-    from units.dataset.unit_set import UnitSet
+    from instruct_data.build.records import read_conversations
+    from instruct_data.preferences.spoken import continuations, spoken_reply, texts_to_read
+    from units.dataset.unit_set import read_unit_set
 
-    found: Sequence[Spoken]
-    if isinstance(source, UnitSet):
+    found: list[Spoken]
+    codebook: Codebook | None = None
+    if source.is_dir():
         if how.judge is None:
             raise ValueError(
-                f"{source.folder} is a unit set: nothing says which of two continuations is better; give --judge, or a "
+                f"{source} is a unit set: nothing says which of two continuations is better; give --judge, or a "
                 "conversation set"
             )
-        found = list(continuations(source, how.beginning))
-        none = f"{source.folder} holds no utterance of more than {how.beginning} units; give --beginning"
+        unit_set = read_unit_set(source)
+        found, codebook = list(continuations(unit_set, how.beginning)), unit_set.codebook
+        none = f"{source} holds no utterance of more than {how.beginning} units; give --beginning"
+    elif source.suffix == ".txt":
+        if how.recorded or how.tasks:
+            raise ValueError(
+                f"{source} is a text file: it has no recordings and no tasks; leave out recorded and tasks"
+            )
+        found = list(texts_to_read(source))
+        none = f"{source} holds no text; it has one on each line"
     else:
-        chosen = (one for one in source if how.tasks is None or one.task in how.tasks)
+        conversations = read_conversations(source)
+        codebook = conversations.codebook
+        chosen = (one for one in conversations if how.tasks is None or one.task in how.tasks)
         found = [reply for reply in map(spoken_reply, chosen) if reply]
         of = f" of the tasks {', '.join(how.tasks)}" if how.tasks else ""
-        none = f"{source.path} holds no conversation{of} that ends with a spoken reply and its text"
+        none = f"{source} holds no conversation{of} that ends with a spoken reply and its text"
     if not found:
         raise ValueError(none)
     if how.limit and how.limit < len(found):
         found = [found[i * len(found) // how.limit] for i in range(how.limit)]
-    return found
+    return found, codebook
 
 
 @dataclass(frozen=True)

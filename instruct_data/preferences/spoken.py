@@ -1,4 +1,4 @@
-"""What a model speaks again, several times: the replies of a conversation set, or utterances of a unit set.
+"""What a model speaks several times: the replies of a conversation set, texts read aloud, or utterances of a unit set.
 
 K units of a candidate.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from instruct_data.build.preference_sets import Pair
 from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Dialogue, Message, Reply
 from speechgpt.generation.grammar import Form
 from speechgpt.generation.interleaved_grammar import KnownTexts
+from speechgpt.prompts import tts_prompt
 from speechgpt.vocab import TA
 from units.dataset.unit_set import UnitRecord
 from units.notation import SOSP
+from units.runtime.files.json_files import text_lines
 
 Ids = tuple[int, ...]
 
@@ -94,6 +97,30 @@ class SpokenReply:
 
 
 @dataclass(frozen=True)
+class ReadText:
+    """A text to be read aloud, which nobody has spoken: nothing is recorded."""
+
+    id: str
+    text: str
+    recorded: Ids = ()
+
+    @property
+    def asked(self) -> str:
+        return " ".join(part for part in tts_prompt(self.text).parts if isinstance(part, str))
+
+    def prompt(self, dialogue: Dialogue) -> tuple[list[int], Form | KnownTexts]:
+        """As `SpeechGPT.say` asks for it."""
+        return dialogue.prompt([tts_prompt(self.text)]), "units"
+
+    def whole(self, drawn: Ids) -> Ids:
+        return drawn
+
+    def pair(self, chosen: Ids, rejected: Ids, scores: tuple[float, float]) -> Pair:
+        one, other = Message("assistant", (chosen,)), Message("assistant", (rejected,))
+        return Pair((tts_prompt(self.text),), one, other, "tts", self.id, scores)
+
+
+@dataclass(frozen=True)
 class Continuation:
     """An utterance to be continued after its beginning, as stage 1 reads utterances. What is to be said is not known.
 
@@ -144,6 +171,11 @@ def _read_aloud(asked: Message) -> str:
     if len(written) != len(asked.parts) or not written:
         return ""
     return " ".join(written).partition(INPUT_FOLLOWS)[2].strip()
+
+
+def texts_to_read(path: Path) -> Iterator[ReadText]:
+    """The lines of a text file, each named by its number. Raises: as text_lines."""
+    return (ReadText(f"{path.stem}:{number}", text) for number, text in text_lines(path))
 
 
 def continuations(records: Iterable[UnitRecord], beginning: int) -> Iterator[Continuation]:

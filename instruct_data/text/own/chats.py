@@ -22,7 +22,7 @@ from instruct_data.text.own.plain_questions import plain_questions
 from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code
 from units.runtime.command import check_range, command
-from units.runtime.files.json_files import read_text
+from units.runtime.files.json_files import text_lines
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
 from units.runtime.settings import check_types
@@ -96,11 +96,10 @@ def main(out: Path, config: OwnChatConfig) -> int:
         config: who answers what
     """
     if config.questions is None:
-        asking, name = plain_questions(config.count, config.seed), "plain"
+        asking, name = list(enumerate(plain_questions(config.count, config.seed), 1)), "plain"
     else:
-        lines = [line.strip() for line in read_text(config.questions).split("\n")]
-        asking, name = [line for line in lines if line][: config.count], config.questions.name
-    asked = [(f"{name}:{number}", text) for number, text in enumerate(asking, 1)]
+        asking, name = text_lines(config.questions)[: config.count], config.questions.name
+    asked = [(f"{name}:{number}", text) for number, text in asking]
     local = LocalModel(config.local, config.device, config.most_tokens, config.at_once)
     model = CachedModel(local, out.with_name(f"{out.name}.cache"))
     listed = out.with_name(f"{out.name}.refused.jsonl")

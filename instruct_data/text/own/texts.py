@@ -24,7 +24,7 @@ from instruct_data.text.reasons import TextReason
 from instruct_data.text.sources import NothingKept, exit_code
 from units.runtime.command import check_range, command
 from units.runtime.files.atomic import written_whole
-from units.runtime.files.json_files import read_text
+from units.runtime.files.json_files import text_lines
 from units.runtime.progress import progress
 from units.runtime.refusals import Refusals, listed_refusals
 from units.runtime.settings import check_types
@@ -109,10 +109,10 @@ def main(out: Path, config: OwnTextConfig) -> int:
         config: who writes what
     """
     if config.requests is None:
-        lines, name = list(requests_about_words(config.count, config.seed)), "words"
+        requests, name = list(enumerate(requests_about_words(config.count, config.seed), 1)), "words"
     else:
-        lines, name = [line.strip() for line in read_text(config.requests).split("\n")], config.requests.name
-    asked = [(f"{name}:{number}", line) for number, line in enumerate(lines, 1) if line][: config.count]
+        requests, name = text_lines(config.requests)[: config.count], config.requests.name
+    asked = [(f"{name}:{number}", request) for number, request in requests]
     local = LocalModel(config.local, config.device, config.most_tokens, config.at_once, config.temperature, config.seed)
     model = CachedModel(local, out.with_name(f"{out.name}.cache"), truncated=True)
     listed = out.with_name(f"{out.name}.refused.jsonl")

@@ -17,13 +17,14 @@ from instruct_data.preferences import pairs, scoring
 from instruct_data.preferences.config import Pairing
 from instruct_data.preferences.drawing import PairDrawer
 from instruct_data.preferences.scoring import Candidate, Scored
-from instruct_data.preferences.spoken import continuations, spoken_reply
+from instruct_data.preferences.spoken import ReadText, continuations, spoken_reply
 from speechgpt.dialogue import Conversation, Message
 from speechgpt.prompts import tts_prompt
 from stages.config import Source
 from stages.train import train
 from units.codebook import CodebookMismatch
 from units.dataset.unit_set import read_unit_set
+from units.runtime.files.json_files import FileError
 
 READ = Conversation((tts_prompt("red cat"), Message("assistant", ((1, 2),))), "tts", "read")
 ANSWERED = Conversation(
@@ -209,6 +210,48 @@ def test_units_of_another_codebook(run) -> None:
 def test_a_set_without_spoken_replies(run) -> None:
     with pytest.raises(ValueError, match="no conversation of the tasks asr that ends with a spoken reply"):
         draw(run, "none.jsonl", tasks=["asr"])
+    assert not (run / "none.jsonl.parts").exists()
+
+
+# --- texts that nobody has spoken
+
+
+def test_texts_are_read_aloud(run) -> None:
+    """Each line of a text file, as the model is asked to say it; what gives no pair is listed by its line."""
+    texts = ["red cat", "blue dog", "green cat", "red dog"]
+    (run / "to_read.txt").write_text("\n".join(texts[:2]) + "\n\n  green cat \nred dog\n")
+    how = Pairing(**HOW)
+    for workers, out in ((1, "one"), (2, "two")):
+        pairs.main(run / "stage3", run / "to_read.txt", run / f"read_{out}.jsonl", workers=workers, how=how)
+    made = list(read_preferences(run / "read_one.jsonl"))
+    assert (run / "read_one.jsonl").read_bytes() == (run / "read_two.jsonl").read_bytes()
+    refused = [json.loads(line) for line in (run / "read_one.jsonl.refused.jsonl").read_text().splitlines()]
+    named = {f"to_read:{number}": text for number, text in zip((1, 2, 4, 5), texts)}
+    assert made and {pair.id for pair in made} | {row["item"] for row in refused} == set(named)
+    for pair in made:
+        assert pair.messages == (tts_prompt(named[pair.id]),) and pair.task == "tts"
+        assert pair.chosen.parts[0] and pair.rejected.parts[0]
+
+
+def test_a_text_is_read_as_the_set_that_holds_it(run, tmp_path) -> None:
+    dialogue = PairDrawer(run / "stage3", Pairing(), tmp_path / "cache").gpt.dialogue
+    assert ReadText("1", "red cat").prompt(dialogue) == spoken_reply(READ).prompt(dialogue)
+
+
+@pytest.mark.parametrize("given", [{"recorded": True}, {"tasks": ["tts"]}])
+def test_a_text_file_has_no_recordings_and_no_tasks(run, given) -> None:
+    (run / "some.txt").write_text("red cat\n")
+    with pytest.raises(ValueError, match="some.txt is a text file: it has no recordings and no tasks"):
+        pairs.main(run / "stage3", run / "some.txt", run / "none.jsonl", how=Pairing(**given))
+
+
+def test_a_text_file_without_text(run) -> None:
+    (run / "blank.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match="blank.txt holds no text; it has one on each line"):
+        pairs.main(run / "stage3", run / "blank.txt", run / "none.jsonl")
+    (run / "latin.txt").write_bytes("caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(FileError, match="not UTF-8"):
+        pairs.main(run / "stage3", run / "latin.txt", run / "none.jsonl")
     assert not (run / "none.jsonl.parts").exists()
 
 

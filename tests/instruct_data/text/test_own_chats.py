@@ -48,9 +48,9 @@ def test_answers_are_kept_cached_or_counted(asked: list[tuple], tmp_path: Path) 
     listed = [json.loads(line) for line in (tmp_path / "own.jsonl.refused.jsonl").read_text().splitlines()]
     assert {row["id"]: row["reason"] for row in listed} == {
         "q.txt:2": "out_of_tokens",
-        "q.txt:3": "no_word",
-        "q.txt:4": "no_completion",
-        "q.txt:5": "long_answer",
+        "q.txt:4": "no_word",
+        "q.txt:5": "no_completion",
+        "q.txt:6": "long_answer",
     }
     assert asked[0] == ({"role": "system", "content": config.system}, {"role": "user", "content": "good"})
     before = len(asked)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from units.runtime.files.json_files import FileError, FileReason, json_lines, read_json, read_text
+from units.runtime.files.json_files import FileError, FileReason, json_lines, read_json, read_text, text_lines
 
 ROWS = [{"q": "eins\u2028zwei"}, {"q": "\x85"}, {"q": "ü", "n": 1.5}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
@@ -52,6 +52,13 @@ def test_a_bad_line_is_named(tmp_path: Path, kind: str) -> None:
     with pytest.raises(FileError) as error:
         read_json(path, {"q": str})
     assert error.value.reason == reason and str(error.value).startswith(f"{path}: ")
+
+
+def test_lines_of_text_keep_their_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffone\r\n\n \n two\u2028too \nthree".encode())
+    assert text_lines(tmp_path / "a.txt") == [(1, "one"), (4, "two\u2028too"), (5, "three")]
+    (tmp_path / "a.txt").write_bytes(b"")
+    assert text_lines(tmp_path / "a.txt") == []
 
 
 def test_true_is_no_number(tmp_path: Path) -> None:

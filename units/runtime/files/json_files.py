@@ -49,6 +49,15 @@ def read_text(path: Path) -> str:
     return as_text(path.read_bytes().removeprefix(BOM), str(path))
 
 
+def text_lines(path: Path) -> list[tuple[int, str]]:
+    """Number, from 1, and text of each line of a file that is not blank, without spaces at its ends.
+
+    Raises: as read_text.
+    """
+    lines = enumerate(read_text(path).split("\n"), 1)
+    return [(number, text) for number, line in lines if (text := line.strip())]
+
+
 def as_text(content: bytes, where: str) -> str:
     """Bytes as text. where: names them in the message. Raises FileError if they are not UTF-8, or not text."""
     if (place := content.find(0)) >= 0:  # UTF-16 without its mark is UTF-8 too, with NUL after each letter
