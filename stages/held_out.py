@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,12 @@ SOME_BLOCKS = 16  # of an evaluation during training; the last evaluation uses a
 
 Kinds = Callable[[Tensor], dict[str, Tensor]]
 Logits = Callable[[Any, dict[str, Tensor]], Tensor]
+
+
+def spread_out(count: int, most: int) -> list[int]:
+    """Numbers of at most `most` of so many blocks, evenly spaced: packing puts documents of alike lengths together."""
+    most = min(most, count)
+    return [i * count // most for i in range(most)]
 
 
 def logits_of(model: Any, block: dict[str, Tensor]) -> Tensor:
@@ -44,18 +50,18 @@ def token_losses(model: Any, block: dict[str, Tensor], logits: Logits = logits_o
 
 @torch.no_grad()
 def held_out_report(
-    model: Any, held_out: PackedBlocks, blocks: int, kinds: Kinds, logits: Logits = logits_of
+    model: Any, held_out: PackedBlocks, chosen: Sequence[int], kinds: Kinds, logits: Logits = logits_of
 ) -> dict[str, float]:
-    """Loss, perplexity and token accuracy on the first so many held-out blocks, for each kind of token.
+    """Loss, perplexity and token accuracy on some held-out blocks, for each kind of token.
 
     Args:
+        chosen: numbers of the blocks.
         kinds: of the counted tokens (n,): kind -> bool (n,), such as {"text": ..., "units": ...}.
         logits: computes the logits (1, L, V) of a block.
 
     Returns: figures over all documents (`dev_text_loss`), and, if there are several tasks, of each (`asr/text_loss`).
     """
     with evaluating(model):
-        chosen = range(min(blocks, len(held_out)))
         parts = [token_losses(model, held_out[i], logits) for i in chosen]
     losses, hits, tokens = (torch.cat(column) for column in zip(*parts))
     tasks = torch.cat([held_out.tasks(i)[1:][held_out[i]["labels"][1:] >= 0] for i in chosen]).to(tokens.device)

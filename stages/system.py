@@ -136,11 +136,12 @@ class Opened(ABC):
     # --- evaluation
 
     @abstractmethod
-    def report(self, model: Any, held_out: Any, blocks: int) -> dict[str, float]:
-        """Figures for log.jsonl on the first so many held-out blocks; names begin with `dev_`, or with `TASK/`.
+    def report(self, model: Any, held_out: Any, chosen: Sequence[int]) -> dict[str, float]:
+        """Figures for log.jsonl on some held-out blocks; names begin with `dev_`, or with `TASK/`.
 
         Args:
             held_out: stages.packing.blocks.PackedBlocks; not empty.
+            chosen: numbers of those blocks.
         """
 
     def samples(self, model: Any, held_out: Any, count: int) -> list[dict[str, Any]]:

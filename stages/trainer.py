@@ -19,7 +19,7 @@ from transformers.trainer_pt_utils import nested_gather
 from stages.callbacks.checkpoints import CheckpointError, newest_checkpoint
 from stages.callbacks.log import SAMPLES, append
 from stages.config import Rows
-from stages.held_out import SOME_BLOCKS
+from stages.held_out import SOME_BLOCKS, spread_out
 from stages.packing.blocks import PackedBlocks
 from stages.planning.hardware import multiplying_parameters, this_gpu, train_flops
 from stages.system import Opened
@@ -77,7 +77,8 @@ class StageTrainer(Trainer):
         last = self.state.global_step >= self.state.max_steps
         report: dict[str, float] = {}
         if len(held_out):
-            report = self.opened.report(self.model, held_out, len(held_out) if last else SOME_BLOCKS)
+            chosen = spread_out(len(held_out), len(held_out) if last else SOME_BLOCKS)
+            report = self.opened.report(self.model, held_out, chosen) | {"dev_blocks": len(chosen)}
         self.log(report)
         if len(held_out) and self.config.samples:
             samples = self.opened.samples(self.model, held_out, self.config.samples)

@@ -183,8 +183,8 @@ class TinyOpened(Opened):
         labels = batch["labels"][:, 1:].flatten()
         return nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum") / items
 
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, logits_of)
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        return held_out_report(model, held_out, chosen, lambda tokens: {"text": tokens >= 0}, logits_of)
 
     def save(self, model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """The adapter alone where the LLM is frozen, and lies where the stage started; otherwise the LLM too."""

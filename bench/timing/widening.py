@@ -16,7 +16,7 @@ import torch
 from bench.options import WideningOptions
 from speechgpt.generation.likelihood import log_likelihoods, text_row
 from stages.config import Source, StageConfig, Widening
-from stages.held_out import held_out_report
+from stages.held_out import held_out_report, spread_out
 from stages.packing.attention import BY_DOCUMENT
 from stages.packing.blocks import PackedBlocks, load_blocks
 from stages.packing.check import set_attention
@@ -24,7 +24,7 @@ from stages.system import Opened
 from stages.trainable import embedding_weights, keep_rows, split_groups
 from stages.unit_system.system import UNIT_SYSTEM
 from units.runtime.files.atomic import written_whole
-from units.runtime.files.json_files import finished_lines, read_text
+from units.runtime.files.json_files import finished_lines, text_lines
 from units.runtime.provenance import commit, machine
 
 RUNS = "runs.jsonl"
@@ -142,11 +142,11 @@ def _step(opened: Opened, optimizer: torch.optim.Optimizer, blocks: list[dict[st
 
 def _figures(opened: Opened, held_out: PackedBlocks, options: WideningOptions) -> dict[str, float]:
     """unit_loss: held-out loss a unit, in nats. text_loss: loss a token of the texts."""
-    found = held_out_report(opened.model, held_out, options.held_out, opened.kinds)
+    found = held_out_report(opened.model, held_out, spread_out(len(held_out), options.held_out), opened.kinds)
     tokenizer, model = opened.tokenizer, opened.model
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    texts = [line for line in read_text(options.texts).split("\n") if line.strip()]
-    rows = [text_row(lambda t: tokenizer.encode(t, add_special_tokens=False), start, "", text) for text in texts]
+    texts = text_lines(options.texts)
+    rows = [text_row(lambda t: tokenizer.encode(t, add_special_tokens=False), start, "", text) for _, text in texts]
     model.eval()
     scored = log_likelihoods(model, rows)
     model.train()

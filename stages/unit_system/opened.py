@@ -115,8 +115,8 @@ class UnitOpened(Opened):
         is_unit = torch.zeros_like(tokens, dtype=torch.bool) if self.vocab is None else self.vocab.is_unit(tokens)
         return {"units": is_unit, "text": ~is_unit}
 
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        return held_out_report(model, held_out, blocks, self.kinds)
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        return held_out_report(model, held_out, chosen, self.kinds)
 
     def samples(self, model: Any, held_out: PackedBlocks, count: int) -> list[dict[str, Any]]:
         return sample_replies(model, held_out, self.tokenizer, self.vocab, count)

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,15 +206,15 @@ class PreferenceOpened(UnitOpened):
     # --- evaluation
 
     @torch.no_grad()
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        """On the first so many held-out blocks: the loss of a pair; `accuracy`, the share of pairs whose chosen reply
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        """On the chosen held-out blocks: the loss of a pair; `accuracy`, the share of pairs whose chosen reply
         has gained more likelihood than the rejected one; `margin`, by how much, times beta; `kl`, how much likelier the
         reference model finds a reply, which for replies that it drew estimates its divergence from it; `units`, the
         share of counted tokens that are units."""
         with evaluating(model):
             parts = []
             tasks: list[str] = []
-            for index in range(min(blocks, len(held_out))):
+            for index in chosen:
                 batch = on_device(self.collator()([held_out[index]]), self.model.device)
                 likelihoods, tokens, units = self.likelihoods(model, batch)
                 gained = likelihoods - batch["reference"]

@@ -358,12 +358,14 @@ def test_each_stage_s_folder_opens_where_this_project_cannot_be_imported(run, tm
 
 
 def test_the_last_evaluation_uses_all_held_out_blocks(run, monkeypatch) -> None:
-    evaluations: list[int] = []
-    monkeypatch.setattr("stages.trainer.SOME_BLOCKS", 1)
-    monkeypatch.setattr(UnitOpened, "report", lambda self, model, dev, blocks: evaluations.append(blocks) or {})
+    evaluations: list[list[int]] = []
+    monkeypatch.setattr("stages.trainer.SOME_BLOCKS", 2)
+    monkeypatch.setattr(UnitOpened, "report", lambda self, model, dev, chosen: evaluations.append(chosen) or {})
     config = stage_config(run, out="evaluations", block_size=32, training={"eval_steps": 2})
-    _, dev = load_blocks(opened(config, AutoTokenizer.from_pretrained(train(config))), 1, quiet=True)
-    assert evaluations == [1, len(dev)] and len(dev) > 1
+    out = train(config)
+    _, dev = load_blocks(opened(config, AutoTokenizer.from_pretrained(out)), 1, quiet=True)
+    assert evaluations == [[0, len(dev) // 2], [*range(len(dev))]] and len(dev) > 2
+    assert [row["dev_blocks"] for row in read_log(out / "log.jsonl") if "dev_blocks" in row] == [2, len(dev)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="threads are those of a CPU's training")

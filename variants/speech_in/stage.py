@@ -155,8 +155,8 @@ class ListeningOpened(Opened):
 
     # --- evaluation
 
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0}, self.logits_of)
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        return held_out_report(model, held_out, chosen, lambda tokens: {"text": tokens >= 0}, self.logits_of)
 
     def plain(self, block: Block) -> Block:
         """A block without the columns that a reply does not need."""

@@ -5,7 +5,7 @@ A stage of kind text tunes the LLM on text instructions, and saves a plain Huggi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,8 +204,8 @@ class TextOpened(Opened):
         logits, labels = counted_logits(model, {**inputs, "use_cache": False}, batch["labels"])
         return functional.cross_entropy(logits, labels, reduction="sum") / items
 
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        return held_out_report(model, held_out, blocks, lambda tokens: {"text": tokens >= 0})
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        return held_out_report(model, held_out, chosen, lambda tokens: {"text": tokens >= 0})
 
     def facts(self) -> CheckpointFacts | None:
         return None

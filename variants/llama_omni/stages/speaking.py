@@ -8,7 +8,7 @@ S answers of a batch, K units.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,12 @@ class SpeakingOpened(OmniOpened):
         return UnitVocoder.from_pretrained(folder) if folder and (folder / "config.json").exists() else None
 
     @torch.no_grad()
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        """Figures of the decoder on the first so many held-out blocks (docs/systems/llama-omni.md)."""
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        """Figures of the decoder on the chosen held-out blocks (docs/systems/llama-omni.md)."""
         assert self.decoder is not None
         sums: dict[str, float] = {}
         with evaluating(model):
-            for index in range(min(blocks, len(held_out))):
+            for index in chosen:
                 batch = on_device(self.collator()([held_out[index]]), self.model.device)
                 for name, value in self.spoken(model, batch, "figures").items():
                     sums[name] = sums.get(name, 0.0) + value

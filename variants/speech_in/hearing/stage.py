@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,12 @@ class HearingOpened(ListeningOpened):
     # --- evaluation
 
     @torch.no_grad()
-    def report(self, model: Any, held_out: PackedBlocks, blocks: int) -> dict[str, float]:
-        """Loss of a token, and word error rate, on the first so many held-out blocks."""
+    def report(self, model: Any, held_out: PackedBlocks, chosen: Sequence[int]) -> dict[str, float]:
+        """Loss of a token, and word error rate, on the chosen held-out blocks."""
         with evaluating(model):
             losses, tokens = 0.0, 0
             pairs: list[tuple[str, str]] = []
-            for index in range(min(blocks, len(held_out))):
+            for index in chosen:
                 batch = on_device(self.collator()([held_out[index]]), self.model.device)
                 scores = model(**self.heard_inputs(batch))
                 counts = self.counts(batch)
