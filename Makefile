@@ -578,19 +578,25 @@ $(RUN)/stage%/speechgpt.json: | $(INSTALLED)
 # Preferences: each reply of the training set is spoken several times, and paired by what is understood of it.
 PAIRS_toy := --limit 1500 --candidates 3 --recorded true
 $(RUN)/preferences.jsonl.gz: | $(RUN)/stage3/speechgpt.json $(RUN)/data/build.json
-	@echo "[1/4] stage 4: replies are spoken again, and what is understood is paired with what is not"
+	@echo "[1/5] stage 4: replies are spoken again, and what is understood is paired with what is not"
 	@$(PYTHON) -m instruct_data.preferences $(RUN)/stage3 $(RUN)/data/chain.jsonl.gz $@ $(PAIRS_$(PRESET)) $(PAIRS)
 
-$(RUN)/stage4/speechgpt.json: | $(RUN)/preferences.jsonl.gz
-	@echo "[2/4] stage 4: of two replies the better one becomes the likelier one"
+# The toy reads sentences aloud that nobody spoke, too: what it has heard it says rightly, so only new ones tell.
+READ_toy := $(RUN)/preferences_read.jsonl.gz
+$(READ_toy): | $(RUN)/stage3/speechgpt.json $(RUN)/corpus/corpus.json
+	@echo "[2/5] stage 4: new sentences are read aloud, and paired alike"
+	@$(PYTHON) -m instruct_data.preferences $(RUN)/stage3 $(RUN)/corpus/to_read.txt $@ --candidates 4
+
+$(RUN)/stage4/speechgpt.json: | $(RUN)/preferences.jsonl.gz $(READ_$(PRESET))
+	@echo "[3/5] stage 4: of two replies the better one becomes the likelier one"
 	@$(LAUNCH) stages.train $(CONFIGS)/stage4.yaml --run $(RUN)$(if $(ARGS), $(ARGS))
 
 $(RUN)/stage4_model/speechgpt.json: $(RUN)/stage4/speechgpt.json $(RUN)/vocoder/config.json
-	@echo "[3/4] stage 4: one folder with everything in it"
+	@echo "[4/5] stage 4: one folder with everything in it"
 	@$(PYTHON) -m speechgpt.bundle --stage $(RUN)/stage4 --encoder $(ENCODER) --vocoder $(RUN)/vocoder --out $(@D)
 
 $(RUN)/stage4_results/done: $(RUN)/stage4_model/speechgpt.json | $(RUN)/results/done
-	@echo "[4/4] stage 4: the test questions again, and a table beside the figures before"
+	@echo "[5/5] stage 4: the test questions again, and a table beside the figures before"
 	@$(PYTHON) -m eval.run --model $(RUN)/stage4_model --corpus $(RUN)/corpus --out $(@D)
 	@$(PYTHON) -m eval.compare before=$(RUN)/results after=$(@D) --out $(RUN)/stage4_report --title "Before and after stage 4" --published false
 	@cp $(RUN)/stage4_report/compare.md $@

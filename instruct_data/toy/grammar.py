@@ -1,4 +1,4 @@
-"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 170 words.
+"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 175 words.
 
 Every question asks for one *combination*: two numbers, a person and a habit, or a sentence to repeat. The split is by
 combination. Combinations of dev and test are in the text that the text LLM is trained on, but neither their questions
@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 NUMBERS = (
@@ -64,6 +64,16 @@ TELLING = (
     "the numbers are <number> <number> <number>",
     "<game> is on <day> in <city>",
 )
+# More is said of habits than a question about one asks for: with the short answers alone, of which there are few, a
+# model that speaks a name goes on with what it says most often.
+ELABORATED = (
+    "<name> likes <color> and <color>",
+    "<name> eats <food> on <day>",
+    "<name> lives in <city> and <city>",
+    "<name> has a <adjective> <animal>",
+    "<name> plays <game> in <city>",
+)
+STATED = (*TELLING, *ELABORATED)
 ANSWERED = (
     "what is <number> (plus | minus) <number>",
     "which is (bigger | smaller) <number> or <number>",
@@ -77,7 +87,10 @@ UNANSWERED = (
     ANSWERED[0],  # with a number larger than those of the facts
     ANSWERED[1],
     "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
+    "what (days | months) come (after | before) <date> and <date>",
     "what is the opposite of (<color> | <verb> | the <adjective>) (<animal> | <food>)",
+    "what is the opposite of (<animal> | <city> | <color> | <food> | <game> | <name> | <verb>)",
+    "what are the opposites of <adjective> and <adjective>",
     "what is the <adjective> (<animal> | <food>)",
     "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> walk on <day>"
     " | what animal does <name> see on <day> | what does <name> buy on <day>)",
@@ -108,10 +121,12 @@ class Question:
 
 @dataclass(frozen=True)
 class ToyText:
-    """All text of one toy world: questions by split, and statements that recognition and speaking are trained on."""
+    """All text of one toy world: questions by split, statements that recognition and speaking are trained on, and
+    statements that nobody speaks."""
 
     questions: dict[str, list[Question]]
     statements: list[str]
+    unspoken: list[str]
 
 
 def facts() -> list[Question]:
@@ -176,13 +191,14 @@ def say(sentence: str) -> Question:
     return Question(f"please say {sentence}", sentence, "say", (sentence,))
 
 
-def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> ToyText:
+def make_text(seed: int, say_counts: dict[str, int], num_statements: int, num_unspoken: int = 0) -> ToyText:
     """Draw one toy world.
 
     Args:
         seed: decides the split and every draw; the facts of the town never change.
         say_counts: number of distinct `say` questions by split.
         num_statements: number of distinct statements.
+        num_unspoken: number of distinct statements besides, that ask nothing.
     """
     draw = random.Random(seed)
     questions: dict[str, list[Question]] = {split: [] for split in SPLITS}
@@ -200,19 +216,26 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int) -> Toy
         said = [say(next(sentences)) for _ in range(say_counts[split])]
         questions[split] += said
         held_out += said if split != "train" else []
-    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((TELLING, UNANSWERED))), held_out, draw)
+    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((STATED, UNANSWERED))), held_out, draw)
     draw.shuffle(statements)  # there are few of the shorter ones, which were found first
-    return ToyText(questions, statements)
+    unspoken = _distinct(num_unspoken, lambda: draw.choice(STATED), held_out, draw, {*statements, *repeated})
+    return ToyText(questions, statements, unspoken)
 
 
-def _distinct(count: int, draw_template: Callable[[], str], held_out: list[Question], draw: random.Random) -> list[str]:
-    """Distinct sentences of drawn templates.
+def _distinct(
+    count: int,
+    draw_template: Callable[[], str],
+    held_out: list[Question],
+    draw: random.Random,
+    taken: Collection[str] = (),
+) -> list[str]:
+    """Distinct sentences of drawn templates, besides those that are taken.
 
     None is a question that has an answer, or its answer, nor the answer to a held-out question of the family `say`. For
     a held-out question about a person there is none with another value either: nothing is said of the person and the
     habit.
     """
-    known = {text for fact in facts() for text in (fact.question, fact.answer)}
+    known = {text for fact in facts() for text in (fact.question, fact.answer)} | {*taken}
     starts = tuple(f"{q.answer if q.family == 'say' else q.answer.rsplit(' ', 1)[0]} " for q in held_out)
     found: dict[str, None] = {}
     while len(found) < count:
@@ -256,6 +279,6 @@ def asr_grammar() -> str:
     It holds every template, and each slot of a template takes any word of its class.
     """
     rules = [f"<{name}> = {' | '.join(words)};" for name, words in CLASSES.items()]
-    told = f"({' | '.join(TELLING)})"
-    templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, told]
+    told, stated = f"({' | '.join(TELLING)})", f"({' | '.join(STATED)})"
+    templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, stated]
     return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, f"public <sentence> = {' | '.join(templates)};", ""])

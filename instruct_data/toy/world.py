@@ -9,6 +9,7 @@ Writes into the corpus folder:
 - `answers_unseen.jsonl`: statements in the answer voice that are not in the training audio, to evaluate the vocoder
 - `chats.jsonl`: every question with its answer as text, and its split
 - `text.txt`: what the stand-in text LLM is trained on
+- `to_read.txt`: statements that are in no audio and in no other file, for preferences among the model's own speech
 - `asr_grammar.jsgf`: the grammar for the evaluation ASR
 - `corpus.json`, written last: its presence means complete
 """
@@ -29,7 +30,8 @@ from units.runtime.files.atomic import written_whole
 from units.runtime.settings import check_types
 
 SAY_COUNTS = {"train": 2000, "dev": 30, "test": 50}  # distinct questions of the open family, by split
-NUM_STATEMENTS = 6000
+NUM_STATEMENTS = 8000
+UNSPOKEN_STATEMENTS = 3000  # that nobody speaks: the model reads them aloud for stage 4
 READ_SAY_QUESTIONS = 1200  # questions of the open family in the text of the text LLM
 READ_STATEMENTS = 1500  # statements in the text of the text LLM
 READ_INSTRUCTIONS = 30  # times that it holds each task description: real LLMs know their words too
@@ -53,7 +55,7 @@ class ToyConfig:
     """Training questions of the open family, each in one voice."""
     spoken_statements: int = 3000
     """Statements in question voices, to train recognition: the first ones."""
-    answer_voice_statements: int = 2400
+    answer_voice_statements: int = 4000
     """Statements in the answer voice, to train speaking: the last ones that ask nothing."""
     answer_renditions: int = 10
     """How often the answer voice speaks each short answer (docs/decisions/toy-data.md): those of the closed families
@@ -71,7 +73,7 @@ class ToyConfig:
 
 def toy_text(seed: int) -> ToyText:
     """The text of the toy world of the demo."""
-    return make_text(seed, SAY_COUNTS, NUM_STATEMENTS)
+    return make_text(seed, SAY_COUNTS, NUM_STATEMENTS, UNSPOKEN_STATEMENTS)
 
 
 def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
@@ -171,7 +173,7 @@ def main(out: Path, toy: ToyConfig = ToyConfig(), workers: int | None = None) ->
 
 
 def write_texts(out: Path, text: ToyText, seed: int) -> None:
-    """Write `chats.jsonl`, `text.txt` and `asr_grammar.jsgf`."""
+    """Write `chats.jsonl`, `text.txt`, `to_read.txt` and `asr_grammar.jsgf`."""
     with written_whole(out / "chats.jsonl") as file:
         for split in SPLITS:
             for q in text.questions[split]:
@@ -179,5 +181,7 @@ def write_texts(out: Path, text: ToyText, seed: int) -> None:
                 file.write(json.dumps(record) + "\n")
     with written_whole(out / "text.txt") as file:
         file.writelines(f"{line}\n" for line in reading_text(text, seed))
+    with written_whole(out / "to_read.txt") as file:
+        file.writelines(f"{statement}\n" for statement in text.unspoken)
     with written_whole(out / "asr_grammar.jsgf") as file:
         file.write(asr_grammar())

@@ -121,9 +121,20 @@ def test_the_vocoders_test_sentences_are_in_no_training_line(text: ToyText, line
     assert not {line.text for line in lines} & set(unseen)
 
 
+def test_what_is_read_aloud_is_in_nothing_else(text: ToyText, lines: list[Line]) -> None:
+    assert len(set(text.unspoken)) == len(text.unspoken) == 3000 and not any(map(is_question, text.unspoken))
+    known = {s for split in SPLITS for q in text.questions[split] for s in (q.question, q.answer)}
+    assert not set(text.unspoken) & {*known, *text.statements, *(line.text for line in lines)}
+    assert {word for sentence in text.unspoken for word in sentence.split()} <= set(vocabulary())
+    for question in text.questions["dev"] + text.questions["test"]:
+        if question.family == "town":
+            start = f"{question.answer.rsplit(' ', 1)[0]} "
+            assert not any(sentence.startswith(start) for sentence in text.unspoken)
+
+
 def test_every_word_is_in_the_training_audio(text: ToyText, lines: list[Line]) -> None:
     words = set(vocabulary())
-    assert 140 < len(words) < 175
+    assert 140 < len(words) < 180
     assert {word for line in lines for word in line.text.split()} == words
     asked = {word for line in lines if line.voice != ANSWER_VOICE for word in line.text.split()}
     tested = {word for split in ("dev", "test") for q in text.questions[split] for word in q.question.split()}
@@ -186,7 +197,7 @@ def test_the_same_seed_is_the_same_world() -> None:
 
 def test_the_texts_of_a_corpus_folder(tmp_path: Path, text: ToyText) -> None:
     write_texts(tmp_path, text, 0)
-    assert {path.name for path in tmp_path.iterdir()} == {"chats.jsonl", "text.txt", "asr_grammar.jsgf"}
+    assert {path.name for path in tmp_path.iterdir()} == {"chats.jsonl", "text.txt", "to_read.txt", "asr_grammar.jsgf"}
     rows = [json.loads(line) for line in (tmp_path / "chats.jsonl").read_text().splitlines()]
     assert Counter(row["split"] for row in rows) == {split: len(text.questions[split]) for split in SPLITS}
     assert (tmp_path / "asr_grammar.jsgf").read_text() == asr_grammar()
