@@ -518,7 +518,7 @@ $(RUN)/blsp_results/done: $(RUN)/blsp/speechgpt.json
 	@echo "[6/6] blsp: sentences never heard, in a voice never heard"
 	@mkdir -p $(@D)
 	@{ $(PYTHON) -m variants.blsp.hear $(RUN)/blsp_heard $(RUN)/heard_corpus/test.jsonl $(@D)/heard.jsonl; \
-	  $(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/heard_corpus/test.jsonl --out $(@D); } | tee $@.part
+	  $(PYTHON) -m eval.run --model $(RUN)/blsp --corpus $(RUN)/heard_corpus/test.jsonl --out $(@D) --reply_tokens 64; } | tee $@.part
 	@mv $@.part $@
 
 # LLaMA-Omni on SmolLM2-135M-Instruct and whisper-tiny.en: the LLM's own chats, spoken, and open English to hear and to read.
