@@ -554,7 +554,7 @@ $(RUN)/omni/speechgpt.json: | $(RUN)/omni_llm/speechgpt.json $(GATE)
 # BLSP, every preset that make blsp runs. Exit code 3: some inputs were left out, and are listed.
 $(RUN)/heard_features/feature_set.json:
 	@echo "[3/6] blsp: states of the encoder"
-	@$(SHARED) $(PYTHON) -m units.dataset.extract $(BLSP_CORPUS) $(@D) --features $(BLSP_STATES) || [ $$? = 3 ]
+	@$(SHARED) $(PYTHON) -m units.dataset.extract $(BLSP_CORPUS) $(@D) --features $(BLSP_STATES) --processes 1 || [ $$? = 3 ]
 
 $(RUN)/blsp_heard/speechgpt.json: | $(RUN)/heard_features/feature_set.json
 	@echo "[4/6] blsp: the adapter learns to hear words"

@@ -1,4 +1,4 @@
-"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 175 words.
+"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 170 words.
 
 Every question asks for one *combination*: two numbers, a person and a habit, or a sentence to repeat. The split is by
 combination. Combinations of dev and test are in the text that the text LLM is trained on, but neither their questions
@@ -64,16 +64,6 @@ TELLING = (
     "the numbers are <number> <number> <number>",
     "<game> is on <day> in <city>",
 )
-# More is said of habits than a question about one asks for: with the short answers alone, of which there are few, a
-# model that speaks a name goes on with what it says most often.
-ELABORATED = (
-    "<name> likes <color> and <color>",
-    "<name> eats <food> on <day>",
-    "<name> lives in <city> and <city>",
-    "<name> has a <adjective> <animal>",
-    "<name> plays <game> in <city>",
-)
-STATED = (*TELLING, *ELABORATED)
 ANSWERED = (
     "what is <number> (plus | minus) <number>",
     "which is (bigger | smaller) <number> or <number>",
@@ -87,10 +77,7 @@ UNANSWERED = (
     ANSWERED[0],  # with a number larger than those of the facts
     ANSWERED[1],
     "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
-    "what (days | months) come (after | before) <date> and <date>",
     "what is the opposite of (<color> | <verb> | the <adjective>) (<animal> | <food>)",
-    "what is the opposite of (<animal> | <city> | <color> | <food> | <game> | <name> | <verb>)",
-    "what are the opposites of <adjective> and <adjective>",
     "what is the <adjective> (<animal> | <food>)",
     "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> walk on <day>"
     " | what animal does <name> see on <day> | what does <name> buy on <day>)",
@@ -216,9 +203,9 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int, num_un
         said = [say(next(sentences)) for _ in range(say_counts[split])]
         questions[split] += said
         held_out += said if split != "train" else []
-    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((STATED, UNANSWERED))), held_out, draw)
+    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((TELLING, UNANSWERED))), held_out, draw)
     draw.shuffle(statements)  # there are few of the shorter ones, which were found first
-    unspoken = _distinct(num_unspoken, lambda: draw.choice(STATED), held_out, draw, {*statements, *repeated})
+    unspoken = _distinct(num_unspoken, lambda: draw.choice(TELLING), held_out, draw, {*statements, *repeated})
     return ToyText(questions, statements, unspoken)
 
 
@@ -279,6 +266,6 @@ def asr_grammar() -> str:
     It holds every template, and each slot of a template takes any word of its class.
     """
     rules = [f"<{name}> = {' | '.join(words)};" for name, words in CLASSES.items()]
-    told, stated = f"({' | '.join(TELLING)})", f"({' | '.join(STATED)})"
-    templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, stated]
+    told = f"({' | '.join(TELLING)})"
+    templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, told]
     return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, f"public <sentence> = {' | '.join(templates)};", ""])

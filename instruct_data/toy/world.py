@@ -30,7 +30,7 @@ from units.runtime.files.atomic import written_whole
 from units.runtime.settings import check_types
 
 SAY_COUNTS = {"train": 2000, "dev": 30, "test": 50}  # distinct questions of the open family, by split
-NUM_STATEMENTS = 8000
+NUM_STATEMENTS = 6000
 UNSPOKEN_STATEMENTS = 3000  # that nobody speaks: the model reads them aloud for stage 4
 READ_SAY_QUESTIONS = 1200  # questions of the open family in the text of the text LLM
 READ_STATEMENTS = 1500  # statements in the text of the text LLM
@@ -55,7 +55,7 @@ class ToyConfig:
     """Training questions of the open family, each in one voice."""
     spoken_statements: int = 3000
     """Statements in question voices, to train recognition: the first ones."""
-    answer_voice_statements: int = 4000
+    answer_voice_statements: int = 2400
     """Statements in the answer voice, to train speaking: the last ones that ask nothing."""
     answer_renditions: int = 10
     """How often the answer voice speaks each short answer (docs/decisions/toy-data.md): those of the closed families
