@@ -175,7 +175,7 @@ def _read_aloud(asked: Message) -> str:
 
 def texts_to_read(path: Path) -> Iterator[ReadText]:
     """The lines of a text file, each named by its number. Raises: as text_lines."""
-    return (ReadText(f"{path.stem}:{number}", text) for number, text in text_lines(path))
+    return (ReadText(f"{path.name}:{number}", text) for number, text in text_lines(path))
 
 
 def continuations(records: Iterable[UnitRecord], beginning: int) -> Iterator[Continuation]:

@@ -226,7 +226,7 @@ def test_texts_are_read_aloud(run) -> None:
     made = list(read_preferences(run / "read_one.jsonl"))
     assert (run / "read_one.jsonl").read_bytes() == (run / "read_two.jsonl").read_bytes()
     refused = [json.loads(line) for line in (run / "read_one.jsonl.refused.jsonl").read_text().splitlines()]
-    named = {f"to_read:{number}": text for number, text in zip((1, 2, 4, 5), texts)}
+    named = {f"to_read.txt:{number}": text for number, text in zip((1, 2, 4, 5), texts)}
     assert made and {pair.id for pair in made} | {row["item"] for row in refused} == set(named)
     for pair in made:
         assert pair.messages == (tts_prompt(named[pair.id]),) and pair.task == "tts"
