@@ -18,6 +18,7 @@ from units.runtime.settings import check_type, check_types, type_hints
 KEPT = "save_total_limit"  # the training argument for how many checkpoints stay
 # Training arguments that the stage sets itself, and the field of StageConfig to use instead.
 RESERVED = {"output_dir": "out", "seed": "seed", "data_seed": "seed", "remove_unused_columns": "nothing"}
+NOISES = ("unit_noise", "reply_noise")  # shares of units that are replaced
 MOST_THREADS = 1024
 MOST_SEED = 2**32 - 1  # numpy's
 # Numbers in `training`: the least, whether it must be above that, and whether it is whole.
@@ -221,6 +222,10 @@ class StageConfig:
     unit_noise: float = 0.0
     """Share of the units in prompts that are replaced by random units, drawn anew for each block, so that recognition
     does not depend on single units: a new speaker gives other units. Held-out documents are not changed."""
+    reply_noise: float = 0.0
+    """Share of the units in replies that are replaced so where the model reads them back; it learns the true ones all
+    the same. What it says next then depends on the text more, and less on the units before (word dropout: Bowman et
+    al. 2016, arXiv 1511.06349, section 3.1)."""
     dev_documents: int = 200
     """Documents that are held out for evaluation, chosen by a hash of their content and shared among the sources."""
     trainable: Literal["all", "embeddings", "embeddings_then_all"] | list[str] = "all"
@@ -290,7 +295,8 @@ class StageConfig:
         if self.batch is not None:
             check_number("batch", self.batch, 1, whole=True)
         check_number("unit_loss_weight", self.unit_loss_weight, 0, above=True)
-        check_number("unit_noise", self.unit_noise, 0, 1)
+        for name in NOISES:
+            check_number(name, getattr(self, name), 0, 1)
 
     def _check_training(self) -> None:
         for name in RESERVED.keys() & self.training.keys():
@@ -315,8 +321,9 @@ class StageConfig:
             raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")
 
     def _check_loss(self) -> None:
-        if self.unit_noise == 1:
-            raise ValueError(f"--unit-noise is {self.unit_noise}; it must be below 1: it is a share of the units")
+        for name in NOISES:
+            if getattr(self, name) == 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be below 1: it is a share of the units")
         if self.unit_noise and self.train_on_prompt:
             raise ValueError(
                 "unit_noise changes the units of prompts, and train_on_prompt learns to predict them; leave one of "
@@ -324,10 +331,11 @@ class StageConfig:
             )
         if self.preference and self.kind != "preference":
             raise ValueError(f"preference is for kind: preference; {self.stage} is of kind {self.kind}")
-        if self.kind == "preference" and (self.unit_noise or self.train_on_prompt or self.unit_loss_weight != 1):
+        changed = self.unit_noise or self.reply_noise or self.train_on_prompt or self.unit_loss_weight != 1
+        if self.kind == "preference" and changed:
             raise ValueError(
-                "unit_noise, train_on_prompt and unit_loss_weight are not for kind: preference, whose loss is of whole "
-                "replies; leave them out"
+                "unit_noise, reply_noise, train_on_prompt and unit_loss_weight are not for kind: preference, whose "
+                "loss is of whole replies; leave them out"
             )
         if self.fused_loss == "always" and not self.weighs_all_tokens_alike:
             raise ValueError(

@@ -92,9 +92,10 @@ class UnitOpened(Opened):
     # --- batches and loss
 
     def augmentation(self) -> Augmentation | None:
-        if not self.config.unit_noise or self.vocab is None:
+        prompts, replies = self.config.unit_noise, self.config.reply_noise
+        if self.vocab is None or not (prompts or replies):
             return None
-        return functools.partial(unit_noise, vocab=self.vocab, share=self.config.unit_noise)
+        return functools.partial(unit_noise, vocab=self.vocab, prompts=prompts, replies=replies)
 
     def collator(self) -> Collator:
         return flattened if takes_bounds(self.model) else stacked
@@ -141,16 +142,20 @@ class UnitOpened(Opened):
         )
 
 
-def unit_noise(columns: dict[str, np.ndarray], draw: np.random.Generator, vocab: UnitVocab, share: float) -> None:
-    """Replace a share of the units in prompts by random units, in place.
+def unit_noise(
+    columns: dict[str, np.ndarray], draw: np.random.Generator, vocab: UnitVocab, prompts: float, replies: float = 0.0
+) -> None:
+    """Replace a share of the units in prompts, and of those in replies, by random units, in place. Labels stay.
 
     Args:
         columns: of a block: input_ids and labels, int64 (L,).
     """
-    tokens = columns["input_ids"]
-    prompted = np.flatnonzero((columns["labels"] == IGNORED) & vocab.is_unit(tokens))
-    wrong = prompted[draw.random(len(prompted)) < share]
-    tokens[wrong] = vocab.first_unit_id + draw.integers(vocab.size, size=len(wrong))
+    tokens, learned = columns["input_ids"], columns["labels"] != IGNORED
+    units = vocab.is_unit(tokens)
+    for places, share in ((units & ~learned, prompts), (units & learned, replies)):
+        some = np.flatnonzero(places)
+        wrong = some[draw.random(len(some)) < share]
+        tokens[wrong] = vocab.first_unit_id + draw.integers(vocab.size, size=len(wrong))
 
 
 def weighted_loss(vocab: UnitVocab | None, unit_weight: float, logits: Tensor, labels: Tensor, items: Any) -> Tensor:

@@ -239,6 +239,7 @@ def test_a_conversation_set_is_no_preference_set(run) -> None:
     ("changes", "said"),
     [
         ({"unit_noise": 0.1}, "unit_noise"),
+        ({"reply_noise": 0.1}, "reply_noise"),
         ({"train_on_prompt": True}, "train_on_prompt"),
         ({"unit_loss_weight": 0.5}, "unit_loss_weight"),
         ({"kind": "chain", "preference": Preference()}, "kind: preference"),

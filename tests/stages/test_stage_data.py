@@ -193,22 +193,25 @@ def test_tasks_of_tokens(run, widened) -> None:
         assert (tasks[labels >= 0] >= 0).all() and ((tasks == -1) <= (ids == widened.eos_token_id)).all()
 
 
-def test_noise_changes_units_of_prompts_alone(run, widened) -> None:
+@pytest.mark.parametrize("noise", ["unit_noise", "reply_noise"])
+def test_noise_changes_units_of_prompts_or_of_replies_alone(run, widened, noise: str) -> None:
     data = [Source("data/chat.jsonl.gz"), Source("units/train")]
     clean, _ = load_blocks(opened(stage_config(run, data=data), widened), 120)
-    noisy, dev = load_blocks(opened(stage_config(run, data=data, unit_noise=0.3), widened), 120)
+    noisy, dev = load_blocks(opened(stage_config(run, data=data, **{noise: 0.3}), widened), 120)
     vocab = UnitVocab.from_words(widened.get_vocab())
     places = changed = 0
     for i in range(len(clean)):
         before, after = clean[i], noisy[i]
-        heard = (before["input_ids"] >= vocab.first_unit_id) & (before["input_ids"] < vocab.first_unit_id + vocab.size)
-        heard &= before["labels"] == IGNORED
+        changeable = (before["input_ids"] >= vocab.first_unit_id) & (
+            before["input_ids"] < vocab.first_unit_id + vocab.size
+        )
+        changeable &= (before["labels"] == IGNORED) == (noise == "unit_noise")
         other = before["input_ids"] != after["input_ids"]
-        assert not (other & ~heard).any()
+        assert not (other & ~changeable).any()
         assert ((after["input_ids"][other] - vocab.first_unit_id) < vocab.size).all()
         assert all(torch.equal(before[name], after[name]) for name in ("labels", "position_ids"))
         assert torch.equal(noisy[i]["input_ids"], after["input_ids"])  # a block read twice is the same
-        places, changed = places + int(heard.sum()), changed + int(other.sum())
+        places, changed = places + int(changeable.sum()), changed + int(other.sum())
     assert places > 500 and changed / places == pytest.approx(0.3 * (1 - 1 / CODEBOOK.size), abs=0.05)
     plain = load_blocks(opened(stage_config(run, data=data), widened), 1)[1]
     assert all(torch.equal(dev[i]["input_ids"], plain[i]["input_ids"]) for i in range(len(plain)))

@@ -164,7 +164,7 @@ BEYOND: tuple[tuple[type, str, object], ...] = (
     (StageConfig, "seed", 2**32),
     (StageConfig, "threads", 1025),
     (StageConfig, "unit_loss_weight", 0.0),
-    *((StageConfig, "unit_noise", value) for value in (1.0, 1.5, [0.1])),
+    *((StageConfig, name, value) for name in ("unit_noise", "reply_noise") for value in (1.0, 1.5, [0.1])),
     *((Source, "weight", value) for value in (0, 0.0, "much")),
     *((Lora, "r", value) for value in (0, 1.5)),
     *((Lora, "dropout", value) for value in (1.0, 2.0)),
