@@ -202,10 +202,8 @@ def test_noise_changes_units_of_prompts_or_of_replies_alone(run, widened, noise:
     places = changed = 0
     for i in range(len(clean)):
         before, after = clean[i], noisy[i]
-        changeable = (before["input_ids"] >= vocab.first_unit_id) & (
-            before["input_ids"] < vocab.first_unit_id + vocab.size
-        )
-        changeable &= (before["labels"] == IGNORED) == (noise == "unit_noise")
+        prompted = before["labels"] == IGNORED
+        changeable = vocab.is_unit(before["input_ids"]) & (prompted if noise == "unit_noise" else ~prompted)
         other = before["input_ids"] != after["input_ids"]
         assert not (other & ~changeable).any()
         assert ((after["input_ids"][other] - vocab.first_unit_id) < vocab.size).all()
