@@ -223,9 +223,9 @@ class StageConfig:
     """Share of the units in prompts that are replaced by random units, drawn anew for each block, so that recognition
     does not depend on single units: a new speaker gives other units. Held-out documents are not changed."""
     reply_noise: float = 0.0
-    """Share of the units in replies that are replaced so where the model reads them back; it learns the true ones all
-    the same. What it says next then depends on the text more, and less on the units before (word dropout: Bowman et
-    al. 2016, arXiv 1511.06349, section 3.1)."""
+    """Share of the units in replies (of all units that the loss counts) that are replaced so where the model reads them
+    back; it learns the true ones all the same. What it says next then depends on the text more, and less on the units
+    before (word dropout: Bowman et al. 2016, arXiv 1511.06349, section 3.1)."""
     dev_documents: int = 200
     """Documents that are held out for evaluation, chosen by a hash of their content and shared among the sources."""
     trainable: Literal["all", "embeddings", "embeddings_then_all"] | list[str] = "all"
