@@ -85,8 +85,8 @@ class Source:
     """One set of training documents."""
 
     path: str
-    """A conversation set (.jsonl, .jsonl.gz), a unit set (folder), or plain text, one document a line (.txt);
-    relative to the run folder."""
+    """A conversation set or a preference set (.jsonl, .jsonl.gz), a unit set (folder), or plain text, one document a
+    line (.txt); relative to the run folder."""
     weight: float = 1.0
     """How often its documents are drawn, relative to their number: 2 draws each twice as often."""
     tasks: list[str] | None = None
@@ -176,7 +176,7 @@ class Preference:
     """How closely the model keeps to the one that it starts from: the larger, the closer."""
     sft: float = 0.0
     """Weight of an added term: minus the mean log-likelihood of the chosen reply's tokens (Pang et al. 2024, arXiv
-    2404.19733)."""
+    2404.19733). It is the whole loss of data that are no pairs, such as conversations of earlier stages."""
 
     def __post_init__(self) -> None:
         check_types(self, "preference.")

@@ -169,6 +169,16 @@ def read_header(path: str | Path, formats: Sequence[str], what: str) -> tuple[Co
             raise RecordError(f"{path}:1: not the header of {what}: {error}") from error
 
 
+def format_of(path: str | Path) -> str | None:
+    """The format that the first line of a set names; None if that is no header."""
+    with opened(Path(path)) as lines:
+        try:
+            header = json.loads(next(lines, ""))
+        except (ValueError, RecursionError, *_DAMAGE):
+            return None
+    return header.get("format") if isinstance(header, dict) else None
+
+
 def _parse_header(line: str, formats: Sequence[str]) -> tuple[Codebook | None, int, dict[str, int]]:
     """Codebook, seed and counts. Raises ValueError; its message names the field that is wrong."""
     header = json.loads(line)

@@ -7,7 +7,11 @@ two is a document of its own, with positions from 0, so neither attends to the o
 are no part of the loss: they are equally likely, and would cancel. The reference model is the one that the stage starts
 from. Its log-likelihoods are computed once, and cached with the tokens, so no second model is in memory.
 
-B blocks of a batch, L tokens of a block, P pairs of a batch.
+Conversations, or other data of earlier stages, may stand beside the pairs, so that the model keeps what it has learned.
+Such a document is a pair without a rejected reply: of the loss it has the term `sft` alone (Ouyang et al. 2022, arXiv
+2203.02155, mix pre-training data in for the same reason).
+
+B blocks of a batch, L tokens of a block, P documents of a batch.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from instruct_data.build.preference_sets import Pair, read_preferences
+from instruct_data.build.records import READABLE_FORMATS, format_of
 from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.dialogue import Conversation
 from speechgpt.generation.generate import context_length, continuation
@@ -46,7 +51,7 @@ from stages.packing.blocks import IGNORED, PackedBlocks, flattened, on_device, s
 from stages.system import Augmentation, Block, Collator, Column, Documents
 from stages.unit_system.documents import check_codebook
 from stages.unit_system.opened import UnitOpened
-from stages.unit_system.preference_loss import preference_loss
+from stages.unit_system.preference_loss import preference_loss, sft_loss
 from stages.unit_system.samples import SAMPLING
 from units.codebook import Codebook
 from units.runtime.provenance import fingerprint
@@ -99,6 +104,9 @@ class PreferenceOpened(UnitOpened):
     # --- documents
 
     def documents(self, source: Source, path: Path) -> Iterator[Documents]:
+        if not _holds_pairs(path):
+            yield from map(_without_rejected, super().documents(source, path))
+            return
         pairs = read_preferences(path)
         check_codebook(self.codebook, pairs.codebook, path)
         wanted = (pair for pair in pairs if source.tasks is None or pair.task in source.tasks)
@@ -171,6 +179,11 @@ class PreferenceOpened(UnitOpened):
         return torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None)
 
     def cache_key(self, source: Source) -> list[Any]:
+        if not self.how.sft and not _holds_pairs(self.config.at(source.path)):
+            raise ValueError(
+                f"{source.path} holds no pairs of replies, and what is no pair is trained by preference.sft alone, "
+                f"which is {self.how.sft}: set it above 0, or leave {source.path} out"
+            )
         half = str(self.config.training.get("bf16")), str(self.config.training.get("fp16"))
         return [*super().cache_key(source), "preference", PREFERENCES_VERSION, fingerprint(self.start), *half]
 
@@ -183,17 +196,25 @@ class PreferenceOpened(UnitOpened):
         return functools.partial(collate, one_row=takes_bounds(self.model))
 
     def items(self, batch: dict[str, Any]) -> Tensor:
-        """Pairs."""
+        """Documents."""
         return torch.tensor(len(batch["reference"]))
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
-        """The preference loss of each pair (stages/unit_system/preference_loss.py)."""
+        """The preference loss of each pair (stages/unit_system/preference_loss.py), and `sft` of other documents."""
         likelihoods, tokens, _ = self.likelihoods(model, batch)
-        return preference_loss(self.how, likelihoods, batch["reference"], tokens).sum() / items
+        return self._each_loss(likelihoods, batch["reference"], tokens).sum() / items
+
+    def _each_loss(self, likelihoods: Tensor, reference: Tensor, tokens: Tensor) -> Tensor:
+        """Loss of each document, (P,); arguments (P, 2) as of preference_loss."""
+        pairs = ~reference.isnan().any(1)
+        of_pairs = preference_loss(self.how, likelihoods[pairs], reference[pairs], tokens[pairs])
+        of_others = sft_loss(self.how, likelihoods[~pairs], tokens[~pairs])
+        each = likelihoods.new_zeros(len(pairs))
+        return each.index_put((pairs,), of_pairs).index_put((~pairs,), of_others)
 
     def likelihoods(self, model: Any, batch: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         """Log-likelihoods of the chosen and of the rejected replies (P, 2), and how many tokens they have; of these,
-        how many are units."""
+        how many are units. All are 0 for a rejected reply that does not exist."""
         inputs = {name: part for name, part in batch.items() if name not in ("labels", "sides", "reference")}
         logits, labels = counted_logits(model, {**inputs, "use_cache": False}, batch["labels"])
         sides = batch["sides"][:, 1:][batch["labels"][:, 1:] != IGNORED]
@@ -210,7 +231,7 @@ class PreferenceOpened(UnitOpened):
         """On the chosen held-out blocks: the loss of a pair; `accuracy`, the share of pairs whose chosen reply
         has gained more likelihood than the rejected one; `margin`, by how much, times beta; `kl`, how much likelier the
         reference model finds a reply, which for replies that it drew estimates its divergence from it; `units`, the
-        share of counted tokens that are units."""
+        share of counted tokens that are units. Of other documents (`sft_TASK/`), the loss and `units`."""
         with evaluating(model):
             parts = []
             tasks: list[str] = []
@@ -218,7 +239,7 @@ class PreferenceOpened(UnitOpened):
                 batch = on_device(self.collator()([held_out[index]]), self.model.device)
                 likelihoods, tokens, units = self.likelihoods(model, batch)
                 gained = likelihoods - batch["reference"]
-                loss = preference_loss(self.how, likelihoods, batch["reference"], tokens)
+                loss = self._each_loss(likelihoods, batch["reference"], tokens)
                 margin = gained[:, 0] - gained[:, 1]
                 columns = (
                     loss,
@@ -234,13 +255,18 @@ class PreferenceOpened(UnitOpened):
                     for source, document in held_out.documents_of(index)
                 ]
         found = torch.cat(parts, dim=1)
-        groups = {"dev_": torch.ones(len(tasks), dtype=torch.bool)}
+        pairs = ~found[2].isnan()
+        groups = {"dev_": pairs}
         if len(names := sorted(set(tasks))) > 1:
             groups |= {f"{name}/": torch.tensor([task == name for task in tasks]) for name in names}
         report: dict[str, float] = {}
         for group, inside in groups.items():
+            if not inside.any():
+                continue
             loss, accuracy, margin, kl, units, tokens = found[:, inside].double().sum(1).tolist()
-            means = {"loss": loss, "accuracy": accuracy, "margin": margin, "kl": kl}
+            means = {"loss": loss}
+            if pairs[inside].all():
+                means |= {"accuracy": accuracy, "margin": margin, "kl": kl}
             report |= {f"{group}{name}": round(value / int(inside.sum()), 4) for name, value in means.items()}
             report[f"{group}units"] = round(units / tokens, 4)
         return report
@@ -255,10 +281,11 @@ class PreferenceOpened(UnitOpened):
                 ids, train = tokenised.document(document)
                 middle = int(tokenised.column("side", document)[1])
                 chosen, rejected = ids[:middle].tolist(), ids[middle:].tolist()
-                start = int(train.argmax())
+                start = max(1, int(train.argmax()))
                 with any_length():
                     reply = continuation(model, chosen[:start], set(self.dialogue.ends), SAMPLING)
-                shown = (chosen[:start], reply, chosen[start:], rejected[start:])
+                shown = [chosen[:start], reply, chosen[start:]]
+                shown += [rejected[start:]] if rejected else []
                 names = ("prompt", "reply", "chosen", "rejected")
                 found.append({"task": task, **{n: self.tokenizer.decode(part) for n, part in zip(names, shown)}})
         return found
@@ -269,6 +296,22 @@ class PreferenceOpened(UnitOpened):
         """As of every stage; what the model has learned to do is what its start had."""
         facts = super().facts()
         return facts and dataclasses.replace(facts, extra=self.start_facts.extra | {"taught": self.start_facts.taught})
+
+
+def _holds_pairs(path: Path) -> bool:
+    """Whether a source is a preference set; a file that is damaged is one, and its reader says what is wrong."""
+    return not (path.is_dir() or path.suffix == ".txt" or format_of(path) in READABLE_FORMATS)
+
+
+def _without_rejected(some: Documents) -> Documents:
+    """Documents that are no pairs, in the form of pairs: their second reply is empty, and has no likelihood."""
+    count = len(some.lengths)
+    begins = np.stack([np.zeros(count, np.int64), some.lengths], axis=1)
+    columns = {
+        "side": Column(begins.flatten(), np.full(count, 2)),
+        "reference": Column(np.full(2 * count, np.nan, np.float32), np.full(count, 2), identifies=False),
+    }
+    return dataclasses.replace(some, task=f"sft_{some.task}", columns={**some.columns, **columns})
 
 
 def _common(one: list[int], two: list[int]) -> int:
@@ -297,7 +340,8 @@ def collate(blocks: list[Block], one_row: bool) -> dict[str, Any]:
         one_row: end to end as one row, with the bounds of documents.
 
     Returns: input_ids, labels, position_ids (B, L); sides (B, L), the number of the reply that a token is part of:
-        2 p for the chosen one of pair p, 2 p + 1 for the rejected one; reference (P, 2).
+        2 p for the chosen one of document p, 2 p + 1 for the rejected one; reference (P, 2), not a number where there
+        is no rejected one.
     """
     rows: list[Block] = []
     sides = 0
@@ -307,7 +351,7 @@ def collate(blocks: list[Block], one_row: bool) -> dict[str, Any]:
         number = torch.searchsorted(begins, places, right=True) - 1
         positions = torch.minimum(block["position_ids"], places - begins[number])
         labels = block["labels"].clone()
-        labels[begins] = IGNORED  # the token before it belongs to another reply
+        labels[begins[begins < len(labels)]] = IGNORED  # the token before it belongs to another reply
         row = {"input_ids": block["input_ids"], "labels": labels, "position_ids": positions, "sides": number + sides}
         rows.append(row)
         sides += len(begins)

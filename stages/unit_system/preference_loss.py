@@ -32,6 +32,10 @@ def preference_loss(how: Preference, likelihoods: Tensor, reference: Tensor, tok
         gained = gained / tokens
     margin = gained[:, 0] - gained[:, 1]
     loss = (margin - 1 / (2 * how.beta)) ** 2 if how.loss == "ipo" else -functional.logsigmoid(how.beta * margin)
-    if how.sft:
-        loss = loss - how.sft * likelihoods[:, 0] / tokens[:, 0]
-    return loss
+    return loss + sft_loss(how, likelihoods, tokens) if how.sft else loss
+
+
+def sft_loss(how: Preference, likelihoods: Tensor, tokens: Tensor) -> Tensor:
+    """`sft` times the negative mean log-likelihood of the chosen replies' tokens, (P,); arguments as of
+    preference_loss."""
+    return -how.sft * likelihoods[:, 0] / tokens[:, 0]

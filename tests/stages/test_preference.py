@@ -230,9 +230,56 @@ def test_units_of_another_codebook_are_refused(run) -> None:
         list(opened(run).documents(Source("foreign.jsonl"), run / "foreign.jsonl"))
 
 
-def test_a_conversation_set_is_no_preference_set(run) -> None:
-    with pytest.raises(ValueError, match=r"chat\.jsonl\.gz:1: not the header of a preference set"):
-        list(opened(run).documents(Source("data/chat.jsonl.gz"), run / "data/chat.jsonl.gz"))
+def test_data_that_are_no_pairs_have_the_sft_term_alone(run) -> None:
+    """Packed with pairs, which keep the loss that they have alone; by hand, from the model's own likelihoods."""
+    sources = [Source("pairs.jsonl.gz"), Source("data/chat.jsonl.gz"), Source("units/train")]
+    how = {"preference": Preference(sft=0.3), "data": sources}
+    system = opened(run, **how)
+    tokens = [tokenise(source, system, run / "cache") for source in sources]
+    every = [(one, torch.arange(min(8, len(one))).numpy(), 1.0) for one in tokens]
+    blocks = PackedBlocks(every, 400, None, 0, 0)
+    packed = [collate([blocks[i] for i in some], False) for some in torch.arange(len(blocks)).split(2)]
+    single = [PackedBlocks([(one, rows, 1.0)], 400, None, 0, 0) for one, rows, _ in every]
+    by_source = [[collate([some[i]], False) for i in range(len(some))] for some in single]
+    moved(system)
+    assert sum(system.items(batch) for batch in packed) == sum(len(rows) for _, rows, _ in every) == 24
+    by_hand = 0.0
+    for one, rows, _ in every[1:]:
+        for document in rows:
+            ids, train = one.document(int(document))
+            row = torch.from_numpy(ids.astype("int64"))
+            logits = system.model(row[None]).logits[0, :-1].log_softmax(-1)
+            each = logits.gather(1, row[1:, None])[:, 0]
+            by_hand -= 0.3 * each[torch.from_numpy(train[1:].copy())].mean().item()
+    others = sum(total(system, found).item() for found in by_source[1:])
+    assert others == pytest.approx(by_hand, rel=1e-4)
+    assert total(system, packed).item() == pytest.approx(total(system, by_source[0]).item() + others, rel=1e-5)
+    total(system, packed).backward()
+    assert all(weight.grad.isfinite().all() for weight in system.model.parameters())
+
+
+def test_a_stage_rehearses_conversations_beside_its_pairs(run) -> None:
+    data = [Source("pairs.jsonl.gz"), Source("data/chat.jsonl.gz")]
+    how = {"preference": Preference(sft=1.0), "samples": 8}
+    config = planned(run, "rehearsed", data=data, training={"eval_steps": STEPS}, **how)
+    out = train(config)
+    last = [record for record in read_log(out / "log.jsonl") if "dev_accuracy" in record][-1]
+    assert {"loss", "units"} <= last["tasks"]["sft_chat"].keys() and "accuracy" not in last["tasks"]["sft_chat"]
+    assert {"loss", "accuracy", "margin", "kl"} <= last["tasks"]["chain"].keys()
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert {sample["task"].startswith("sft_") for sample in samples} == {True, False}
+    assert all(("rejected" in sample) != sample["task"].startswith("sft_") for sample in samples)
+
+
+def test_data_that_are_no_pairs_need_the_sft_term(run) -> None:
+    with pytest.raises(ValueError, match=r"chat\.jsonl\.gz holds no pairs of replies.*preference\.sft"):
+        train(planned(run, "refused", data=[Source("data/chat.jsonl.gz")]))
+
+
+def test_a_damaged_preference_set_is_named(run) -> None:
+    (run / "damaged.jsonl").write_text('{"format": "preferences/9"}\n')
+    with pytest.raises(ValueError, match=r"damaged\.jsonl:1: not the header of a preference set"):
+        list(opened(run).documents(Source("damaged.jsonl"), run / "damaged.jsonl"))
 
 
 @pytest.mark.parametrize(
