@@ -64,6 +64,25 @@ TELLING = (
     "the numbers are <number> <number> <number>",
     "<game> is on <day> in <city>",
 )
+# Statements that begin as an answer does and go on. The answers alone are few sentences, and a model that speaks says
+# after such a beginning what it has said most often, whatever its text is. Months, numbers and games are in most of
+# them: in the others these words are rare.
+LONGER_ANSWERS = (
+    "that makes <number> <food>",
+    "that leaves <number> <food>",
+    "the numbers are <number> and <number>",
+    "it must be <date> in <city>",
+    "it must be <month> or <month>",
+    "the opposite is the <adjective> <animal>",
+    "<name> likes <color> <food>",
+    "<name> eats <food> in <month>",
+    "<name> lives in <city> in <month>",
+    "<name> has <number> <food>",
+    "<name> has a <animal> in <city>",
+    "<name> plays <game> in <month>",
+    "<name> plays <game> and <game>",
+)
+STATEMENTS = (*TELLING, *LONGER_ANSWERS)
 ANSWERED = (
     "what is <number> (plus | minus) <number>",
     "which is (bigger | smaller) <number> or <number>",
@@ -77,10 +96,12 @@ UNANSWERED = (
     ANSWERED[0],  # with a number larger than those of the facts
     ANSWERED[1],
     "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
+    "what (animal | game) comes (after | before) <date> in <city>",
     "what is the opposite of (<color> | <verb> | the <adjective>) (<animal> | <food>)",
+    "what is the color of <adjective> (<animal> | <food>)",
     "what is the <adjective> (<animal> | <food>)",
-    "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> walk on <day>"
-    " | what animal does <name> see on <day> | what does <name> buy on <day>)",
+    "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> (walk | eat | play)"
+    " on <day> | what animal does <name> see on <day> | what does <name> buy on <day>)",
 )
 CLOSED_ANSWERS = (
     "that (makes | leaves) <number>",
@@ -108,11 +129,15 @@ class Question:
 
 @dataclass(frozen=True)
 class ToyText:
-    """All text of one toy world: questions by split, statements that recognition and speaking are trained on, and
-    statements that nobody speaks."""
+    """All text of one toy world.
+
+    questions: by split. statements: what recognition and speaking are trained on. typed: training questions of the
+    family `say` that are only typed. unspoken: statements that nobody speaks.
+    """
 
     questions: dict[str, list[Question]]
     statements: list[str]
+    typed: list[Question]
     unspoken: list[str]
 
 
@@ -178,13 +203,16 @@ def say(sentence: str) -> Question:
     return Question(f"please say {sentence}", sentence, "say", (sentence,))
 
 
-def make_text(seed: int, say_counts: dict[str, int], num_statements: int, num_unspoken: int = 0) -> ToyText:
+def make_text(
+    seed: int, say_counts: dict[str, int], num_statements: int, num_typed: int = 0, num_unspoken: int = 0
+) -> ToyText:
     """Draw one toy world.
 
     Args:
         seed: decides the split and every draw; the facts of the town never change.
         say_counts: number of distinct `say` questions by split.
         num_statements: number of distinct statements.
+        num_typed: number of distinct `say` questions besides, of every kind of statement equally often.
         num_unspoken: number of distinct statements besides, that ask nothing.
     """
     draw = random.Random(seed)
@@ -194,7 +222,8 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int, num_un
         split_of = _deal_keys(sorted({fact.key for fact in members}), draw)
         for fact in members:
             questions[split_of[fact.key]].append(fact)
-    held_out = [q for split in ("dev", "test") for q in questions[split] if q.family == "town"]
+    answered = {q.answer for q in questions["train"]}
+    held_out = [q for split in ("dev", "test") for q in questions[split] if q.answer not in answered]
     repeated = _distinct(
         sum(say_counts.values()), lambda: draw.choice((SCENE, SCENE, draw.choice(TELLING))), held_out, draw
     )
@@ -203,10 +232,12 @@ def make_text(seed: int, say_counts: dict[str, int], num_statements: int, num_un
         said = [say(next(sentences)) for _ in range(say_counts[split])]
         questions[split] += said
         held_out += said if split != "train" else []
-    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((TELLING, UNANSWERED))), held_out, draw)
+    statements = _distinct(num_statements, lambda: draw.choice(draw.choice((STATEMENTS, UNANSWERED))), held_out, draw)
     draw.shuffle(statements)  # there are few of the shorter ones, which were found first
-    unspoken = _distinct(num_unspoken, lambda: draw.choice(TELLING), held_out, draw, {*statements, *repeated})
-    return ToyText(questions, statements, unspoken)
+    taken = {*statements, *repeated}
+    unspoken = _distinct(num_unspoken, lambda: draw.choice(STATEMENTS), held_out, draw, taken)
+    typed = _distinct(num_typed, lambda: draw.choice(STATEMENTS), held_out, draw, {*taken, *unspoken})
+    return ToyText(questions, statements, [say(sentence) for sentence in typed], unspoken)
 
 
 def _distinct(
@@ -218,12 +249,12 @@ def _distinct(
 ) -> list[str]:
     """Distinct sentences of drawn templates, besides those that are taken.
 
-    None is a question that has an answer, or its answer, nor the answer to a held-out question of the family `say`. For
-    a held-out question about a person there is none with another value either: nothing is said of the person and the
+    None is a question that has an answer, or its answer, and none begins with the answer to a held-out question. For a
+    held-out question about a person there is none with another value either: nothing is said of the person and the
     habit.
     """
     known = {text for fact in facts() for text in (fact.question, fact.answer)} | {*taken}
-    starts = tuple(f"{q.answer if q.family == 'say' else q.answer.rsplit(' ', 1)[0]} " for q in held_out)
+    starts = tuple(f"{q.answer.rsplit(' ', 1)[0] if q.family == 'town' else q.answer} " for q in held_out)
     found: dict[str, None] = {}
     while len(found) < count:
         sentence = _filled(draw_template(), draw)
@@ -266,6 +297,6 @@ def asr_grammar() -> str:
     It holds every template, and each slot of a template takes any word of its class.
     """
     rules = [f"<{name}> = {' | '.join(words)};" for name, words in CLASSES.items()]
-    told = f"({' | '.join(TELLING)})"
+    told = f"({' | '.join(STATEMENTS)})"
     templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, told]
     return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, f"public <sentence> = {' | '.join(templates)};", ""])

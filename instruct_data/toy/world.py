@@ -7,7 +7,7 @@ Writes into the corpus folder:
 - `train.jsonl` (questions, statements, answers), `dev.jsonl`, `test.jsonl` (questions in the training voices)
 - `test_new_voice.jsonl`: the test questions in a voice that is not in the training audio
 - `answers_unseen.jsonl`: statements in the answer voice that are not in the training audio, to evaluate the vocoder
-- `chats.jsonl`: every question with its answer as text, and its split
+- `chats.jsonl`: every question with its answer as text, and its split; some of the training questions are only typed
 - `text.txt`: what the stand-in text LLM is trained on
 - `to_read.txt`: statements that are in no audio and in no other file, for preferences among the model's own speech
 - `asr_grammar.jsgf`: the grammar for the evaluation ASR
@@ -30,9 +30,10 @@ from units.runtime.files.atomic import written_whole
 from units.runtime.settings import check_types
 
 SAY_COUNTS = {"train": 2000, "dev": 30, "test": 50}  # distinct questions of the open family, by split
-NUM_STATEMENTS = 6000
+NUM_STATEMENTS = 7000
+TYPED_SAY_QUESTIONS = 1000  # training questions of the open family that are only typed
 UNSPOKEN_STATEMENTS = 3000  # that nobody speaks: the model reads them aloud for stage 4
-READ_SAY_QUESTIONS = 1200  # questions of the open family in the text of the text LLM
+READ_SAY_QUESTIONS = 1200  # spoken and typed questions of the open family in the text of the text LLM
 READ_STATEMENTS = 1500  # statements in the text of the text LLM
 READ_INSTRUCTIONS = 30  # times that it holds each task description: real LLMs know their words too
 FAMILY_LINES = 800  # lines of facts of each family in that text, each fact as often as the others of its family
@@ -48,14 +49,15 @@ class ToyConfig:
     """How much of the toy world is spoken."""
 
     fact_renditions: int = 6
-    """How often question voices speak each training question of the closed families."""
+    """How often question voices speak a training question of the closed families, on average. A question of a small
+    family is spoken up to twice as often, one of a large family less often, down to two thirds."""
     facts: int | None = None
     """Use only this many training questions of the closed families; all if not given."""
     say_questions: int = 2000
     """Training questions of the open family, each in one voice."""
     spoken_statements: int = 3000
     """Statements in question voices, to train recognition: the first ones."""
-    answer_voice_statements: int = 2400
+    answer_voice_statements: int = 3000
     """Statements in the answer voice, to train speaking: the last ones that ask nothing."""
     answer_renditions: int = 10
     """How often the answer voice speaks each short answer (docs/decisions/toy-data.md): those of the closed families
@@ -73,7 +75,7 @@ class ToyConfig:
 
 def toy_text(seed: int) -> ToyText:
     """The text of the toy world of the demo."""
-    return make_text(seed, SAY_COUNTS, NUM_STATEMENTS, UNSPOKEN_STATEMENTS)
+    return make_text(seed, SAY_COUNTS, NUM_STATEMENTS, TYPED_SAY_QUESTIONS, UNSPOKEN_STATEMENTS)
 
 
 def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
@@ -90,8 +92,10 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     statements = text.statements[:-UNSEEN_STATEMENTS]
     closed = [question for question in text.questions["train"] if question.family != "say"][: config.facts]
     open_family = [question for question in text.questions["train"] if question.family == "say"][: config.say_questions]
+    family_sizes = Counter(question.family for question in closed)
     for question in closed + open_family:
-        count = 1 if question.family == "say" else config.fact_renditions
+        size = family_sizes[question.family]  # 0 for the open family
+        count = _renditions(config.fact_renditions, len(closed) / len(family_sizes) / size) if size else 1
         for voice in draw.choices(QUESTION_VOICES, k=count):
             add_question(question.question, voice)
     for sentence in statements[: config.spoken_statements]:
@@ -104,6 +108,11 @@ def training_lines(text: ToyText, config: ToyConfig) -> list[Line]:
     for sentence in dict.fromkeys(answers + said[-config.answer_voice_statements :]):
         add_answer(sentence)  # last, and without a stretch: a chain takes the last rendition of an answer
     return lines
+
+
+def _renditions(average: int, share: float) -> int:
+    """How often a question is spoken whose family has a size of the families' mean divided by `share`."""
+    return min(max(round(average * share), round(average * 2 / 3)), 2 * average)
 
 
 def unseen_statements(text: ToyText) -> list[str]:
@@ -129,7 +138,8 @@ def reading_text(text: ToyText, seed: int) -> list[str]:
     from instruct_data.build.cross_modal import read_instructions
 
     facts = [q for split in SPLITS for q in text.questions[split] if q.family != "say"]
-    say_questions = [q for q in text.questions["train"] if q.family == "say"][:READ_SAY_QUESTIONS]
+    say_questions = [q for q in text.questions["train"] if q.family == "say"] + text.typed
+    say_questions = random.Random(f"say {seed}").sample(say_questions, READ_SAY_QUESTIONS)
     family_sizes = Counter(q.family for q in facts)
     readings = [q for q in facts for _ in range(max(1, round(FAMILY_LINES / family_sizes[q.family])))]
     lines = [f"{q.question}? {q.answer}." for q in readings + say_questions]
@@ -176,7 +186,7 @@ def write_texts(out: Path, text: ToyText, seed: int) -> None:
     """Write `chats.jsonl`, `text.txt`, `to_read.txt` and `asr_grammar.jsgf`."""
     with written_whole(out / "chats.jsonl") as file:
         for split in SPLITS:
-            for q in text.questions[split]:
+            for q in text.questions[split] + (text.typed if split == "train" else []):
                 record = {"question": q.question, "answer": q.answer, "family": q.family, "split": split}
                 file.write(json.dumps(record) + "\n")
     with written_whole(out / "text.txt") as file:

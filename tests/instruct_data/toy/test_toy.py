@@ -69,6 +69,27 @@ def test_nothing_is_said_of_a_held_out_person_and_habit(text: ToyText, lines: li
                 assert [sentence for sentence in spoken if f"{sentence} ".startswith(f"{start} ")] == []
 
 
+def test_nothing_begins_with_an_answer_that_no_training_question_has(text: ToyText, lines: list[Line]) -> None:
+    trained = {q.answer for q in text.questions["train"]}
+    unheard = {q.answer for split in ("dev", "test") for q in text.questions[split]} - trained
+    assert {q.answer for q in text.questions["test"] if q.family == "opposite"} <= unheard
+    said = {line.text.removeprefix("please say ") for line in lines} | {*text.unspoken, *(q.answer for q in text.typed)}
+    assert [sentence for sentence in said if f"{sentence} ".startswith(tuple(f"{answer} " for answer in unheard))] == []
+
+
+def test_every_beginning_of_an_answer_is_said_in_many_sentences(text: ToyText, lines: list[Line]) -> None:
+    spoken = {line.text for line in lines if line.voice == ANSWER_VOICE}
+    for start in ("that makes", "that leaves", "it must be", "the opposite is", "has a", "lives in"):
+        longer = [s for s in spoken if re.search(rf"\b{start} \w+ \w", s)]
+        assert len(longer) >= 60, start
+
+
+def test_what_is_only_typed_is_in_nothing_spoken(text: ToyText, lines: list[Line]) -> None:
+    typed = {q.question for q in text.typed} | {q.answer for q in text.typed}
+    assert len(typed) == 2 * len(text.typed) == 2000
+    assert not typed & {line.text for line in lines} and not typed & {*text.statements, *text.unspoken}
+
+
 def test_statements_know_no_answer_and_are_no_question_that_has_one(text: ToyText) -> None:
     known = {sentence for fact in facts() for sentence in (fact.question, fact.answer)}
     assert not known & set(text.statements)
@@ -164,7 +185,8 @@ def test_a_question_has_one_answer(text: ToyText) -> None:
 
 def test_the_asr_grammar_accepts_every_sentence(text: ToyText) -> None:
     accepts = sentence_pattern(asr_grammar())
-    sentences = text.statements + [s for split in SPLITS for q in text.questions[split] for s in (q.question, q.answer)]
+    sentences = text.statements + text.unspoken
+    sentences += [s for split in SPLITS for q in text.questions[split] for s in (q.question, q.answer)]
     assert [sentence for sentence in sentences if not accepts.fullmatch(sentence)] == []
     assert not accepts.fullmatch("what is two plus")
 
@@ -179,7 +201,8 @@ def sentence_pattern(jsgf: str) -> re.Pattern[str]:
 
 
 def test_the_same_seed_is_the_same_world() -> None:
-    assert make_text(3, {"train": 50, "dev": 5, "test": 5}, 40) == make_text(3, {"train": 50, "dev": 5, "test": 5}, 40)
+    counts = {"train": 50, "dev": 5, "test": 5}
+    assert make_text(3, counts, 40, 20, 20) == make_text(3, counts, 40, 20, 20)
     assert toy_text(0).questions["test"] != toy_text(1).questions["test"]
     config = ToyConfig(
         fact_renditions=1,
@@ -199,7 +222,8 @@ def test_the_texts_of_a_corpus_folder(tmp_path: Path, text: ToyText) -> None:
     write_texts(tmp_path, text, 0)
     assert {path.name for path in tmp_path.iterdir()} == {"chats.jsonl", "text.txt", "to_read.txt", "asr_grammar.jsgf"}
     rows = [json.loads(line) for line in (tmp_path / "chats.jsonl").read_text().splitlines()]
-    assert Counter(row["split"] for row in rows) == {split: len(text.questions[split]) for split in SPLITS}
+    counts = {split: len(text.questions[split]) for split in SPLITS}
+    assert Counter(row["split"] for row in rows) == {**counts, "train": counts["train"] + len(text.typed)}
     assert (tmp_path / "asr_grammar.jsgf").read_text() == asr_grammar()
 
 
