@@ -218,7 +218,7 @@ starter-encoder: $(INSTALLED) $(SPEAKS) ## train the shipped encoder anew (two h
 # WHISPER: a transformers folder or hub id. LIBRISPEECH: a part of LibriSpeech, for a codebook that has met readers.
 CODEC ?= runs/codec
 WHISPER ?= openai/whisper-tiny.en
-starter-codec: $(INSTALLED) $(SPEAKS) ## make the shipped codec anew: codebook and vocoder (two hours on one core; resumable)
+starter-codec: $(INSTALLED) $(SPEAKS) ## make the shipped codec anew: codebook and vocoder (three quarters of an hour on one core; resumable)
 	@$(PYTHON) -m instruct_data.speech.codec_corpus --out $(CODEC)/corpus $(if $(LIBRISPEECH),--readers $(LIBRISPEECH))
 	@[ -e $(CODEC)/unit_encoder/codebook.json ] || $(PYTHON) -m units.encoder.fit --manifest $(CODEC)/corpus/encoder.jsonl \
 	  --out $(CODEC)/unit_encoder --encoder $(WHISPER) --layer 3 --size 500 --centring frame --utterances 2500 --frames 200000 \
