@@ -36,6 +36,6 @@ def preference_loss(how: Preference, likelihoods: Tensor, reference: Tensor, tok
 
 
 def sft_loss(how: Preference, likelihoods: Tensor, tokens: Tensor) -> Tensor:
-    """`sft` times the negative mean log-likelihood of the chosen replies' tokens, (P,); arguments as of
-    preference_loss."""
-    return -how.sft * likelihoods[:, 0] / tokens[:, 0]
+    """`sft` times the negative mean log-likelihood of the chosen replies' tokens, (P,), 0 where there are none;
+    arguments as of preference_loss."""
+    return -how.sft * likelihoods[:, 0] / tokens[:, 0].clamp(min=1)

@@ -26,6 +26,7 @@ from stages.packing.blocks import PackedBlocks
 from stages.packing.tokens import tokenise
 from stages.train import train
 from stages.unit_system.preference import PreferenceOpened, collate
+from stages.unit_system.preference_loss import sft_loss
 from stages.unit_system.system import UNIT_SYSTEM
 
 STEPS = 10
@@ -256,6 +257,13 @@ def test_data_that_are_no_pairs_have_the_sft_term_alone(run) -> None:
     assert total(system, packed).item() == pytest.approx(total(system, by_source[0]).item() + others, rel=1e-5)
     total(system, packed).backward()
     assert all(weight.grad.isfinite().all() for weight in system.model.parameters())
+
+
+def test_a_document_without_a_counted_token_has_no_loss() -> None:
+    likelihoods = torch.zeros(2, 2, requires_grad=True)
+    loss = sft_loss(Preference(sft=1.0), likelihoods, torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    loss.sum().backward()
+    assert loss.tolist() == [0, 0] and likelihoods.grad.isfinite().all()
 
 
 def test_a_stage_rehearses_conversations_beside_its_pairs(run) -> None:
