@@ -1,8 +1,8 @@
 """The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 170 words.
 
 Every question asks for one *combination*: two numbers, a person and a habit, or a sentence to repeat. The split is by
-combination. Combinations of dev and test are in the text that the text LLM is trained on. Their questions are not in the
-training audio, nor are their answers, unless a training question has the same one.
+combination. Combinations of dev and test are in the text that the text LLM is trained on. Their questions are not in
+the training audio, nor are their answers, unless a training question has the same one.
 """
 
 from __future__ import annotations
