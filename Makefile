@@ -16,13 +16,15 @@ FROM_SCRATCH ?=
 # Where a stage trains. One machine of 8 GPUs: NPROC=8. Several, the same line on each: NNODES=12 NODE_RANK=0..11
 # MASTER_ADDR=<the first machine>; NPROC is then all GPUs of a machine. Or HOSTFILE=hosts, on one machine for all.
 NNODES      ?=
-NPROC       ?= $(if $(NNODES),gpu)
+NPROC       ?= $(if $(NNODES),gpu,$(NPROC_$(PRESET)))
+# On one core too: how many processes average their weights (local_steps in the stages' files) is a part of the recipe.
+NPROC_toy   := 2
 NODE_RANK   ?= 0
 MASTER_ADDR ?= 127.0.0.1
 MASTER_PORT ?= 29500
 HOSTFILE    ?=
-TORCHRUN     = $(PYTHON) -m torch.distributed.run --nnodes $(or $(NNODES),1) --nproc_per_node $(NPROC) \
-  --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT) --shutdown_timeout 600 -m --
+MACHINES     = $(if $(NNODES),--nnodes $(NNODES) --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT),--standalone)
+TORCHRUN     = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m torch.distributed.run $(MACHINES) --nproc_per_node $(NPROC) --shutdown_timeout 600 -m --
 DEEPSPEED    = $(dir $(PYTHON))deepspeed --hostfile $(HOSTFILE) --no_local_rank --module
 LAUNCH      ?= $(if $(HOSTFILE),$(DEEPSPEED),$(if $(NPROC),$(TORCHRUN),$(PYTHON) -m))
 # Further options for the stages and for make plan: make stage1 PRESET=7b ARGS="--training.deepspeed zero3"

@@ -94,5 +94,6 @@ def _defaults(config: StageConfig, chosen: dict[str, Any]) -> dict[str, Any]:
         "ddp_find_unused_parameters": False,  # all trained weights are used; the search costs time in each pass
         "dataloader_num_workers": 2 if on_gpu else 0,  # a GPU would wait for blocks
         "use_liger_kernel": config.fused_loss == "always" or (config.fused_loss == "auto" and liger_fits),
+        "average_tokens_across_devices": config.local_steps == 1,  # a process that learns alone counts its own tokens
         "gradient_accumulation_steps": config.accumulation(int(os.environ.get("WORLD_SIZE", 1))),
     }

@@ -270,6 +270,10 @@ class StageConfig:
     """CPU threads of each training process; 0 leaves the number to torch. auto times a few steps on one thread and on
     all, and goes on with the faster number, again every hundred steps: for a small model, beside other work
     (docs/decisions/threads.md)."""
+    local_steps: int = 1
+    """Steps that each of several processes learns alone before all of them average weights and the optimizer's moments
+    (local SGD); with 1 they average gradients in every step. For small models on the cores of one machine
+    (docs/decisions/local-steps.md)."""
     seed: int = 0
     """Seed of the order of documents and of new weights."""
     training: dict[str, Any] = field(default_factory=dict)
@@ -289,6 +293,7 @@ class StageConfig:
         if self.threads != "auto":
             check_number("threads", self.threads, 0, MOST_THREADS, whole=True)
         check_number("seed", self.seed, 0, MOST_SEED, whole=True)
+        check_number("local_steps", self.local_steps, 1, whole=True)
         check_number("block_size", self.block_size, 2, whole=True)  # a block of 1 token has no next one
         for name in ("dev_documents", "samples", "embeddings_steps"):
             check_number(name, getattr(self, name), 0, whole=True)
@@ -317,6 +322,12 @@ class StageConfig:
                 check_type(f"training.{name}", value, known[name])
         if given.get(KEPT) is not None:  # one to fall back on while the other is written; null for all
             check_number(f"training.{KEPT}", given[KEPT], 2, whole=True)
+        for name in ("deepspeed", "fsdp"):
+            if self.local_steps > 1 and given.get(name):
+                raise ValueError(
+                    f"local_steps {self.local_steps} averages whole weights, and training.{name} divides them among the "
+                    "processes; leave one of them out"
+                )
         if self.batch is not None and "gradient_accumulation_steps" in self.training:
             raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")
 

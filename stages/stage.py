@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from stages.arguments import training_arguments
 from stages.callbacks.checkpoints import STOPPED, Checkpoints, check_shared, common_checkpoint, prepare_resume
+from stages.callbacks.local_steps import LocalSteps
 from stages.callbacks.log import Log
 from stages.callbacks.threads import FastestThreads
 from stages.config import StageConfig
@@ -55,9 +56,10 @@ def train_stage(config: StageConfig, system: System) -> Path:
     model = choose_trainable(opened.model, config, opened.parts)
     if config.rows.words == "keep":
         _keep_words(opened, config, arguments)
-    keeper = Checkpoints()
+    keeper = Checkpoints(config.local_steps)
     checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
     threads = [FastestThreads()] if config.threads == "auto" and arguments.use_cpu else []
+    averaging = [LocalSteps(config.local_steps)] if config.local_steps > 1 else []
     trainer = StageTrainer(
         model,
         arguments,
@@ -65,7 +67,13 @@ def train_stage(config: StageConfig, system: System) -> Path:
         train_dataset=blocks,
         eval_dataset=held_out,
         data_collator=opened.collator(),
-        callbacks=[*checks, *threads, keeper, Log(out / "log.jsonl")],
+        callbacks=[
+            *checks,
+            *threads,
+            keeper,
+            *averaging,
+            Log(out / "log.jsonl"),
+        ],  # averaging knows if keeper will save
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.stopped:

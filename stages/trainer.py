@@ -3,6 +3,7 @@ learn first, and checkpoints that are complete or removed."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer, TrainerControl
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import nested_gather
@@ -64,11 +66,14 @@ class StageTrainer(Trainer):
 
     # --- the log
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The Trainer's; the first one of this process starts the clock, after a resume too."""
+    def training_step(self, model: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's; the first one of this process starts the clock, after a resume too. Processes with local steps
+        keep their gradients."""
         if self._clock_step is None:
             self._clock, self._clock_step = time.monotonic(), self.state.global_step
-        return super().training_step(*args, **kwargs)
+        alone = self.config.local_steps > 1 and isinstance(model, DistributedDataParallel)
+        with model.no_sync() if alone else contextlib.nullcontext():
+            return super().training_step(model, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate on held-out documents, in every process: ZeRO-3 needs all of them for a forward pass."""

@@ -1,4 +1,4 @@
-"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 170 words.
+"""The toy world as text: a small town, small numbers, a calendar, and sentences about them, in about 190 words.
 
 Every question asks for one *combination*: two numbers, a person and a habit, or a sentence to repeat. The split is by
 combination. Combinations of dev and test are in the text that the text LLM is trained on. Their questions are not in
@@ -19,7 +19,10 @@ NUMBERS = (
 ).split()
 DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
 MONTHS = "january february march april may june july august september october november december".split()
-OPPOSITES = "happy sad big small strong weak young old fast slow tall short loud quiet clean dirty".split()
+OPPOSITES = (
+    "happy sad big small strong weak young old fast slow tall short loud quiet clean dirty brave timid polite rude "
+    "beautiful ugly gentle cruel lazy busy modern ancient expensive cheap sleepy awake"
+).split()
 COLORS = "red blue green yellow purple orange white black".split()
 ANIMALS = "zebra horse monkey rabbit tiger lion parrot camel".split()
 VERBS = "jumps sleeps runs swims sings dances climbs laughs".split()

@@ -156,9 +156,13 @@ class Checkpoints(TrainerCallback):
 
     transformers' enable_jit_checkpoint saves between the passes of a step, each process at another time; here all
     processes agree on the step.
+
+    Args:
+        every: steps after which the processes ask each other whether one of them was stopped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, every: int = 1) -> None:
+        self.every = every
         self.asked = self.stopped = False
         self._before: object = None
 
@@ -173,6 +177,8 @@ class Checkpoints(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         asked = self.asked
         if args.world_size > 1:
+            if state.global_step % self.every:
+                return
             any_asked = torch.tensor(float(asked), device=args.device)
             torch.distributed.all_reduce(any_asked, torch.distributed.ReduceOp.MAX)
             asked = bool(any_asked)

@@ -28,10 +28,10 @@ def no_outer_make(monkeypatch: pytest.MonkeyPatch) -> None:
     ("variables", "expected"),
     [
         ([], ".venv/bin/python -m stages.train"),
-        (["NPROC=8"], "torch.distributed.run --nnodes 1 --nproc_per_node 8 "),
+        (["NPROC=8"], "torch.distributed.run --standalone --nproc_per_node 8 "),
         (
             ["NNODES=12", "NODE_RANK=3", "MASTER_ADDR=10.0.0.1"],
-            "--nnodes 12 --nproc_per_node gpu --node_rank 3 --master_addr 10.0.0.1 --master_port 29500 ",
+            "--nnodes 12 --node_rank 3 --master_addr 10.0.0.1 --master_port 29500 --nproc_per_node gpu ",
         ),
         (["HOSTFILE=hosts"], "deepspeed --hostfile hosts --no_local_rank --module stages.train"),
     ],

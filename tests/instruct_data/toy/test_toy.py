@@ -155,7 +155,7 @@ def test_what_is_read_aloud_is_in_nothing_else(text: ToyText, lines: list[Line])
 
 def test_every_word_is_in_the_training_audio(text: ToyText, lines: list[Line]) -> None:
     words = set(vocabulary())
-    assert 140 < len(words) < 175
+    assert 160 < len(words) < 200
     assert {word for line in lines for word in line.text.split()} == words
     asked = {word for line in lines if line.voice != ANSWER_VOICE for word in line.text.split()}
     tested = {word for split in ("dev", "test") for q in text.questions[split] for word in q.question.split()}
