@@ -6,8 +6,8 @@
 A laptop has other work to do, and so has a demo whose steps run side by side. OpenMP's threads wait for each other
 after every operation, so a thread that must share its core holds all others back. Each number of threads trains in a
 process of its own, alone and beside one that only counts; prints tokens a second and the share that is left. `auto`
-is one thread, or all while they are clearly faster; `local` is the toy's setting: two processes of one thread each, which
-average what they learn every eight steps.
+is one thread, or all while they are clearly faster; `local` is the toy's setting: two processes of one thread each,
+which average what they learn every eight steps.
 """
 
 from __future__ import annotations

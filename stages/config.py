@@ -325,8 +325,8 @@ class StageConfig:
         for name in ("deepspeed", "fsdp"):
             if self.local_steps > 1 and given.get(name):
                 raise ValueError(
-                    f"local_steps {self.local_steps} averages whole weights, and training.{name} divides them among the "
-                    "processes; leave one of them out"
+                    f"local_steps {self.local_steps} averages whole weights, and training.{name} divides them among "
+                    "the processes; leave one of them out"
                 )
         if self.batch is not None and "gradient_accumulation_steps" in self.training:
             raise ValueError("batch decides the accumulation; leave gradient_accumulation_steps out of training")

@@ -172,7 +172,7 @@ class Checkpoints(TrainerCallback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        print("SIGTERM: saving after this step", flush=True)
+        print(f"SIGTERM: saving {'after this step' if self.every == 1 else 'at the next average'}", flush=True)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         asked = self.asked

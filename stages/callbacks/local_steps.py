@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+BUCKET = 1 << 25  # bytes that are sent at once
+
 
 class LocalSteps(TrainerCallback):
     """Averages weights and the optimizer's moments over the processes every `steps` steps, and before each evaluation,
@@ -43,8 +45,22 @@ def learned(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Iterato
 
 def average(tensors: Iterator[Tensor]) -> None:
     """Replace each tensor by its mean over the processes."""
-    found = list(tensors)
-    works = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in found]
-    for work in works:
-        work.wait()
-    torch._foreach_div_(found, torch.distributed.get_world_size())
+    for bucket in buckets(tensors):
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        torch.distributed.all_reduce(flat)
+        flat /= torch.distributed.get_world_size()
+        for tensor, mean in zip(bucket, flat.split([tensor.numel() for tensor in bucket])):
+            tensor.copy_(mean.view_as(tensor))
+
+
+def buckets(tensors: Iterator[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one type and at most BUCKET bytes together: many small messages take far longer than a large one."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        full = sum(one.nbytes for one in bucket) + tensor.nbytes > BUCKET
+        if bucket and (full or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file
 from tiny_run import make_run, stage_config
 
+from stages.callbacks import local_steps
 from stages.callbacks.checkpoints import damage
 from stages.config import StageConfig
 from stages.train import train
@@ -110,6 +111,15 @@ def test_killed_and_resumed_it_ends_with_the_same_weights(undisturbed: Path) -> 
     processes(local(undisturbed, "resumed"))
     whole, resumed = (load_file(undisturbed / name / "model.safetensors") for name in ("stage1", "resumed"))
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+def test_buckets_hold_one_type_and_no_more_than_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_steps, "BUCKET", 32)
+    sizes = [(4, torch.float32), (4, torch.float32), (1, torch.float32), (20, torch.float32), (2, torch.bfloat16)]
+    given = [torch.zeros(size, dtype=dtype) for size, dtype in sizes]
+    found = list(local_steps.buckets(iter(given)))
+    assert [[len(tensor) for tensor in bucket] for bucket in found] == [[4, 4], [1], [20], [2]]
+    assert all(a is b for a, b in zip(given, [tensor for bucket in found for tensor in bucket], strict=True))
 
 
 def test_one_process_is_not_changed_by_local_steps(tmp_path: Path) -> None:
