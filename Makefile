@@ -112,7 +112,7 @@ ifeq ($(PRESET),toy)
 demo: ## nothing to a spoken answer, with a report; again: says that all is done
 	@mkdir -p $(RUN); [ -e $(RUN)/started ] || echo "$$(date +%s) $(SEED)" > $(RUN)/started
 	@$(MAKE) --no-print-directory -s install
-	@$(MAKE) --no-print-directory -s -j$(JOBS) $(UNIT_SETS) $(RUN)/text_llm/config.json $(REPORT)
+	@$(MAKE) --no-print-directory -s -j$(JOBS) GATE_AFTER=$(RUN)/text_llm/config.json $(UNIT_SETS) $(RUN)/text_llm/config.json $(REPORT)
 	@printf '\nAll is done in %s; talk to it with: make chat\n' '$(RUN)'
 	@cat $(REPORT)
 else
@@ -312,6 +312,9 @@ endif
 $(RUN)/units/%/unit_set.json: | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.json
 	@echo "[3/9] units: $*"
 	@$(PYTHON) -m units.dataset.extract $(RUN)/corpus/$*.jsonl $(@D) --encoder $(ENCODER)
+
+# In the demo the gate lets the text LLM train first, for which all stages wait.
+$(GATE): | $(GATE_AFTER)
 
 # A new vocoder passes the gate again, in a minute; the stages wait for the gate's result and do not start again because of it.
 $(GATE): $(RUN)/vocoder/config.json | $(ENCODER)/codebook.json $(RUN)/corpus/corpus.json
