@@ -17,14 +17,16 @@ FROM_SCRATCH ?=
 # MASTER_ADDR=<the first machine>; NPROC is then all GPUs of a machine. Or HOSTFILE=hosts, on one machine for all.
 NNODES      ?=
 NPROC       ?= $(if $(NNODES),gpu,$(NPROC_$(PRESET)))
-# On one core too: how many processes average their weights (local_steps in the stages' files) is a part of the recipe.
+# On one core too: how many processes average their weights (local_steps in the stages' files) is a part of the recipe. Two
+# processes cannot train on one GPU, so they leave it alone; with NPROC=1 one process takes it.
 NPROC_toy   := 2
+HIDDEN_toy  := CUDA_VISIBLE_DEVICES=
 NODE_RANK   ?= 0
 MASTER_ADDR ?= 127.0.0.1
 MASTER_PORT ?= 29500
 HOSTFILE    ?=
 MACHINES     = $(if $(NNODES),--nnodes $(NNODES) --node_rank $(NODE_RANK) --master_addr $(MASTER_ADDR) --master_port $(MASTER_PORT),--standalone)
-TORCHRUN     = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m torch.distributed.run $(MACHINES) --nproc_per_node $(NPROC) --shutdown_timeout 600 -m --
+TORCHRUN     = $(if $(filter file,$(origin NPROC)),$(HIDDEN_$(PRESET))) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTHON) -m torch.distributed.run $(MACHINES) --nproc_per_node $(NPROC) --shutdown_timeout 600 -m --
 DEEPSPEED    = $(dir $(PYTHON))deepspeed --hostfile $(HOSTFILE) --no_local_rank --module
 LAUNCH      ?= $(if $(HOSTFILE),$(DEEPSPEED),$(if $(NPROC),$(TORCHRUN),$(PYTHON) -m))
 # Further options for the stages and for make plan: make stage1 PRESET=7b ARGS="--training.deepspeed zero3"

@@ -56,7 +56,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     model = choose_trainable(opened.model, config, opened.parts)
     if config.rows.words == "keep":
         _keep_words(opened, config, arguments)
-    keeper = Checkpoints(config.local_steps)
+    keeper = Checkpoints(config.local_steps if arguments.world_size > 1 else 1)
     checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
     threads = [FastestThreads()] if config.threads == "auto" and arguments.use_cpu else []
     averaging = [LocalSteps(config.local_steps)] if config.local_steps > 1 else []

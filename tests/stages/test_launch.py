@@ -47,6 +47,14 @@ def test_make_starts_a_stage_by_its_launcher_variables(variables: list[str], exp
     assert "stage1.yaml --run runs/never --training.optim x\n" in printed.stdout
 
 
+def test_the_toys_two_processes_leave_the_gpu_alone_and_one_takes_it(tmp_path: Path) -> None:
+    command = ["make", "-n", "stage1", f"RUN={tmp_path}"]
+    for variables, hidden, count in (([], True, 2), (["NPROC=1"], False, 1)):
+        printed = subprocess.run([*command, *variables], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        (line,) = [line for line in printed.splitlines() if "toy/stage1.yaml" in line]
+        assert line.startswith("CUDA_VISIBLE_DEVICES= ") == hidden and f"--nproc_per_node {count} " in line
+
+
 @pytest.mark.parametrize("preset", ["7b", "toy"])
 def test_every_preset_ends_in_a_model_to_talk_to(preset: str, tmp_path: Path) -> None:
     for folder, file in (("stage3", "speechgpt.json"), ("vocoder", "config.json"), ("results", "resynthesis.json")):
