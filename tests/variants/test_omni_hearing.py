@@ -114,7 +114,7 @@ def test_a_feature_set_trains_as_states_that_are_kept(run, listened, kind: str) 
         stated = omni_config(run, kind=kind, features=features, out=f"{kind}_{features}", **start)
         made.append(load_file(train(stated, system=OMNI_SYSTEM) / file))
     for name, weight in made[0].items():
-        torch.testing.assert_close(weight, made[1][name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(weight, made[1][name], atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["listening", "speaking"])

@@ -172,7 +172,7 @@ def test_packed_documents_score_as_alone(run, listening, attention: str, kind: s
 def test_live_and_cached_states_train_the_same(run, speaking, features: str) -> None:
     folder = train(omni_config(run, out=features, features=features, **SPEAKING), system=OMNI_SYSTEM)
     for name, weight in load_file(folder / DECODER_FILE).items():
-        torch.testing.assert_close(weight, load_file(speaking / DECODER_FILE)[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(weight, load_file(speaking / DECODER_FILE)[name], atol=1e-5, rtol=1e-3)
 
 
 def test_two_passes_train_as_one(run, speaking) -> None:
