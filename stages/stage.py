@@ -59,7 +59,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     keeper = Checkpoints(config.local_steps if arguments.world_size > 1 else 1)
     checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
     threads = [FastestThreads()] if config.threads == "auto" and arguments.use_cpu else []
-    averaging = [LocalSteps(config.local_steps)] if config.local_steps > 1 else []
+    averaging = [LocalSteps(config.local_steps)] if config.local_steps > 1 else []  # after keeper, which may ask to save
     trainer = StageTrainer(
         model,
         arguments,
@@ -67,13 +67,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
         train_dataset=blocks,
         eval_dataset=held_out,
         data_collator=opened.collator(),
-        callbacks=[
-            *checks,
-            *threads,
-            keeper,
-            *averaging,
-            Log(out / "log.jsonl"),
-        ],  # averaging knows if keeper will save
+        callbacks=[*checks, *threads, keeper, *averaging, Log(out / "log.jsonl")],
     )
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if keeper.stopped:

@@ -1,7 +1,7 @@
 """Local SGD: each process learns alone, and every so many steps all of them average what they have learned.
 
 Gradients that are averaged in each step make every process wait for the slowest one, each time. On the cores of one
-machine, which other work slows now here and now there, that takes a third of the time (docs/decisions/local-steps.md).
+machine, which other work slows now here and now there, that takes a fifth of the time (docs/decisions/local-steps.md).
 
 Source: Stich 2019, Local SGD Converges Fast and Communicates Little, arXiv 1805.09767. Adam's moments are averaged too.
 """
