@@ -59,7 +59,7 @@ def train_stage(config: StageConfig, system: System) -> Path:
     keeper = Checkpoints(config.local_steps if arguments.world_size > 1 else 1)
     checks = [PackingCheck(config.attention, _inner(opened, model))] if opened.language_model is not None else []
     threads = [FastestThreads()] if config.threads == "auto" and arguments.use_cpu else []
-    averaging = [LocalSteps(config.local_steps)] if config.local_steps > 1 else []  # after keeper, which may ask to save
+    averaging = [LocalSteps(config.local_steps)] if config.local_steps > 1 else []  # after keeper, which may save
     trainer = StageTrainer(
         model,
         arguments,
