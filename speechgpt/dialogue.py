@@ -3,6 +3,8 @@
     cross-modal   [Human]: {task description} This is input: {text or units}<eoh> [SpeechGPT]: {units or text}<eoa>
     chain         [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answer}; [ua] {units}<eoa>
     interleaved   [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta] {answ} [ua] {units} [ta] {er}; [ua] {units}<eoa>
+    its halves    [Human]: {units}<eoh> [SpeechGPT]: {transcript}; [ta]
+                  [Human]: {any units}<eoh> [SpeechGPT]: {transcript that is given}; [ta] {answer}<eoa>
 
 This is the only place that renders or parses the template. Text becomes ids through the text tokenizer with special
 tokens off (speechgpt/typed_text.py), units by addition, so text that spells `<17>` or `[Human]` stays text. The
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from speechgpt.interleaving import InterleavedReplies
 from speechgpt.typed_text import TextEncoder
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 INPUT_FOLLOWS = "This is input:"  # stands between a task description and its input
 
 Role = Literal["human", "assistant"]
+Learned = Literal["all", "transcript", "answer"]
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,15 @@ def part_kind(part: Part) -> Literal["text", "units", "speech"]:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn. Human parts may come in any order; assistant parts are those of a Reply, in its order."""
+    """One turn. Human parts may come in any order; assistant parts are those of a Reply, in its order.
+
+    learned: what of an assistant's message is learned. `transcript`: it is one half of a chain, a transcript, the only
+        part, and nothing after it. `answer`: it is the other half, what follows a transcript that is given.
+    """
 
     role: Role
     parts: tuple[Part, ...]
+    learned: Learned = "all"
 
     def __post_init__(self) -> None:
         if self.role not in ("human", "assistant"):
@@ -84,7 +92,18 @@ class Message:
         if not self.parts:
             raise ValueError(f"a message from {self.role} has no parts; it needs text or units")
         if self.role == "assistant":
-            Reply.from_parts(self.parts)
+            self._check_learned(Reply.from_parts(self.parts))
+        elif self.learned != "all":
+            raise ValueError(f"learned is {self.learned!r} in a message from {self.role}; only replies are learned")
+
+    def _check_learned(self, reply: Reply) -> None:
+        if self.learned not in get_args(Learned):
+            raise ValueError(f"learned is {self.learned!r}; it must be one of {', '.join(get_args(Learned))}")
+        kinds = ", ".join(map(part_kind, self.parts))
+        if self.learned == "transcript" and [*map(part_kind, self.parts)] != ["text"]:
+            raise ValueError(f"learned is 'transcript', so the one part is the transcript; this message is {kinds}")
+        if self.learned == "answer" and reply.transcript is None:
+            raise ValueError(f"learned is 'answer', so a transcript comes before it; this message is {kinds}")
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,8 @@ class Conversation:
                 raise ValueError(
                     f"turn {turn} is from {message.role!r}; roles alternate, so it must be from {expected!r}"
                 )
+            if message.learned == "transcript" and turn + 1 < len(self.messages):
+                raise ValueError(f"the reply in turn {turn} breaks off after its transcript; it must be the last turn")
 
 
 @dataclass(frozen=True)
@@ -199,18 +220,23 @@ class Dialogue:
         return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False).strip()
 
     def render(self, conversation: Conversation, train_on_prompt: bool = False) -> Rendered:
-        """Token ids of a whole conversation. The loss covers the replies and their `<eoa>`.
+        """Token ids of a whole conversation. The loss covers what is learned of the replies, and their `<eoa>`.
 
         Args:
-            train_on_prompt: the loss covers everything but the prefix, as in the published SpeechGPT code.
+            train_on_prompt: the loss covers everything but the prefix and transcripts that are given, as in the
+                published SpeechGPT code.
         """
         start = self._start()
         ids, train = list(start), [False] * len(start)
         for message in conversation.messages:
             opening = self._opening(message.role)
-            body = self._human(message) if message.role == "human" else self._reply(Reply.from_parts(message.parts))
-            ids += opening + body
-            train += [train_on_prompt] * len(opening) + [train_on_prompt or message.role == "assistant"] * len(body)
+            if message.role == "human":
+                body, given = self._human(message), []
+            else:
+                body, given = self._assistant(message)
+            ids += opening + given + body
+            train += [train_on_prompt] * len(opening) + [False] * len(given)
+            train += [train_on_prompt or message.role == "assistant"] * len(body)
         return Rendered(ids, train)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -278,6 +304,15 @@ class Dialogue:
 
     def _human(self, message: Message) -> list[int]:
         return [token for part in message.parts for token in self._part(part)] + [self.vocab.special_id(EOH)]
+
+    def _assistant(self, message: Message) -> tuple[list[int], list[int]]:
+        """Ids of a reply: what is learned, and what is given before it."""
+        if message.learned == "transcript":
+            (transcript,) = message.parts
+            return [*self.encode_text(str(transcript)), *self._constant(";"), self.vocab.special_id(TA)], []
+        ids = self._reply(Reply.from_parts(message.parts))
+        given = ids.index(self.vocab.special_id(TA)) + 1 if message.learned == "answer" else 0
+        return ids[given:], ids[:given]
 
     def _reply(self, reply: Reply) -> list[int]:
         ids: list[int] = []

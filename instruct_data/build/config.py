@@ -43,6 +43,9 @@ class ChainConfig:
     """share of each kind: speech_to_speech, speech_to_text, text_to_speech, text_to_text"""
     wording: str = "released"
     """released: the bare question; paper: the paper's instruction around it"""
+    halves: bool = False
+    """also build halves of chains: a transcript of every utterance that asks nothing, and the answer to every question
+    of the text set behind its transcript, which is given"""
 
     def __post_init__(self) -> None:
         check_types(self, "chain.")

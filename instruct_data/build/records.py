@@ -11,7 +11,12 @@ A part of a message is one of these:
 
 `speech` is an audio file; its path is absolute or relative to the folder of the set. `start` and `duration` are seconds
 (absent: from the beginning, to the end). `units` are those of the speech, if known. `codebook` is null where no
-part has units. Release 0.1.0 wrote `conversations/1`, which has no speech parts; it is read as well.
+part has units. A message of an assistant that is one half of a chain says what is learned of it:
+
+    {"role": "assistant", "parts": [{"text": "what is two plus two"}], "learned": "transcript"}
+    {"role": "assistant", "parts": [{"text": "what is two plus two"}, {"text": "that makes four"}], "learned": "answer"}
+
+Release 0.1.0 wrote `conversations/1`, which has no speech parts and no halves; it is read as well.
 """
 
 from __future__ import annotations
@@ -216,7 +221,8 @@ def conversation_record(conversation: Conversation) -> dict[str, Any]:
 
 def message_record(message: Message) -> dict[str, Any]:
     """A message as JSON values; inverse of parse_message."""
-    return {"role": message.role, "parts": [_part_record(part) for part in message.parts]}
+    record = {"role": message.role, "parts": [_part_record(part) for part in message.parts]}
+    return record if message.learned == "all" else record | {"learned": message.learned}
 
 
 def _part_record(part: Part) -> dict[str, Any]:
@@ -266,9 +272,10 @@ def _check_fields(record: Any) -> None:
 
 def parse_message(message: Any, codebook: Codebook | None) -> Message:
     """Read a message strictly. Raises ValueError if it is none."""
-    if not isinstance(message, dict) or set(message) != {"role", "parts"}:
-        raise ValueError(f"a message has the fields parts and role; this one is {str(message)[:60]}")
-    return Message(message["role"], tuple(_parse_part(part, codebook) for part in message["parts"]))
+    if not isinstance(message, dict) or set(message) - {"learned"} != {"role", "parts"}:
+        raise ValueError(f"a message has the fields parts and role, perhaps learned; this one is {str(message)[:60]}")
+    parts = tuple(_parse_part(part, codebook) for part in message["parts"])
+    return Message(message["role"], parts, message.get("learned", "all"))
 
 
 def _parse_part(part: Any, codebook: Codebook | None) -> Part:

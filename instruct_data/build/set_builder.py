@@ -11,6 +11,7 @@ from pathlib import Path
 from instruct_data.build.chain import ChainChatPart, ChainPart, ChainSettings
 from instruct_data.build.config import INSTRUCTIONS, BuildConfig, ChainConfig, UnitSource
 from instruct_data.build.cross_modal import read_instructions, shard_parts
+from instruct_data.build.halves import ANSWER, TRANSCRIPT, AnswerPart, HalvesSettings, TranscriptPart
 from instruct_data.build.parts import BuildCounts, InputPart, PartFolder, WithoutRefusals, merge_counts
 from instruct_data.build.spoken import SetSplits, SpeechWriter, index_questions, index_spoken
 from instruct_data.build.text_parts import BalancedPart, ChatPart, chat_parts
@@ -58,11 +59,8 @@ class Build:
         """Text chats, and the same with the question said back first, if there is a text set."""
         if self.pairs is None:
             return
-        chats, repeats = (self._lines(task) for task in ("chat", "repeat"))
-        parts: list[InputPart] = [*chats, *map(WithoutRefusals, repeats)]
-        if least > 1 or most is not None:
-            rows = sum(part.rows for part in chats)
-            parts = [BalancedPart(self.pairs, rows, least, most, self.seed, self.splits, self.instructions)]
+        chats, repeats = (self._balanced(task, least, most) for task in ("chat", "repeat"))
+        parts = [*chats, *map(WithoutRefusals, repeats)]
         self._write("text", {"text": self._parts("text", "text", parts)}, None)
 
     def cross_modal(self, chat_ratio: float, read_by: str | None) -> None:
@@ -108,6 +106,25 @@ class Build:
         parts += [ChainChatPart(part, chain, reads) for part in self._lines("chat")]
         self._write("chain", {"chain": self._parts("chain", "chain", parts)}, self.codebook)
 
+    def chain_halves(self, least: int, most: int | None) -> None:
+        """Transcripts of the utterances that begin no chain, and answers after transcripts that are given."""
+        if self.pairs is None:
+            return
+        halves = HalvesSettings(self.voice, self.seed, self.splits, self.speech)
+        shards = tuple((unit_set.folder, i) for unit_set, _ in self.sources for i in range(unit_set.shards))
+        transcripts = [
+            TranscriptPart(unit_set.folder, i, unit_set.rows(i), halves, (self.pairs,))
+            for unit_set, _ in self.sources
+            for i in range(unit_set.shards)
+        ]
+        chats = self._balanced("chat", least, most)
+        answers = [AnswerPart(part, i, shards, halves) for i, part in enumerate(chats)]
+        built = {
+            TRANSCRIPT: self._parts("chain_halves", TRANSCRIPT, transcripts),
+            ANSWER: self._parts("chain_halves", ANSWER, answers),
+        }
+        self._write("chain_halves", built, self.codebook)
+
     def finish(self) -> None:
         """Write `build.json`, and forget the parts."""
         facts = {
@@ -127,6 +144,14 @@ class Build:
             if self.pairs is None
             else chat_parts(self.pairs, task, self.seed, self.splits, weight, self.instructions)
         )
+
+    def _balanced(self, task: str, least: int, most: int | None) -> list[InputPart]:
+        """The text set in parts, or as one part if its families are to be balanced."""
+        parts = self._lines(task)
+        if self.pairs is None or (least == 1 and most is None):
+            return [*parts]
+        rows = sum(part.rows for part in parts)
+        return [BalancedPart(self.pairs, rows, task, least, most, self.seed, self.splits, self.instructions)]
 
     def _folder(self, name: str) -> PartFolder:
         return PartFolder(self.home / name, tuple(self.splits.possible), self.compress)
@@ -166,6 +191,8 @@ def build_sets(sources: Sequence[UnitSource], pairs: Path | None, voice: str, ou
         build.text(config.least_of_a_family, config.most_of_a_family)
         build.cross_modal(config.chat_ratio, voice if config.tts_of == "voice" else None)
         build.chain(config.chain)
+        if config.chain.halves:
+            build.chain_halves(config.least_of_a_family, config.most_of_a_family)
     build.finish()
     for missing in untaught(config.instructions):
         print(f"warning: {missing}")

@@ -97,10 +97,11 @@ class ChatPart:
 
 @dataclass(frozen=True)
 class BalancedPart:
-    """A whole text set whose families are balanced (see family_copies), as chats, then as the task repeat."""
+    """A whole text set whose families are balanced (see family_copies), as chats or as the task repeat."""
 
     path: Path
     rows: int
+    task: str
     least: int
     most: int | None
     seed: int
@@ -115,14 +116,13 @@ class BalancedPart:
         whole = ChatPart(self.path, 0, 0, self.rows, "chat", self.seed, self.splits)
         families = ((index, chat.turns[0].family) for index, chat in whole.lines(refusals))
         times = family_copies(families, self.least, self.most, self.seed)
-        for task in ("chat", "repeat"):
-            chats = (chat for index, chat in whole.lines(Refusals()) for _ in range(times.get(index, 0)))
-            for number, chat in enumerate(chats):
-                split = self.splits.split_of("", chat.turns[0].question)
-                if task == "repeat":
-                    yield split, repeat_conversation(chat.turns[0], number, self.seed, self.instructions)
-                else:
-                    yield split, chat_conversation(chat, f"chat-{number}")
+        chats = (chat for index, chat in whole.lines(Refusals()) for _ in range(times.get(index, 0)))
+        for number, chat in enumerate(chats):
+            split = self.splits.split_of("", chat.turns[0].question)
+            if self.task == "repeat":
+                yield split, repeat_conversation(chat.turns[0], number, self.seed, self.instructions)
+            else:
+                yield split, chat_conversation(chat, f"chat-{number}")
 
 
 def chat_parts(

@@ -100,7 +100,15 @@ class PublishedDialogue(Dialogue):
 
         Args:
             train_on_prompt: the loss covers everything but the prefix, as in the published code; otherwise the replies.
+
+        Raises:
+            ValueError: a reply is one half of a chain, which the published template does not have.
         """
+        if any(message.learned != "all" for message in conversation.messages):
+            raise ValueError(
+                f"{conversation.id} is one half of a chain; the published template has whole chains only. "
+                "Leave the sets chain_halves out of this stage's data."
+            )
         items: list[tuple[Spelled, bool]] = [(self.prefix, False)]
         for message in conversation.messages:
             if message.role == "human":

@@ -148,6 +148,24 @@ def test_train_on_prompt_counts_everything_but_the_prefix(dialogue: Dialogue) ->
     assert whole.ids[:uncounted] == [prefixed.tokenizer.bos_token_id, *prefixed.encode_text("You are an AI assistant.")]
 
 
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+def test_the_halves_of_a_chain_learn_what_a_whole_one_does(dialogue: Dialogue, train_on_prompt: bool) -> None:
+    question = asked((1, 2))
+
+    def counted(message: Message) -> tuple[list[int], list[int]]:
+        whole = dialogue.render(Conversation((question, message)), train_on_prompt)
+        prompt = 0 if not train_on_prompt else len(dialogue.prompt([question])) - 1  # all but the begin of sentence
+        learned = [token for token, train in zip(whole.ids, whole.train) if train]
+        return whole.ids, learned[prompt:]
+
+    parts = ("heard", "said", (3,))
+    chain, learned = counted(Message("assistant", parts))
+    transcript, first = counted(Message("assistant", ("heard",), "transcript"))
+    answer, second = counted(Message("assistant", parts, "answer"))
+    assert first + second == learned and first[-1] == dialogue.vocab.special_id(TA)
+    assert chain == answer and chain[: len(transcript)] == transcript
+
+
 def test_constant_texts_are_encoded_once(dialogue: Dialogue, monkeypatch) -> None:
     prefixed = Dialogue(dialogue.tokenizer, "You are an AI assistant.")
     chat = Conversation((asked("one"), Message("assistant", ("heard", "said", (1, 2)))))
@@ -181,6 +199,28 @@ def test_roles_alternate() -> None:
 def test_malformed_messages_are_refused(role: str, parts: tuple[Part, ...], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Message(role, parts)
+
+
+@pytest.mark.parametrize(
+    "role, parts, learned, reason",
+    [
+        ("human", ("a",), "answer", "only replies are learned"),
+        ("assistant", ("a",), "question", "one of all, transcript, answer"),
+        ("assistant", ("a", "b"), "transcript", "this message is text, text"),
+        ("assistant", ((1,),), "transcript", "this message is units"),
+        ("assistant", ("a", (1,)), "answer", "this message is text, units"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(role: str, parts: tuple[Part, ...], learned: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Message(role, parts, learned)
+
+
+def test_a_transcript_alone_ends_a_conversation() -> None:
+    human, half = asked((1,)), Message("assistant", ("a",), "transcript")
+    Conversation((human, half))
+    with pytest.raises(ValueError, match="turn 1 breaks off"):
+        Conversation((human, half, human))
 
 
 def test_a_conversation_without_turns_is_refused() -> None:

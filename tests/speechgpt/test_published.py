@@ -200,6 +200,12 @@ def test_a_reply_that_was_rendered_is_read_back(dialogue: PublishedDialogue, sai
     assert every == [place >= start for place in range(len(every))]
 
 
+def test_half_a_chain_is_refused(dialogue: PublishedDialogue) -> None:
+    half = Conversation((ASKED, Message("assistant", ("red", "dog"), "answer")), "chain_answer", "c1")
+    with pytest.raises(ValueError, match="c1 is one half of a chain.*chain_halves"):
+        dialogue.render(half)
+
+
 def test_earlier_turns_are_in_the_prompt(dialogue: PublishedDialogue) -> None:
     later = Message("human", ("and three",))
     ids = dialogue.prompt([ASKED, Message("assistant", ("one", "two", (7,))), later])

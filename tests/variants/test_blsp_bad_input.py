@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_blsp import blsp_config, make_blsp_run, tone
 
-from speechgpt.dialogue import Speech
+from instruct_data.build.records import write_conversations
+from speechgpt.dialogue import Conversation, Message, Speech
 from stages.config import Source
 from stages.packing.blocks import load_blocks
 from stages.train import train
@@ -50,6 +51,15 @@ def test_recordings_and_responses_that_cannot_be_learned_are_counted(run, tmp_pa
     printed = capsys.readouterr().out
     assert "9 refused" in printed
     assert all(count in printed for count in ("5 unreadable_audio", "1 silent_audio", "1 no_reply_text", "2 no_word"))
+
+
+def test_half_a_chain_is_refused(run, tmp_path) -> None:
+    heard = Message("human", (Speech(str(run / "wav/t0.wav")),))
+    half = Conversation((heard, Message("assistant", ("the red one",), "transcript")), "chain_transcript", "c1")
+    write_conversations(tmp_path / "chain_halves.jsonl", [half], None, 0)
+    stated = blsp_config(run, data=[Source(str(tmp_path / "chain_halves.jsonl"))], dev_documents=0)
+    with pytest.raises(ValueError, match="c1 is one half of a chain"):
+        load_blocks(BLSP_SYSTEM.open(stated), 1, quiet=True)
 
 
 def test_stereo_and_other_rates_are_read(run, tmp_path) -> None:

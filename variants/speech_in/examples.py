@@ -55,7 +55,14 @@ def first_fields(path: Path) -> set[str]:
 
 
 def of_conversation(conversation: Conversation, folder: Path) -> Example:
-    """A conversation. A reply that begins with a transcript gives it to the question before it; that of asr is one."""
+    """A conversation. A reply that begins with a transcript gives it to the question before it; that of asr is one.
+
+    Raises: ValueError if it is one half of a chain.
+    """
+    if any(message.learned != "all" for message in conversation.messages):
+        raise ValueError(
+            f"{conversation.id} is one half of a chain, as SpeechGPT learns it; leave chain_halves out of this data"
+        )
     messages = tuple(_located(message, folder) for message in conversation.messages)
     transcripts: dict[Speech, str] = {}
     for asked, answered in zip(messages[::2], messages[1::2]):

@@ -24,10 +24,10 @@ from instruct_data.build.records import read_conversations
 from instruct_data.build.splits import Splits, copies, drawn
 from instruct_data.describe import report
 from instruct_data.text.chats import ChatError, TextChat, TextPair, chat_line, parse_chat
-from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Reply, Speech
+from speechgpt.dialogue import INPUT_FOLLOWS, Conversation, Message, Reply, Speech
 from units.codebook import Codebook, CodebookMismatch, Units
 from units.corpus.manifest import has_word
-from units.dataset.unit_set import UnitRecord, write_unit_set
+from units.dataset.unit_set import UnitRecord, read_unit_set, write_unit_set
 from units.runtime.pool import Workers
 from units.runtime.refusals import Refusals, RefusedError
 
@@ -47,7 +47,8 @@ def conversations(folder: Path, name: str) -> list[Conversation]:
 
 
 KINDS = dict.fromkeys(TASKS, 1.0)
-SETTINGS = {"splits": Splits(0.2, 0.2, by="text"), "chat_ratio": 0.5, "chain": ChainConfig(KINDS, "paper"), "seed": 3}
+CHAIN = ChainConfig(KINDS, "paper", halves=True)
+SETTINGS = {"splits": Splits(0.2, 0.2, by="text"), "chat_ratio": 0.5, "chain": CHAIN, "seed": 3}
 
 
 # --- the same bytes
@@ -310,6 +311,47 @@ def test_the_chain_has_four_kinds_and_several_turns(made, tmp_path: Path) -> Non
     turns = {c.id: len(c.messages) // 2 for c in found if c.id.startswith("turns-")}
     assert turns == {f"turns-{len(NUMBERS)}": 2, f"turns-{len(NUMBERS) + 1}": 3, f"turns-{len(NUMBERS) + 2}": 2}
     assert next(c for c in found if c.id == f"turns-{len(NUMBERS) + 2}").task == TASKS["text_to_text"]  # nobody asks it
+
+
+def test_halves_of_chains_hear_what_asks_nothing_and_answer_every_question(made, tmp_path: Path) -> None:
+    build(*made, VOICE, tmp_path / "out", chain=ChainConfig(halves=True), seed=1)
+    heard = {record.units.ids: record for record in read_unit_set(made[0]) if record.speaker != VOICE and record.text}
+    found = conversations(tmp_path / "out", "chain_halves")
+    first = [c for c in found if c.task == "chain_transcript"]
+    second = [c for c in found if c.task == "chain_answer"]
+    (transcript,) = first  # of the one utterance that asks nothing
+    assert transcript.messages[1] == Message("assistant", ("the sky is blue",), "transcript")
+    assert heard[transcript.messages[0].parts[0]].text == "the sky is blue"
+    assert len(second) == len(NUMBERS) + 3  # the first turns of all chats
+    for conversation in second:
+        asked, said = conversation.messages
+        assert asked.parts[0] in heard and said.learned == "answer"
+        assert said.parts[1] == said.parts[0].replace("what is", "it is")
+    other = [c for c in second if heard[c.messages[0].parts[0]].text != c.messages[1].parts[0]]
+    assert len(other) > len(second) / 2  # the sound is that of any utterance
+
+
+def test_the_sound_before_an_answer_is_of_its_split(made, tmp_path: Path) -> None:
+    splits = Splits(0.2, 0.2, by="text")
+    build(*made, VOICE, tmp_path / "out", chain=ChainConfig(halves=True), splits=splits)
+    said = {record.units.ids: record.text for record in read_unit_set(made[0]) if record.speaker != VOICE}
+    for split, name in (("train", "chain_halves"), ("dev", "chain_halves_dev"), ("test", "chain_halves_test")):
+        found = [c for c in conversations(tmp_path / "out", name) if c.task == "chain_answer"]
+        assert found
+        for conversation in found:
+            asked, replied = conversation.messages
+            assert splits.split_of("", said[asked.parts[0]]) == splits.split_of("", replied.parts[0]) == split
+
+
+def test_an_answer_without_any_sound_of_its_split_is_refused(tmp_path: Path) -> None:
+    alone = [UnitRecord("a", Units((1, 2), (1, 1), CODEBOOK), 1600, "it is two", VOICE)]
+    write_unit_set(tmp_path / "units", alone, CODEBOOK)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(chat_line(TextChat((TextPair("what is two", "it is two"),))))
+    build(tmp_path / "units", pairs, VOICE, tmp_path / "out", chain=ChainConfig({"text_to_text": 1}, halves=True))
+    assert conversations(tmp_path / "out", "chain_halves") == []
+    (refused,) = (tmp_path / "out" / "chain_halves.refused.jsonl").read_text().splitlines()
+    assert json.loads(refused)["reason"] == "no_spoken_question" and "what is two" in refused
 
 
 def test_what_nobody_asks_aloud_is_typed(made, tmp_path: Path) -> None:

@@ -105,6 +105,19 @@ def test_one_set_holds_text_units_and_speech(tmp_path: Path) -> None:
     assert list(read_conversations(tmp_path / "set.jsonl.gz")) == said
 
 
+def test_halves_of_chains_say_what_is_learned(tmp_path: Path) -> None:
+    heard = Message("human", ((1,),))
+    said = [
+        Conversation((heard, Message("assistant", ("who?",), "transcript")), "chain_transcript", "c1"),
+        Conversation((heard, Message("assistant", ("who?", "me"), "answer")), "chain_answer", "c2"),
+        Conversation((heard, Message("assistant", ("who?", "me"))), "chain_speech_to_text", "c3"),
+    ]
+    write_conversations(tmp_path / "set.jsonl", said, CODEBOOK, 0)
+    assert list(read_conversations(tmp_path / "set.jsonl")) == said
+    records = [json.loads(line) for line in (tmp_path / "set.jsonl").read_text().splitlines()[1:]]
+    assert [record["messages"][1].get("learned") for record in records] == ["transcript", "answer", None]
+
+
 @pytest.mark.parametrize("name", ["set.jsonl", "set.jsonl.gz"])
 def test_a_set_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     counts = write_conversations(tmp_path / name, made(), CODEBOOK, seed=3)
@@ -175,6 +188,15 @@ BAD_LINES = {
     "speech whose units are too big": (
         line_of([{"role": "human", "parts": [{"speech": "a.wav", "units": [K]}]}]),
         f"from 0 to {K - 1}",
+    ),
+    "an unknown field of a message": (line_of([{**ASKED, "mood": "good"}]), "a message has the fields"),
+    "learned that is a number": (
+        line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}], "learned": 1}]),
+        "learned is 1",
+    ),
+    "a half without a transcript": (
+        line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}], "learned": "answer"}]),
+        "learned is 'answer'",
     ),
     "three texts of the assistant": (
         line_of([ASKED, {"role": "assistant", "parts": [{"text": "a"}] * 3}]),
