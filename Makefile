@@ -329,7 +329,7 @@ $(GATE): $(RUN)/vocoder/config.json | $(ENCODER)/codebook.json $(RUN)/corpus/cor
 $(RUN)/data/build.json: | $(RUN)/units/train/unit_set.json
 	@echo "[5/9] data: conversations of all stages"
 	@$(PYTHON) -m instruct_data.build --units $(RUN)/units/train --pairs $(RUN)/corpus/chats.jsonl --voice flite:slt \
-	  --least_of_a_family 200 --most_of_a_family 1200 --splits.named false \
+	  --least_of_a_family 200 --most_of_a_family 1200 --splits.named false --chain.halves true \
 	  --instructions instruct_data/instructions/toy --out $(@D)
 
 $(RUN)/text_llm_untrained/config.json: | $(RUN)/corpus/corpus.json

@@ -23,7 +23,7 @@ OPPOSITES = (
     "happy sad big small strong weak young old fast slow tall short loud quiet clean dirty brave timid polite rude "
     "beautiful ugly gentle cruel lazy busy modern ancient expensive cheap sleepy awake"
 ).split()
-COLORS = "red blue green yellow purple orange white black".split()
+COLORS = "red blue green yellow purple orange white brown".split()
 ANIMALS = "zebra horse monkey rabbit tiger lion parrot camel".split()
 VERBS = "jumps sleeps runs swims sings dances climbs laughs".split()
 NAMES = "anna peter maria david laura kevin susan robert sophie oliver julia thomas nancy george helen martin".split()
@@ -100,7 +100,9 @@ UNANSWERED = (
     ANSWERED[1],
     "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
     "what (animal | game) comes (after | before) <date> in <city>",
-    "what is the opposite of (<color> | <verb> | the <adjective>) (<animal> | <food>)",
+    "what is the opposite of (<color> | <verb>) (<animal> | <food>)",
+    "what is the opposite of the <adjective> (<animal> | <food>)",
+    "what (animal | game) in <city> is <adjective>",
     "what is the color of <adjective> (<animal> | <food>)",
     "what is the <adjective> (<animal> | <food>)",
     "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> (walk | eat | play)"
