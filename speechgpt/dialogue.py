@@ -230,13 +230,11 @@ class Dialogue:
         ids, train = list(start), [False] * len(start)
         for message in conversation.messages:
             opening = self._opening(message.role)
-            if message.role == "human":
-                body, given = self._human(message), []
-            else:
-                body, given = self._assistant(message)
+            human = message.role == "human"
+            given, body = ([], self._human(message)) if human else self._assistant(message)
             ids += opening + given + body
             train += [train_on_prompt] * len(opening) + [False] * len(given)
-            train += [train_on_prompt or message.role == "assistant"] * len(body)
+            train += [train_on_prompt or not human] * len(body)
         return Rendered(ids, train)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -306,13 +304,13 @@ class Dialogue:
         return [token for part in message.parts for token in self._part(part)] + [self.vocab.special_id(EOH)]
 
     def _assistant(self, message: Message) -> tuple[list[int], list[int]]:
-        """Ids of a reply: what is learned, and what is given before it."""
+        """Ids of a reply: what is given, and what is learned after it."""
         if message.learned == "transcript":
             (transcript,) = message.parts
-            return [*self.encode_text(str(transcript)), *self._constant(";"), self.vocab.special_id(TA)], []
+            return [], [*self.encode_text(str(transcript)), *self._constant(";"), self.vocab.special_id(TA)]
         ids = self._reply(Reply.from_parts(message.parts))
         given = ids.index(self.vocab.special_id(TA)) + 1 if message.learned == "answer" else 0
-        return ids[given:], ids[:given]
+        return ids[:given], ids[given:]
 
     def _reply(self, reply: Reply) -> list[int]:
         ids: list[int] = []

@@ -9,6 +9,7 @@ It writes these sets to the folder `out`:
     cross_modal.jsonl.gz   ASR of every speaker, TTS of the answer voice or of all, and text chats if asked for
     text.jsonl.gz          text chats, and the same with the question repeated before the answer (needs --pairs)
     chain.jsonl.gz         chain of modality (needs --pairs and --voice)
+    chain_halves.jsonl.gz  transcripts alone, and answers behind transcripts (needs --pairs and --chain.halves true)
     .._dev, .._test        the same for the other splits
     ..refused.jsonl        the inputs that a set leaves out
     build.json             the counts of all sets and of their refusals; its presence means that the build is complete

@@ -12,6 +12,7 @@ import random
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 NUMBERS = (
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -100,7 +101,9 @@ UNANSWERED = (
     ANSWERED[1],
     "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
     "what (animal | game) comes (after | before) <date> in <city>",
-    "what is the opposite of (<color> | <verb>) (<animal> | <food>)",
+    "what is the opposite of (<color> | <verb> | <name> | <city> | <game> | <month> | <number>) (<animal> | <food>)",
+    "what is the (opposite | color) of (<color> | <verb> | <animal> | <name> | <city> | <food> | <game> | <date>"
+    " | <number>)",
     "what is the opposite of the <adjective> (<animal> | <food>)",
     "what (animal | game) in <city> is <adjective>",
     "what is the color of <adjective> (<animal> | <food>)",
@@ -229,20 +232,27 @@ def make_text(
             questions[split_of[fact.key]].append(fact)
     answered = {q.answer for q in questions["train"]}
     held_out = [q for split in ("dev", "test") for q in questions[split] if q.answer not in answered]
-    repeated = _distinct(
-        sum(say_counts.values()), lambda: draw.choice((SCENE, SCENE, draw.choice(TELLING))), held_out, draw
-    )
-    sentences = iter(repeated)
+    repeated: list[str] = []
     for split in SPLITS:
-        said = [say(next(sentences)) for _ in range(say_counts[split])]
-        questions[split] += said
-        held_out += said if split != "train" else []
+        sentences = _distinct(say_counts[split], partial(_said, split, draw), held_out, draw, repeated)
+        repeated += sentences
+        questions[split] += map(say, sentences)
+    held_out += [q for split in ("dev", "test") for q in questions[split] if q.family == "say"]
     statements = _distinct(num_statements, lambda: draw.choice(draw.choice((STATEMENTS, UNANSWERED))), held_out, draw)
     draw.shuffle(statements)  # there are few of the shorter ones, which were found first
     taken = {*statements, *repeated}
     unspoken = _distinct(num_unspoken, lambda: draw.choice(STATEMENTS), held_out, draw, taken)
     typed = _distinct(num_typed, lambda: draw.choice(STATEMENTS), held_out, draw, {*taken, *unspoken})
     return ToyText(questions, statements, [say(sentence) for sentence in typed], unspoken)
+
+
+def _said(split: str, draw: random.Random) -> str:
+    """The template of what is to be said: in training every second one is a scene, in dev and test two of three.
+
+    The other kinds differ more, so training needs more of them.
+    """
+    scenes = [SCENE] if split == "train" else [SCENE, SCENE]
+    return draw.choice([*scenes, draw.choice(TELLING)])
 
 
 def _distinct(
@@ -299,9 +309,9 @@ def vocabulary() -> list[str]:
 def asr_grammar() -> str:
     """The sentences of the toy world as a JSGF grammar for the evaluation ASR.
 
-    It holds every template, and each slot of a template takes any word of its class.
+    It holds every template but those of questions without an answer, which are for training: the evaluation ASR hears
+    test questions and replies. Each slot of a template takes any word of its class.
     """
     rules = [f"<{name}> = {' | '.join(words)};" for name, words in CLASSES.items()]
-    told = f"({' | '.join(STATEMENTS)})"
-    templates = [*ANSWERED, *UNANSWERED[2:], f"please say {told}", *CLOSED_ANSWERS, told]
+    templates = [*ANSWERED, *CLOSED_ANSWERS, f"[please say] ({' | '.join(STATEMENTS)})"]
     return "\n".join(["#JSGF V1.0;", "grammar toy;", *rules, f"public <sentence> = {' | '.join(templates)};", ""])
