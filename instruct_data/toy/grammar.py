@@ -101,11 +101,10 @@ UNANSWERED = (
     ANSWERED[1],
     "what (day | month) comes (near <date> | (after | before) (<food> | the last <date>)) in <city>",
     "what (animal | game) comes (after | before) <date> in <city>",
-    "what is the opposite of (<color> | <verb> | <name> | <city> | <game> | <month> | <number>) (<animal> | <food>)",
-    "what is the (opposite | color) of (<color> | <verb> | <animal> | <name> | <city> | <food> | <game> | <date>"
-    " | <number>)",
+    "what is the opposite of (<color> | <verb>) (<animal> | <food>)",
     "what is the opposite of the <adjective> (<animal> | <food>)",
-    "what (animal | game) in <city> is <adjective>",
+    "what (animal | game) in <city> is the opposite of <adjective>",
+    "where does <name> see the opposite of <adjective>",
     "what is the color of <adjective> (<animal> | <food>)",
     "what is the <adjective> (<animal> | <food>)",
     "(what color does <name> see in <city> | what does <name> see in <city> | where does <name> (walk | eat | play)"
