@@ -19,7 +19,7 @@ from instruct_data.build.cross_modal import missing_part
 from instruct_data.build.parts import InputPart
 from instruct_data.build.reasons import BuildReason
 from instruct_data.build.spoken import SetSplits, SpeechWriter, SpokenText
-from speechgpt.dialogue import Conversation, Message, Speech
+from speechgpt.dialogue import Conversation, Message, Part
 from units.dataset.unit_set import COMPLETION_FILE, UnitRecord, read_unit_set, shard_path
 from units.runtime.refusals import Refusals, RefusedError
 
@@ -28,7 +28,7 @@ TRANSCRIPT, ANSWER = "chain_transcript", "chain_answer"  # tasks
 
 @dataclass(frozen=True)
 class HalvesSettings:
-    """voice: the speaker that answers, who is not heard."""
+    """voice: the speaker that answers, whose utterances are not heard."""
 
     voice: str
     seed: int
@@ -108,16 +108,16 @@ class AnswerPart:
             said = Message("assistant", (question, answer), learned="answer")
             yield split, Conversation((heard, said), ANSWER, chat.id.replace("chat", ANSWER, 1))
 
-    def _sounds(self) -> dict[str, list[tuple[int, ...] | Speech]]:
+    def _sounds(self) -> dict[str, list[Part]]:
         """Utterances by split, of as few shards as hold some of every split."""
-        halves, found = self.settings, defaultdict(list)
-        first = self.number % len(self.shards)
+        found: dict[str, list[Part]] = defaultdict(list)
+        halves, first = self.settings, self.number % len(self.shards)
         for folder, shard in itertools.chain(self.shards[first:], self.shards[:first]):
             for record in halves.heard(folder, shard):
                 try:
                     found[halves.split_of(record)].append(halves.speech.part(SpokenText.of(record)))
                 except RefusedError:
-                    continue  # its transcript is refused, and counted there
+                    continue  # counted where its transcript is refused
             if all(found[split] for split in halves.splits.possible):
                 break
         return found
