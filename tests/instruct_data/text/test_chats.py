@@ -93,8 +93,9 @@ def test_a_balanced_set_streams_chats_of_several_turns_and_counts_refusals(tmp_p
     many = [TextChat((TextPair(f"q{i}", "a", family="many"),)) for i in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(map(chat_line, [*many, several])) + "no json\n")
     refusals = Refusals()
-    part = BalancedPart(tmp_path / "pairs.jsonl", 8, 4, 4, 0, Splits())
-    found = [conversation for _, conversation in part.conversations(refusals)]
+    chats, repeats = (BalancedPart(tmp_path / "pairs.jsonl", 8, t, 4, 4, 0, Splits()) for t in ("chat", "repeat"))
+    parts = ((chats, refusals), (repeats, Refusals()))
+    found = [conversation for part, counted in parts for _, conversation in part.conversations(counted)]
     assert [c.id for c in found] == [f"{task}-{i}" for task in ("chat", "repeat") for i in range(8)]
     assert Counter(len(c.messages) for c in found if c.task == "chat") == {2: 4, 4: 4}
     assert found[-1].messages[1].parts == ("first", "one") and refusals.counts == {TextReason.NOT_JSON: 1}
