@@ -96,6 +96,19 @@ def main(
             train(config, system())
         except FloatingPointError as error:  # training diverged: the message says what to change
             raise ValueError(str(error)) from error
+        except SystemExit:  # stopped by SIGTERM
+            _leave_group()
+            raise
+        _leave_group()
+
+
+def _leave_group() -> None:
+    """End the connections to the other processes. A process that exits with them, now and then aborts in gloo's
+    threads (exit code -6), and the launcher then calls finished work failed."""
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def cli(args: Sequence[str] | None = None, *, name: str = NAME, **system: Any) -> None:

@@ -38,6 +38,13 @@ def seen(tensors, count=[0]):
     torch.save((before, tensors), f"{os.environ['SEEN']}/{count[0]}.{os.environ['RANK']}.pt")
 local_steps.average = seen
 train.main()
+assert not torch.distributed.is_initialized()
+"""
+START = """
+import torch
+from stages.train import main
+main()
+assert not torch.distributed.is_initialized()  # else the process may abort at its exit, after all the work
 """
 
 
@@ -52,7 +59,7 @@ def processes(config: StageConfig, seen: Path | None = None) -> str:
     given = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     file.write_text(yaml.safe_dump({**given, "run": str(config.run)}))
     program = config.run / "start.py"
-    program.write_text(START_SEEN if seen else "from stages.train import main\nmain()\n")
+    program.write_text(START_SEEN if seen else START)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program), str(file)]
     done = subprocess.run(
