@@ -240,7 +240,7 @@ clean: ## delete this preset's run folder
 
 EXTRAS := .[train,eval,serve,real,docs,dev]
 # $(call pip,WHAT): the lines that show progress on the screen, everything in the log. Python compiles what it imports;
-# compiling all 18,000 files beforehand would take a minute.
+# compiling all 18,000 files beforehand would take a minute. An older pip takes twice the time of the processor to choose.
 # pipefail here too: the make 3.81 of macOS knows no .SHELLFLAGS.
 pip = set -o pipefail; $(PYTHON) -m pip install --no-compile --progress-bar off $(PIP_ARGS) -c constraints.txt $(1) 2>&1 | tee -a .venv/pip.log \
   | sed -unE '/^ *(Downloading|Processing|Building|Installing coll|ERROR)/s/^ *(.{0,100}).*/      \1/p' \
@@ -249,6 +249,7 @@ pip = set -o pipefail; $(PYTHON) -m pip install --no-compile --progress-bar off 
 $(INSTALLED): setup.py constraints.txt
 	@echo "[0/9] install: a virtual environment in .venv (about a minute when the downloads are near)"
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $${PYTHON3:-python3} -m venv --clear .venv
+	@$(call pip,'pip>=25')
 	@$(call pip,torch==2.13.0)
 	@$(call pip,-e '$(EXTRAS)')
 	@touch $@

@@ -18,7 +18,8 @@ from stages.packing.blocks import IGNORED
 def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits for the counted tokens alone, float (n, V), and these tokens, (n,).
 
-    The output layer is computed at the positions that predict a counted token of any row, which saves most of it.
+    The output layer is computed at the positions that predict a counted token of any row, which saves most of it where
+    the batch is one row or much is not counted.
 
     Args:
         labels: (B, L), -100 for tokens that are not counted.
@@ -27,5 +28,7 @@ def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tup
     keep = torch.nonzero((nexts != IGNORED).any(0)).flatten()
     chosen = nexts[:, keep]
     logits = model(**inputs, logits_to_keep=keep).logits
+    if len(labels) == 1:
+        return logits[0].float(), chosen[0]
     counted = chosen != IGNORED
     return logits[counted].float(), chosen[counted]

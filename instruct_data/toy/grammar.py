@@ -68,9 +68,9 @@ TELLING = (
     "the numbers are <number> <number> <number>",
     "<game> is on <day> in <city>",
 )
-# Statements that begin as an answer does and go on. The answers alone are few sentences, and a model that speaks says
-# after such a beginning what it has said most often, whatever its text is. Months, numbers and games are in most of
-# them: in the others these words are rare.
+# Statements that begin as an answer does and go on, or end as one does. The answers alone are few sentences, and a
+# model that speaks says after such a beginning what it has said most often, whatever its text is. Months, numbers and
+# games are in most of them: in the others these words are rare.
 LONGER_ANSWERS = (
     "that makes <number> <food>",
     "that leaves <number> <food>",
@@ -78,6 +78,8 @@ LONGER_ANSWERS = (
     "it must be <date> in <city>",
     "it must be <month> or <month>",
     "the opposite is the <adjective> <animal>",
+    "the opposite is <adjective> or <adjective>",
+    "the <animal> is <adjective>",
     "<name> likes <color> <food>",
     "<name> eats <food> in <month>",
     "<name> lives in <city> in <month>",

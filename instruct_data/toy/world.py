@@ -144,7 +144,7 @@ def reading_text(text: ToyText, seed: int) -> list[str]:
     readings = [q for q in facts for _ in range(max(1, round(FAMILY_LINES / family_sizes[q.family])))]
     lines = [f"{q.question}? {q.answer}." for q in readings + say_questions]
     lines += [f"{statement}." for statement in text.statements[:READ_STATEMENTS]]
-    described = [line for task in ("asr", "tts", "repeat") for line in read_instructions(task, TOY_INSTRUCTIONS)]
+    described = [line for task in ("asr", "tts") for line in read_instructions(task, TOY_INSTRUCTIONS)]
     lines += READ_INSTRUCTIONS * [f"{line} {INPUT_FOLLOWS}" for line in described]
     random.Random(f"text {seed}").shuffle(lines)
     return lines

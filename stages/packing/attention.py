@@ -54,6 +54,11 @@ def takes_bounds(model: Any) -> bool:
     return name == VARLEN or "flash" in name
 
 
+def takes_one_row(model: Any) -> bool:
+    """Whether a batch is all its blocks end to end, (1, L): for each attention that keeps documents apart by itself."""
+    return takes_bounds(model) or model.config._attn_implementation == BY_DOCUMENT
+
+
 def bounds(position_ids: Tensor) -> dict[str, Any]:
     """Bounds of documents, under the names that transformers passes on to attention.
 

@@ -18,8 +18,9 @@ from speechgpt.checkpoint import CheckpointFacts
 from speechgpt.interleaving import SETTING
 from speechgpt.vocab import UnitVocab
 from stages.config import Source, StageConfig
+from stages.counted import counted_logits
 from stages.held_out import held_out_report
-from stages.packing.attention import takes_bounds
+from stages.packing.attention import takes_one_row
 from stages.packing.blocks import IGNORED, PackedBlocks, flattened, stacked
 from stages.system import Augmentation, Collator, Documents, Opened
 from stages.unit_system.documents import DOCUMENTS_VERSION, check_codebook, documents
@@ -98,16 +99,16 @@ class UnitOpened(Opened):
         return functools.partial(unit_noise, vocab=self.vocab, prompts=prompts, replies=replies)
 
     def collator(self) -> Collator:
-        return flattened if takes_bounds(self.model) else stacked
+        return flattened if takes_one_row(self.model) else stacked
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
         """Cross-entropy; unit tokens weigh `unit_loss_weight`."""
         weight = 1.0 if self.vocab is None else self.config.unit_loss_weight
         if weight == 1 and getattr(self.model, "accepts_loss_kwargs", True):
             return model(**batch, num_items_in_batch=items).loss  # a fused kernel, where the stage uses one
-        labels = batch["labels"]
         inputs = {name: column for name, column in batch.items() if name != "labels"}
-        return weighted_loss(self.vocab, weight, model(**inputs).logits, labels, items)
+        logits, labels = counted_logits(model, {**inputs, "use_cache": False}, batch["labels"])
+        return weighted_loss(self.vocab, weight, logits, labels, items)
 
     # --- evaluation
 
@@ -163,13 +164,11 @@ def weighted_loss(vocab: UnitVocab | None, unit_weight: float, logits: Tensor, l
 
     Args:
         vocab: which tokens are units; None if none are.
-        logits: (B, L, V).
-        labels: (B, L), -100 for tokens that are not counted.
-        items: the number of counted tokens.
+        logits: (n, V), of the counted tokens of a batch.
+        labels: (n,), these tokens.
+        items: the number of counted tokens of the whole step.
     """
-    labels = labels[:, 1:].flatten()
-    logits = logits[:, :-1].flatten(0, 1).float()
-    each = torch.nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     if vocab is not None:
         each = each * torch.where(vocab.is_unit(labels), unit_weight, 1.0)
     return each.sum() / items

@@ -46,7 +46,7 @@ from stages.config import Preference, Source, StageConfig
 from stages.counted import counted_logits
 from stages.evaluating import evaluating
 from stages.held_out import sample_documents
-from stages.packing.attention import any_length, takes_bounds
+from stages.packing.attention import any_length, takes_one_row
 from stages.packing.blocks import IGNORED, PackedBlocks, flattened, on_device, stacked
 from stages.system import Augmentation, Block, Collator, Column, Documents
 from stages.unit_system.documents import check_codebook
@@ -193,7 +193,7 @@ class PreferenceOpened(UnitOpened):
         return None
 
     def collator(self) -> Collator:
-        return functools.partial(collate, one_row=takes_bounds(self.model))
+        return functools.partial(collate, one_row=takes_one_row(self.model))
 
     def items(self, batch: dict[str, Any]) -> Tensor:
         """Documents."""

@@ -21,7 +21,7 @@ from speechgpt.language_models.whole import open_whole
 from speechgpt.sampling import Sampling
 from stages.evaluating import evaluating
 from stages.held_out import held_out_report, sample_documents
-from stages.packing.attention import BY_DOCUMENT, takes_bounds
+from stages.packing.attention import takes_bounds, takes_one_row
 from stages.packing.blocks import PackedBlocks, on_device
 from stages.system import Collator, Opened
 from units.codebook import Codebook
@@ -126,16 +126,11 @@ class ListeningOpened(Opened):
 
     # --- batches
 
-    @property
-    def one_row(self) -> bool:
-        """Whether a batch is one row of all blocks, as attention by document and flash-attention take them."""
-        return takes_bounds(self.model.llm) or self.model.llm.config._attn_implementation == BY_DOCUMENT
-
     def collator_of(self, collate: Callable[..., dict[str, Any]]) -> Collator:
         """A collator by a function with the arguments of variants.speech_in.batch.collate."""
         return functools.partial(
             collate,
-            one_row=self.one_row,
+            one_row=takes_one_row(self.model.llm),
             with_bounds=takes_bounds(self.model.llm),
             grid=self.listens.grid,
             features=self.feature_set,

@@ -17,7 +17,7 @@ from speechgpt.checkpoint import CheckpointFacts
 from stages.config import Source
 from stages.counted import counted_logits
 from stages.held_out import held_out_report
-from stages.packing.attention import takes_bounds
+from stages.packing.attention import takes_one_row
 from stages.packing.blocks import PackedBlocks
 from stages.system import Collator, Documents, Opened
 from units.runtime.refusals import Refusals
@@ -197,7 +197,7 @@ class TextOpened(Opened):
     def collator(self) -> Collator:
         from stages.packing.blocks import flattened, stacked
 
-        return flattened if takes_bounds(self.model) else stacked
+        return flattened if takes_one_row(self.model) else stacked
 
     def loss(self, model: Any, batch: dict[str, Any], items: Tensor) -> Tensor:
         inputs = {name: part for name, part in batch.items() if name != "labels"}
