@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from stages.packing.blocks import IGNORED
 
+STEP = 64  # the output layer is computed at a multiple of it: on CPUs a matrix product is compiled for each new size
+
 
 def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits for the counted tokens alone, float (n, V), and these tokens, (n,).
@@ -25,9 +27,10 @@ def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tup
         labels: (B, L), -100 for tokens that are not counted.
     """
     nexts = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    keep = torch.nonzero((nexts != IGNORED).any(0)).flatten()
-    chosen = nexts[:, keep]
-    logits = model(**inputs, logits_to_keep=keep).logits
+    some = (nexts != IGNORED).any(0)
+    count = int(some.sum())
+    keep = torch.argsort(~some, stable=True)[: -(-count // STEP) * STEP]  # the counted ones first
+    logits, chosen = model(**inputs, logits_to_keep=keep).logits[:, :count], nexts[:, keep[:count]]
     if len(labels) == 1:
         return logits[0].float(), chosen[0]
     counted = chosen != IGNORED

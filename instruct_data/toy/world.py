@@ -55,11 +55,11 @@ class ToyConfig:
     """Use only this many training questions of the closed families; all if not given."""
     say_questions: int = 2000
     """Training questions of the open family, each in one voice."""
-    spoken_statements: int = 3000
+    spoken_statements: int = 2500
     """Statements in question voices, to train recognition: the first ones."""
     answer_voice_statements: int = 3000
     """Statements in the answer voice, to train speaking: the last ones that ask nothing."""
-    answer_renditions: int = 10
+    answer_renditions: int = 8
     """How often the answer voice speaks each short answer (docs/decisions/toy-data.md): those of the closed families
     but the town's, whose form many statements have."""
     seed: int = 0
