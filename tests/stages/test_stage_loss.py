@@ -1,12 +1,14 @@
 """The weighted loss: the Trainer's own at weight 1, less of units below it, and of the counted tokens alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny_run import make_run, stage_config
 
 from speechgpt.vocab import UnitVocab
+from stages.counted import counted_logits
 from stages.packing.attention import takes_one_row
 from stages.packing.blocks import load_blocks, stacked
 from stages.unit_system.opened import weighted_loss
@@ -40,6 +42,24 @@ def test_the_count_of_the_whole_batch_divides(batch) -> None:
     logits, labels = batch
     own = weighted_loss(VOCAB, 0.3, logits, labels, 6).item()
     assert weighted_loss(VOCAB, 0.3, logits, labels, 12).item() == pytest.approx(own / 2, rel=1e-6)  # 6 tokens count
+
+
+@pytest.mark.parametrize(
+    ("rows", "counted", "size"), [(1, 1, 64), (1, 64, 64), (1, 65, 128), (1, 140, 150), (2, 70, 128)]
+)
+def test_the_output_layer_has_few_sizes(rows: int, counted: int, size: int) -> None:
+    """On CPUs a matrix product is compiled for each new size, and kept."""
+    whole, labels = torch.randn(rows, 150, 8), torch.full((rows, 150), -100)
+    labels[:, 1 + torch.randperm(149)[:counted]] = 3
+    sizes: list[int] = []
+
+    def model(logits_to_keep: torch.Tensor) -> SimpleNamespace:
+        sizes.append(len(logits_to_keep))
+        return SimpleNamespace(logits=whole[:, logits_to_keep])
+
+    logits, tokens = counted_logits(model, {}, labels)
+    assert sizes == [size] and tokens.tolist() == [3] * (rows * counted)
+    assert torch.equal(logits, whole[:, :-1][labels[:, 1:] == 3])
 
 
 @pytest.mark.parametrize("attention", ["by_document", "sdpa"])
