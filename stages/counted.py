@@ -28,9 +28,16 @@ def counted_logits(model: Any, inputs: Mapping[str, Any], labels: Tensor) -> tup
     """
     nexts = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     some = (nexts != IGNORED).any(0)
-    count = int(some.sum())
-    keep = torch.argsort(~some, stable=True)[: -(-count // STEP) * STEP]  # the counted ones first
-    logits, chosen = model(**inputs, logits_to_keep=keep).logits[:, :count], nexts[:, keep[:count]]
+    keep = torch.nonzero(some).flatten()
+    count, length = len(keep), len(some)
+    size = -(-count // STEP) * STEP
+    if size < length:
+        others = torch.nonzero(~some).flatten()[: size - count]
+        logits = model(**inputs, logits_to_keep=torch.cat([keep, others])).logits
+    else:
+        logits = model(**inputs).logits
+    logits = logits[:, keep] if logits.shape[1] == length else logits[:, :count]  # some models know no logits_to_keep
+    chosen = nexts[:, keep]
     if len(labels) == 1:
         return logits[0].float(), chosen[0]
     counted = chosen != IGNORED

@@ -44,21 +44,23 @@ def test_the_count_of_the_whole_batch_divides(batch) -> None:
     assert weighted_loss(VOCAB, 0.3, logits, labels, 12).item() == pytest.approx(own / 2, rel=1e-6)  # 6 tokens count
 
 
+@pytest.mark.parametrize("knows", [True, False])
 @pytest.mark.parametrize(
-    ("rows", "counted", "size"), [(1, 1, 64), (1, 64, 64), (1, 65, 128), (1, 140, 150), (2, 70, 128)]
+    ("rows", "counted", "size"), [(1, 1, 64), (1, 64, 64), (1, 65, 128), (1, 140, 150), (2, 70, 128), (1, 0, 0)]
 )
-def test_the_output_layer_has_few_sizes(rows: int, counted: int, size: int) -> None:
-    """On CPUs a matrix product is compiled for each new size, and kept."""
+def test_the_output_layer_has_few_sizes(rows: int, counted: int, size: int, knows: bool) -> None:
+    """On CPUs a matrix product is compiled for each new size, and kept. Some models know no logits_to_keep."""
     whole, labels = torch.randn(rows, 150, 8), torch.full((rows, 150), -100)
     labels[:, 1 + torch.randperm(149)[:counted]] = 3
     sizes: list[int] = []
 
-    def model(logits_to_keep: torch.Tensor) -> SimpleNamespace:
-        sizes.append(len(logits_to_keep))
-        return SimpleNamespace(logits=whole[:, logits_to_keep])
+    def model(logits_to_keep: torch.Tensor | slice = slice(None)) -> SimpleNamespace:
+        logits = whole[:, logits_to_keep if knows else slice(None)]
+        sizes.append(logits.shape[1])
+        return SimpleNamespace(logits=logits)
 
     logits, tokens = counted_logits(model, {}, labels)
-    assert sizes == [size] and tokens.tolist() == [3] * (rows * counted)
+    assert sizes == [size if knows else 150] and tokens.tolist() == [3] * (rows * counted)
     assert torch.equal(logits, whole[:, :-1][labels[:, 1:] == 3])
 
 
