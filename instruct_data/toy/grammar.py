@@ -71,7 +71,7 @@ TELLING = (
 # Statements that begin as an answer does and go on, or end as one does. The answers alone are few sentences, and a
 # model that speaks says after such a beginning what it has said most often, whatever its text is. Months, numbers and
 # games are in most of them: in the others these words are rare.
-LONGER_ANSWERS = (
+LIKE_ANSWERS = (
     "that makes <number> <food>",
     "that leaves <number> <food>",
     "the numbers are <number> and <number>",
@@ -88,7 +88,7 @@ LONGER_ANSWERS = (
     "<name> plays <game> in <month>",
     "<name> plays <game> and <game>",
 )
-STATEMENTS = (*TELLING, *LONGER_ANSWERS)
+STATEMENTS = (*TELLING, *LIKE_ANSWERS)
 ANSWERED = (
     "what is <number> (plus | minus) <number>",
     "which is (bigger | smaller) <number> or <number>",
